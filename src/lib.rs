@@ -1,0 +1,15 @@
+//! cuttle: content-addressed, deduplicating backups of Ceph RBD volumes in object storage.
+//!
+//! The library never touches the terminal, `$HOME` or the environment.
+
+#![deny(unsafe_code)]
+
+pub mod clock;
+pub mod error;
+pub mod progress;
+pub mod sink;
+pub mod source;
+pub mod units;
+pub mod volume;
+
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,116 @@
+//! Where volumes are read from: RBD images, raw files and block devices, and diff streams.
+//!
+//! There are two kinds. A [`Volume`] can be read anywhere and knows what changed since a base; a
+//! [`StreamSource`] arrives once, in its own order. Neither knows of repositories.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::volume::{Identity, ImageLayout, SnapshotPoint};
+
+/// Bytes that can be read at any offset, by many threads at once.
+///
+/// An RBD snapshot, a raw file and a snapshot in the repository all implement it.
+pub trait ReadAt: Send + Sync {
+    /// Size of what can be read.
+    fn size_bytes(&self) -> u64;
+
+    /// Fills all of `buf` from `offset_bytes`. Reading past the end is an error, never zeros.
+    fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<()>;
+}
+
+/// A byte range of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Extent {
+    pub offset_bytes: u64,
+    pub length_bytes: u64,
+    pub content: Content,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Content {
+    /// Holds data, or may.
+    Data,
+    /// Reads as zero; nothing need be read.
+    Zero,
+}
+
+/// The extents to look at, ascending and disjoint, within the size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changes {
+    /// All that may hold data. What is not listed reads as zero.
+    All(Vec<Extent>),
+    /// What changed since the parent's snapshot point. What is not listed is as it was.
+    Since(Vec<Extent>),
+}
+
+/// What a backup wants of a volume's frozen state.
+#[derive(Debug, Clone)]
+pub struct FreezeRequest {
+    /// Name for the snapshot that the source makes itself where the user named none.
+    /// It begins with `own_prefix`.
+    pub own_name: String,
+    /// What the names of all own snapshots for this repository and project begin with. Only such are ever removed.
+    pub own_prefix: String,
+    /// The snapshot point of the newest live backup, to find what changed since. `None` asks for everything.
+    pub parent: Option<SnapshotPoint>,
+}
+
+/// A volume that can be backed up, before anything of it was read.
+pub trait Volume: Send + Sync {
+    fn identity(&self) -> Result<Identity>;
+
+    /// Fixes the volume's content (makes or opens the snapshot) and finds what changed since the parent.
+    ///
+    /// Where the parent's point is gone or cannot be trusted, the result is [`Changes::All`] and a note says why:
+    /// never a silent full, never a silent skip.
+    fn freeze(&self, request: &FreezeRequest) -> Result<Box<dyn Frozen>>;
+}
+
+/// A volume's content at one moment.
+pub trait Frozen: Send + Sync {
+    fn layout(&self) -> ImageLayout;
+    /// `None` for a raw file: nothing holds it still.
+    fn point(&self) -> Option<SnapshotPoint>;
+    fn reader(&self) -> Arc<dyn ReadAt>;
+    /// What to look at; called once.
+    fn changes(&self) -> Result<Changes>;
+    /// The parent's content, where it is at hand locally (the base snapshot of an RBD image).
+    fn base_reader(&self) -> Option<Arc<dyn ReadAt>>;
+    /// What the operator must be told: a full read forced and why, a slow diff, a raw file that may change.
+    fn notes(&self) -> Vec<String>;
+    /// Called after the last read and before the commit: is the snapshot that was read still the same one?
+    fn check(&self) -> Result<()>;
+    /// Called after the commit: removes older own snapshots, so that exactly one base stays.
+    fn committed(&self) -> Result<()>;
+    /// Called when the backup failed or was interrupted: removes the snapshot made by `freeze`, if it made one.
+    fn discard(&self) -> Result<()>;
+}
+
+/// What a stream says of itself before its first extent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamHeader {
+    /// The snapshot that the stream is relative to; `None` for a full stream.
+    pub from: Option<String>,
+    /// The snapshot that it leads to.
+    pub to: Option<String>,
+    /// Size of the volume after the stream; `None` for raw bytes, whose size shows at their end.
+    pub size_bytes: Option<u64>,
+    pub layout: ImageLayout,
+}
+
+/// A volume or a change to one that arrives once, in its own order.
+pub trait StreamSource: Send {
+    fn header(&self) -> &StreamHeader;
+
+    /// The next extent, or `None` at the stream's proper end. Extents are disjoint and within the size; they may
+    /// come out of order. A stream that ends early is an error.
+    fn next_extent(&mut self) -> Result<Option<Extent>>;
+
+    /// Reads the next bytes of the current extent of [`Content::Data`]; all of them must be read before the next
+    /// extent. Returns how many bytes were read, at least 1 while any are left, 0 when the extent is finished.
+    fn read_data(&mut self, buf: &mut [u8]) -> Result<usize>;
+
+    /// Size of the volume, known at the latest when `next_extent` has returned `None`.
+    fn final_size_bytes(&self) -> u64;
+}

@@ -1,0 +1,57 @@
+//! What is known of a volume besides its bytes: who it is, how its image is laid out, which snapshot was read.
+//!
+//! These records are persisted in every snapshot (repo-format.md, "Snapshot record").
+
+use serde::{Deserialize, Serialize};
+
+/// Who a volume is, so that a mixed-up image is refused with both sides named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Identity {
+    /// An RBD image of a cluster. `image_id` survives a rename; a re-created image has another one.
+    Rbd { cluster_fsid: String, pool: String, namespace: String, image: String, image_id: String },
+    /// A file or block device, by the absolute path it was read from.
+    File { path: String },
+    /// A stream on standard input: it carries no identity of its own.
+    Stream,
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Rbd { cluster_fsid, pool, namespace, image, image_id } => {
+                let space = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+                write!(f, "rbd:{pool}/{space}{image} (image id {image_id}, cluster {cluster_fsid})")
+            }
+            Self::File { path } => write!(f, "file {path}"),
+            Self::Stream => f.write_str("a stream"),
+        }
+    }
+}
+
+/// The snapshot that a backup was read from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotPoint {
+    /// The snapshot's name; for a stream the `t` record's.
+    pub name: String,
+    /// RBD's snapshot id within its pool; 0 where unknown (streams).
+    pub rbd_snap_id: u64,
+    /// Whether cuttle made it, and so may remove it once a newer base is committed.
+    pub own: bool,
+}
+
+/// What is needed to make the image again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageLayout {
+    /// RBD object size as a power of two (`order`): 12 to 25. 0 where unknown.
+    pub order: u8,
+    /// RBD feature bits.
+    pub features: u64,
+    /// 0 where unknown or equal to the object size.
+    pub stripe_unit_bytes: u64,
+    /// 0 or 1 where not striped.
+    pub stripe_count: u64,
+    /// Image metadata pairs, sorted by key.
+    pub metadata: Vec<(String, String)>,
+    /// The parent of a clone, `pool/[namespace/]image@snap`. Its content is always included in the backup.
+    pub parent: Option<String>,
+}

@@ -1,0 +1,5 @@
+//! Development tasks: `cargo xtask help`.
+
+fn main() -> anyhow::Result<()> {
+    Ok(())
+}
