@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod error;
+pub mod format;
 pub mod progress;
 pub mod sink;
 pub mod source;

@@ -1,0 +1,272 @@
+//! The header that every object begins with (repo-format.md §4).
+
+use crate::error::{Error, Result};
+use crate::format::names::ContentName;
+use crate::format::page::PAGE_LEN_BYTES_MAX;
+use crate::format::{CLOSURE_LEN_MAX, FORMAT_VERSION, GC_PART_LEN_BYTES_MAX, RECORD_LEN_BYTES_MAX};
+use crate::units::{CHUNK_SIZE_BYTES_MAX, ChunkId, Generation};
+
+/// Length of the header.
+pub const HEADER_LEN_BYTES: usize = 128;
+/// The part of the header that the checksum and the AEAD cover.
+pub const HEADER_BOUND_LEN_BYTES: usize = 96;
+/// Length of the AES-256-GCM tag at the end of a sealed body.
+pub const TAG_LEN_BYTES: usize = 16;
+/// How much larger than its plaintext a body may be: the tag and, where a codec does not give up in time, some slack.
+const BODY_SLACK_BYTES: usize = 1024;
+
+const MAGIC: [u8; 7] = *b"cuttle\0";
+
+macro_rules! byte_enum {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $value:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($variant = $value),* }
+
+        impl $name {
+            fn from_byte(byte: u8) -> Option<Self> {
+                match byte { $($value => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+byte_enum! {
+    /// What an object is (§2).
+    ObjectType {
+        Repository = 1, Key = 2, Project = 3, Volume = 4, Open = 5, End = 6, Forget = 7, Note = 8,
+        Chunk = 9, Page = 10, GcBegin = 11, GcSeal = 12, GcDone = 13, GcPart = 14,
+    }
+}
+
+byte_enum! {
+    /// How the body is protected.
+    Sealing { None = 0, Aes256Gcm = 1 }
+}
+
+byte_enum! {
+    /// How the plaintext is compressed.
+    Compression { None = 0, Zstd = 1, ZstdPrefix = 2 }
+}
+
+impl ObjectType {
+    /// Most bytes that the plaintext of this type may have (§3).
+    pub fn plain_len_bytes_max(self) -> usize {
+        match self {
+            Self::Chunk => CHUNK_SIZE_BYTES_MAX as usize,
+            Self::Page => PAGE_LEN_BYTES_MAX,
+            Self::GcPart => GC_PART_LEN_BYTES_MAX,
+            _ => RECORD_LEN_BYTES_MAX,
+        }
+    }
+
+    /// Most bytes that a whole object of this type may have.
+    pub fn object_len_bytes_max(self) -> usize {
+        HEADER_LEN_BYTES + self.plain_len_bytes_max() + BODY_SLACK_BYTES
+    }
+}
+
+/// The base of a delta.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaBase {
+    pub name: ContentName,
+    /// Number of objects below the delta itself: 1 when its base is full.
+    pub depth: u8,
+}
+
+/// An object's header, without its checksum.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    pub object_type: ObjectType,
+    pub sealing: Sealing,
+    pub compression: Compression,
+    pub plain_len_bytes: u32,
+    pub body_len_bytes: u32,
+    pub salt: [u8; 32],
+    /// `None` when the object is full.
+    pub base: Option<DeltaBase>,
+}
+
+impl Header {
+    /// The bytes that the checksum and the AEAD cover.
+    pub fn encode(&self) -> [u8; HEADER_BOUND_LEN_BYTES] {
+        let mut out = [0; HEADER_BOUND_LEN_BYTES];
+        out[0..7].copy_from_slice(&MAGIC);
+        out[7] = FORMAT_VERSION;
+        out[8] = self.object_type as u8;
+        out[9] = self.sealing as u8;
+        out[10] = self.compression as u8;
+        out[12..16].copy_from_slice(&self.plain_len_bytes.to_le_bytes());
+        out[16..20].copy_from_slice(&self.body_len_bytes.to_le_bytes());
+        out[32..64].copy_from_slice(&self.salt);
+        if let Some(base) = &self.base {
+            out[11] = base.depth;
+            out[20..24].copy_from_slice(&base.name.generation.0.to_le_bytes());
+            out[24..28].copy_from_slice(&base.name.variant.to_le_bytes());
+            out[64..96].copy_from_slice(&base.name.id.0);
+        }
+        out
+    }
+
+    /// Reads and checks the header of an object of `object_len_bytes` bytes, of which at least the first 128 are given.
+    ///
+    /// Nothing in the result exceeds the limits of its type.
+    pub fn decode(object: &[u8], object_len_bytes: u64) -> Result<Self> {
+        let Some(h) = object.get(..HEADER_LEN_BYTES) else {
+            return Err(damaged(format!("{object_len_bytes} bytes, shorter than a header of {HEADER_LEN_BYTES}")));
+        };
+        if h[0..7] != MAGIC {
+            return Err(damaged(format!("begins with {:02x?}, expected {MAGIC:02x?}", &h[0..7])));
+        }
+        if h[7] != FORMAT_VERSION {
+            return Err(Error::unsupported(format!(
+                "format version {}, this program reads version {FORMAT_VERSION}",
+                h[7]
+            ))
+            .help("use a newer cuttle"));
+        }
+        let unknown = |what, byte| damaged(format!("unknown {what} {byte}"));
+        let object_type = ObjectType::from_byte(h[8]).ok_or_else(|| unknown("object type", h[8]))?;
+        let sealing = Sealing::from_byte(h[9]).ok_or_else(|| unknown("sealing", h[9]))?;
+        let compression = Compression::from_byte(h[10]).ok_or_else(|| unknown("compression", h[10]))?;
+        let u32_at = |at: usize| u32::from_le_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
+        let array_at = |at: usize| -> [u8; 32] { std::array::from_fn(|i| h[at + i]) };
+        let header = Self {
+            object_type,
+            sealing,
+            compression,
+            plain_len_bytes: u32_at(12),
+            body_len_bytes: u32_at(16),
+            salt: array_at(32),
+            base: (h[11] != 0).then(|| DeltaBase {
+                name: ContentName {
+                    generation: Generation(u32_at(20)),
+                    variant: u32_at(24),
+                    id: ChunkId(array_at(64)),
+                },
+                depth: h[11],
+            }),
+        };
+        header.check(h, object_len_bytes)?;
+        Ok(header)
+    }
+
+    fn check(&self, h: &[u8], object_len_bytes: u64) -> Result<()> {
+        let expected_len_bytes = HEADER_LEN_BYTES as u64 + u64::from(self.body_len_bytes);
+        if object_len_bytes != expected_len_bytes {
+            return Err(damaged(format!("{object_len_bytes} bytes, its header says {expected_len_bytes}")));
+        }
+        let plain_max = self.object_type.plain_len_bytes_max();
+        if self.plain_len_bytes as usize > plain_max {
+            return Err(damaged(format!("plaintext of {} bytes, at most {plain_max}", self.plain_len_bytes)));
+        }
+        let sealed_max = self.object_type.object_len_bytes_max();
+        if object_len_bytes > sealed_max as u64 {
+            return Err(damaged(format!("{object_len_bytes} bytes, at most {sealed_max} for its type")));
+        }
+        if self.sealing == Sealing::Aes256Gcm && (self.body_len_bytes as usize) < TAG_LEN_BYTES {
+            return Err(damaged(format!("sealed body of {} bytes has no room for a tag", self.body_len_bytes)));
+        }
+        let full = self.base.is_none();
+        let base_zero = h[20..28].iter().chain(&h[64..96]).all(|&b| b == 0);
+        let delta_here = self.object_type == ObjectType::Chunk && self.compression == Compression::ZstdPrefix;
+        let depth_good = h[11] as usize <= CLOSURE_LEN_MAX;
+        if h[28..32] != [0; 4] || full != base_zero || full == delta_here || !depth_good {
+            return Err(damaged("representation, base and depth contradict each other"));
+        }
+        Ok(())
+    }
+}
+
+/// The checksum of an object: over its bound header, where it belongs, and its body (§4).
+pub fn checksum(bound: &[u8], repo_id: &[u8; 16], object_name: &str, body: &[u8]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(bound);
+    hasher.update(repo_id);
+    hasher.update(&(object_name.len() as u32).to_le_bytes());
+    hasher.update(object_name.as_bytes());
+    hasher.update(body);
+    *hasher.finalize().as_bytes()
+}
+
+/// Checks an object as far as that is possible without keys: header, size, place and checksum.
+pub fn scrub(object: &[u8], repo_id: &[u8; 16], object_name: &str) -> Result<Header> {
+    let header = Header::decode(object, object.len() as u64)?;
+    let (head, body) = object.split_at(HEADER_LEN_BYTES);
+    let expected = checksum(&head[..HEADER_BOUND_LEN_BYTES], repo_id, object_name, body);
+    if head[HEADER_BOUND_LEN_BYTES..] != expected {
+        return Err(damaged("its checksum does not match its bytes and name"));
+    }
+    Ok(header)
+}
+
+pub(crate) fn damaged(what: impl Into<String>) -> Error {
+    Error::corrupt(what).help("run `cuttle verify` to see what is hurt")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            object_type: ObjectType::Chunk,
+            sealing: Sealing::Aes256Gcm,
+            compression: Compression::Zstd,
+            plain_len_bytes: 4096,
+            body_len_bytes: 100,
+            salt: [7; 32],
+            base: None,
+        }
+    }
+
+    fn delta() -> Header {
+        let name = ContentName { generation: Generation(3), id: ChunkId([9; 32]), variant: 5 };
+        Header { compression: Compression::ZstdPrefix, base: Some(DeltaBase { name, depth: 2 }), ..header() }
+    }
+
+    fn object(header: &Header) -> Vec<u8> {
+        let mut out = header.encode().to_vec();
+        out.resize(HEADER_LEN_BYTES + header.body_len_bytes as usize, 0);
+        out
+    }
+
+    #[test]
+    fn decode_is_the_inverse_of_encode() {
+        for header in [header(), delta()] {
+            let object = object(&header);
+            assert_eq!(Header::decode(&object, object.len() as u64).expect("good"), header);
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        type Edit = fn(&mut Vec<u8>);
+        let edits: [(&str, Edit); 12] = [
+            ("magic", |o| o[0] = b'C'),
+            ("version", |o| o[7] = 2),
+            ("type", |o| o[8] = 200),
+            ("sealing", |o| o[9] = 2),
+            ("compression", |o| o[10] = 3),
+            ("a depth without a base", |o| o[11] = 1),
+            ("plain length", |o| o[15] = 0x7f),
+            ("body length", |o| o[16] += 1),
+            ("a base without a depth", |o| o[64] = 1),
+            ("reserved", |o| o[31] = 1),
+            ("a cut body", |o| o.truncate(200)),
+            ("a cut header", |o| o.truncate(127)),
+        ];
+        for (what, edit) in edits {
+            let mut object = object(&header());
+            edit(&mut object);
+            assert!(Header::decode(&object, object.len() as u64).is_err(), "{what} was accepted");
+        }
+        let mut deep = object(&delta());
+        deep[11] = 16;
+        assert!(Header::decode(&deep, deep.len() as u64).is_err());
+        let mut page = object(&delta());
+        page[8] = ObjectType::Page as u8;
+        assert!(Header::decode(&page, page.len() as u64).is_err());
+    }
+}

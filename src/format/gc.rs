@@ -1,0 +1,120 @@
+//! Prune rounds (repo-format.md §8.2).
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::format::envelope::damaged;
+use crate::units::{ChunkId, Generation, Sequence, VolumeNumber};
+
+/// A round begins generation `generation` and condemns names of older ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeginRecord {
+    pub generation: Generation,
+    pub condemned: Vec<PartRef>,
+}
+
+/// What a round keeps and what it deletes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealRecord {
+    pub generation: Generation,
+    pub roster: Vec<RosterEntry>,
+    pub live_index: Vec<PartRef>,
+    pub deleted: Vec<PartRef>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoneRecord {
+    pub generation: Generation,
+}
+
+/// The live snapshots of a volume when a round was sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RosterEntry {
+    pub volume: VolumeNumber,
+    pub high_water: Sequence,
+    pub live: Vec<Sequence>,
+}
+
+/// An object that holds a part of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRef {
+    pub id: ChunkId,
+    pub sealed_len_bytes: u32,
+    pub entries: u32,
+}
+
+/// The first 8 bytes of the ids that a round may delete. A prefix that matches by chance costs a re-upload.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Condemned {
+    prefixes: Vec<[u8; 8]>,
+}
+
+impl Condemned {
+    pub fn new(mut prefixes: Vec<[u8; 8]>) -> Self {
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        Self { prefixes }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.prefixes.is_empty()
+    }
+
+    pub fn contains(&self, id: &ChunkId) -> bool {
+        self.prefixes.binary_search(&prefix(id)).is_ok()
+    }
+
+    /// Adds the set of another part or round.
+    pub fn merge(self, other: Self) -> Self {
+        if self.is_empty() {
+            return other;
+        }
+        let mut prefixes = self.prefixes;
+        prefixes.extend(other.prefixes);
+        Self::new(prefixes)
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        self.prefixes.concat()
+    }
+
+    pub fn decode(bytes: &[u8], entries: u32) -> Result<Self> {
+        let (prefixes, rest) = bytes.as_chunks::<8>();
+        let ascending = prefixes.windows(2).all(|w| w[0] < w[1]);
+        if !rest.is_empty() || prefixes.len() != entries as usize || !ascending {
+            return Err(damaged(format!(
+                "a condemned table of {} bytes, expected {entries} ascending entries of 8",
+                bytes.len()
+            )));
+        }
+        Ok(Self { prefixes: prefixes.to_vec() })
+    }
+}
+
+/// The part of an id that a condemned table keeps.
+pub fn prefix(id: &ChunkId) -> [u8; 8] {
+    std::array::from_fn(|i| id.0[i])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condemned_table_holds_what_was_put_in() {
+        let id = |b| ChunkId([b; 32]);
+        let set = Condemned::new(vec![prefix(&id(3)), prefix(&id(1)), prefix(&id(3))]);
+        let back = Condemned::decode(&set.encode(), 2).expect("good");
+        assert_eq!(back, set);
+        assert!(back.contains(&id(1)) && back.contains(&id(3)) && !back.contains(&id(2)));
+    }
+
+    #[test]
+    fn disorder_and_wrong_counts_are_refused() {
+        let bytes = [[2u8; 8], [1; 8]].concat();
+        assert!(Condemned::decode(&bytes, 2).is_err());
+        let bytes = [[1u8; 8], [2; 8]].concat();
+        assert!(Condemned::decode(&bytes, 3).is_err());
+        assert!(Condemned::decode(&bytes[..15], 1).is_err());
+    }
+}

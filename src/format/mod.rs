@@ -1,0 +1,25 @@
+//! Every byte that is persisted, and every object name: the only implementation of repo-format.md.
+//!
+//! Pure: no I/O, no keys, no randomness. Whatever is decoded here came from a store and is hostile until proven sane.
+
+pub mod envelope;
+pub mod gc;
+pub mod names;
+pub mod page;
+pub mod record;
+
+pub use envelope::{Compression, HEADER_LEN_BYTES, Header, ObjectType, Sealing};
+pub use names::ObjectName;
+pub use page::{ObjectRef, Page, PageRef, REFS_PER_PAGE};
+pub use record::Record;
+
+/// Version byte of every object (repo-format.md §4).
+pub const FORMAT_VERSION: u8 = 1;
+/// Most bytes in a record's plaintext (§3).
+pub const RECORD_LEN_BYTES_MAX: usize = 1 << 20;
+/// Most bytes in a gc part's plaintext (§3).
+pub const GC_PART_LEN_BYTES_MAX: usize = 8 << 20;
+/// Most key slots (§3).
+pub const KEY_SLOTS_MAX: usize = 64;
+/// Most objects below a delta (§3).
+pub const CLOSURE_LEN_MAX: usize = 15;

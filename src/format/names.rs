@@ -1,0 +1,284 @@
+//! Object names (repo-format.md §2).
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::format::envelope::ObjectType;
+use crate::units::{ChunkId, Generation, ProjectName, Sequence, VolumeNumber, hex_into};
+
+/// The name of an object, relative to the repository's prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ObjectName {
+    Repository,
+    Key { slot: u64 },
+    Project(ProjectName),
+    Volume(ProjectName, VolumeNumber),
+    Open(ProjectName, VolumeNumber, Sequence),
+    End(ProjectName, VolumeNumber, Sequence),
+    Forget(ProjectName, VolumeNumber, Sequence),
+    Note(ProjectName, VolumeNumber, Sequence, u32),
+    Chunk(ProjectName, ContentName),
+    Page(ProjectName, ContentName),
+    GcBegin(ProjectName, Generation),
+    GcSeal(ProjectName, Generation),
+    GcDone(ProjectName, Generation),
+    GcPart(ProjectName, Generation, ChunkId),
+}
+
+/// What names a chunk or page: its id, the generation it was written in, and its variant (0: none).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContentName {
+    pub generation: Generation,
+    pub id: ChunkId,
+    pub variant: u32,
+}
+
+impl ObjectName {
+    /// The type that an object of this name must have.
+    pub fn object_type(&self) -> ObjectType {
+        match self {
+            Self::Repository => ObjectType::Repository,
+            Self::Key { .. } => ObjectType::Key,
+            Self::Project(_) => ObjectType::Project,
+            Self::Volume(..) => ObjectType::Volume,
+            Self::Open(..) => ObjectType::Open,
+            Self::End(..) => ObjectType::End,
+            Self::Forget(..) => ObjectType::Forget,
+            Self::Note(..) => ObjectType::Note,
+            Self::Chunk(..) => ObjectType::Chunk,
+            Self::Page(..) => ObjectType::Page,
+            Self::GcBegin(..) => ObjectType::GcBegin,
+            Self::GcSeal(..) => ObjectType::GcSeal,
+            Self::GcDone(..) => ObjectType::GcDone,
+            Self::GcPart(..) => ObjectType::GcPart,
+        }
+    }
+
+    /// Reads a name as a listing gives it. `None` for names that version 1 does not know: they are ignored (§2).
+    pub fn parse(name: &str) -> Option<Self> {
+        if name == "repository" {
+            return Some(Self::Repository);
+        }
+        if let Some(slot) = name.strip_prefix("keys/") {
+            return hex_number(slot, 16).map(|slot| Self::Key { slot });
+        }
+        let (project, rest) = name.strip_prefix("projects/")?.split_once('/')?;
+        let project: ProjectName = project.parse().ok()?;
+        let parts: Vec<&str> = rest.split('/').collect();
+        match parts[..] {
+            ["project"] => Some(Self::Project(project)),
+            ["volumes", n] => Some(Self::Volume(project, VolumeNumber(number(n)?))),
+            ["log", n, entry] => log_entry(project, VolumeNumber(number(n)?), entry),
+            ["chunks", g, xx, entry] => Some(Self::Chunk(project, content_name(g, xx, entry)?)),
+            ["pages", g, xx, entry] => Some(Self::Page(project, content_name(g, xx, entry)?)),
+            ["gc", "parts", g, id] => Some(Self::GcPart(project, Generation(number(g)?), id.parse().ok()?)),
+            ["gc", entry] => {
+                let (g, kind) = entry.split_once('.')?;
+                let g = Generation(number(g)?);
+                match kind {
+                    "begin" => Some(Self::GcBegin(project, g)),
+                    "seal" => Some(Self::GcSeal(project, g)),
+                    "done" => Some(Self::GcDone(project, g)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Repository => f.write_str("repository"),
+            Self::Key { slot } => write!(f, "keys/{slot:016x}"),
+            Self::Project(p) => write!(f, "{}project", project_prefix(p)),
+            Self::Volume(p, n) => write!(f, "{}{n:010}", volumes_prefix(p)),
+            Self::Open(p, n, s) => write!(f, "{}{s:010}.open", log_prefix(p, *n)),
+            Self::End(p, n, s) => write!(f, "{}{s:010}.end", log_prefix(p, *n)),
+            Self::Forget(p, n, s) => write!(f, "{}{s:010}.forget", log_prefix(p, *n)),
+            Self::Note(p, n, s, k) => write!(f, "{}{s:010}.note.{k:010}", log_prefix(p, *n)),
+            Self::Chunk(p, c) => write!(f, "projects/{p}/chunks/{c}"),
+            Self::Page(p, c) => write!(f, "projects/{p}/pages/{c}"),
+            Self::GcBegin(p, g) => write!(f, "{}{g:010}.begin", gc_prefix(p)),
+            Self::GcSeal(p, g) => write!(f, "{}{g:010}.seal", gc_prefix(p)),
+            Self::GcDone(p, g) => write!(f, "{}{g:010}.done", gc_prefix(p)),
+            Self::GcPart(p, g, id) => write!(f, "{}parts/{g:010}/{id}", gc_prefix(p)),
+        }
+    }
+}
+
+impl fmt::Display for ContentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:010}/{:02x}/{}", self.generation, self.id.0[0], self.id)?;
+        if self.variant != 0 {
+            write!(f, ".{:08x}", self.variant)?;
+        }
+        Ok(())
+    }
+}
+
+pub fn keys_prefix() -> &'static str {
+    "keys/"
+}
+
+pub fn project_prefix(project: &ProjectName) -> String {
+    format!("projects/{project}/")
+}
+
+pub fn volumes_prefix(project: &ProjectName) -> String {
+    format!("projects/{project}/volumes/")
+}
+
+pub fn log_prefix(project: &ProjectName, volume: VolumeNumber) -> String {
+    format!("projects/{project}/log/{volume:010}/")
+}
+
+pub fn gc_prefix(project: &ProjectName) -> String {
+    format!("projects/{project}/gc/")
+}
+
+/// All chunks of a generation, or those whose ids begin with one byte.
+pub fn chunks_prefix(project: &ProjectName, generation: Generation, first: Option<u8>) -> String {
+    match first {
+        Some(xx) => format!("projects/{project}/chunks/{generation:010}/{xx:02x}/"),
+        None => format!("projects/{project}/chunks/{generation:010}/"),
+    }
+}
+
+/// Names of a volume's log by sequence.
+fn log_entry(project: ProjectName, volume: VolumeNumber, entry: &str) -> Option<ObjectName> {
+    let (sequence, kind) = entry.split_once('.')?;
+    let sequence = Sequence(number(sequence)?);
+    match kind {
+        "open" => Some(ObjectName::Open(project, volume, sequence)),
+        "end" => Some(ObjectName::End(project, volume, sequence)),
+        "forget" => Some(ObjectName::Forget(project, volume, sequence)),
+        _ => {
+            let k = number(kind.strip_prefix("note.")?)?;
+            Some(ObjectName::Note(project, volume, sequence, k))
+        }
+    }
+}
+
+fn content_name(generation: &str, xx: &str, entry: &str) -> Option<ContentName> {
+    let generation = Generation(number(generation)?);
+    let (id, variant) = match entry.split_once('.') {
+        None => (entry, 0),
+        Some((id, variant)) => {
+            let variant = u32::try_from(hex_number(variant, 8)?).ok()?;
+            (id, (variant != 0).then_some(variant)?)
+        }
+    };
+    let id: ChunkId = id.parse().ok()?;
+    (xx.len() == 2 && id.to_string().starts_with(xx)).then_some(ContentName { generation, id, variant })
+}
+
+/// A 10-digit decimal number; nothing else, so that each name has one spelling.
+fn number(s: &str) -> Option<u32> {
+    (s.len() == 10 && s.bytes().all(|c| c.is_ascii_digit())).then(|| s.parse().ok()).flatten()
+}
+
+fn hex_number(s: &str, digits: usize) -> Option<u64> {
+    let mut bytes = [0; 8];
+    let out = &mut bytes[8 - digits / 2..];
+    hex_into(s, out).ok()?;
+    Some(u64::from_be_bytes(bytes))
+}
+
+/// Checks a slot's name as a user types it.
+pub fn parse_slot(s: &str) -> Result<u64> {
+    hex_number(s, 16).ok_or_else(|| {
+        Error::invalid(format!("key {s:?}: expected 16 lower-case hex digits, as `cuttle key list` shows them"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn project() -> ProjectName {
+        "default".parse().expect("a valid name")
+    }
+
+    fn all() -> Vec<ObjectName> {
+        let (p, n, s, g) = (project(), VolumeNumber(7), Sequence(4_294_967_295), Generation(12));
+        let id = ChunkId([0xab; 32]);
+        let plain = ContentName { generation: g, id, variant: 0 };
+        let delta = ContentName { variant: 0xbeef, ..plain };
+        vec![
+            ObjectName::Repository,
+            ObjectName::Key { slot: 0xfe },
+            ObjectName::Project(p.clone()),
+            ObjectName::Volume(p.clone(), n),
+            ObjectName::Open(p.clone(), n, s),
+            ObjectName::End(p.clone(), n, s),
+            ObjectName::Forget(p.clone(), n, s),
+            ObjectName::Note(p.clone(), n, s, 3),
+            ObjectName::Chunk(p.clone(), plain),
+            ObjectName::Chunk(p.clone(), delta),
+            ObjectName::Page(p.clone(), plain),
+            ObjectName::GcBegin(p.clone(), g),
+            ObjectName::GcSeal(p.clone(), g),
+            ObjectName::GcDone(p.clone(), g),
+            ObjectName::GcPart(p, g, id),
+        ]
+    }
+
+    #[test]
+    fn parse_is_the_inverse_of_display() {
+        for name in all() {
+            assert_eq!(ObjectName::parse(&name.to_string()), Some(name));
+        }
+    }
+
+    #[test]
+    fn names_are_spelled_as_the_specification_says() {
+        let spelled: Vec<String> = all().iter().map(ObjectName::to_string).collect();
+        let id = "ab".repeat(32);
+        assert_eq!(
+            spelled,
+            [
+                "repository".to_owned(),
+                "keys/00000000000000fe".into(),
+                "projects/default/project".into(),
+                "projects/default/volumes/0000000007".into(),
+                "projects/default/log/0000000007/4294967295.open".into(),
+                "projects/default/log/0000000007/4294967295.end".into(),
+                "projects/default/log/0000000007/4294967295.forget".into(),
+                "projects/default/log/0000000007/4294967295.note.0000000003".into(),
+                format!("projects/default/chunks/0000000012/ab/{id}"),
+                format!("projects/default/chunks/0000000012/ab/{id}.0000beef"),
+                format!("projects/default/pages/0000000012/ab/{id}"),
+                "projects/default/gc/0000000012.begin".into(),
+                "projects/default/gc/0000000012.seal".into(),
+                "projects/default/gc/0000000012.done".into(),
+                format!("projects/default/gc/parts/0000000012/{id}"),
+            ]
+        );
+    }
+
+    #[test]
+    fn other_spellings_are_not_ours() {
+        let id = "ab".repeat(32);
+        for name in [
+            "",
+            "Repository",
+            "repository/",
+            "keys/fe",
+            "keys/00000000000000FE",
+            "projects/../project",
+            "projects//project",
+            "projects/default/volumes/7",
+            "projects/default/volumes/+000000007",
+            "projects/default/volumes/9999999999",
+            "projects/default/log/0000000007/0000000001",
+            "projects/default/log/0000000007/0000000001.other",
+            &format!("projects/default/chunks/0000000012/ac/{id}"),
+            &format!("projects/default/chunks/0000000012/ab/{id}.00000000"),
+            &format!("projects/default/chunks/0000000012/ab/{id}/x"),
+        ] {
+            assert_eq!(ObjectName::parse(name), None, "{name:?}");
+        }
+    }
+}
