@@ -5,8 +5,10 @@
 #![deny(unsafe_code)]
 
 pub mod clock;
+pub mod codec;
 pub mod error;
 pub mod format;
+pub mod keys;
 pub mod progress;
 pub mod sink;
 pub mod source;

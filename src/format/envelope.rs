@@ -114,7 +114,9 @@ impl Header {
     /// Nothing in the result exceeds the limits of its type.
     pub fn decode(object: &[u8], object_len_bytes: u64) -> Result<Self> {
         let Some(h) = object.get(..HEADER_LEN_BYTES) else {
-            return Err(damaged(format!("{object_len_bytes} bytes, shorter than a header of {HEADER_LEN_BYTES}")));
+            return Err(damaged(format!(
+                "{object_len_bytes} bytes, shorter than a header of {HEADER_LEN_BYTES}"
+            )));
         };
         if h[0..7] != MAGIC {
             return Err(damaged(format!("begins with {:02x?}, expected {MAGIC:02x?}", &h[0..7])));
@@ -166,7 +168,10 @@ impl Header {
             return Err(damaged(format!("{object_len_bytes} bytes, at most {sealed_max} for its type")));
         }
         if self.sealing == Sealing::Aes256Gcm && (self.body_len_bytes as usize) < TAG_LEN_BYTES {
-            return Err(damaged(format!("sealed body of {} bytes has no room for a tag", self.body_len_bytes)));
+            return Err(damaged(format!(
+                "sealed body of {} bytes has no room for a tag",
+                self.body_len_bytes
+            )));
         }
         let full = self.base.is_none();
         let base_zero = h[20..28].iter().chain(&h[64..96]).all(|&b| b == 0);

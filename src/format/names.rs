@@ -189,7 +189,9 @@ fn hex_number(s: &str, digits: usize) -> Option<u64> {
 /// Checks a slot's name as a user types it.
 pub fn parse_slot(s: &str) -> Result<u64> {
     hex_number(s, 16).ok_or_else(|| {
-        Error::invalid(format!("key {s:?}: expected 16 lower-case hex digits, as `cuttle key list` shows them"))
+        Error::invalid(format!(
+            "key {s:?}: expected 16 lower-case hex digits, as `cuttle key list` shows them"
+        ))
     })
 }
 

@@ -121,9 +121,8 @@ impl Page {
                 head[0]
             )));
         }
-        let expected_len = found_count
-            .checked_add(closure_count)
-            .and_then(|entries| entries.checked_mul(REF_LEN_BYTES));
+        let expected_len =
+            found_count.checked_add(closure_count).and_then(|entries| entries.checked_mul(REF_LEN_BYTES));
         if count > REFS_PER_PAGE || expected_len != Some(rest.len()) {
             return Err(damaged(format!(
                 "a page of {} bytes says it has {found_count} refs and {closure_count} closure entries",
@@ -227,9 +226,11 @@ mod tests {
     use super::*;
 
     fn object() -> impl Strategy<Value = ObjectRef> {
-        (any::<[u8; 32]>(), any::<u32>(), any::<u32>(), 128u32..).prop_map(|(id, g, variant, len)| ObjectRef {
-            name: ContentName { id: ChunkId(id), generation: Generation(g), variant },
-            sealed_len_bytes: len,
+        (any::<[u8; 32]>(), any::<u32>(), any::<u32>(), 128u32..).prop_map(|(id, g, variant, len)| {
+            ObjectRef {
+                name: ContentName { id: ChunkId(id), generation: Generation(g), variant },
+                sealed_len_bytes: len,
+            }
         })
     }
 

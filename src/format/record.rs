@@ -29,12 +29,18 @@ pub trait Record: Serialize + DeserializeOwned {
 
     fn decode(bytes: &[u8]) -> Result<Self> {
         if bytes.len() > RECORD_LEN_BYTES_MAX {
-            return Err(damaged(format!("a record of {} bytes, at most {RECORD_LEN_BYTES_MAX}", bytes.len())));
+            return Err(damaged(format!(
+                "a record of {} bytes, at most {RECORD_LEN_BYTES_MAX}",
+                bytes.len()
+            )));
         }
         let (record, read) = bincode::serde::decode_from_slice(bytes, config())
             .map_err(|e| damaged("a record is not what its type says").caused_by(e))?;
         if read != bytes.len() {
-            return Err(damaged(format!("a record of {read} bytes has {} more behind it", bytes.len() - read)));
+            return Err(damaged(format!(
+                "a record of {read} bytes has {} more behind it",
+                bytes.len() - read
+            )));
         }
         Ok(record)
     }

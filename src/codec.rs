@@ -1,0 +1,446 @@
+//! Pure CPU: identify, compress and seal what goes out; authenticate, decompress and re-hash what comes in.
+//!
+//! Everything here runs on a CPU thread and touches no store. repo-format.md §4 is the layout.
+
+use std::cell::RefCell;
+
+use bytes::Bytes;
+use zstd::zstd_safe::{self, CCtx, CParameter, DCtx};
+
+use crate::error::{Error, Result};
+use crate::format::envelope::{
+    Compression, DeltaBase, HEADER_BOUND_LEN_BYTES, HEADER_LEN_BYTES, Header, Sealing, TAG_LEN_BYTES,
+    checksum, damaged,
+};
+use crate::format::names::{ContentName, ObjectName};
+use crate::format::{ObjectType, RECORD_LEN_BYTES_MAX, Record};
+use crate::keys::{SealingKey, random_array};
+use crate::units::ChunkId;
+
+/// Compression level unless told otherwise: what a backup's speed is best spent on.
+pub const LEVEL_DEFAULT: i32 = 1;
+/// Largest window of a full object's frame, as a power of two (repo-format.md §4).
+const WINDOW_LOG_MAX: u32 = 24;
+/// Largest window of a delta's frame.
+const WINDOW_LOG_MAX_PREFIX: u32 = 25;
+
+/// An object ready for the store: nothing but this module makes one, so that no plaintext is ever uploaded.
+#[derive(Debug, Clone)]
+pub struct Sealed {
+    name: ObjectName,
+    bytes: Bytes,
+}
+
+impl Sealed {
+    pub fn name(&self) -> &ObjectName {
+        &self.name
+    }
+
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    pub fn len_bytes(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+}
+
+/// Where an object belongs and what protects it.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub repo_id: &'a [u8; 16],
+    pub name: &'a ObjectName,
+    /// `None` where nothing is sealed.
+    pub key: Option<&'a SealingKey>,
+}
+
+/// A delta's base.
+#[derive(Clone, Copy)]
+pub struct Base<'a> {
+    pub name: ContentName,
+    /// Objects below the delta: 1 where the base is full.
+    pub depth: u8,
+    pub plain: &'a [u8],
+}
+
+/// Per thread: the compressor's tables and the buffers between the steps.
+struct Scratch {
+    compressor: CCtx<'static>,
+    decompressor: DCtx<'static>,
+    compressed: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        compressor: CCtx::create(),
+        decompressor: DCtx::create(),
+        compressed: Vec::new(),
+    });
+}
+
+/// The keyed BLAKE3 of a plaintext.
+pub fn identify(id_key: &[u8; 32], plain: &[u8]) -> ChunkId {
+    ChunkId(*blake3::keyed_hash(id_key, plain).as_bytes())
+}
+
+/// Whether all bytes are zero.
+pub fn is_zero(plain: &[u8]) -> bool {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    // A non-zero chunk nearly always shows in its first block; memcmp is fast even in unoptimised builds.
+    plain.chunks(ZEROS.len()).all(|c| c == &ZEROS[..c.len()])
+}
+
+/// Compresses and seals a plaintext as the object of that name.
+pub fn seal(place: Place<'_>, plain: &[u8], level: i32) -> Result<Sealed> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let Scratch { compressor, compressed, .. } = scratch;
+        compressed.clear();
+        compressed.reserve(zstd_safe::compress_bound(plain.len()));
+        compressor.set_parameter(CParameter::CompressionLevel(level)).map_err(zstd_defect)?;
+        compressor.compress2(compressed, plain).map_err(zstd_defect)?;
+        if compressed.len() < plain.len() {
+            finish(place, plain.len(), Compression::Zstd, None, compressed)
+        } else {
+            finish(place, plain.len(), Compression::None, None, plain)
+        }
+    })
+}
+
+/// Compresses a chunk against its base and seals it. The result decodes back, or it is an error.
+pub fn seal_delta(place: Place<'_>, plain: &[u8], base: Base<'_>, level: i32) -> Result<Sealed> {
+    let mut compressor = CCtx::create();
+    // The window must reach over the base and the chunk itself.
+    let window_log = (base.plain.len() + plain.len()).next_power_of_two().ilog2();
+    for parameter in [
+        CParameter::CompressionLevel(level),
+        CParameter::WindowLog(window_log.clamp(10, WINDOW_LOG_MAX_PREFIX)),
+        CParameter::EnableLongDistanceMatching(true),
+    ] {
+        compressor.set_parameter(parameter).map_err(zstd_defect)?;
+    }
+    compressor.ref_prefix(base.plain).map_err(zstd_defect)?;
+    let mut compressed = Vec::with_capacity(zstd_safe::compress_bound(plain.len()));
+    compressor.compress2(&mut compressed, plain).map_err(zstd_defect)?;
+    let mut back = vec![0; plain.len()];
+    decompress(&compressed, Compression::ZstdPrefix, Some(base.plain), &mut back)?;
+    if back != plain {
+        return Err(Error::internal("a delta does not decode to what it was made from"));
+    }
+    let delta = DeltaBase { name: base.name, depth: base.depth };
+    finish(place, plain.len(), Compression::ZstdPrefix, Some(delta), &compressed)
+}
+
+/// Seals a record under its name, and reads it back before anybody else has to.
+pub fn seal_record<R: Record + PartialEq>(place: Place<'_>, record: &R) -> Result<Sealed> {
+    if place.name.object_type() != R::OBJECT_TYPE {
+        return Err(Error::internal(format!("{} cannot hold a {:?} record", place.name, R::OBJECT_TYPE)));
+    }
+    let sealed = seal(place, &record.encode()?, LEVEL_DEFAULT)?;
+    if open_record::<R>(place, &sealed.bytes)? != *record {
+        return Err(Error::internal(format!("{} does not decode to what it was made from", place.name)));
+    }
+    Ok(sealed)
+}
+
+/// Opens the record of that name.
+pub fn open_record<R: Record>(place: Place<'_>, object: &[u8]) -> Result<R> {
+    let mut plain = Vec::new();
+    open(place, object, None, RECORD_LEN_BYTES_MAX, &mut plain)
+        .and_then(|_| R::decode(&plain))
+        .map_err(|e| e.context(place.name))
+}
+
+/// Authenticates and decompresses an object into `out`, which is made exactly as long as the plaintext.
+///
+/// `base` is the plaintext of a delta's base, and must be given for deltas only.
+pub fn open(
+    place: Place<'_>,
+    object: &[u8],
+    base: Option<Base<'_>>,
+    plain_len_bytes_max: usize,
+    out: &mut Vec<u8>,
+) -> Result<()> {
+    let header = Header::decode(object, object.len() as u64)?;
+    check_header(&header, &place, base.as_ref(), plain_len_bytes_max)?;
+    let (head, body) = object.split_at(HEADER_LEN_BYTES);
+    let bound = &head[..HEADER_BOUND_LEN_BYTES];
+    let base_plain = base.map(|b| b.plain);
+    out.resize(header.plain_len_bytes as usize, 0);
+    match place.key {
+        None => {
+            let expected = checksum(bound, place.repo_id, &place.name.to_string(), body);
+            if head[HEADER_BOUND_LEN_BYTES..] != expected {
+                return Err(damaged("its checksum does not match its bytes and name"));
+            }
+            decompress(body, header.compression, base_plain, out)
+        }
+        Some(key) => SCRATCH.with_borrow_mut(|scratch| {
+            scratch.compressed.resize(body.len() - TAG_LEN_BYTES, 0);
+            let aad = aad(bound, &place);
+            key.open(&header.salt, &aad, body, &mut scratch.compressed)?;
+            let Scratch { decompressor, compressed, .. } = scratch;
+            match base_plain {
+                None => decompress_with(decompressor, compressed, header.compression, out),
+                Some(_) => decompress(compressed, header.compression, base_plain, out),
+            }
+        }),
+    }
+}
+
+fn check_header(header: &Header, place: &Place<'_>, base: Option<&Base<'_>>, plain_max: usize) -> Result<()> {
+    let expected_type = place.name.object_type();
+    if header.object_type != expected_type {
+        return Err(damaged(format!("it is a {:?}, expected a {expected_type:?}", header.object_type)));
+    }
+    let expected_sealing = if place.key.is_some() { Sealing::Aes256Gcm } else { Sealing::None };
+    if header.sealing != expected_sealing {
+        return Err(damaged(format!("sealed by {:?}, expected {expected_sealing:?}", header.sealing)));
+    }
+    if header.plain_len_bytes as usize > plain_max {
+        return Err(damaged(format!("plaintext of {} bytes, at most {plain_max}", header.plain_len_bytes)));
+    }
+    let expected_base = base.map(|b| DeltaBase { name: b.name, depth: b.depth });
+    if header.base != expected_base {
+        return Err(damaged(format!("its base is {:?}, the manifest says {expected_base:?}", header.base)));
+    }
+    Ok(())
+}
+
+/// Header, checksum and, with a key, encryption around compressed bytes.
+fn finish(
+    place: Place<'_>,
+    plain_len: usize,
+    compression: Compression,
+    base: Option<DeltaBase>,
+    compressed: &[u8],
+) -> Result<Sealed> {
+    let object_type = place.name.object_type();
+    let too_long = plain_len > object_type.plain_len_bytes_max();
+    let body_len = compressed.len() + if place.key.is_some() { TAG_LEN_BYTES } else { 0 };
+    if too_long || HEADER_LEN_BYTES + body_len > object_type.object_len_bytes_max() {
+        return Err(Error::internal(format!("a {object_type:?} of {plain_len} bytes is over its limit")));
+    }
+    let header = Header {
+        object_type,
+        sealing: if place.key.is_some() { Sealing::Aes256Gcm } else { Sealing::None },
+        compression,
+        plain_len_bytes: plain_len as u32,
+        body_len_bytes: body_len as u32,
+        salt: random_array()?,
+        base,
+    };
+    let bound = header.encode();
+    let mut out = vec![0; HEADER_LEN_BYTES + body_len];
+    let (head, body) = out.split_at_mut(HEADER_LEN_BYTES);
+    match place.key {
+        None => body.copy_from_slice(compressed),
+        Some(key) => {
+            let (ciphertext, tag) = body.split_at_mut(compressed.len());
+            tag.copy_from_slice(&key.seal(&header.salt, &aad(&bound, &place), compressed, ciphertext)?);
+        }
+    }
+    head[..HEADER_BOUND_LEN_BYTES].copy_from_slice(&bound);
+    let sum = checksum(&bound, place.repo_id, &place.name.to_string(), body);
+    head[HEADER_BOUND_LEN_BYTES..].copy_from_slice(&sum);
+    Ok(Sealed { name: place.name.clone(), bytes: Bytes::from(out) })
+}
+
+fn aad(bound: &[u8], place: &Place<'_>) -> Vec<u8> {
+    [bound, place.repo_id, place.name.to_string().as_bytes()].concat()
+}
+
+/// Decompresses into exactly `out.len()` bytes.
+fn decompress(body: &[u8], compression: Compression, base: Option<&[u8]>, out: &mut [u8]) -> Result<()> {
+    let mut decompressor = DCtx::create();
+    if let Some(base) = base {
+        decompressor.ref_prefix(base).map_err(zstd_defect)?;
+    }
+    decompress_with(&mut decompressor, body, compression, out)
+}
+
+fn decompress_with(
+    decompressor: &mut DCtx<'_>,
+    body: &[u8],
+    compression: Compression,
+    out: &mut [u8],
+) -> Result<()> {
+    let window_log_max = match compression {
+        Compression::None => {
+            if body.len() != out.len() {
+                return Err(damaged(format!("{} bytes uncompressed, expected {}", body.len(), out.len())));
+            }
+            out.copy_from_slice(body);
+            return Ok(());
+        }
+        Compression::Zstd => WINDOW_LOG_MAX,
+        Compression::ZstdPrefix => WINDOW_LOG_MAX_PREFIX,
+    };
+    check_frame(body, out.len(), window_log_max)?;
+    match decompressor.decompress(out, body) {
+        Ok(written) if written == out.len() => Ok(()),
+        Ok(written) => Err(damaged(format!("{written} bytes decompressed, expected {}", out.len()))),
+        Err(code) => Err(damaged(format!("zstd: {}", zstd_safe::get_error_name(code)))),
+    }
+}
+
+/// Exactly one zstd frame, with its content size, no dictionary and a bounded window (RFC 8878, 3.1.1).
+fn check_frame(body: &[u8], plain_len: usize, window_log_max: u32) -> Result<()> {
+    const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+    let refuse = |what: &str| Err(damaged(format!("zstd frame: {what}")));
+    if !body.starts_with(&ZSTD_MAGIC) || body.len() < 6 {
+        return refuse("no frame here");
+    }
+    if zstd_safe::find_frame_compressed_size(body) != Ok(body.len()) {
+        return refuse("cut short, or followed by something");
+    }
+    if zstd_safe::get_frame_content_size(body).ok().flatten() != Some(plain_len as u64) {
+        return refuse("its content size is not the plaintext's length");
+    }
+    if zstd_safe::get_dict_id_from_frame(body).is_some() {
+        return refuse("it wants a dictionary");
+    }
+    let single_segment = body[4] & 0x20 != 0;
+    if !single_segment && 10 + u32::from(body[5] >> 3) > window_log_max {
+        return refuse("its window is too large");
+    }
+    Ok(())
+}
+
+fn zstd_defect(code: usize) -> Error {
+    Error::internal(format!("zstd: {}", zstd_safe::get_error_name(code)))
+}
+
+/// The type of object a listing or a request names, for messages.
+pub fn describe(object_type: ObjectType) -> &'static str {
+    match object_type {
+        ObjectType::Repository => "repository record",
+        ObjectType::Key => "key slot",
+        ObjectType::Project => "project record",
+        ObjectType::Volume => "catalog entry",
+        ObjectType::Open | ObjectType::End | ObjectType::Forget | ObjectType::Note => "log entry",
+        ObjectType::Chunk => "chunk",
+        ObjectType::Page => "manifest page",
+        ObjectType::GcBegin | ObjectType::GcSeal | ObjectType::GcDone | ObjectType::GcPart => "prune record",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::keys::Secret;
+    use crate::units::{Generation, ProjectName};
+
+    const REPO: [u8; 16] = [3; 16];
+
+    fn chunk_name(id: ChunkId, variant: u32) -> ObjectName {
+        let project: ProjectName = "default".parse().expect("valid");
+        ObjectName::Chunk(project, ContentName { generation: Generation(0), id, variant })
+    }
+
+    fn key(byte: u8) -> SealingKey {
+        SealingKey::new(Secret::from_bytes([byte; 32]))
+    }
+
+    fn sample(seed: u8) -> Vec<u8> {
+        (0..40_000u32).map(|i| ((i * i / 7) as u8).wrapping_add(seed) & 0x3f).collect()
+    }
+
+    fn opened(place: Place<'_>, object: &[u8]) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        open(place, object, None, 1 << 20, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn open_is_the_inverse_of_seal() {
+        let mut random = vec![0; 10_000];
+        crate::keys::random(&mut random).expect("random");
+        for plain in [Vec::new(), vec![0; 5000], sample(0), random] {
+            for key in [None, Some(key(1))] {
+                let name = chunk_name(identify(&[0; 32], &plain), 0);
+                let place = Place { repo_id: &REPO, name: &name, key: key.as_ref() };
+                let sealed = seal(place, &plain, 1).expect("sealed");
+                assert_eq!(opened(place, sealed.bytes()).expect("opened"), plain);
+                crate::format::envelope::scrub(sealed.bytes(), &REPO, &name.to_string()).expect("scrubbed");
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_every_byte_is_found() {
+        let plain = sample(0)[..600].to_vec();
+        for key in [None, Some(key(1))] {
+            let name = chunk_name(ChunkId([1; 32]), 0);
+            let place = Place { repo_id: &REPO, name: &name, key: key.as_ref() };
+            let sealed = seal(place, &plain, 1).expect("sealed").bytes().to_vec();
+            for at in 0..sealed.len() {
+                let mut hurt = sealed.clone();
+                hurt[at] ^= 1 << (at % 8);
+                // The checksum itself is not read where the AEAD speaks; a scrub finds it.
+                let in_checksum = (96..128).contains(&at) && key.is_some();
+                assert_eq!(opened(place, &hurt).is_ok(), in_checksum, "byte {at}");
+                let scrub = crate::format::envelope::scrub(&hurt, &REPO, &name.to_string());
+                assert!(scrub.is_err(), "scrub missed byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_object_is_good_in_its_place_only() {
+        let plain = sample(0);
+        let name = chunk_name(ChunkId([1; 32]), 0);
+        let other_name = chunk_name(ChunkId([2; 32]), 0);
+        let (mine, theirs) = (key(1), key(2));
+        let place = Place { repo_id: &REPO, name: &name, key: Some(&mine) };
+        let sealed = seal(place, &plain, 1).expect("sealed");
+        for (what, place) in [
+            ("another name", Place { name: &other_name, ..place }),
+            ("another repository", Place { repo_id: &[4; 16], ..place }),
+            ("another key", Place { key: Some(&theirs), ..place }),
+            ("no key", Place { key: None, ..place }),
+        ] {
+            let error = opened(place, sealed.bytes()).expect_err(what);
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}");
+        }
+        let open_place = Place { key: None, ..place };
+        let unsealed = seal(open_place, &plain, 1).expect("sealed");
+        assert!(opened(place, unsealed.bytes()).is_err(), "an unsealed object in a sealed place");
+        assert!(opened(Place { name: &other_name, ..open_place }, unsealed.bytes()).is_err());
+    }
+
+    #[test]
+    fn hostile_frames_are_refused_before_they_grow() {
+        let one = zstd::bulk::compress(&vec![7u8; 1000], 1).expect("compressed");
+        let two = [&one[..], &one[..]].concat();
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4][..], &one[..]].concat();
+        let mut bomb = zstd::bulk::compress(&vec![0u8; 1 << 20], 1).expect("compressed");
+        for (what, body) in [("two frames", &two), ("a skippable frame", &skippable), ("a bomb", &bomb)] {
+            let mut out = vec![0; 1000];
+            assert!(decompress(body, Compression::Zstd, None, &mut out).is_err(), "{what}");
+        }
+        bomb.truncate(bomb.len() / 2);
+        assert!(decompress(&bomb, Compression::Zstd, None, &mut vec![0; 1 << 20]).is_err());
+    }
+
+    #[test]
+    fn a_delta_needs_its_very_base() {
+        let old = sample(0);
+        let mut new = old.clone();
+        new[1000..1010].copy_from_slice(b"0123456789");
+        let key = key(1);
+        let base_name = ContentName { generation: Generation(0), id: identify(&[0; 32], &old), variant: 0 };
+        let base = Base { name: base_name, depth: 1, plain: &old };
+        let name = chunk_name(identify(&[0; 32], &new), 77);
+        let place = Place { repo_id: &REPO, name: &name, key: Some(&key) };
+        let sealed = seal_delta(place, &new, base, 1).expect("sealed");
+        assert!(sealed.len_bytes() < 400, "{} bytes for ten changed ones", sealed.len_bytes());
+        let mut out = Vec::new();
+        open(place, sealed.bytes(), Some(base), 1 << 20, &mut out).expect("opened");
+        assert_eq!(out, new);
+        assert!(open(place, sealed.bytes(), None, 1 << 20, &mut out).is_err(), "without a base");
+        let deeper = Base { depth: 2, ..base };
+        assert!(open(place, sealed.bytes(), Some(deeper), 1 << 20, &mut out).is_err(), "another depth");
+        let other = ContentName { variant: 5, ..base_name };
+        assert!(open(place, sealed.bytes(), Some(Base { name: other, ..base }), 1 << 20, &mut out).is_err());
+    }
+}

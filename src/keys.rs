@@ -1,0 +1,322 @@
+//! Key material: how it is derived, wrapped and forgotten (repo-format.md §5). All of it is wiped when dropped.
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::error::{Error, Result};
+use crate::format::envelope::damaged;
+use crate::format::record::{Kdf, KeySlotRecord, ProjectRecord};
+
+/// argon2id as new slots use it: 64 MiB, 3 passes, 4 lanes.
+pub const ARGON2_DEFAULT: Kdf = Kdf::Argon2id { memory_kib: 64 << 10, passes: 3, lanes: 4 };
+/// Key files hold at least this much.
+pub const KEY_FILE_LEN_BYTES_MIN: usize = 32;
+/// Key files hold at most this much.
+pub const KEY_FILE_LEN_BYTES_MAX: usize = 1 << 20;
+
+const SLOT_AAD: &[u8] = b"cuttle v1 slot";
+
+/// 32 secret bytes.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Secret([u8; 32]);
+
+impl Secret {
+    pub fn random() -> Result<Self> {
+        let mut bytes = [0; 32];
+        random(&mut bytes)?;
+        Ok(Self(bytes))
+    }
+
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The key for one purpose.
+    fn derive(&self, purpose: &str) -> Self {
+        Self(blake3::derive_key(purpose, &self.0))
+    }
+}
+
+/// Fills a buffer from the system's random generator.
+pub fn random(out: &mut [u8]) -> Result<()> {
+    aws_lc_rs::rand::fill(out)
+        .map_err(|_| Error::internal("the system's random generator failed").help("check /dev/urandom"))
+}
+
+/// A fresh random array.
+pub fn random_array<const N: usize>() -> Result<[u8; N]> {
+    let mut out = [0; N];
+    random(&mut out)?;
+    Ok(out)
+}
+
+/// What a user has to open a repository.
+pub enum Unlock {
+    Passphrase(Zeroizing<String>),
+    KeyFile(Zeroizing<Vec<u8>>),
+}
+
+impl Unlock {
+    fn kdf(&self) -> Kdf {
+        match self {
+            Self::Passphrase(_) => ARGON2_DEFAULT,
+            Self::KeyFile(_) => Kdf::KeyFile,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match self {
+            Self::Passphrase(p) if p.is_empty() => Err(Error::wrong_key("the passphrase is empty")),
+            Self::KeyFile(k) if !(KEY_FILE_LEN_BYTES_MIN..=KEY_FILE_LEN_BYTES_MAX).contains(&k.len()) => {
+                Err(Error::wrong_key(format!(
+                    "the key file holds {} bytes, expected {KEY_FILE_LEN_BYTES_MIN} to {KEY_FILE_LEN_BYTES_MAX}",
+                    k.len()
+                ))
+                .help("make one with `head -c 32 /dev/urandom > FILE`, readable by nobody else"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The slot's output key; `None` when the slot is for the other kind of secret.
+    fn stretch(&self, kdf: Kdf, salt: &[u8; 32]) -> Result<Option<Secret>> {
+        match (self, kdf) {
+            (Self::Passphrase(passphrase), Kdf::Argon2id { memory_kib, passes, lanes }) => {
+                let good = (8 << 10..=1 << 20).contains(&memory_kib)
+                    && (1..=16).contains(&passes)
+                    && (1..=16).contains(&lanes);
+                if !good {
+                    return Err(damaged(format!(
+                        "a key slot asks for argon2id with {memory_kib} KiB, {passes} passes, {lanes} lanes"
+                    )));
+                }
+                let params = Params::new(memory_kib, passes, lanes, Some(32))
+                    .map_err(|e| damaged(format!("argon2id parameters: {e}")))?;
+                let mut out = Secret([0; 32]);
+                Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+                    .hash_password_into(passphrase.as_bytes(), salt, &mut out.0)
+                    .map_err(|e| Error::internal(format!("argon2id: {e}")))?;
+                Ok(Some(out))
+            }
+            (Self::KeyFile(content), Kdf::KeyFile) => {
+                let mut hasher = blake3::Hasher::new_derive_key("cuttle v1 key file");
+                hasher.update(salt).update(content);
+                let out = Secret(*hasher.finalize().as_bytes());
+                hasher.zeroize();
+                Ok(Some(out))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The key that opens a whole repository.
+#[derive(Clone)]
+pub struct MasterKey(Secret);
+
+impl MasterKey {
+    pub fn random() -> Result<Self> {
+        Ok(Self(Secret::random()?))
+    }
+
+    /// What a client remembers of a repository's key.
+    pub fn fingerprint(&self) -> [u8; 8] {
+        let derived = self.0.derive("cuttle v1 fingerprint");
+        std::array::from_fn(|i| derived.0[i])
+    }
+
+    /// Seals project records.
+    pub fn project_key(&self) -> Secret {
+        self.0.derive("cuttle v1 project")
+    }
+
+    /// Wraps the master key for a passphrase or key file. `repository` is the whole repository object.
+    pub fn wrap(
+        &self,
+        unlock: &Unlock,
+        repository: &[u8],
+        label: &str,
+        created_unix_ms: u64,
+    ) -> Result<KeySlotRecord> {
+        unlock.check()?;
+        let (kdf, salt) = (unlock.kdf(), random_array()?);
+        let okm = unlock
+            .stretch(kdf, &salt)?
+            .ok_or_else(|| Error::internal("a secret does not fit its own kind of slot"))?;
+        let mut ciphertext = *self.0.expose();
+        let tag = aead(&okm.derive("cuttle v1 slot wrap"))?
+            .seal_in_place_separate_tag(zero_nonce(), Aad::from(slot_aad(repository)), &mut ciphertext)
+            .map_err(|_| Error::internal("the master key could not be wrapped"))?;
+        let tag = tag.as_ref().try_into().map_err(|_| Error::internal("a tag of another length"))?;
+        Ok(KeySlotRecord {
+            kdf,
+            salt,
+            commitment: okm.derive("cuttle v1 slot commitment").0,
+            wrapped: (ciphertext, tag),
+            label: label.to_owned(),
+            created_unix_ms,
+        })
+    }
+
+    /// Opens a slot. `None` when the secret is not the slot's; an error when it is, but the slot or the repository
+    /// object was tampered with.
+    pub fn unwrap(slot: &KeySlotRecord, unlock: &Unlock, repository: &[u8]) -> Result<Option<Self>> {
+        unlock.check()?;
+        let Some(okm) = unlock.stretch(slot.kdf, &slot.salt)? else { return Ok(None) };
+        let commitment = okm.derive("cuttle v1 slot commitment");
+        if verify_slices_are_equal(&commitment.0, &slot.commitment).is_err() {
+            return Ok(None);
+        }
+        let (ciphertext, tag) = &slot.wrapped;
+        let mut master = Secret([0; 32]);
+        aead(&okm.derive("cuttle v1 slot wrap"))?
+            .open_separate_gather(
+                zero_nonce(),
+                Aad::from(slot_aad(repository)),
+                ciphertext,
+                tag,
+                &mut master.0,
+            )
+            .map_err(|_| {
+                Error::corrupt("the secret fits a key slot, but not this repository object").help(
+                    "the repository object or the slot was changed or swapped; restore it from a copy or a bucket version",
+                )
+            })?;
+        Ok(Some(Self(master)))
+    }
+}
+
+fn slot_aad(repository: &[u8]) -> Vec<u8> {
+    [SLOT_AAD, blake3::hash(repository).as_bytes()].concat()
+}
+
+fn zero_nonce() -> Nonce {
+    Nonce::assume_unique_for_key([0; 12])
+}
+
+fn aead(key: &Secret) -> Result<LessSafeKey> {
+    UnboundKey::new(&AES_256_GCM, &key.0)
+        .map(LessSafeKey::new)
+        .map_err(|_| Error::internal("AES-256-GCM refused its key"))
+}
+
+/// A key under which objects are sealed, each with a key of its own.
+#[derive(Clone)]
+pub struct SealingKey(Secret);
+
+impl SealingKey {
+    pub fn new(secret: Secret) -> Self {
+        Self(secret)
+    }
+
+    /// Encrypts `plain` into `out`, which is as long, and returns the tag. The salt is new for every object, so the
+    /// key is, and the fixed nonce never repeats.
+    pub fn seal(&self, salt: &[u8; 32], aad: &[u8], plain: &[u8], out: &mut [u8]) -> Result<[u8; 16]> {
+        let mut tag = [0; 16];
+        self.object_key(salt)?
+            .seal_out_of_place_scatter(zero_nonce(), Aad::from(aad), plain, out, &[], &mut tag)
+            .map_err(|_| Error::internal("an object could not be sealed"))?;
+        Ok(tag)
+    }
+
+    /// Authenticates and decrypts `body` (ciphertext and tag) into `out`, which is 16 bytes shorter.
+    pub fn open(&self, salt: &[u8; 32], aad: &[u8], body: &[u8], out: &mut [u8]) -> Result<()> {
+        let (ciphertext, tag) =
+            body.split_last_chunk::<16>().ok_or_else(|| damaged("a sealed body without a tag"))?;
+        self.object_key(salt)?
+            .open_separate_gather(zero_nonce(), Aad::from(aad), ciphertext, tag, out)
+            .map_err(|_| damaged("it is not authentic: changed, moved, or sealed with another key"))
+    }
+
+    fn object_key(&self, salt: &[u8; 32]) -> Result<LessSafeKey> {
+        aead(&Secret(*blake3::keyed_hash(self.0.expose(), salt).as_bytes()))
+    }
+}
+
+/// The keys of a project.
+#[derive(Clone)]
+pub struct ProjectKeys {
+    chunk_id: Secret,
+    page_id: Secret,
+    pub data: SealingKey,
+    pub metadata: SealingKey,
+}
+
+impl ProjectKeys {
+    pub fn derive(record: &ProjectRecord) -> Self {
+        let root = Secret(record.root);
+        Self {
+            chunk_id: root.derive("cuttle v1 chunk id"),
+            page_id: root.derive("cuttle v1 page id"),
+            data: SealingKey(root.derive("cuttle v1 data")),
+            metadata: SealingKey(root.derive("cuttle v1 metadata")),
+        }
+    }
+
+    pub fn chunk_id_key(&self) -> &[u8; 32] {
+        self.chunk_id.expose()
+    }
+
+    pub fn page_id_key(&self) -> &[u8; 32] {
+        self.page_id.expose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passphrase(s: &str) -> Unlock {
+        Unlock::Passphrase(Zeroizing::new(s.to_owned()))
+    }
+
+    fn key_file(byte: u8) -> Unlock {
+        Unlock::KeyFile(Zeroizing::new(vec![byte; 32]))
+    }
+
+    #[test]
+    fn a_slot_opens_with_its_secret_only() {
+        let master = MasterKey::random().expect("random");
+        for (right, wrong, other_kind) in [
+            (passphrase("correct horse"), passphrase("correct house"), key_file(1)),
+            (key_file(1), key_file(2), passphrase("correct horse")),
+        ] {
+            let slot = master.wrap(&right, b"repository", "label", 0).expect("wrapped");
+            let opened = MasterKey::unwrap(&slot, &right, b"repository").expect("good").expect("opens");
+            assert_eq!(opened.fingerprint(), master.fingerprint());
+            assert!(MasterKey::unwrap(&slot, &wrong, b"repository").expect("good").is_none());
+            assert!(MasterKey::unwrap(&slot, &other_kind, b"repository").expect("good").is_none());
+            let error = MasterKey::unwrap(&slot, &right, b"another repository").err().expect("refused");
+            assert_eq!(error.kind(), crate::ErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn parameters_that_would_take_the_machine_down_are_refused() {
+        let master = MasterKey::random().expect("random");
+        let unlock = passphrase("correct horse");
+        let mut slot = master.wrap(&unlock, b"r", "", 0).expect("wrapped");
+        for kdf in [
+            Kdf::Argon2id { memory_kib: u32::MAX, passes: 1, lanes: 1 },
+            Kdf::Argon2id { memory_kib: 8 << 10, passes: u32::MAX, lanes: 1 },
+            Kdf::Argon2id { memory_kib: 8, passes: 1, lanes: 1 },
+        ] {
+            slot.kdf = kdf;
+            assert!(MasterKey::unwrap(&slot, &unlock, b"r").is_err(), "{kdf:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_that_protect_nothing_are_refused() {
+        let master = MasterKey::random().expect("random");
+        for unlock in [passphrase(""), Unlock::KeyFile(Zeroizing::new(vec![0; 31]))] {
+            assert!(master.wrap(&unlock, b"r", "", 0).is_err());
+        }
+    }
+}
