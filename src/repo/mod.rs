@@ -1,0 +1,236 @@
+//! The repository: opening and making it, its projects, volumes, logs and manifests.
+//!
+//! Everything that is safe because of the protocol (repo-format.md §8) is decided in here.
+
+pub mod cache;
+pub mod catalog;
+pub mod chunks;
+pub mod keys;
+pub mod log;
+pub mod manifest;
+pub mod memory;
+pub mod project;
+pub mod session;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::codec::{self, LEVEL_DEFAULT, Place};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{ObjectName, ObjectType};
+use crate::format::record::{KeySlotRecord, RepositoryRecord};
+use crate::keys::{MasterKey, Unlock, random_array};
+use crate::store::{Created, Store};
+use crate::units::{ProjectName, check_chunk_size};
+
+pub use cache::Cache;
+pub use memory::Memory;
+pub use project::Project;
+
+/// What the repository is told of the machine it is used from.
+#[derive(Clone)]
+pub struct Environment {
+    /// Host name, for people.
+    pub host: String,
+    /// An opaque name of this machine and its boot: processes of another boot are surely dead.
+    pub machine: String,
+    pub process: u32,
+    /// Whether a process of this machine and boot still runs.
+    pub is_process_alive: fn(u32) -> bool,
+    pub clock: Arc<dyn Clock>,
+    /// Where copies of small objects may be kept; always rebuildable.
+    pub cache_dir: Option<PathBuf>,
+    /// Where is remembered what repositories looked like last time.
+    pub memory_dir: Option<PathBuf>,
+}
+
+/// Name and version, as records show it.
+pub const PROGRAM: &str = concat!("cuttle ", env!("CARGO_PKG_VERSION"));
+
+/// What `init` decides for good.
+#[derive(Debug, Clone)]
+pub struct InitOptions {
+    pub chunk_size_bytes: u32,
+    /// Most objects below a delta; 0 for a repository without deltas.
+    pub delta_depth_max: u8,
+}
+
+/// An open repository.
+pub struct Repository {
+    pub(crate) store: Store,
+    pub(crate) record: RepositoryRecord,
+    /// The repository object's bytes, which every key slot is bound to.
+    object: Vec<u8>,
+    /// `None` where nothing is encrypted.
+    master: Option<MasterKey>,
+    pub(crate) environment: Environment,
+    pub(crate) cache: Cache,
+    pub(crate) memory: Memory,
+}
+
+/// Gives the secret when asked; asked only when the repository is encrypted.
+pub type AskSecret<'a> = dyn FnMut() -> Result<Unlock> + 'a;
+
+impl Repository {
+    /// Makes a repository in an empty place, with its default project. `unlock` is `None` for an unencrypted one.
+    pub async fn init(
+        store: Store,
+        environment: Environment,
+        options: &InitOptions,
+        unlock: Option<&Unlock>,
+    ) -> Result<Arc<Self>> {
+        check_chunk_size(options.chunk_size_bytes)?;
+        let create_if_absent = store.probe_create_if_absent("probe").await?;
+        let record = RepositoryRecord {
+            repo_id: random_array()?,
+            chunk_size_bytes: options.chunk_size_bytes,
+            encrypted: unlock.is_some(),
+            create_if_absent,
+            delta_depth_max: options.delta_depth_max,
+            required_features: 0,
+            created_unix_ms: environment.clock.now_unix_ms(),
+        };
+        let name = ObjectName::Repository;
+        if store.head(&name.to_string()).await?.is_some() {
+            return Err(already_there(&store));
+        }
+        let sealed = codec::seal_record(Place { repo_id: &[0; 16], name: &name, key: None }, &record)?;
+        // The slot comes first: a repository that exists can be opened. Until the repository object is there, nothing is.
+        let master = match unlock {
+            None => None,
+            Some(unlock) => {
+                let master = MasterKey::random()?;
+                keys::put_slot(&store, &record, sealed.bytes(), &master, unlock, &environment, "init").await?;
+                Some(master)
+            }
+        };
+        match store.create(&name.to_string(), sealed.bytes().clone()).await? {
+            Created::New => {}
+            Created::Exists { .. } => return Err(already_there(&store)),
+        }
+        let memory = Memory::load(environment.memory_dir.as_deref(), store.url())?;
+        let cache = Cache::new(environment.cache_dir.as_deref(), &record.repo_id);
+        let object = sealed.bytes().to_vec();
+        let repository = Arc::new(Self { store, record, object, master, environment, cache, memory });
+        repository.memory.forget();
+        repository.remember()?;
+        repository.create_project(&default_project()).await?;
+        Ok(repository)
+    }
+
+    /// Opens a repository. Wrong secrets, an unknown version, and a repository that went back in time are errors.
+    pub async fn open(
+        store: Store,
+        environment: Environment,
+        ask: &mut AskSecret<'_>,
+    ) -> Result<Arc<Self>> {
+        let (record, object) = read_repository(&store).await?;
+        let memory = Memory::load(environment.memory_dir.as_deref(), store.url())?;
+        memory.check_repository(&record)?;
+        let master = match record.encrypted {
+            false => None,
+            true => {
+                let unlock = ask()?;
+                Some(keys::unlock(&store, &record, &object, &unlock, &memory).await?)
+            }
+        };
+        let cache = Cache::new(environment.cache_dir.as_deref(), &record.repo_id);
+        let repository = Self { store, record, object, master, environment, cache, memory };
+        repository.remember()?;
+        Ok(Arc::new(repository))
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn record(&self) -> &RepositoryRecord {
+        &self.record
+    }
+
+    /// Projects by name, as a listing shows them.
+    pub async fn projects(&self) -> Result<Vec<ProjectName>> {
+        let found = self.store.list_prefixes("projects/").await?;
+        let name = |p: &String| p.trim_end_matches('/').rsplit('/').next().and_then(|s| s.parse().ok());
+        Ok(found.iter().filter_map(name).collect())
+    }
+
+    pub async fn create_project(self: &Arc<Self>, name: &ProjectName) -> Result<Project> {
+        Project::create(self, name).await
+    }
+
+    pub async fn project(self: &Arc<Self>, name: &ProjectName) -> Result<Project> {
+        Project::open(self, name).await
+    }
+
+    /// Key slots, oldest first.
+    pub async fn keys(&self) -> Result<Vec<(u64, KeySlotRecord)>> {
+        keys::list(&self.store, &self.record).await
+    }
+
+    /// Adds a way to open the repository; returns the slot's name.
+    pub async fn add_key(&self, unlock: &Unlock, label: &str) -> Result<u64> {
+        let master = self.master_key()?;
+        keys::put_slot(&self.store, &self.record, &self.object, master, unlock, &self.environment, label).await
+    }
+
+    /// Removes a slot, but never the last one.
+    pub async fn remove_key(&self, slot: u64) -> Result<()> {
+        self.master_key()?;
+        keys::remove(&self.store, &self.record, slot).await
+    }
+
+    pub(crate) fn master(&self) -> Option<&MasterKey> {
+        self.master.as_ref()
+    }
+
+    fn master_key(&self) -> Result<&MasterKey> {
+        self.master.as_ref().ok_or_else(|| {
+            Error::unsupported("this repository is not encrypted: it has no keys")
+                .help("make an encrypted one with `cuttle init` and back up into it")
+        })
+    }
+
+    fn remember(&self) -> Result<()> {
+        self.memory.saw_repository(&self.record, self.master.as_ref().map(MasterKey::fingerprint));
+        self.memory.save()
+    }
+}
+
+/// The project that exists from the start.
+pub fn default_project() -> ProjectName {
+    match "default".parse() {
+        Ok(name) => name,
+        Err(_) => unreachable!("the name is valid"),
+    }
+}
+
+/// Reads the repository record, for those who have no key as well.
+pub async fn read_repository(store: &Store) -> Result<(RepositoryRecord, Vec<u8>)> {
+    let name = ObjectName::Repository;
+    let max = ObjectType::Repository.object_len_bytes_max() as u64;
+    let object = store.get(&name.to_string(), max).await?.ok_or_else(|| {
+        Error::no_repository(format!("there is no repository at {}", store.url()))
+            .help("check -r/--repo, or make one with `cuttle init`")
+    })?;
+    let place = Place { repo_id: &[0; 16], name: &name, key: None };
+    let record: RepositoryRecord = codec::open_record(place, &object)?;
+    if record.required_features != 0 {
+        return Err(Error::unsupported(format!(
+            "the repository needs features {:#x}, which {PROGRAM} does not know",
+            record.required_features
+        ))
+        .help("use a newer cuttle"));
+    }
+    check_chunk_size(record.chunk_size_bytes).map_err(|e| Error::new(ErrorKind::Corrupt, e.to_string()))?;
+    Ok((record, object.to_vec()))
+}
+
+fn already_there(store: &Store) -> Error {
+    Error::conflict(format!("there already is a repository at {}", store.url()))
+        .help("use it as it is, or choose another place")
+}
+
+/// Compression of what is not chunks.
+pub(crate) const METADATA_LEVEL: i32 = LEVEL_DEFAULT;

@@ -1,0 +1,213 @@
+//! A project: the dedup domain and the isolation boundary. Nothing past `open` accepts another project's name.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use zeroize::Zeroize;
+
+use crate::codec::{self, Place, Sealed};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::gc::{BeginRecord, Condemned};
+use crate::format::names::gc_prefix;
+use crate::format::record::{ProjectRecord, check_project};
+use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName, ObjectType, Record};
+use crate::keys::{ProjectKeys, SealingKey, random_array};
+use crate::repo::Repository;
+use crate::store::Created;
+use crate::units::{ChunkId, Generation, ProjectName};
+
+/// An open project. Cheap to clone.
+#[derive(Clone)]
+pub struct Project {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    repository: Arc<Repository>,
+    name: ProjectName,
+    keys: ProjectKeys,
+}
+
+/// The generation that a session works in, and what may not be referenced while it does.
+#[derive(Debug, Clone)]
+pub struct GcState {
+    pub generation: Generation,
+    /// Rounds begun and not done, oldest first.
+    pub unfinished: Vec<Generation>,
+}
+
+impl Project {
+    pub(super) async fn create(repository: &Arc<Repository>, name: &ProjectName) -> Result<Self> {
+        let record = ProjectRecord {
+            project_id: random_array()?,
+            root: random_array()?,
+            name: name.to_string(),
+            created_unix_ms: repository.environment.clock.now_unix_ms(),
+        };
+        let object_name = ObjectName::Project(name.clone());
+        let key = repository.master().map(|m| SealingKey::new(m.project_key()));
+        let place = Place { repo_id: &repository.record.repo_id, name: &object_name, key: key.as_ref() };
+        let sealed = codec::seal_record(place, &record)?;
+        match repository.store.create(&object_name.to_string(), sealed.bytes().clone()).await? {
+            Created::New => Ok(Self::new(repository, name, record)),
+            Created::Exists { .. } => Err(Error::conflict(format!("project {name} exists already"))
+                .help("see `cuttle project list`")),
+        }
+    }
+
+    pub(super) async fn open(repository: &Arc<Repository>, name: &ProjectName) -> Result<Self> {
+        let object_name = ObjectName::Project(name.clone());
+        let max = ObjectType::Project.object_len_bytes_max() as u64;
+        let object = repository.store.get(&object_name.to_string(), max).await?.ok_or_else(|| {
+            Error::not_found(format!("there is no project {name} in {}", repository.store.url()))
+                .help(format!("see `cuttle project list`, or make it with `cuttle project create {name}`"))
+        })?;
+        let key = repository.master().map(|m| SealingKey::new(m.project_key()));
+        let place = Place { repo_id: &repository.record.repo_id, name: &object_name, key: key.as_ref() };
+        let record: ProjectRecord = codec::open_record(place, &object).map_err(|e| match e.kind() {
+            ErrorKind::Corrupt if key.is_some() => {
+                Error::wrong_key(format!("project {name} does not open with this repository's key: {e}"))
+                    .help("the project record was damaged, or belongs to another repository")
+            }
+            _ => e,
+        })?;
+        check_project(&record, name)?;
+        Ok(Self::new(repository, name, record))
+    }
+
+    fn new(repository: &Arc<Repository>, name: &ProjectName, mut record: ProjectRecord) -> Self {
+        let keys = ProjectKeys::derive(&record);
+        record.root.zeroize();
+        Self { inner: Arc::new(Inner { repository: Arc::clone(repository), name: name.clone(), keys }) }
+    }
+
+    pub fn name(&self) -> &ProjectName {
+        &self.inner.name
+    }
+
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.inner.repository
+    }
+
+    pub(crate) fn keys(&self) -> &ProjectKeys {
+        &self.inner.keys
+    }
+
+    pub fn chunk_size_bytes(&self) -> u32 {
+        self.repository().record.chunk_size_bytes
+    }
+
+    /// The keyed hash that names a chunk of this project.
+    pub fn identify(&self, plain: &[u8]) -> ChunkId {
+        codec::identify(self.keys().chunk_id_key(), plain)
+    }
+
+    /// The keyed hash that names a page or a gc part of this project.
+    pub(crate) fn identify_page(&self, plain: &[u8]) -> ChunkId {
+        codec::identify(self.keys().page_id_key(), plain)
+    }
+
+    pub(crate) fn place<'a>(&'a self, name: &'a ObjectName) -> Place<'a> {
+        let record = &self.repository().record;
+        let keys = self.keys();
+        let key = match name.object_type() {
+            ObjectType::Chunk => &keys.data,
+            _ => &keys.metadata,
+        };
+        Place { repo_id: &record.repo_id, name, key: record.encrypted.then_some(key) }
+    }
+
+    /// Uploads a sealed object unless something is there already.
+    pub(crate) async fn create_sealed(&self, sealed: &Sealed) -> Result<Created> {
+        let created =
+            self.repository().store.create(&sealed.name().to_string(), sealed.bytes().clone()).await?;
+        if matches!(created, Created::New) {
+            self.repository().cache.put(sealed.name(), sealed.bytes());
+        }
+        Ok(created)
+    }
+
+    pub(crate) async fn create_record<R: Record + PartialEq>(
+        &self,
+        name: &ObjectName,
+        record: &R,
+    ) -> Result<Created> {
+        let sealed = codec::seal_record(self.place(name), record)?;
+        self.create_sealed(&sealed).await
+    }
+
+    /// Reads an object's bytes, from the cache where that holds a copy. The caller authenticates them.
+    pub(crate) async fn get_object(&self, name: &ObjectName) -> Result<Option<Bytes>> {
+        let max = name.object_type().object_len_bytes_max() as u64;
+        self.repository().store.get(&name.to_string(), max).await
+    }
+
+    /// Reads a record; `None` where it does not exist. Never from the cache: existence is the store's to say.
+    pub(crate) async fn read_record<R: Record>(&self, name: &ObjectName) -> Result<Option<R>> {
+        match self.get_object(name).await? {
+            None => Ok(None),
+            Some(object) => codec::open_record(self.place(name), &object).map(Some),
+        }
+    }
+
+    /// Reads a record that a listing or a manifest says exists; the cache may answer.
+    pub(crate) async fn read_known_record<R: Record>(&self, name: &ObjectName) -> Result<R> {
+        let cache = &self.repository().cache;
+        if let Some(copy) = cache.get(name) {
+            match codec::open_record(self.place(name), &copy) {
+                Ok(record) => return Ok(record),
+                Err(_) => cache.remove(name),
+            }
+        }
+        let object = self.get_object(name).await?.ok_or_else(|| missing(name))?;
+        let record = codec::open_record(self.place(name), &object)?;
+        cache.put(name, &object);
+        Ok(record)
+    }
+
+    /// The newest generation and the rounds that are not over (repo-format.md §8.1, steps 1 and 3).
+    pub async fn gc_state(&self) -> Result<GcState> {
+        let mut state = GcState { generation: Generation(0), unfinished: Vec::new() };
+        let mut done = Vec::new();
+        for info in self.repository().store.list(&gc_prefix(self.name()), None).await? {
+            match ObjectName::parse(&info.key) {
+                Some(ObjectName::GcBegin(_, g)) => {
+                    state.generation = state.generation.max(g);
+                    state.unfinished.push(g);
+                }
+                Some(ObjectName::GcDone(_, g)) => done.push(g),
+                _ => {}
+            }
+        }
+        state.unfinished.retain(|g| !done.contains(g));
+        self.repository().memory.saw_generation(self.name(), state.generation)?;
+        Ok(state)
+    }
+
+    /// What the rounds under way may delete.
+    pub(crate) async fn condemned(&self, state: &GcState) -> Result<Condemned> {
+        let mut all = Condemned::default();
+        for &generation in &state.unfinished {
+            let name = ObjectName::GcBegin(self.name().clone(), generation);
+            let begin: BeginRecord = self.read_record(&name).await?.ok_or_else(|| missing(&name))?;
+            for part in begin.condemned {
+                let name = ObjectName::GcPart(self.name().clone(), generation, part.id);
+                let object = self.get_object(&name).await?.ok_or_else(|| missing(&name))?;
+                let mut plain = Vec::new();
+                codec::open(self.place(&name), &object, None, GC_PART_LEN_BYTES_MAX, &mut plain)
+                    .context(&name)?;
+                if self.identify_page(&plain) != part.id {
+                    return Err(Error::corrupt(format!("{name}: its content has another id")));
+                }
+                all = all.merge(Condemned::decode(&plain, part.entries).context(&name)?);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// An object that must exist does not.
+pub(crate) fn missing(name: &ObjectName) -> Error {
+    Error::corrupt(format!("{name} is missing"))
+        .help("run `cuttle verify`; if the bucket keeps versions, look for a deleted one")
+}
