@@ -9,6 +9,7 @@ pub mod error;
 pub mod progress;
 pub mod sink;
 pub mod source;
+pub mod store;
 pub mod units;
 pub mod volume;
 
