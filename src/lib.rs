@@ -12,6 +12,7 @@ pub mod keys;
 pub mod progress;
 pub mod sink;
 pub mod source;
+pub mod store;
 pub mod units;
 pub mod volume;
 

@@ -1,0 +1,104 @@
+//! Bytes in and out of an object store, over any `object_store::ObjectStore`.
+//!
+//! What this layer adds to object_store: retries of its own (decided by type and status, with jittered
+//! backoff), creates whose outcome is always known, limits on sizes, bandwidth and requests in flight, an
+//! adaptive slow-down, and a ledger of requests. It moves opaque bytes and knows no format.
+//!
+//! Keys are `/`-joined segments of `a-z A-Z 0-9 . _ -`, relative to the URL the store was opened with.
+
+mod adaptive;
+mod attempt;
+mod bandwidth;
+mod fault;
+mod http_layer;
+mod ledger;
+mod limits;
+mod list;
+mod open;
+mod options;
+mod providers;
+mod read;
+mod write;
+
+use std::fmt;
+use std::sync::Arc;
+
+use object_store::{ObjectMeta, ObjectStore};
+
+use crate::error::Result;
+
+use attempt::Shared;
+use ledger::Counters;
+
+pub use fault::StatusError;
+pub use ledger::Ledger;
+pub use limits::{Limits, StoreConfig};
+pub use write::{Created, HEAD_BYTES_MAX};
+
+/// An object store, opened. Clones share its limits and its ledger.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+/// What a list or a head tells about an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    pub key: String,
+    pub size_bytes: u64,
+    /// By the store's clock; 0 for times before 1970.
+    pub modified_unix_ms: u64,
+}
+
+impl ObjectInfo {
+    fn from_meta(key: String, meta: &ObjectMeta) -> Self {
+        let modified_unix_ms = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0);
+        Self { key, size_bytes: meta.size, modified_unix_ms }
+    }
+}
+
+impl Store {
+    /// Opens the store at a path or URL. Asks nothing of the network yet.
+    ///
+    /// A local directory must exist (`NoRepository` otherwise; [`prepare`](Self::prepare) makes it).
+    /// Unknown options and missing credentials are `Invalid`.
+    pub fn open(config: &StoreConfig) -> Result<Self> {
+        open::open(config)
+    }
+
+    /// Makes what `open` needs and can be made from here: a local directory and its parents.
+    pub fn prepare(config: &StoreConfig) -> Result<()> {
+        open::prepare(config)
+    }
+
+    /// A store over an object store of the caller's: in memory, or one that fails on purpose.
+    pub fn with_object_store(inner: Arc<dyn ObjectStore>, limits: Limits) -> Self {
+        let url = inner.to_string();
+        Self::from_shared(Shared::new(inner, url, limits, Arc::new(Counters::default()), false))
+    }
+
+    /// The address it was opened with, without a slash at its end.
+    pub fn url(&self) -> &str {
+        &self.shared.url
+    }
+
+    /// Requests and bytes since it was opened. Subtract an earlier one to get the share of what came between.
+    pub fn ledger(&self) -> Ledger {
+        self.shared.counters.ledger()
+    }
+
+    /// Requests allowed in flight now: halved when the store asks to slow down, then growing again.
+    pub fn inflight_limit(&self) -> usize {
+        self.shared.inflight_limit()
+    }
+
+    fn from_shared(shared: Shared) -> Self {
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("url", &self.shared.url).finish_non_exhaustive()
+    }
+}

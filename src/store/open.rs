@@ -1,0 +1,159 @@
+//! From a path or URL to a store.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use object_store::prefix::PrefixStore;
+use url::Url;
+
+use crate::error::{Error, Result, io_error};
+
+use super::attempt::{Shared, key_path};
+use super::ledger::Counters;
+use super::limits::StoreConfig;
+use super::options::{Options, flag};
+use super::{Store, providers};
+
+/// Where a store is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Location {
+    Local(PathBuf),
+    Bucket { provider: Provider, bucket: String, prefix: String },
+}
+
+/// Whose protocol a bucket speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Provider {
+    S3,
+    Google,
+    Azure,
+}
+
+pub(crate) fn open(config: &StoreConfig) -> Result<Store> {
+    match locate(&config.url)? {
+        Location::Local(path) => open_local(&path, config),
+        Location::Bucket { provider, bucket, prefix } => {
+            let counters = Arc::new(Counters::default());
+            let inner = providers::build(provider, &bucket, config, &counters)?;
+            let inner: Arc<dyn ObjectStore> = match prefix.as_str() {
+                "" => inner,
+                prefix => Arc::new(PrefixStore::new(inner, key_path(prefix)?)),
+            };
+            let url = config.url.trim_end_matches('/').to_owned();
+            Ok(Store::from_shared(Shared::new(inner, url, config.limits.clone(), counters, true)))
+        }
+    }
+}
+
+pub(crate) fn prepare(config: &StoreConfig) -> Result<()> {
+    match locate(&config.url)? {
+        Location::Local(path) => {
+            fs::create_dir_all(&path).map_err(|e| io_error(format!("create directory {}", path.display()), e))
+        }
+        Location::Bucket { .. } => Ok(()),
+    }
+}
+
+fn open_local(path: &Path, config: &StoreConfig) -> Result<Store> {
+    let options = Options::local(config)?;
+    let fsync = options.get("fsync").map_or(Ok(true), |value| flag("fsync", value))?;
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => {
+            return Err(Error::no_repository(format!("{}: expected a directory", path.display())));
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::no_repository(format!("{}: there is no such directory", path.display()))
+                .help("check the path, or make a repository there with `cuttle init`"));
+        }
+        Err(e) => return Err(io_error(format!("open {}", path.display()), e)),
+    }
+    let inner = LocalFileSystem::new_with_prefix(path)
+        .map_err(|e| Error::invalid(format!("open {}", path.display())).caused_by(e))?
+        .with_fsync(fsync);
+    let url = path.display().to_string();
+    let counters = Arc::new(Counters::default());
+    Ok(Store::from_shared(Shared::new(Arc::new(inner), url, config.limits.clone(), counters, false)))
+}
+
+/// Splits an address. Everything without `://` is a path.
+pub(crate) fn locate(address: &str) -> Result<Location> {
+    let Some((scheme, _)) = address.split_once("://") else {
+        return match address {
+            "" => Err(Error::invalid("the store's address is empty").help(HELP_ADDRESS)),
+            path => Ok(Location::Local(PathBuf::from(path))),
+        };
+    };
+    let provider = match scheme {
+        "file" => return locate_file(address),
+        "s3" | "s3a" => Provider::S3,
+        "gs" => Provider::Google,
+        "az" | "azure" => Provider::Azure,
+        _ => {
+            let message = format!("store {address:?}: expected a path, file://, s3://, gs:// or az://");
+            return Err(Error::invalid(message).help(HELP_ADDRESS));
+        }
+    };
+    let url = parse(address)?;
+    let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+    let bucket = url.host_str().unwrap_or("");
+    if !plain || url.port().is_some() || bucket.is_empty() {
+        let message = format!("store {address:?}: expected {scheme}://BUCKET or {scheme}://BUCKET/PREFIX");
+        return Err(Error::invalid(message).help(HELP_ADDRESS));
+    }
+    let prefix = url.path().trim_matches('/').to_owned();
+    if !prefix.is_empty() {
+        key_path(&prefix).map_err(|e| e.context(format!("store {address:?}")))?;
+    }
+    Ok(Location::Bucket { provider, bucket: bucket.to_owned(), prefix })
+}
+
+const HELP_ADDRESS: &str = "examples: /srv/backup, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix; \
+    the address of an S3 service other than Amazon's goes into AWS_ENDPOINT_URL";
+
+fn locate_file(address: &str) -> Result<Location> {
+    let path = parse(address)?.to_file_path().map_err(|()| {
+        Error::invalid(format!("store {address:?}: expected file:///ABSOLUTE/PATH")).help(HELP_ADDRESS)
+    })?;
+    Ok(Location::Local(path))
+}
+
+fn parse(address: &str) -> Result<Url> {
+    Url::parse(address).map_err(|e| Error::invalid(format!("store {address:?}: {e}")).help(HELP_ADDRESS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Location, Provider, locate};
+    use std::path::PathBuf;
+
+    #[test]
+    fn addresses() {
+        let bucket = |provider, bucket: &str, prefix: &str| Location::Bucket {
+            provider,
+            bucket: bucket.to_owned(),
+            prefix: prefix.to_owned(),
+        };
+        for (address, expected) in [
+            ("/srv/x", Location::Local(PathBuf::from("/srv/x"))),
+            ("x", Location::Local(PathBuf::from("x"))),
+            ("file:///srv/a%20b", Location::Local(PathBuf::from("/srv/a b"))),
+            ("s3://b", bucket(Provider::S3, "b", "")),
+            ("s3://b/", bucket(Provider::S3, "b", "")),
+            ("s3://b/p/q/", bucket(Provider::S3, "b", "p/q")),
+            ("gs://b/p", bucket(Provider::Google, "b", "p")),
+            ("az://c/p", bucket(Provider::Azure, "c", "p")),
+        ] {
+            assert_eq!(locate(address).expect(address), expected, "{address}");
+        }
+        for address in
+            ["", "ftp://x", "s3://", "s3:///x", "s3://b/a//c", "s3://b/a b", "s3://b?x=y", "file://host/x"]
+        {
+            assert!(locate(address).is_err(), "{address}");
+        }
+    }
+}
