@@ -4,12 +4,15 @@
 
 #![deny(unsafe_code)]
 
+pub mod cancel;
 pub mod clock;
 pub mod codec;
+pub mod cpu;
 pub mod error;
 pub mod format;
 pub mod keys;
 pub mod progress;
+pub mod repo;
 pub mod sink;
 pub mod source;
 pub mod store;

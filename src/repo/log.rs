@@ -73,7 +73,9 @@ impl Project {
         for info in self.repository().store.list(&log_prefix(self.name(), volume), None).await? {
             let modified = Some(info.modified_unix_ms);
             match ObjectName::parse(&info.key) {
-                Some(ObjectName::Open(_, _, s)) => log.entries.entry(s).or_default().opened_unix_ms = modified,
+                Some(ObjectName::Open(_, _, s)) => {
+                    log.entries.entry(s).or_default().opened_unix_ms = modified
+                }
                 Some(ObjectName::End(_, _, s)) => log.entries.entry(s).or_default().ended_unix_ms = modified,
                 Some(ObjectName::Forget(_, _, s)) => log.entries.entry(s).or_default().forgotten = true,
                 Some(ObjectName::Note(_, _, s, k)) => {
@@ -186,8 +188,7 @@ impl Project {
             "latest" => snapshots.len().checked_sub(1),
             _ => {
                 let by_number = |s: &SnapshotEntry| point.parse() == Ok(s.snapshot.sequence.0);
-                let by_name =
-                    |s: &SnapshotEntry| s.snapshot.point.as_ref().is_some_and(|p| p.name == point);
+                let by_name = |s: &SnapshotEntry| s.snapshot.point.as_ref().is_some_and(|p| p.name == point);
                 let number = snapshots.iter().rposition(by_number);
                 number.or_else(|| snapshots.iter().rposition(by_name))
             }
@@ -198,10 +199,8 @@ impl Project {
                 Err(Error::not_found(format!("volume {} has no snapshot", volume.name))
                     .help("make one with `cuttle backup`"))
             }
-            None => {
-                Err(Error::not_found(format!("volume {} has no snapshot {point:?}", volume.name))
-                    .help(format!("see `cuttle snapshots {}`", volume.name)))
-            }
+            None => Err(Error::not_found(format!("volume {} has no snapshot {point:?}", volume.name))
+                .help(format!("see `cuttle snapshots {}`", volume.name))),
         }
     }
 

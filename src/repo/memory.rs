@@ -132,7 +132,9 @@ impl Memory {
     pub(super) fn saw_generation(&self, project: &ProjectName, generation: Generation) -> Result<()> {
         let known = self.lock().0.projects.get(project.as_str()).map_or(0, |p| p.generation);
         if generation.0 < known {
-            return Err(self.went_back(format!("project {project} is at generation {generation}, expected at least {known}")));
+            return Err(self.went_back(format!(
+                "project {project} is at generation {generation}, expected at least {known}"
+            )));
         }
         self.update(|seen| seen.projects.entry(project.to_string()).or_default().generation = generation.0);
         Ok(())

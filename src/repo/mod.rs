@@ -18,8 +18,8 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::codec::{self, LEVEL_DEFAULT, Place};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ObjectName, ObjectType};
 use crate::format::record::{KeySlotRecord, RepositoryRecord};
+use crate::format::{ObjectName, ObjectType};
 use crate::keys::{MasterKey, Unlock, random_array};
 use crate::store::{Created, Store};
 use crate::units::{ProjectName, check_chunk_size};
@@ -101,7 +101,8 @@ impl Repository {
             None => None,
             Some(unlock) => {
                 let master = MasterKey::random()?;
-                keys::put_slot(&store, &record, sealed.bytes(), &master, unlock, &environment, "init").await?;
+                keys::put_slot(&store, &record, sealed.bytes(), &master, unlock, &environment, "init")
+                    .await?;
                 Some(master)
             }
         };
@@ -120,11 +121,7 @@ impl Repository {
     }
 
     /// Opens a repository. Wrong secrets, an unknown version, and a repository that went back in time are errors.
-    pub async fn open(
-        store: Store,
-        environment: Environment,
-        ask: &mut AskSecret<'_>,
-    ) -> Result<Arc<Self>> {
+    pub async fn open(store: Store, environment: Environment, ask: &mut AskSecret<'_>) -> Result<Arc<Self>> {
         let (record, object) = read_repository(&store).await?;
         let memory = Memory::load(environment.memory_dir.as_deref(), store.url())?;
         memory.check_repository(&record)?;
@@ -172,7 +169,8 @@ impl Repository {
     /// Adds a way to open the repository; returns the slot's name.
     pub async fn add_key(&self, unlock: &Unlock, label: &str) -> Result<u64> {
         let master = self.master_key()?;
-        keys::put_slot(&self.store, &self.record, &self.object, master, unlock, &self.environment, label).await
+        keys::put_slot(&self.store, &self.record, &self.object, master, unlock, &self.environment, label)
+            .await
     }
 
     /// Removes a slot, but never the last one.

@@ -50,8 +50,10 @@ impl Project {
         let sealed = codec::seal_record(place, &record)?;
         match repository.store.create(&object_name.to_string(), sealed.bytes().clone()).await? {
             Created::New => Ok(Self::new(repository, name, record)),
-            Created::Exists { .. } => Err(Error::conflict(format!("project {name} exists already"))
-                .help("see `cuttle project list`")),
+            Created::Exists { .. } => {
+                Err(Error::conflict(format!("project {name} exists already"))
+                    .help("see `cuttle project list`"))
+            }
         }
     }
 

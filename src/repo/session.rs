@@ -35,7 +35,10 @@ pub struct Session {
 pub enum Committed {
     Done,
     /// Somebody aborted the session first, and says why.
-    Lost { by: String, reason: String },
+    Lost {
+        by: String,
+        reason: String,
+    },
 }
 
 impl Session {
@@ -92,8 +95,12 @@ impl Session {
                 });
             }
         }
-        Err(Error::unavailable(format!("no free sequence after {} in the log of {}", log.last(), volume.name))
-            .help("the store's listing is far behind; try again later"))
+        Err(Error::unavailable(format!(
+            "no free sequence after {} in the log of {}",
+            log.last(),
+            volume.name
+        ))
+        .help("the store's listing is far behind; try again later"))
     }
 
     /// The newest live snapshot of the volume, confirmed live now, that is after the registration (step 4).
@@ -136,7 +143,9 @@ impl Session {
         match found.outcome {
             _ if found == record => Ok(Committed::Done),
             Outcome::Aborted { by, reason } => Ok(Committed::Lost { by, reason }),
-            Outcome::Committed(_) => Err(Error::corrupt(format!("{name} holds the outcome of another backup"))),
+            Outcome::Committed(_) => {
+                Err(Error::corrupt(format!("{name} holds the outcome of another backup")))
+            }
         }
     }
 

@@ -1,0 +1,195 @@
+//! Chunks and pages in the store: uploading what is new, fetching with everything that is needed to decode.
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::codec::{self, Base, Sealed};
+use crate::error::{Context, Error, Result};
+use crate::format::envelope::Header;
+use crate::format::names::ContentName;
+use crate::format::page::{ObjectRef, Page, PageRef};
+use crate::format::{CLOSURE_LEN_MAX, ObjectName, ObjectType};
+use crate::keys::random_array;
+use crate::repo::Project;
+use crate::repo::project::missing;
+use crate::store::Created;
+use crate::{cpu, units};
+
+/// What an upload came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uploaded {
+    pub object: ObjectRef,
+    /// Whether this upload put it there; false where the store had it.
+    pub new: bool,
+}
+
+impl Project {
+    pub(crate) fn chunk_name(&self, name: ContentName) -> ObjectName {
+        ObjectName::Chunk(self.name().clone(), name)
+    }
+
+    pub(crate) fn page_name(&self, name: ContentName) -> ObjectName {
+        ObjectName::Page(self.name().clone(), name)
+    }
+
+    /// Uploads a full chunk or page of the session's generation, or finds that it is there.
+    ///
+    /// What stands under the name already is used if its header is sane; a damaged object is left for `verify` to report
+    /// and the content goes under a variant of the name.
+    pub(crate) async fn put_content(&self, sealed: Sealed) -> Result<Uploaded> {
+        let mut sealed = sealed;
+        for _ in 0..CLOSURE_LEN_MAX {
+            let (ObjectName::Chunk(_, name) | ObjectName::Page(_, name)) = *sealed.name() else {
+                return Err(Error::internal(format!("{} is neither chunk nor page", sealed.name())));
+            };
+            match self.create_sealed(&sealed).await? {
+                Created::New => {
+                    let object = ObjectRef { name, sealed_len_bytes: sealed.len_bytes() };
+                    return Ok(Uploaded { object, new: true });
+                }
+                Created::Exists { head, size_bytes } if name.variant == 0 => {
+                    if let Some(object) = usable(name, &sealed, &head, size_bytes) {
+                        return Ok(Uploaded { object, new: false });
+                    }
+                    tracing::warn!(name = %sealed.name(), "a damaged object stands in the way; writing a variant");
+                }
+                Created::Exists { .. } => {}
+            }
+            sealed = self.reseal_as_variant(sealed).await?;
+        }
+        Err(Error::unavailable(format!("no free variant of {}", sealed.name())).help("run `cuttle verify`"))
+    }
+
+    async fn reseal_as_variant(&self, sealed: Sealed) -> Result<Sealed> {
+        let project = self.clone();
+        cpu::run(move || {
+            let mut plain = Vec::new();
+            let max = sealed.name().object_type().plain_len_bytes_max();
+            codec::open(project.place(sealed.name()), sealed.bytes(), None, max, &mut plain)?;
+            let variant = u32::from_le_bytes(random_array()?).max(1);
+            let name = match sealed.name() {
+                ObjectName::Chunk(p, c) => ObjectName::Chunk(p.clone(), ContentName { variant, ..*c }),
+                ObjectName::Page(p, c) => ObjectName::Page(p.clone(), ContentName { variant, ..*c }),
+                other => return Err(Error::internal(format!("{other} has no variants"))),
+            };
+            codec::seal(project.place(&name), &plain, codec::LEVEL_DEFAULT)
+        })
+        .await
+    }
+
+    /// Fetches a chunk with its closure, opens it, and checks its id. `len_bytes` is what the volume's geometry says.
+    pub async fn fetch_chunk(&self, chunk: &PageRef, len_bytes: u32) -> Result<Vec<u8>> {
+        let objects: Vec<ObjectRef> = chunk.objects().copied().collect();
+        if objects.is_empty() {
+            return Ok(vec![0; len_bytes as usize]);
+        }
+        let bodies: Vec<Bytes> = stream::iter(objects.clone())
+            .map(|object| self.get_chunk_object(object))
+            .buffered(CLOSURE_LEN_MAX + 1)
+            .try_collect()
+            .await?;
+        let project = self.clone();
+        cpu::run(move || project.open_chunk(&objects, &bodies, len_bytes)).await
+    }
+
+    /// The sealed bytes of one chunk object, whose size must be what its ref says.
+    pub(crate) async fn get_chunk_object(&self, object: ObjectRef) -> Result<Bytes> {
+        let name = self.chunk_name(object.name);
+        let bytes = self.get_object(&name).await?.ok_or_else(|| missing(&name))?;
+        check_len(&name, bytes.len(), &object)?;
+        Ok(bytes)
+    }
+
+    /// Decodes a chunk from its objects: the chunk itself first, the full object at the chain's end last.
+    pub(crate) fn open_chunk(
+        &self,
+        objects: &[ObjectRef],
+        bodies: &[Bytes],
+        len_bytes: u32,
+    ) -> Result<Vec<u8>> {
+        let max = self.chunk_size_bytes() as usize;
+        let mut base: Option<(ContentName, Vec<u8>)> = None;
+        for (depth, (object, body)) in objects.iter().zip(bodies).rev().enumerate() {
+            let name = self.chunk_name(object.name);
+            let below = base.as_ref().map(|(name, plain)| Base { name: *name, depth: depth as u8, plain });
+            let mut plain = Vec::new();
+            codec::open(self.place(&name), body, below, max, &mut plain).context(&name)?;
+            if self.identify(&plain) != object.name.id {
+                return Err(Error::corrupt(format!("{name}: its content has another id"))
+                    .help("run `cuttle verify` to see what is hurt"));
+            }
+            base = Some((object.name, plain));
+        }
+        let (name, plain) = base.ok_or_else(|| Error::internal("a chunk without objects"))?;
+        if plain.len() != len_bytes as usize {
+            return Err(Error::corrupt(format!(
+                "chunk {} holds {} bytes, its place in the volume {len_bytes}",
+                name.id,
+                plain.len()
+            )));
+        }
+        Ok(plain)
+    }
+
+    /// Reads a manifest page; the cache may answer.
+    pub(crate) async fn read_page(&self, object: &ObjectRef, level: u8, count: usize) -> Result<Page> {
+        let name = self.page_name(object.name);
+        let cache = &self.repository().cache;
+        if let Some(copy) = cache.get(&name) {
+            match self.open_page(&name, object, copy, level, count).await {
+                Ok(page) => return Ok(page),
+                Err(_) => cache.remove(&name),
+            }
+        }
+        let bytes = self.get_object(&name).await?.ok_or_else(|| missing(&name))?;
+        let page = self.open_page(&name, object, bytes.clone(), level, count).await?;
+        cache.put(&name, &bytes);
+        Ok(page)
+    }
+
+    async fn open_page(
+        &self,
+        name: &ObjectName,
+        object: &ObjectRef,
+        bytes: Bytes,
+        level: u8,
+        count: usize,
+    ) -> Result<Page> {
+        check_len(name, bytes.len(), object)?;
+        let (project, name, id) = (self.clone(), name.clone(), object.name.id);
+        cpu::run(move || {
+            let mut plain = Vec::new();
+            let max = ObjectType::Page.plain_len_bytes_max();
+            codec::open(project.place(&name), &bytes, None, max, &mut plain).context(&name)?;
+            if project.identify_page(&plain) != id {
+                return Err(Error::corrupt(format!("{name}: its content has another id")));
+            }
+            Page::decode(&plain, level, count).context(&name)
+        })
+        .await
+    }
+}
+
+fn check_len(name: &ObjectName, found: usize, object: &ObjectRef) -> Result<()> {
+    if found == object.sealed_len_bytes as usize {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!("{name} has {found} bytes, its manifest says {}", object.sealed_len_bytes))
+        .help("run `cuttle verify` to see what is hurt"))
+}
+
+/// What another session put under the same name, if it looks whole.
+fn usable(name: ContentName, ours: &Sealed, head: &Bytes, size_bytes: u64) -> Option<ObjectRef> {
+    let theirs = Header::decode(head, size_bytes).ok()?;
+    let mine = Header::decode(ours.bytes(), ours.bytes().len() as u64).ok()?;
+    let same = theirs.object_type == mine.object_type
+        && theirs.sealing == mine.sealing
+        && theirs.plain_len_bytes == mine.plain_len_bytes
+        && theirs.base.is_none();
+    same.then_some(ObjectRef { name, sealed_len_bytes: u32::try_from(size_bytes).ok()? })
+}
+
+/// Most plaintext bytes that fetching one chunk holds at once: the chunk and the base it is decoded against.
+pub const fn fetch_memory_bytes_max(chunk_size_bytes: u32) -> u64 {
+    2 * chunk_size_bytes as u64 + units::CHUNK_SIZE_BYTES_MIN as u64
+}
