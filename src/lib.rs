@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod codec;
+pub mod diff;
 pub mod error;
 pub mod format;
 pub mod keys;
