@@ -8,6 +8,7 @@ pub mod cancel;
 pub mod clock;
 pub mod codec;
 pub mod cpu;
+pub mod diff;
 pub mod error;
 pub mod format;
 pub mod keys;

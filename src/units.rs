@@ -257,3 +257,20 @@ pub fn check_chunk_size(chunk_size_bytes: u32) -> Result<()> {
         )))
     }
 }
+
+/// A byte range of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Extent {
+    pub offset_bytes: u64,
+    pub length_bytes: u64,
+    pub content: Content,
+}
+
+/// What a range holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Content {
+    /// Holds data, or may.
+    Data,
+    /// Reads as zero; nothing need be read.
+    Zero,
+}

@@ -1,6 +1,12 @@
 //! Where volumes are restored to.
 
+pub mod pipe;
+pub mod raw_file;
+
+use std::sync::Arc;
+
 use crate::error::Result;
+use crate::source::ReadAt;
 
 /// In which order a sink takes writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,9 +17,24 @@ pub enum Order {
     Ascending,
 }
 
+/// What a sink's target held when it was opened.
+#[derive(Clone)]
+pub enum Existing {
+    /// It reads as zero everywhere: zeros need not be written.
+    Blank,
+    /// It held something, perhaps most of what is restored: the reader shows it, over the volume's size. It may be
+    /// read while other ranges are written.
+    Content(Arc<dyn ReadAt>),
+    /// It holds nothing yet: every byte must be written, zeros too.
+    Nothing,
+}
+
 /// Takes a volume's bytes. Made for one volume of known size; everything in it is written, zeroed or kept.
 pub trait Sink: Send + Sync {
     fn order(&self) -> Order;
+
+    /// What is there already, so that only the difference need be fetched and written.
+    fn existing(&self) -> Existing;
 
     /// Writes all of `data` at an offset. Never beyond the size.
     fn write_at(&self, offset_bytes: u64, data: &[u8]) -> Result<()>;
@@ -21,6 +42,20 @@ pub trait Sink: Send + Sync {
     /// Makes a range read as zeros, whatever it held; frees its space where that is possible.
     fn zero_at(&self, offset_bytes: u64, length_bytes: u64) -> Result<()>;
 
-    /// Makes everything durable and the target whole. A sink that is dropped without it is an interrupted restore.
+    /// Makes everything durable and the target whole; called once, after the last write. A sink that is dropped
+    /// without it is an interrupted restore.
     fn finish(&self) -> Result<()>;
+}
+
+/// Zeros to write where zeroing is not possible otherwise.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
+/// Refuses a range that is not within the volume: a defect of the caller.
+fn check_range(offset_bytes: u64, length_bytes: u64, size_bytes: u64) -> Result<()> {
+    match offset_bytes.checked_add(length_bytes) {
+        Some(end) if end <= size_bytes => Ok(()),
+        _ => Err(crate::error::Error::internal(format!(
+            "a write of {length_bytes} bytes at offset {offset_bytes}: expected it within {size_bytes} bytes"
+        ))),
+    }
 }

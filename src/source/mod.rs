@@ -3,9 +3,15 @@
 //! There are two kinds. A [`Volume`] can be read anywhere and knows what changed since a base; a
 //! [`StreamSource`] arrives once, in its own order. Neither knows of repositories.
 
+pub mod diff_stream;
+pub(crate) mod file_reader;
+pub mod raw_file;
+mod raw_stream;
+
 use std::sync::Arc;
 
 use crate::error::Result;
+pub use crate::units::{Content, Extent};
 use crate::volume::{Identity, ImageLayout, SnapshotPoint};
 
 /// Bytes that can be read at any offset, by many threads at once.
@@ -17,22 +23,6 @@ pub trait ReadAt: Send + Sync {
 
     /// Fills all of `buf` from `offset_bytes`. Reading past the end is an error, never zeros.
     fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<()>;
-}
-
-/// A byte range of a volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Extent {
-    pub offset_bytes: u64,
-    pub length_bytes: u64,
-    pub content: Content,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Content {
-    /// Holds data, or may.
-    Data,
-    /// Reads as zero; nothing need be read.
-    Zero,
 }
 
 /// The extents to look at, ascending and disjoint, within the size.
@@ -87,30 +77,53 @@ pub trait Frozen: Send + Sync {
     fn discard(&self) -> Result<()>;
 }
 
-/// What a stream says of itself before its first extent.
+/// What a stream says of itself before its first event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamHeader {
-    /// The snapshot that the stream is relative to; `None` for a full stream.
+    /// The snapshot that the stream is relative to; `None` for a full stream, whose base reads as zero everywhere.
     pub from: Option<String>,
-    /// The snapshot that it leads to.
+    /// The snapshot that it leads to; `None` where it names none, and always for a full export.
     pub to: Option<String>,
-    /// Size of the volume after the stream; `None` for raw bytes, whose size shows at their end.
+    /// Size of the volume after the stream; `None` where it shows at the end: for raw bytes, and for a full export
+    /// with snapshots.
     pub size_bytes: Option<u64>,
     pub layout: ImageLayout,
 }
 
+/// What comes next in a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamEvent {
+    /// A diff begins. From here on the volume has this size: what lay beyond it is gone, and what is beyond the size
+    /// before reads as zero. The extents until the next `Diff` are disjoint and within this size; they may come out
+    /// of order, and they may touch what an earlier diff wrote.
+    Diff {
+        size_bytes: u64,
+        /// The snapshot that this diff leads to.
+        to: Option<String>,
+    },
+    /// A range has a new content. Data must be read before the next event.
+    Extent(Extent),
+}
+
 /// A volume or a change to one that arrives once, in its own order.
+///
+/// To apply it, start from the base (that of `header().from`, or zeros) and follow the events in order:
+///
+/// - An `rbd diff` is one [`StreamEvent::Diff`] and its extents.
+/// - A full export is one `Diff` for each snapshot, oldest first, and one for the image itself. Only the state after
+///   the last one is the volume; the states between were the volume at its snapshots.
+/// - Raw bytes are ascending extents of data without a gap, and no `Diff`: the size is that at the end.
 pub trait StreamSource: Send {
     fn header(&self) -> &StreamHeader;
 
-    /// The next extent, or `None` at the stream's proper end. Extents are disjoint and within the size; they may
-    /// come out of order. A stream that ends early is an error.
-    fn next_extent(&mut self) -> Result<Option<Extent>>;
+    /// The next event, or `None` at the stream's proper end. A stream that ends early is an error, and so is calling
+    /// this before the data of an extent was read, or after an error.
+    fn next_event(&mut self) -> Result<Option<StreamEvent>>;
 
-    /// Reads the next bytes of the current extent of [`Content::Data`]; all of them must be read before the next
-    /// extent. Returns how many bytes were read, at least 1 while any are left, 0 when the extent is finished.
+    /// Reads the next bytes of the current extent of [`Content::Data`]. Returns how many were read, at least 1 while
+    /// any are left, 0 when the extent is finished.
     fn read_data(&mut self, buf: &mut [u8]) -> Result<usize>;
 
-    /// Size of the volume, known at the latest when `next_extent` has returned `None`.
+    /// Size of the volume as far as the stream was read; the final one once `next_event` has returned `None`.
     fn final_size_bytes(&self) -> u64;
 }

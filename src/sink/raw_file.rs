@@ -1,0 +1,286 @@
+//! Restores to a raw file or a block device.
+//!
+//! A new file is written under the name `TARGET.cuttle-partial` and gets its own name when it is whole, so that no
+//! half restored file is ever taken for a volume. A partial file that is there already is gone on with.
+
+use std::ffi::OsString;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::{Existing, Order, Sink, ZEROS, check_range};
+use crate::error::{Error, Result, io_error};
+use crate::source::file_reader::FileReader;
+
+/// What is added to the name of a file that is not whole yet.
+pub const PARTIAL_SUFFIX: &str = ".cuttle-partial";
+
+/// A device is asked to zero ranges in multiples of this, the largest sector size in use.
+const DEVICE_ALIGN_BYTES: u64 = 4096;
+
+/// A file or block device that takes a volume.
+pub struct RawFileSink {
+    file: Arc<File>,
+    /// The name that is written to.
+    path: PathBuf,
+    /// The name that a new file gets in the end.
+    rename_to: Option<PathBuf>,
+    size_bytes: u64,
+    blank: bool,
+    zero_align_bytes: u64,
+    /// Whether the file system or device can zero a range without being written to, as far as was seen.
+    can_zero: AtomicBool,
+}
+
+impl RawFileSink {
+    /// Opens a target for a volume of a size.
+    ///
+    /// A file or device that exists is written in place, and only with `overwrite`; a file is cut or grown to the
+    /// size at once, a device must be at least as large, and what it has beyond is left alone.
+    pub fn open(target: &Path, size_bytes: u64, overwrite: bool) -> Result<Self> {
+        match std::fs::metadata(target) {
+            Ok(metadata) => Self::open_existing(target, &metadata, size_bytes, overwrite),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Self::open_partial(target, size_bytes),
+            Err(e) => Err(io_error(format!("find {}", target.display()), e)),
+        }
+    }
+
+    fn open_partial(target: &Path, size_bytes: u64) -> Result<Self> {
+        let path = partial_path(target)?;
+        let open = |options: &mut OpenOptions| {
+            let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            options.read(true).write(true).custom_flags(flags.bits() as i32).open(&path)
+        };
+        let file = match open(OpenOptions::new().create_new(true)) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => open(&mut OpenOptions::new()),
+            other => other,
+        };
+        let doing = format!("make {}", path.display());
+        let file = file.map_err(|e| write_error(&doing, e))?;
+        lock(&file, &path)?;
+        let metadata = file.metadata().map_err(|e| io_error(&doing, e))?;
+        if !metadata.is_file() {
+            return Err(Error::invalid(format!("{} is no regular file: expected one", path.display()))
+                .help("Move it away and run the command again."));
+        }
+        let sink = Self::new(file, path, size_bytes, metadata.len() == 0);
+        sink.set_size()?;
+        Ok(Self { rename_to: Some(target.to_owned()), ..sink })
+    }
+
+    fn open_existing(target: &Path, metadata: &Metadata, size_bytes: u64, overwrite: bool) -> Result<Self> {
+        let shown = target.display();
+        let device = metadata.file_type().is_block_device();
+        if !metadata.is_file() && !device {
+            let what = if metadata.is_dir() { "a directory" } else { "no file or block device" };
+            return Err(Error::invalid(format!(
+                "{shown} is {what}: expected a file, a block device or a new name"
+            )));
+        }
+        if !overwrite {
+            let what = if device { "block device" } else { "file" };
+            return Err(Error::conflict(format!(
+                "{what} {shown} exists already, and {} bytes would go into it",
+                size_bytes
+            ))
+            .help("Name another target, or add --overwrite to write into this one in place."));
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        if device {
+            // Refused by the kernel while the device is mounted or part of something else.
+            options.custom_flags(OFlags::EXCL.bits() as i32);
+        }
+        let mut file = options.open(target).map_err(|e| match Errno::from_io_error(&e) {
+            Some(Errno::BUSY) => {
+                Error::conflict(format!("{shown} is in use: it is mounted or part of another device"))
+                    .help("Unmount it, or name another target.")
+                    .caused_by(e)
+            }
+            _ => io_error(format!("open {shown} to write"), e),
+        })?;
+        lock(&file, target)?;
+        if !device {
+            let sink = Self::new(file, target.to_owned(), size_bytes, metadata.len() == 0);
+            return sink.set_size().map(|()| sink);
+        }
+        let found =
+            file.seek(SeekFrom::End(0)).map_err(|e| io_error(format!("find the size of {shown}"), e))?;
+        if found < size_bytes {
+            return Err(Error::invalid(format!(
+                "block device {shown} has {found} bytes: expected at least {size_bytes}, the volume's size"
+            ))
+            .help("Grow the device or name a larger one."));
+        }
+        let sink = Self::new(file, target.to_owned(), size_bytes, false);
+        Ok(Self { zero_align_bytes: DEVICE_ALIGN_BYTES, ..sink })
+    }
+
+    fn new(file: File, path: PathBuf, size_bytes: u64, blank: bool) -> Self {
+        Self {
+            file: Arc::new(file),
+            path,
+            rename_to: None,
+            size_bytes,
+            blank,
+            can_zero: AtomicBool::new(true),
+        }
+    }
+
+    fn set_size(&self) -> Result<()> {
+        let doing = format!("give {} a size of {} bytes", self.path.display(), self.size_bytes);
+        self.file.set_len(self.size_bytes).map_err(|e| write_error(&doing, e))
+    }
+
+    fn write(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
+        self.file.write_all_at(data, offset_bytes).map_err(|e| {
+            let path = self.path.display();
+            write_error(&format!("write {} bytes at offset {offset_bytes} of {path}", data.len()), e)
+        })
+    }
+
+    fn write_zeros(&self, mut offset_bytes: u64, end: u64) -> Result<()> {
+        while offset_bytes < end {
+            let len = (end - offset_bytes).min(ZEROS.len() as u64);
+            self.write(offset_bytes, &ZEROS[..len as usize])?;
+            offset_bytes += len;
+        }
+        Ok(())
+    }
+
+    /// Zeroes a range by the file system's or the device's own means; false where it has none.
+    fn zero_unwritten(&self, offset_bytes: u64, length_bytes: u64) -> Result<bool> {
+        for how in [FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE] {
+            if !self.can_zero.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let flags = how | FallocateFlags::KEEP_SIZE;
+            loop {
+                match rustix::fs::fallocate(&*self.file, flags, offset_bytes, length_bytes) {
+                    Ok(()) => return Ok(true),
+                    Err(Errno::INTR) => {}
+                    // Kinds of file systems and devices say in many ways that they cannot; writing settles it.
+                    Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::NODEV | Errno::PERM) => break,
+                    Err(e) => {
+                        let path = self.path.display();
+                        let doing = format!("zero {length_bytes} bytes at offset {offset_bytes} of {path}");
+                        return Err(write_error(&doing, e.into()));
+                    }
+                }
+            }
+        }
+        self.can_zero.store(false, Ordering::Relaxed);
+        Ok(false)
+    }
+}
+
+impl Sink for RawFileSink {
+    fn order(&self) -> Order {
+        Order::Any
+    }
+
+    fn existing(&self) -> Existing {
+        if self.blank {
+            return Existing::Blank;
+        }
+        let (file, path) = (self.file.clone(), self.path.clone());
+        Existing::Content(Arc::new(FileReader { file, path, size_bytes: self.size_bytes }))
+    }
+
+    fn write_at(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
+        check_range(offset_bytes, data.len() as u64, self.size_bytes)?;
+        self.write(offset_bytes, data)
+    }
+
+    fn zero_at(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
+        check_range(offset_bytes, length_bytes, self.size_bytes)?;
+        let end = offset_bytes + length_bytes;
+        let align = self.zero_align_bytes;
+        let inner_start = offset_bytes.next_multiple_of(align).min(end);
+        let inner_end = (end - end % align).max(inner_start);
+        self.write_zeros(offset_bytes, inner_start)?;
+        if inner_end > inner_start && !self.zero_unwritten(inner_start, inner_end - inner_start)? {
+            self.write_zeros(inner_start, inner_end)?;
+        }
+        self.write_zeros(inner_end, end)
+    }
+
+    fn finish(&self) -> Result<()> {
+        let doing = format!("write {} to its disk", self.path.display());
+        self.file.sync_all().map_err(|e| write_error(&doing, e))?;
+        let Some(target) = &self.rename_to else { return Ok(()) };
+        rename_new(&self.path, target)?;
+        let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let doing = format!("write folder {} to its disk", parent.display());
+        File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| write_error(&doing, e))
+    }
+}
+
+fn partial_path(target: &Path) -> Result<PathBuf> {
+    let name = target.file_name().ok_or_else(|| {
+        Error::invalid(format!("{}: expected the name of a file to restore to", target.display()))
+    })?;
+    let mut partial = OsString::from(name);
+    partial.push(PARTIAL_SUFFIX);
+    Ok(target.with_file_name(partial))
+}
+
+/// Keeps a second restore out for as long as the file is open. Where there are no locks, none is taken.
+fn lock(file: &File, path: &Path) -> Result<()> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            Err(Error::conflict(format!("{} is in use by another restore", path.display()))
+                .help("Wait for it to end, or name another target."))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Gives the whole file its name, unless somebody took that meanwhile.
+fn rename_new(partial: &Path, target: &Path) -> Result<()> {
+    let renamed =
+        rustix::fs::renameat_with(rustix::fs::CWD, partial, rustix::fs::CWD, target, RenameFlags::NOREPLACE);
+    let taken = match renamed {
+        Ok(()) => return Ok(()),
+        // The file system has no such rename: look, then rename.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => target.symlink_metadata().is_ok(),
+        Err(e) => e == Errno::EXIST,
+    };
+    let doing = format!("rename {} to {}", partial.display(), target.display());
+    match renamed {
+        _ if taken => {
+            Err(Error::conflict(format!("{doing}: {} appeared during the restore", target.display()))
+                .help(format!("The restored volume is whole, in {}: rename it yourself.", partial.display())))
+        }
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            std::fs::rename(partial, target).map_err(|e| io_error(doing, e))
+        }
+        Err(e) => Err(io_error(doing, e.into())),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// An error of writing, with what to do where the target is full.
+fn write_error(doing: &str, e: std::io::Error) -> Error {
+    let what = match Errno::from_io_error(&e) {
+        Some(Errno::NOSPC) => "there is no space left",
+        Some(Errno::DQUOT) => "the quota is used up",
+        Some(Errno::FBIG) => {
+            return Error::unsupported(format!("{doing}: its file system takes no file that large"))
+                .help("Restore to another file system or to a block device.")
+                .caused_by(e);
+        }
+        _ => return io_error(doing, e),
+    };
+    Error::unavailable(format!("{doing}: {what}"))
+        .help(
+            "Free some space and run the same command again: what was written is kept and not fetched again.",
+        )
+        .caused_by(e)
+}

@@ -1,0 +1,140 @@
+//! Streams that arrive once, on standard input or from a file: diffs and exports of `rbd`, or raw bytes.
+
+use std::io::{Cursor, ErrorKind as Io, Read};
+
+use super::raw_stream::RawStream;
+use super::{StreamEvent, StreamHeader, StreamSource};
+use crate::diff::{DiffEvent, DiffHeader, DiffReader, Limits, StreamKind};
+use crate::error::{Error, Result, io_error};
+
+/// Bytes that tell the kinds of stream from each other: as many as the shortest banner has.
+const SNIFF_BYTES: usize = 12;
+/// What every banner of a diff or image begins with, of this version or another.
+const BANNER_STEMS: [&[u8]; 3] = [b"rbd diff v", b"rbd image v", b"rbd image diffs v"];
+const KINDS: [StreamKind; 3] = [StreamKind::DiffV1, StreamKind::DiffV2, StreamKind::ImageV2];
+
+/// Opens a stream of any kind: recognised by its banner, and raw bytes where there is none.
+///
+/// Reads up to the first extent. A stream without any byte is refused: it is what a failed command leaves in a pipe.
+pub fn open(read: impl Read + Send + 'static, limits: Limits) -> Result<Box<dyn StreamSource>> {
+    let mut read = read;
+    let start = read_start(&mut read)?;
+    let kind = recognise(&start)?;
+    let whole = Cursor::new(start).chain(read);
+    match kind {
+        Some(kind) => Ok(Box::new(DiffStream::open(whole, kind, limits)?)),
+        None => Ok(Box::new(RawStream::new(whole, limits))),
+    }
+}
+
+/// Refuses a stream that is relative to another snapshot than the one that the volume's last backup was read from.
+///
+/// `parent` is that snapshot's name; `None` where there is no backup yet, or none that was read from a snapshot.
+pub fn check_parent(header: &StreamHeader, parent: Option<&str>) -> Result<()> {
+    match (header.from.as_deref(), parent) {
+        (None, None) => Ok(()),
+        (Some(from), Some(parent)) if from == parent => Ok(()),
+        (Some(from), Some(parent)) => Err(Error::conflict(format!(
+            "the stream is relative to snapshot {from:?}: expected {parent:?}, which the last backup was read from"
+        ))
+        .help(format!("Export with --from-snap {parent}, or without --from-snap for a full backup."))),
+        (Some(from), None) => Err(Error::conflict(format!(
+            "the stream is relative to snapshot {from:?}, and there is no backup of it: expected a full stream"
+        ))
+        .help("Export without --from-snap first.")),
+        (None, Some(parent)) => Err(Error::conflict(format!(
+            "the stream is a full one: expected one relative to snapshot {parent:?}, which the last backup was read from"
+        ))
+        .help(format!("Export with --from-snap {parent}."))),
+    }
+}
+
+fn read_start(read: &mut impl Read) -> Result<Vec<u8>> {
+    let mut start = Vec::with_capacity(SNIFF_BYTES);
+    while start.len() < SNIFF_BYTES {
+        let mut buf = [0; SNIFF_BYTES];
+        match read.read(&mut buf[..SNIFF_BYTES - start.len()]) {
+            Ok(0) => break,
+            Ok(n) => start.extend(&buf[..n]),
+            Err(e) if e.kind() == Io::Interrupted => {}
+            Err(e) => return Err(io_error("read the start of the stream", e)),
+        }
+    }
+    Ok(start)
+}
+
+fn recognise(start: &[u8]) -> Result<Option<StreamKind>> {
+    if start.is_empty() {
+        return Err(Error::invalid("the stream is empty: expected an rbd diff, an rbd export or raw bytes")
+            .help("The command that writes it probably failed: look at its messages and its exit code."));
+    }
+    let known = KINDS.into_iter().find(|k| start.starts_with(&k.banner()[..SNIFF_BYTES]));
+    if known.is_some() {
+        return Ok(known);
+    }
+    let shown = start.escape_ascii();
+    if start.len() < SNIFF_BYTES && KINDS.iter().any(|k| k.banner().starts_with(start)) {
+        return Err(Error::corrupt(format!("the stream ends within its banner: found only \"{shown}\""))
+            .help("The command that writes the stream stopped early: look at its messages and exit code."));
+    }
+    if BANNER_STEMS.iter().any(|stem| start.starts_with(&stem[..stem.len().min(SNIFF_BYTES)])) {
+        let expected = KINDS.map(StreamKind::name).join(", ");
+        return Err(Error::unsupported(format!(
+            "a stream that begins \"{shown}\": expected one of {expected}"
+        )));
+    }
+    Ok(None)
+}
+
+/// A stream of one diff or of a full export.
+struct DiffStream<R> {
+    reader: DiffReader<R>,
+    header: StreamHeader,
+    /// The first diff's beginning, which was read for the header.
+    first: Option<DiffHeader>,
+    size_bytes: u64,
+}
+
+impl<R: Read + Send> DiffStream<R> {
+    fn open(read: R, kind: StreamKind, limits: Limits) -> Result<Self> {
+        let mut reader = DiffReader::open(read, kind, limits)?;
+        let Some(DiffEvent::Begin(first)) = reader.next_event()? else {
+            return Err(Error::internal("a stream that does not begin with a diff"));
+        };
+        let header = StreamHeader {
+            from: first.from.clone(),
+            to: first.to.clone().filter(|_| kind != StreamKind::ImageV2),
+            size_bytes: (reader.diff_count() == 1).then_some(first.size_bytes),
+            layout: reader.layout().clone(),
+        };
+        Ok(Self { reader, header, size_bytes: first.size_bytes, first: Some(first) })
+    }
+}
+
+impl<R: Read + Send> StreamSource for DiffStream<R> {
+    fn header(&self) -> &StreamHeader {
+        &self.header
+    }
+
+    fn next_event(&mut self) -> Result<Option<StreamEvent>> {
+        let event = match self.first.take() {
+            Some(first) => Some(DiffEvent::Begin(first)),
+            None => self.reader.next_event()?,
+        };
+        Ok(event.map(|event| match event {
+            DiffEvent::Begin(DiffHeader { to, size_bytes, .. }) => {
+                self.size_bytes = size_bytes;
+                StreamEvent::Diff { size_bytes, to }
+            }
+            DiffEvent::Extent(extent) => StreamEvent::Extent(extent),
+        }))
+    }
+
+    fn read_data(&mut self, buf: &mut [u8]) -> Result<usize> {
+        self.reader.read_data(buf)
+    }
+
+    fn final_size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+}
