@@ -12,6 +12,7 @@ pub mod diff;
 pub mod error;
 pub mod format;
 pub mod keys;
+pub mod plan;
 pub mod progress;
 pub mod repo;
 pub mod sink;
