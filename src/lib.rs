@@ -4,7 +4,9 @@
 
 #![deny(unsafe_code)]
 
+pub mod backup;
 pub mod cancel;
+pub mod chunker;
 pub mod clock;
 pub mod codec;
 pub mod cpu;
