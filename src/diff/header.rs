@@ -68,6 +68,9 @@ pub(super) fn read_diff_header<R: Read>(
             _ => false,
         };
         if !known {
+            if !b"wze".contains(&tag.byte) {
+                return Err(unknown_tag(tag, "a diff of this version"));
+            }
             let missing =
                 || corrupt(start, "the diff has no size: expected a record 's' before the first extent");
             header.size_bytes = size_bytes.ok_or_else(missing)?;

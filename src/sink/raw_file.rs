@@ -129,6 +129,7 @@ impl RawFileSink {
             rename_to: None,
             size_bytes,
             blank,
+            zero_align_bytes: 1,
             can_zero: AtomicBool::new(true),
         }
     }
