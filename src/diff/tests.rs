@@ -403,6 +403,9 @@ fn accepts_what_is_unusual_but_right() {
         ("no extents", sized().end()),
         ("no bytes", Raw::v1().size(0).end()),
         ("a long name", Raw::v1().bytes(b"t").str(&[b'a'; NAME_LEN_MAX as usize]).size(0).end()),
+        ("what Ceph before 17 says of p", {
+            Raw::v2().bytes(b"p").num(8).bytes(b"\x01").rec(b's', body().num(0)).end()
+        }),
         ("the same snapshot", Raw::v1().bytes(b"f").str(b"a").bytes(b"t").str(b"a").size(0).end()),
         ("a bare image", Raw::image().diffs(1).diff(None, None, 0)),
         ("a later diff over an earlier one", {
