@@ -165,7 +165,7 @@ impl State {
         }
         let (state, one_in) = self.random.as_mut()?;
         let drawn = split_mix_64(state);
-        (drawn % *one_in == 0).then(|| FAULTS[(drawn / *one_in) as usize % FAULTS.len()])
+        drawn.is_multiple_of(*one_in).then(|| FAULTS[(drawn / *one_in) as usize % FAULTS.len()])
     }
 }
 
