@@ -74,7 +74,8 @@ pub fn command(args: &[String]) -> Result<()> {
 /// Whether every program and library that a cluster needs is on this machine.
 pub fn installed() -> bool {
     let on_path = |name: &&str| {
-        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|d| d.join(name).is_file()))
+        std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|d| d.join(name).is_file()))
     };
     BINARIES.iter().all(|name| on_path(&name))
 }
@@ -327,7 +328,11 @@ fn kill_daemons(conf: &Path) -> Result<()> {
         }
         ensure!(began.elapsed() < STEP_TIMEOUT, "processes {} do not end", pids.join(", "));
         // One may have ended in between, so the outcome is seen by looking again.
-        Command::new("sh").arg("-c").arg(format!("kill -9 {}", pids.join(" "))).stderr(Stdio::null()).status()?;
+        Command::new("sh")
+            .arg("-c")
+            .arg(format!("kill -9 {}", pids.join(" ")))
+            .stderr(Stdio::null())
+            .status()?;
         thread::sleep(POLL);
     }
 }
