@@ -4,6 +4,7 @@ pub mod pipe;
 pub mod raw_file;
 
 use std::sync::Arc;
+pub mod rbd;
 
 use crate::error::Result;
 use crate::source::ReadAt;
