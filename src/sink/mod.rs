@@ -2,9 +2,9 @@
 
 pub mod pipe;
 pub mod raw_file;
+pub mod rbd;
 
 use std::sync::Arc;
-pub mod rbd;
 
 use crate::error::Result;
 use crate::source::ReadAt;

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Order, Sink};
+use super::{Existing, Order, Sink, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rbd::{Access, Cluster, CreateOptions, Image, OpenBy, Pool, RbdSpec, features};
-use crate::source::ReadAt;
 use crate::source::rbd::{OWN_METADATA_PREFIX, RbdReader};
 use crate::volume::ImageLayout;
 
@@ -51,6 +50,7 @@ pub enum Found {
 /// An image being restored. Dropped without [`Sink::finish`], it stays marked as unfinished.
 pub struct RbdSink {
     image: Arc<Image>,
+    reader: Arc<RbdReader>,
     size_bytes: u64,
     found: Found,
     /// What to set when all else is done: `conf_…` keys slow down or change the handle that sees them.
@@ -94,28 +94,14 @@ impl RbdSink {
             image.resize(target.size_bytes)?;
         }
         let metadata = if made { own_free(&target.layout.metadata) } else { Vec::new() };
-        Ok(Self { image: Arc::new(image), size_bytes: target.size_bytes, found, metadata })
+        let image = Arc::new(image);
+        let reader = Arc::new(RbdReader::new(image.clone())?);
+        Ok(Self { image, reader, size_bytes: target.size_bytes, found, metadata })
     }
 
     /// What was there before. Where nothing was, all reads as zero: nothing need be compared or zeroed.
     pub fn found(&self) -> Found {
         self.found
-    }
-
-    /// Reads what the target holds, to fetch only what differs.
-    pub fn reader(&self) -> Result<Arc<dyn ReadAt>> {
-        Ok(Arc::new(RbdReader::new(self.image.clone())?))
-    }
-
-    fn check_range(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
-        match offset_bytes.checked_add(length_bytes) {
-            Some(end) if end <= self.size_bytes => Ok(()),
-            _ => Err(Error::internal(format!(
-                "{}: writing {length_bytes} bytes at {offset_bytes}: expected to end within {} bytes",
-                self.image.label(),
-                self.size_bytes
-            ))),
-        }
     }
 }
 
@@ -124,13 +110,20 @@ impl Sink for RbdSink {
         Order::Any
     }
 
+    fn existing(&self) -> Existing {
+        match self.found {
+            Found::Absent => Existing::Blank,
+            Found::Unfinished | Found::Other => Existing::Content(self.reader.clone()),
+        }
+    }
+
     fn write_at(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
-        self.check_range(offset_bytes, data.len() as u64)?;
+        check_range(offset_bytes, data.len() as u64, self.size_bytes)?;
         self.image.write_at(offset_bytes, data)
     }
 
     fn zero_at(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
-        self.check_range(offset_bytes, length_bytes)?;
+        check_range(offset_bytes, length_bytes, self.size_bytes)?;
         self.image.zero_at(offset_bytes, length_bytes)
     }
 
