@@ -15,6 +15,7 @@ pub mod error;
 pub mod format;
 pub mod keys;
 pub mod progress;
+pub mod rbd;
 pub mod repo;
 pub mod sink;
 pub mod source;

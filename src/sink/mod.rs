@@ -2,6 +2,7 @@
 
 pub mod pipe;
 pub mod raw_file;
+pub mod rbd;
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ pub mod fault_store;
 pub mod gcs_fake;
 pub mod http_script;
 pub mod sink_suite;
+pub mod ceph;
 
 use std::fs::OpenOptions;
 use std::io::Write;
