@@ -4,7 +4,9 @@
 
 #![deny(unsafe_code)]
 
+pub mod backup;
 pub mod cancel;
+pub mod chunker;
 pub mod clock;
 pub mod codec;
 pub mod cpu;
@@ -14,6 +16,7 @@ pub mod format;
 pub mod keys;
 pub mod plan;
 pub mod progress;
+pub mod rbd;
 pub mod repo;
 pub mod sink;
 pub mod source;

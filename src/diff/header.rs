@@ -11,6 +11,9 @@ use crate::volume::ImageLayout;
 /// RBD's smallest and largest object size, as powers of two: 4 KiB and 32 MiB.
 const ORDERS: std::ops::RangeInclusive<u64> = 12..=25;
 
+/// Ceph before 17 writes this length before the one byte of a protection flag (Ceph tracker 53243).
+const FLAG_LEN_CLAIMED_BY_OLD_CEPH: u64 = 8;
+
 /// The first tag after a diff's header, and where it stands.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tag {
@@ -68,6 +71,9 @@ pub(super) fn read_diff_header<R: Read>(
             _ => false,
         };
         if !known {
+            if !b"wze".contains(&tag.byte) {
+                return Err(unknown_tag(tag, "a diff of this version"));
+            }
             let missing =
                 || corrupt(start, "the diff has no size: expected a record 's' before the first extent");
             header.size_bytes = size_bytes.ok_or_else(missing)?;
@@ -78,7 +84,12 @@ pub(super) fn read_diff_header<R: Read>(
         match tag.byte {
             b'f' => set(tag, &mut header.from, input.string(Text::SnapshotName)?)?,
             b't' => set(tag, &mut header.to, input.string(Text::SnapshotName)?)?,
-            b'p' => set(tag, &mut header.protected, read_flag(input)?)?,
+            b'p' => {
+                set(tag, &mut header.protected, read_flag(input)?)?;
+                if claimed == Some(FLAG_LEN_CLAIMED_BY_OLD_CEPH) {
+                    continue;
+                }
+            }
             _ => set(tag, &mut size_bytes, read_size(input, limits)?)?,
         }
         check_body_len(tag, claimed, Some(input.offset_bytes() - body_start))?;

@@ -12,7 +12,7 @@
 //! |---|---|---|---|
 //! | `f` | string | the snapshot that the diff is relative to | [`NAME_LEN_MAX`], once |
 //! | `t` | string | the snapshot that it leads to | [`NAME_LEN_MAX`], once |
-//! | `p` | u8 | version 2 only: whether that snapshot is protected | 0 or 1, once |
+//! | `p` | u8 | version 2 only: whether that snapshot is protected | 0 or 1, once; Ceph before 17 says that it is 8 bytes long |
 //! | `s` | u64 | size of the image after the diff, bytes | [`Limits::size_bytes_max`], exactly once |
 //! | `w` | u64 offset, u64 length, data | bytes of the image | within the size, not empty, overlapping nothing |
 //! | `z` | u64 offset, u64 length | reads as zero | as `w` |

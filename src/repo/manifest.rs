@@ -75,6 +75,11 @@ impl Manifest {
         self.page_ref(0, number).await
     }
 
+    /// As [`Manifest::leaf_ref`], zero beyond the end.
+    pub async fn leaf_ref_or_zero(&self, number: u64) -> Result<PageRef> {
+        if number < self.leaf_count() { self.leaf_ref(number).await } else { Ok(PageRef::Zero) }
+    }
+
     /// The ref of one chunk; zero beyond the end.
     pub async fn chunk(&self, index: ChunkIndex) -> Result<PageRef> {
         if index.0 >= self.geometry.chunk_count() {
@@ -124,7 +129,7 @@ impl Manifest {
 
 /// Builds the next manifest from the parent's: only pages on a changed path are written.
 pub struct ManifestBuilder {
-    base: Manifest,
+    base: Arc<Manifest>,
     geometry: Geometry,
     generation: Generation,
     condemned: Arc<Condemned>,
@@ -137,7 +142,7 @@ pub struct ManifestBuilder {
 impl ManifestBuilder {
     /// `base` is the parent's manifest, or [`Manifest::zero`] for a volume's first backup or one read whole.
     pub fn new(
-        base: Manifest,
+        base: Arc<Manifest>,
         geometry: Geometry,
         generation: Generation,
         condemned: Arc<Condemned>,
@@ -151,7 +156,7 @@ impl ManifestBuilder {
         self.geometry
     }
 
-    pub fn base(&self) -> &Manifest {
+    pub fn base(&self) -> &Arc<Manifest> {
         &self.base
     }
 

@@ -2,10 +2,13 @@
 
 pub mod pipe;
 pub mod raw_file;
+pub mod rbd;
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use rustix::io::Errno;
+
+use crate::error::{Error, Result, io_error};
 use crate::source::ReadAt;
 
 /// In which order a sink takes writes.
@@ -54,8 +57,27 @@ static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 fn check_range(offset_bytes: u64, length_bytes: u64, size_bytes: u64) -> Result<()> {
     match offset_bytes.checked_add(length_bytes) {
         Some(end) if end <= size_bytes => Ok(()),
-        _ => Err(crate::error::Error::internal(format!(
+        _ => Err(Error::internal(format!(
             "a write of {length_bytes} bytes at offset {offset_bytes}: expected it within {size_bytes} bytes"
         ))),
+    }
+}
+
+/// How a target is full, if that is what an error says.
+fn full(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::NOSPC => Some("there is no space left"),
+        Errno::DQUOT => Some("the quota is used up"),
+        _ => None,
+    }
+}
+
+/// An error of writing to a target; where it is full, that is what the message says.
+fn write_error(doing: &str, e: std::io::Error) -> Error {
+    match Errno::from_io_error(&e).and_then(full) {
+        Some(what) => Error::unavailable(format!("{doing}: {what}"))
+            .help("Free some space, or restore to another place.")
+            .caused_by(e),
+        None => io_error(doing, e),
     }
 }

@@ -3,8 +3,8 @@
 use std::io::{ErrorKind as Io, Write};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Existing, Order, Sink, ZEROS, check_range};
-use crate::error::{Error, Result, io_error};
+use super::{Existing, Order, Sink, ZEROS, check_range, write_error};
+use crate::error::{Error, Result};
 
 /// Writes a volume's bytes in order, zeros too.
 pub struct PipeSink<W> {
@@ -55,7 +55,7 @@ impl<W: Write + Send> PipeSink<W> {
             .help("Look at the messages and the exit code of the command that reads it.")
             .caused_by(e);
         }
-        io_error(format!("write to the output after {written_bytes} of {size} bytes"), e)
+        write_error(&format!("write to the output after {written_bytes} of {size} bytes"), e)
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::{Existing, Order, Sink, ZEROS, check_range};
+use super::{Existing, Order, Sink, ZEROS, check_range, full};
 use crate::error::{Error, Result, io_error};
 use crate::source::file_reader::FileReader;
 
@@ -269,19 +269,13 @@ fn rename_new(partial: &Path, target: &Path) -> Result<()> {
 
 /// An error of writing, with what to do where the target is full.
 fn write_error(doing: &str, e: std::io::Error) -> Error {
-    let what = match Errno::from_io_error(&e) {
-        Some(Errno::NOSPC) => "there is no space left",
-        Some(Errno::DQUOT) => "the quota is used up",
-        Some(Errno::FBIG) => {
-            return Error::unsupported(format!("{doing}: its file system takes no file that large"))
-                .help("Restore to another file system or to a block device.")
-                .caused_by(e);
-        }
-        _ => return io_error(doing, e),
-    };
-    Error::unavailable(format!("{doing}: {what}"))
-        .help(
+    match Errno::from_io_error(&e) {
+        Some(Errno::FBIG) => Error::unsupported(format!("{doing}: its file system takes no file that large"))
+            .help("Restore to another file system or to a block device.")
+            .caused_by(e),
+        Some(errno) if full(errno).is_some() => super::write_error(doing, e).help(
             "Free some space and run the same command again: what was written is kept and not fetched again.",
-        )
-        .caused_by(e)
+        ),
+        _ => super::write_error(doing, e),
+    }
 }

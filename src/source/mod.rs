@@ -4,9 +4,12 @@
 //! [`StreamSource`] arrives once, in its own order. Neither knows of repositories.
 
 pub mod diff_stream;
+mod extents;
 pub(crate) mod file_reader;
 pub mod raw_file;
 mod raw_stream;
+pub mod rbd;
+mod rbd_changes;
 
 use std::sync::Arc;
 

@@ -128,7 +128,11 @@ impl Fault {
     pub(crate) fn into_error(self, doing: &str, place: &str) -> Error {
         let what = match &self.status {
             Some(status) => format!("{doing} {place}: the store answered {status}"),
-            None => format!("{doing} {place}: {}", self.source),
+            None if matches!(self.class, Class::Final | Class::Unsupported) => {
+                format!("{doing} {place}: {}", self.source)
+            }
+            // The layers in between would repeat the request; the cause says what happened.
+            None => format!("{doing} {place}: {}", innermost(&*self.source)),
         };
         let (kind, help) = match self.class {
             Class::NotFound => (ErrorKind::NotFound, None),
@@ -182,6 +186,14 @@ impl From<object_store::Error> for Fault {
         let retry_after = status.as_ref().and_then(|s| s.retry_after);
         Self { class, retry_after, status, source: Box::new(error) }
     }
+}
+
+fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
 }
 
 /// The first `T` among an error and its causes.

@@ -228,6 +228,7 @@ fn distance(a: &[u8], b: &[u8]) -> usize {
 }
 
 /// The settings of a store that has none but ours.
+#[derive(Debug)]
 struct Nothing;
 
 impl FromStr for Nothing {
@@ -267,14 +268,14 @@ mod tests {
             ..StoreConfig::default()
         };
         let help = |dialect, name: &str| {
-            let error = settings::<AmazonS3ConfigKey>(dialect, &config(name)).err().expect(name);
+            let error = settings::<AmazonS3ConfigKey>(dialect, &config(name)).expect_err(name);
             error.help_text().unwrap_or_default().to_owned()
         };
         assert_eq!(help(&S3, "regoin"), "did you mean: region");
         assert!(help(&S3, "endpoint_ulr").contains("endpoint_url"));
         assert!(help(&S3, "zzz").starts_with("options: instance_metadata, access_key_id"));
         assert!(help(&S3, "bucket").starts_with("options: ") || help(&S3, "bucket").contains("mean"));
-        let error = settings::<Nothing>(&LOCAL, &config("fsnc")).err().expect("fsnc");
+        let error = settings::<Nothing>(&LOCAL, &config("fsnc")).expect_err("fsnc");
         assert_eq!(error.help_text(), Some("did you mean: fsync"));
     }
 

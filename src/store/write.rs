@@ -64,7 +64,12 @@ impl Store {
                 Ok(()) => return Ok(Created::New),
                 Err(fault) => fault,
             };
-            let unsettled = matches!(fault.class, Class::Exists | Class::InDoubt);
+            let unsettled = match fault.class {
+                Class::Exists | Class::InDoubt => true,
+                // An answer that object_store could not read, such as one without an ETag.
+                Class::Final => shared.counted_below && fault.status.is_none(),
+                _ => false,
+            };
             doubt |= unsettled;
             if unsettled {
                 match self.settle(key, &bytes).await? {

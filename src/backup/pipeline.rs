@@ -1,0 +1,100 @@
+//! What every backup's pipeline shares: the memory budget, the buffers, and the way from reading to the assembler.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::backup::assemble::{Assembler, Item, Uploads};
+use crate::cancel::{Cancel, interrupted};
+use crate::error::{Error, Result};
+
+/// Chunks in flight, at most, however small they are.
+const CHUNKS_INFLIGHT_MAX: u64 = 256;
+
+/// Bounds memory: one permit for each chunk between the start of its reading and its upload's end.
+pub struct Budget {
+    permits: Arc<Semaphore>,
+    buffers: Mutex<Vec<Vec<u8>>>,
+    buffers_max: usize,
+    stopped: AtomicBool,
+}
+
+impl Budget {
+    pub fn new(inflight_bytes: u64, chunk_size_bytes: u32) -> Arc<Self> {
+        let chunks = (inflight_bytes / u64::from(chunk_size_bytes)).clamp(4, CHUNKS_INFLIGHT_MAX) as usize;
+        Arc::new(Self {
+            permits: Arc::new(Semaphore::new(chunks)),
+            buffers: Mutex::new(Vec::new()),
+            buffers_max: chunks,
+            stopped: AtomicBool::new(false),
+        })
+    }
+
+    /// Waits for room for `chunks` chunks, from a thread that may block. Fails once the pipeline stopped.
+    pub fn acquire(&self, runtime: &tokio::runtime::Handle, chunks: u32) -> Result<OwnedSemaphorePermit> {
+        runtime.block_on(Arc::clone(&self.permits).acquire_many_owned(chunks)).map_err(|_| interrupted())
+    }
+
+    /// A buffer of that length; its content is whatever was in it.
+    pub fn buffer(&self, len_bytes: u32) -> Vec<u8> {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = buffers.pop().unwrap_or_default();
+        drop(buffers);
+        buffer.resize(len_bytes as usize, 0);
+        buffer
+    }
+
+    pub fn give_back(&self, buffer: Vec<u8>) {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffers.len() < self.buffers_max {
+            buffers.push(buffer);
+        }
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Lets all readers end.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.permits.close();
+    }
+}
+
+/// Items from the CPU and reader threads. Unbounded, as the budget bounds what can be in it.
+pub type Items = mpsc::UnboundedReceiver<Result<Item>>;
+pub type ItemSender = mpsc::UnboundedSender<Result<Item>>;
+
+/// Takes items until all senders are gone, and waits for the uploads.
+pub async fn collect(assembler: &mut Assembler, items: &mut Items, cancel: &mut Cancel) -> Result<()> {
+    let mut uploads: Uploads = FuturesUnordered::new();
+    let mut more = true;
+    while more || !uploads.is_empty() {
+        tokio::select! {
+            () = cancel.cancelled() => return Err(interrupted()),
+            item = items.recv(), if more => match item {
+                Some(item) => assembler.accept(item?, &uploads).await?,
+                None => more = false,
+            },
+            Some(stored) = uploads.next(), if !uploads.is_empty() => assembler.stored(stored?).await?,
+        }
+        // A source that misses changes: there is no point in going on with this plan.
+        if assembler.missed.is_some() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Starts a named thread.
+pub fn spawn_thread(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(work)
+        .map(|_| ())
+        .map_err(|e| Error::unavailable("a thread could not be started").caused_by(e))
+}

@@ -1,0 +1,208 @@
+//! Backs up a volume that can be read anywhere: plan the spans, read them with several threads, encode, assemble.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc;
+
+use crate::backup::assemble::{Assembler, Item};
+use crate::backup::encode::{Before, Encoded, Encoder};
+use crate::backup::pipeline::{Budget, ItemSender, collect, spawn_thread};
+use crate::cancel::Cancel;
+use crate::chunker::Span;
+use crate::error::{Context, Result};
+use crate::format::gc::Condemned;
+use crate::repo::manifest::Manifest;
+use crate::source::ReadAt;
+use crate::units::{ChunkIndex, Geometry};
+
+/// Threads that read the source. A cluster answers many requests at once; a disk is served by fewer.
+const READERS: usize = 6;
+/// Chunks planned ahead of the readers.
+const WORK_AHEAD_MAX: usize = 64;
+const FANOUT: u64 = 1024;
+
+/// What is read, and compared with what.
+pub struct VolumePlan {
+    pub reader: Arc<dyn ReadAt>,
+    pub geometry: Geometry,
+    pub spans: Vec<Span>,
+    /// Unreported chunks to look at all the same.
+    pub samples: Vec<ChunkIndex>,
+    /// The parent's manifest, or zeros.
+    pub before: Arc<Manifest>,
+    pub condemned: Arc<Condemned>,
+}
+
+impl VolumePlan {
+    /// Bytes that will be looked at: for the progress bar.
+    pub fn total_bytes(&self) -> u64 {
+        let span = |s: &Span| {
+            let last = ChunkIndex(s.first.0 + s.count - 1);
+            self.geometry.range_bytes(last).end - self.geometry.offset_bytes(s.first)
+        };
+        let samples: u64 = self.samples.iter().map(|i| u64::from(self.geometry.chunk_len_bytes(*i))).sum();
+        self.spans.iter().map(span).sum::<u64>() + samples
+    }
+
+    /// Bytes that will be read from the source.
+    pub fn read_bytes(&self) -> u64 {
+        let chunk = u64::from(self.geometry.chunk_size_bytes);
+        let read: u64 = self.spans.iter().filter(|s| s.read).map(|s| s.count).sum();
+        (read + self.samples.len() as u64) * chunk
+    }
+}
+
+/// One chunk for a reader.
+struct Work {
+    index: ChunkIndex,
+    before: Option<Before>,
+    sample: bool,
+}
+
+/// Carries out a plan. When it returns, everything that the assembler's manifest names is durable.
+pub async fn run(
+    plan: Arc<VolumePlan>,
+    encoder: Arc<Encoder>,
+    budget: Arc<Budget>,
+    assembler: &mut Assembler,
+    cancel: &mut Cancel,
+) -> Result<()> {
+    let (items_tx, mut items) = mpsc::unbounded_channel();
+    let (work_tx, work_rx) = mpsc::channel(WORK_AHEAD_MAX);
+    let work_rx = Arc::new(Mutex::new(work_rx));
+    for n in 0..READERS {
+        let reader = Reader {
+            plan: Arc::clone(&plan),
+            encoder: Arc::clone(&encoder),
+            budget: Arc::clone(&budget),
+            runtime: tokio::runtime::Handle::current(),
+            items: items_tx.clone(),
+        };
+        let work_rx = Arc::clone(&work_rx);
+        spawn_thread(format!("read-{n}"), move || reader.run(&work_rx))?;
+    }
+    let planner = tokio::spawn({
+        let plan = Arc::clone(&plan);
+        async move {
+            if let Err(error) = produce(&plan, &work_tx, &items_tx).await {
+                let _ = items_tx.send(Err(error));
+            }
+        }
+    });
+    let result = collect(assembler, &mut items, cancel).await;
+    if result.is_err() || assembler.missed.is_some() {
+        budget.stop();
+    }
+    planner.abort();
+    result
+}
+
+/// Walks the spans leaf by leaf. Chunks known to be zero go straight to the assembler, where the parent has something.
+async fn produce(plan: &VolumePlan, work: &mpsc::Sender<Work>, items: &ItemSender) -> Result<()> {
+    let mut samples = plan.samples.iter().copied().peekable();
+    for span in &plan.spans {
+        let end = span.first.0 + span.count;
+        let mut index = span.first.0;
+        while index < end {
+            while let Some(sample) = samples.next_if(|s| s.0 < index) {
+                send_read(plan, sample, true, work).await?;
+            }
+            if !span.read && plan.before.leaf_ref_or_zero(index / FANOUT).await?.is_zero() {
+                // A whole leaf of zeros that was zero before, or the part of it within the span.
+                let next = ((index / FANOUT + 1) * FANOUT).min(end);
+                send_zeros(plan, index, next, items);
+                index = next;
+                continue;
+            }
+            if span.read {
+                send_read(plan, ChunkIndex(index), false, work).await?;
+            } else {
+                let before = plan.before.chunk(ChunkIndex(index)).await?;
+                let encoded = if before.is_zero() { Encoded::Same } else { Encoded::Zero };
+                send_item(plan, ChunkIndex(index), encoded, items);
+            }
+            index += 1;
+        }
+    }
+    for sample in samples {
+        send_read(plan, sample, true, work).await?;
+    }
+    Ok(())
+}
+
+async fn send_read(
+    plan: &VolumePlan,
+    index: ChunkIndex,
+    sample: bool,
+    work: &mpsc::Sender<Work>,
+) -> Result<()> {
+    let before = plan.before.chunk(index).await?;
+    let condemned = before.objects().any(|o| plan.condemned.contains(&o.name.id));
+    // A chunk whose length changed is another chunk.
+    let recut = plan.before.geometry().chunk_len_bytes(index) != plan.geometry.chunk_len_bytes(index);
+    let before = (!condemned && !recut).then_some(Before { chunk: before, stands: true });
+    // Closed only when the pipeline stopped; then nobody waits for an answer.
+    let _ = work.send(Work { index, before, sample }).await;
+    Ok(())
+}
+
+fn send_item(plan: &VolumePlan, index: ChunkIndex, encoded: Encoded, items: &ItemSender) {
+    let len_bytes = plan.geometry.chunk_len_bytes(index);
+    let _ = items.send(Ok(Item { index, len_bytes, encoded, permit: None, sample: false }));
+}
+
+fn send_zeros(plan: &VolumePlan, first: u64, end: u64, items: &ItemSender) {
+    let last = plan.geometry.range_bytes(ChunkIndex(end - 1));
+    let bytes = last.end - plan.geometry.offset_bytes(ChunkIndex(first));
+    let encoded = Encoded::StillZero { chunks: end - first, bytes };
+    let _ =
+        items.send(Ok(Item { index: ChunkIndex(first), len_bytes: 0, encoded, permit: None, sample: false }));
+}
+
+struct Reader {
+    plan: Arc<VolumePlan>,
+    encoder: Arc<Encoder>,
+    budget: Arc<Budget>,
+    runtime: tokio::runtime::Handle,
+    items: ItemSender,
+}
+
+impl Reader {
+    fn run(self, work: &Mutex<mpsc::Receiver<Work>>) {
+        loop {
+            let next = work.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+            let Some(next) = next else { return };
+            if self.budget.is_stopped() {
+                return;
+            }
+            if let Err(error) = self.read(next) {
+                let _ = self.items.send(Err(error));
+                return;
+            }
+        }
+    }
+
+    fn read(&self, work: Work) -> Result<()> {
+        let permit = self.budget.acquire(&self.runtime, 1)?;
+        let geometry = self.plan.geometry;
+        let len_bytes = geometry.chunk_len_bytes(work.index);
+        let mut plain = self.budget.buffer(len_bytes);
+        let offset_bytes = geometry.offset_bytes(work.index);
+        self.plan
+            .reader
+            .read_at(offset_bytes, &mut plain)
+            .context(format!("read {len_bytes} bytes at offset {offset_bytes} of the source"))?;
+        let (encoder, budget, items) =
+            (Arc::clone(&self.encoder), Arc::clone(&self.budget), self.items.clone());
+        rayon::spawn(move || {
+            let Work { index, before, sample } = work;
+            let encoded = encoder.encode(&plain, before.as_ref());
+            budget.give_back(plain);
+            let item =
+                encoded.map(|encoded| Item { index, len_bytes, encoded, permit: Some(permit), sample });
+            // The assembler is gone only when the backup failed already.
+            let _ = items.send(item);
+        });
+        Ok(())
+    }
+}

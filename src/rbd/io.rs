@@ -1,0 +1,109 @@
+//! Reading and writing an open image's bytes, from any number of threads.
+
+use super::errno;
+use super::image::Image;
+use crate::error::{Error, ErrorKind, Result};
+
+/// `LIBRADOS_OP_FLAG_FADVISE_SEQUENTIAL | LIBRADOS_OP_FLAG_FADVISE_NOCACHE`: a backup reads each byte once, and should
+/// not push what guests use out of the OSDs' caches.
+const READ_FLAGS: i32 = 0x10 | 0x40;
+/// `LIBRADOS_OP_FLAG_FADVISE_SEQUENTIAL`
+const WRITE_FLAGS: i32 = 0x10;
+/// Most bytes zeroed by one call: bounds the requests that librbd has in flight.
+const ZERO_LEN_MAX: u64 = 1 << 30;
+/// Bytes written at a time where the library cannot zero.
+const ZERO_BUFFER_LEN: u64 = 1 << 20;
+
+impl Image {
+    /// Fills all of `buf`. Reading past the end is an error.
+    pub fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            let rest = &mut buf[done..];
+            let at = offset_bytes + done as u64;
+            // SAFETY: an open image; writes at most `len` bytes into the buffer, all before it returns.
+            let code = unsafe {
+                (self.api.rbd_read2)(self.image, at, rest.len(), rest.as_mut_ptr().cast(), READ_FLAGS)
+            };
+            let count = self.count(code, rest.len(), || format!("reading {} bytes at {at}", rest.len()))?;
+            if count == 0 {
+                return Err(Error::invalid(format!(
+                    "{}: nothing to read at {at}: past its end",
+                    self.label()
+                )));
+            }
+            done += count;
+        }
+        Ok(())
+    }
+
+    /// Writes all of `data`. Writing past the end is an error.
+    pub fn write_at(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
+        let mut done = 0;
+        while done < data.len() {
+            let rest = &data[done..];
+            let at = offset_bytes + done as u64;
+            // SAFETY: an image open for writing; reads `len` bytes of the buffer, all before it returns.
+            let code = unsafe {
+                (self.api.rbd_write2)(self.image, at, rest.len(), rest.as_ptr().cast(), WRITE_FLAGS)
+            };
+            let count = self.count(code, rest.len(), || format!("writing {} bytes at {at}", rest.len()))?;
+            if count == 0 {
+                return Err(Error::invalid(format!(
+                    "{}: nothing written at {at}: past its end",
+                    self.label()
+                )));
+            }
+            done += count;
+        }
+        Ok(())
+    }
+
+    /// Makes a range read as zeros, whatever it held and whatever a parent holds there, and frees its space.
+    ///
+    /// Never by discard: librbd skips discards that are small or unaligned.
+    pub fn zero_at(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
+        let (mut at, end) = (offset_bytes, offset_bytes.saturating_add(length_bytes));
+        while at < end {
+            let length = (end - at).min(ZERO_LEN_MAX);
+            let Some(write_zeroes) = self.api.rbd_write_zeroes else {
+                let length = length.min(ZERO_BUFFER_LEN);
+                self.write_at(at, &vec![0; length as usize])?;
+                at += length;
+                continue;
+            };
+            // SAFETY: an image open for writing; no memory is involved.
+            let code = unsafe { write_zeroes(self.image, at, length as usize, 0, 0) };
+            let count = self.count(code, length as usize, || format!("zeroing {length} bytes at {at}"))?;
+            if count == 0 {
+                return Err(Error::invalid(format!(
+                    "{}: nothing zeroed at {at}: past its end",
+                    self.label()
+                )));
+            }
+            at += count as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes all writes durable.
+    pub fn flush(&self) -> Result<()> {
+        // SAFETY: an open image.
+        let code = unsafe { (self.api.rbd_flush)(self.image) };
+        self.check(code, || "flushing it".to_owned())
+    }
+
+    fn count(&self, code: isize, asked: usize, doing: impl FnOnce() -> String) -> Result<usize> {
+        match usize::try_from(code) {
+            Ok(count) if count <= asked => Ok(count),
+            Ok(count) => Err(Error::new(
+                ErrorKind::Internal,
+                format!("{}: {}: librbd says {count}", self.label(), doing()),
+            )),
+            Err(_) => {
+                let code = i32::try_from(code).unwrap_or(-errno::EIO);
+                Err(errno::error(code, format!("{}: {}", self.label(), doing())))
+            }
+        }
+    }
+}

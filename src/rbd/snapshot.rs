@@ -1,0 +1,121 @@
+//! The snapshots of an image.
+
+use std::ptr;
+
+use super::api::SnapInfo;
+use super::errno::{self, ENOENT, ERANGE, c_string};
+use super::image::Image;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Most snapshots taken of one image.
+const SNAPSHOTS_MAX: usize = 1 << 20;
+/// `RBD_SNAP_NAMESPACE_TYPE_USER`: made by a user, not by a group, the trash or mirroring.
+const NAMESPACE_USER: i32 = 0;
+
+/// A snapshot that a user, or cuttle, made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Unique in its pool, and never used again.
+    pub id: u64,
+    pub name: String,
+    /// Size of the image when it was made.
+    pub size_bytes: u64,
+}
+
+impl Image {
+    /// The snapshots in the user namespace, by id: those of groups, mirroring and the trash are left out.
+    ///
+    /// A handle that is open read-only sees what there was when it was opened.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let mut found = self.all_snapshots()?;
+        let mut users = Vec::with_capacity(found.len());
+        for snapshot in found.drain(..) {
+            let mut namespace = NAMESPACE_USER;
+            // SAFETY: an open image; the number is written on success.
+            let code =
+                unsafe { (self.api.rbd_snap_get_namespace_type)(self.image, snapshot.id, &mut namespace) };
+            if code == -ENOENT {
+                continue; // Removed in between.
+            }
+            self.check(code, || format!("reading the kind of snapshot {}", snapshot.name))?;
+            if namespace == NAMESPACE_USER {
+                users.push(snapshot);
+            }
+        }
+        users.sort_by_key(|s| s.id);
+        Ok(users)
+    }
+
+    fn all_snapshots(&self) -> Result<Vec<Snapshot>> {
+        let blank = SnapInfo { id: 0, size: 0, name: ptr::null() };
+        let mut list = vec![blank; 16];
+        loop {
+            let mut max = i32::try_from(list.len()).unwrap_or(i32::MAX);
+            // SAFETY: writes at most `max` entries, the last one blank; sets `max` to what is needed where it is less.
+            let code = unsafe { (self.api.rbd_snap_list)(self.image, list.as_mut_ptr(), &mut max) };
+            let needed = usize::try_from(max).unwrap_or(0);
+            if code == -ERANGE && needed > list.len() && needed <= SNAPSHOTS_MAX {
+                list.resize(needed, blank);
+                continue;
+            }
+            self.check(code, || "listing its snapshots".to_owned())?;
+            let count = usize::try_from(code).unwrap_or(0).min(list.len());
+            let snapshots = list[..count]
+                .iter()
+                // SAFETY: the first `count` entries were filled with strings of the library's.
+                .map(|s| Snapshot { id: s.id, name: unsafe { errno::text(s.name) }, size_bytes: s.size })
+                .collect();
+            // SAFETY: frees the strings up to the blank entry, once.
+            unsafe { (self.api.rbd_snap_list_end)(list.as_mut_ptr()) };
+            return Ok(snapshots);
+        }
+    }
+
+    /// Makes a snapshot of the head and says which it became.
+    pub fn create_snapshot(&self, name: &str) -> Result<Snapshot> {
+        let c_name = c_string(name)?;
+        // SAFETY: an image open for writing; the name lives during the call.
+        let code = unsafe { (self.api.rbd_snap_create)(self.image, c_name.as_ptr()) };
+        self.check(code, || format!("making snapshot {name}"))?;
+        self.snapshots()?.into_iter().find(|s| s.name == name).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Conflict,
+                format!("{}: snapshot {name} was removed right away", self.label()),
+            )
+        })
+    }
+
+    /// Removes a snapshot; an absent one is no error. One that is protected or has clones is a conflict.
+    pub fn remove_snapshot(&self, name: &str) -> Result<()> {
+        let c_name = c_string(name)?;
+        // SAFETY: as above.
+        let code = unsafe { (self.api.rbd_snap_remove)(self.image, c_name.as_ptr()) };
+        if code == -ENOENT {
+            return Ok(());
+        }
+        self.check(code, || format!("removing snapshot {name}"))
+    }
+
+    pub fn protect_snapshot(&self, name: &str) -> Result<()> {
+        let c_name = c_string(name)?;
+        // SAFETY: as above.
+        let code = unsafe { (self.api.rbd_snap_protect)(self.image, c_name.as_ptr()) };
+        self.check(code, || format!("protecting snapshot {name}"))
+    }
+
+    pub fn unprotect_snapshot(&self, name: &str) -> Result<()> {
+        let c_name = c_string(name)?;
+        // SAFETY: as above.
+        let code = unsafe { (self.api.rbd_snap_unprotect)(self.image, c_name.as_ptr()) };
+        self.check(code, || format!("unprotecting snapshot {name}"))
+    }
+
+    pub fn is_snapshot_protected(&self, name: &str) -> Result<bool> {
+        let c_name = c_string(name)?;
+        let mut protected = 0;
+        // SAFETY: as above; the number is written on success.
+        let code = unsafe { (self.api.rbd_snap_is_protected)(self.image, c_name.as_ptr(), &mut protected) };
+        self.check(code, || format!("asking whether snapshot {name} is protected"))?;
+        Ok(protected != 0)
+    }
+}

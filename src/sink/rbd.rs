@@ -1,0 +1,205 @@
+//! RBD images as the target of a restore.
+//!
+//! An image under restore carries the metadata key [`MARK`] with the snapshot's id until all of it is there. So the same
+//! restore, run again, goes on without being allowed to overwrite, and nobody takes half a volume for a whole one.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Existing, Order, Sink, check_range};
+use crate::error::{Error, ErrorKind, Result};
+use crate::rbd::{Access, Cluster, CreateOptions, Image, OpenBy, Pool, RbdSpec, features};
+use crate::source::rbd::{OWN_METADATA_PREFIX, RbdReader};
+use crate::volume::ImageLayout;
+
+/// Image metadata key of an unfinished restore; its value is what is being restored.
+pub const MARK: &str = "cuttle.restore";
+/// Image metadata key of an unfinished restore that made the image, and so owes it the recorded metadata too.
+const MARK_MADE: &str = "cuttle.restore_made";
+/// A client that died is forgotten by the cluster after this (Ceph's `osd_client_watch_timeout` of 30 s, and a little).
+const DEAD_CLIENT_TIMEOUT: Duration = Duration::from_secs(35);
+/// How often it is looked whether a dead client is forgotten.
+const DEAD_CLIENT_POLL: Duration = Duration::from_millis(500);
+
+/// What to restore, and what may happen to an image that is there already.
+#[derive(Debug, Clone)]
+pub struct RestoreTarget<'a> {
+    pub size_bytes: u64,
+    /// How a new image is made. An existing one stays as it is made, but for its size.
+    pub layout: &'a ImageLayout,
+    /// The snapshot's id, to know this restore again after an interruption.
+    pub mark: &'a str,
+    /// Whether an image that holds anything else may be overwritten.
+    pub overwrite: bool,
+    /// A pool for a new image's data, beside the one that holds the image.
+    pub data_pool: Option<&'a str>,
+}
+
+/// What was found where the image is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing: the image was made anew, and all of it reads as zero.
+    Absent,
+    /// This very restore, unfinished.
+    Unfinished,
+    /// Something else, to be overwritten.
+    Other,
+}
+
+/// An image being restored. Dropped without [`Sink::finish`], it stays marked as unfinished.
+pub struct RbdSink {
+    image: Arc<Image>,
+    reader: Arc<RbdReader>,
+    size_bytes: u64,
+    found: Found,
+    /// What to set when all else is done: `conf_…` keys slow down or change the handle that sees them.
+    metadata: Vec<(String, String)>,
+}
+
+impl RbdSink {
+    /// Makes or opens the image, marks it as unfinished, and keeps others from writing to it.
+    ///
+    /// Refused: an image that is open elsewhere, and one that holds anything but this restore's own beginning unless
+    /// overwriting is allowed. To resume right after a crash, it is waited until the cluster has forgotten the dead
+    /// client.
+    pub fn open(cluster: &Cluster, spec: &RbdSpec, target: &RestoreTarget<'_>) -> Result<Self> {
+        if spec.is_all() || spec.snapshot.is_some() {
+            return Err(Error::invalid(format!("{spec}: expected one image, without a snapshot, as target")));
+        }
+        let pool = cluster.pool(&spec.pool, &spec.namespace)?;
+        let found = look(&pool, spec, target)?;
+        if found == Found::Absent {
+            create(&pool, &spec.image, target)?;
+        } else {
+            refuse_open_elsewhere(&pool, &spec.image, found)?;
+        }
+        let image = Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadWrite)?;
+        if image.features()? & features::EXCLUSIVE_LOCK != 0 {
+            image.lock()?;
+        }
+        let made = match found {
+            Found::Absent => true,
+            Found::Unfinished => image.metadata()?.iter().any(|(key, _)| key == MARK_MADE),
+            Found::Other => false,
+        };
+        if found == Found::Absent {
+            image.set_metadata(MARK_MADE, "1")?;
+        }
+        image.set_metadata(MARK, target.mark)?;
+        if found == Found::Other {
+            image.remove_metadata(MARK_MADE)?;
+        }
+        if image.size_bytes()? != target.size_bytes {
+            image.resize(target.size_bytes)?;
+        }
+        let metadata = if made { own_free(&target.layout.metadata) } else { Vec::new() };
+        let image = Arc::new(image);
+        let reader = Arc::new(RbdReader::new(image.clone())?);
+        Ok(Self { image, reader, size_bytes: target.size_bytes, found, metadata })
+    }
+
+    /// What was there before. Where nothing was, all reads as zero: nothing need be compared or zeroed.
+    pub fn found(&self) -> Found {
+        self.found
+    }
+}
+
+impl Sink for RbdSink {
+    fn order(&self) -> Order {
+        Order::Any
+    }
+
+    fn existing(&self) -> Existing {
+        match self.found {
+            Found::Absent => Existing::Blank,
+            Found::Unfinished | Found::Other => Existing::Content(self.reader.clone()),
+        }
+    }
+
+    fn write_at(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
+        check_range(offset_bytes, data.len() as u64, self.size_bytes)?;
+        self.image.write_at(offset_bytes, data)
+    }
+
+    fn zero_at(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
+        check_range(offset_bytes, length_bytes, self.size_bytes)?;
+        self.image.zero_at(offset_bytes, length_bytes)
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.image.flush()?;
+        let size_bytes = self.image.size_bytes()?;
+        if size_bytes != self.size_bytes {
+            return Err(Error::conflict(format!(
+                "{}: was resized during the restore: expected {} bytes, found {size_bytes}",
+                self.image.label(),
+                self.size_bytes
+            )));
+        }
+        for (key, value) in &self.metadata {
+            self.image.set_metadata(key, value)?;
+        }
+        self.image.remove_metadata(MARK_MADE)?;
+        self.image.remove_metadata(MARK)
+    }
+}
+
+/// What is there, or why it must not be touched.
+fn look(pool: &Pool, spec: &RbdSpec, target: &RestoreTarget<'_>) -> Result<Found> {
+    let image = match Image::open(pool, OpenBy::Name(&spec.image), Access::ReadOnly) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Absent),
+        image => image?,
+    };
+    let mark = image.metadata()?.into_iter().find(|(key, _)| key == MARK).map(|(_, value)| value);
+    match mark {
+        Some(mark) if mark == target.mark => Ok(Found::Unfinished),
+        _ if target.overwrite => Ok(Found::Other),
+        Some(mark) => Err(Error::conflict(format!(
+            "{spec} holds an unfinished restore of snapshot {mark}, and this one is of snapshot {}",
+            target.mark
+        ))
+        .help("restore that snapshot again to finish it, restore to another image, or overwrite with --overwrite")),
+        None => Err(Error::conflict(format!("{spec} exists"))
+            .help("restore to another image, or overwrite this one with --overwrite")),
+    }
+}
+
+fn create(pool: &Pool, name: &str, target: &RestoreTarget<'_>) -> Result<()> {
+    let layout = target.layout;
+    let known = layout.features & features::CREATABLE;
+    let striped = layout.stripe_count > 1 || layout.stripe_unit_bytes > 0;
+    pool.create_image(
+        name,
+        &CreateOptions {
+            size_bytes: target.size_bytes,
+            order: (layout.order != 0).then_some(layout.order),
+            features: (layout.features != 0).then_some(known),
+            striping: striped.then_some((layout.stripe_unit_bytes, layout.stripe_count.max(1))),
+            data_pool: target.data_pool.map(str::to_owned),
+        },
+    )
+}
+
+/// Refuses an image that another client has open: both would write.
+fn refuse_open_elsewhere(pool: &Pool, name: &str, found: Found) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        // A handle that is open to read does not count as a watcher itself.
+        let image = Image::open(pool, OpenBy::Name(name), Access::ReadOnly)?;
+        let watchers = image.watchers()?;
+        let Some(watcher) = watchers.first() else { return Ok(()) };
+        // An unfinished restore is most likely still open by the one that was killed; the cluster forgets it soon.
+        if found != Found::Unfinished || began.elapsed() > DEAD_CLIENT_TIMEOUT {
+            let path = image.label();
+            return Err(Error::conflict(format!("{path} is open elsewhere, by {watcher}"))
+                .help(format!("stop what uses it (`rbd status {path}` shows who) and restore again")));
+        }
+        thread::sleep(DEAD_CLIENT_POLL);
+    }
+}
+
+/// Metadata but for what is cuttle's own.
+fn own_free(metadata: &[(String, String)]) -> Vec<(String, String)> {
+    metadata.iter().filter(|(key, _)| !key.starts_with(OWN_METADATA_PREFIX)).cloned().collect()
+}

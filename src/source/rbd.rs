@@ -1,0 +1,311 @@
+//! RBD images as volumes: a snapshot holds the content still, and its diff to an earlier one finds what changed.
+
+use std::sync::Arc;
+
+use super::rbd_changes::{Base, DiffPlan};
+use super::{Changes, FreezeRequest, Frozen, ReadAt, Volume};
+use crate::error::{Error, ErrorKind, Result};
+use crate::rbd::{Access, Cluster, Image, OpenBy, Pool, RbdSpec, Snapshot, features};
+use crate::volume::{Identity, ImageLayout, SnapshotPoint};
+
+/// Image metadata keys that begin so are cuttle's own, and belong to one image, not to its content.
+pub const OWN_METADATA_PREFIX: &str = "cuttle.";
+
+/// An image's head or snapshot, to be read anywhere by many threads.
+pub struct RbdReader {
+    image: Arc<Image>,
+    size_bytes: u64,
+}
+
+impl RbdReader {
+    pub fn new(image: Arc<Image>) -> Result<Self> {
+        let size_bytes = image.size_bytes()?;
+        Ok(Self { image, size_bytes })
+    }
+}
+
+impl ReadAt for RbdReader {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<()> {
+        let end = offset_bytes.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.size_bytes) {
+            return Err(Error::invalid(format!(
+                "{}: reading {} bytes at {offset_bytes}: expected to end within {} bytes",
+                self.image.label(),
+                buf.len(),
+                self.size_bytes
+            )));
+        }
+        self.image.read_at(offset_bytes, buf)
+    }
+}
+
+/// An image, found, before anything of it was read.
+#[derive(Debug)]
+pub struct RbdVolume {
+    target: Target,
+    /// The snapshot that the user named.
+    named: Option<String>,
+}
+
+/// The image itself, whatever it is called meanwhile.
+#[derive(Debug, Clone)]
+struct Target {
+    pool: Pool,
+    name: String,
+    id: String,
+}
+
+impl Target {
+    fn open(&self, access: Access) -> Result<Image> {
+        Image::open(&self.pool, OpenBy::Id { name: &self.name, id: &self.id }, access)
+    }
+
+    fn path(&self) -> String {
+        format!("{}/{}", self.pool.path(), self.name)
+    }
+}
+
+impl RbdVolume {
+    /// Finds an image. `*` must have been expanded ([`RbdSpec::expand`]).
+    pub fn open(cluster: &Cluster, spec: &RbdSpec) -> Result<Self> {
+        if spec.is_all() {
+            return Err(Error::internal(format!("{spec} was not expanded")));
+        }
+        let pool = cluster.pool(&spec.pool, &spec.namespace)?;
+        let id = Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadOnly)?.id()?;
+        let target = Target { pool, name: spec.image.clone(), id };
+        Ok(Self { target, named: spec.snapshot.clone() })
+    }
+
+    /// The snapshot to read: the named one, or a new one.
+    fn take_snapshot(&self, request: &FreezeRequest) -> Result<Snapshot> {
+        let Some(named) = &self.named else {
+            if !request.own_name.starts_with(&request.own_prefix) || request.own_prefix.is_empty() {
+                let (name, prefix) = (&request.own_name, &request.own_prefix);
+                return Err(Error::internal(format!(
+                    "snapshot name {name:?}: expected to begin with {prefix:?}"
+                )));
+            }
+            // Closed again at once, so that the exclusive lock is not held while guests want to write.
+            return self.target.open(Access::ReadWrite)?.create_snapshot(&request.own_name);
+        };
+        let snapshots = self.target.open(Access::ReadOnly)?.snapshots()?;
+        snapshots.into_iter().find(|s| s.name == *named).ok_or_else(|| {
+            Error::not_found(format!("no snapshot {named:?} of image {}", self.target.path()))
+                .help(format!("see `rbd snap ls {}`", self.target.path()))
+        })
+    }
+
+    fn freeze_at(&self, snapshot: Snapshot, request: &FreezeRequest) -> Result<RbdFrozen> {
+        let image = Arc::new(self.target.open(Access::Snapshot(snapshot.id))?);
+        let (layout, mut notes) = read_layout(&image)?;
+        let base = match &request.parent {
+            None => None,
+            Some(parent) => match self.find_base(&image, &snapshot, parent)? {
+                Ok(base) => Some(base),
+                Err(why) => {
+                    notes.push(format!("{}: all is read: {why}", self.target.path()));
+                    None
+                }
+            },
+        };
+        let plan = DiffPlan::new(image.clone(), snapshot.clone(), base)?;
+        notes.extend(plan.note().map(|note| format!("{}: {note}", self.target.path())));
+        Ok(RbdFrozen {
+            target: self.target.clone(),
+            own_prefix: request.own_prefix.clone(),
+            made: self.named.is_none(),
+            reader: Arc::new(RbdReader::new(image)?),
+            snapshot,
+            layout,
+            plan,
+            notes,
+        })
+    }
+
+    /// The parent's snapshot on this image, or why it cannot serve.
+    fn find_base(
+        &self,
+        image: &Image,
+        snapshot: &Snapshot,
+        parent: &SnapshotPoint,
+    ) -> Result<Result<Base, String>> {
+        let SnapshotPoint { name, rbd_snap_id: id, .. } = parent;
+        if *id == 0 {
+            return Ok(Err(format!(
+                "the last backup came from a stream, which does not say which snapshot {name:?} was"
+            )));
+        }
+        let snapshots = image.snapshots()?;
+        let found = snapshots.iter().find(|s| s.id == *id && s.name == *name);
+        let Some(found) = found else {
+            let other = snapshots.iter().find(|s| s.name == *name);
+            return Ok(Err(match other {
+                Some(other) => format!(
+                    "snapshot {name} is another one now: expected id {id} as in the last backup, found id {}",
+                    other.id
+                ),
+                None => format!("snapshot {name} (id {id}) of the last backup is gone"),
+            }));
+        };
+        if found.id > snapshot.id {
+            let taken = &snapshot.name;
+            return Ok(Err(format!(
+                "snapshot {name} of the last backup is newer than {taken}, which is read now"
+            )));
+        }
+        let base = Arc::new(self.target.open(Access::Snapshot(found.id))?);
+        Ok(Ok(Base { snapshot: found.clone(), image: base }))
+    }
+}
+
+impl Volume for RbdVolume {
+    fn identity(&self) -> Result<Identity> {
+        let pool = &self.target.pool;
+        Ok(Identity::Rbd {
+            cluster_fsid: pool.cluster().fsid().to_owned(),
+            pool: pool.name().to_owned(),
+            namespace: pool.namespace().to_owned(),
+            image: self.target.name.clone(),
+            image_id: self.target.id.clone(),
+        })
+    }
+
+    fn freeze(&self, request: &FreezeRequest) -> Result<Box<dyn Frozen>> {
+        let snapshot = self.take_snapshot(request)?;
+        match self.freeze_at(snapshot.clone(), request) {
+            Ok(frozen) => Ok(Box::new(frozen)),
+            Err(error) => {
+                if self.named.is_none() {
+                    if let Err(left) = remove_snapshot(&self.target, &snapshot) {
+                        tracing::warn!("{left}");
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// An image's snapshot, open.
+struct RbdFrozen {
+    target: Target,
+    own_prefix: String,
+    /// Whether `freeze` made the snapshot.
+    made: bool,
+    snapshot: Snapshot,
+    reader: Arc<RbdReader>,
+    layout: ImageLayout,
+    plan: DiffPlan,
+    notes: Vec<String>,
+}
+
+impl Frozen for RbdFrozen {
+    fn layout(&self) -> ImageLayout {
+        self.layout.clone()
+    }
+
+    fn point(&self) -> Option<SnapshotPoint> {
+        let own = self.made || is_own(&self.snapshot.name, &self.own_prefix);
+        Some(SnapshotPoint { name: self.snapshot.name.clone(), rbd_snap_id: self.snapshot.id, own })
+    }
+
+    fn reader(&self) -> Arc<dyn ReadAt> {
+        self.reader.clone()
+    }
+
+    fn changes(&self) -> Result<Changes> {
+        self.plan.changes()
+    }
+
+    fn base_reader(&self) -> Option<Arc<dyn ReadAt>> {
+        let base = self.plan.base()?;
+        Some(Arc::new(RbdReader { image: base.image.clone(), size_bytes: base.snapshot.size_bytes }))
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+
+    fn check(&self) -> Result<()> {
+        // A handle that is open to read does not learn of removals, so look with a new one.
+        let present = self.target.open(Access::ReadOnly)?.snapshots()?;
+        let base = self.plan.base().map(|base| &base.snapshot);
+        for read in [Some(&self.snapshot), base].into_iter().flatten() {
+            if !present.iter().any(|s| s.id == read.id) {
+                return Err(Error::conflict(format!(
+                    "snapshot {} (id {}) of {} was removed while it was read",
+                    read.name,
+                    read.id,
+                    self.target.path()
+                ))
+                .help(
+                    "nothing of this run counts; back up again, and keep the snapshot until it has ended",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn committed(&self) -> Result<()> {
+        let image = self.target.open(Access::ReadWrite)?;
+        let older = |s: &Snapshot| s.id < self.snapshot.id && is_own(&s.name, &self.own_prefix);
+        let mut failed = Vec::new();
+        for snapshot in image.snapshots()?.iter().filter(|s| older(s)) {
+            if let Err(error) = image.remove_snapshot(&snapshot.name) {
+                failed.push(error.to_string());
+            }
+        }
+        if failed.is_empty() {
+            return Ok(());
+        }
+        Err(Error::conflict(format!("older snapshots of cuttle stay: {}", failed.join("; ")))
+            .help("a snapshot that is protected or has clones stays until they are gone; the next backup tries again"))
+    }
+
+    fn discard(&self) -> Result<()> {
+        if self.made { remove_snapshot(&self.target, &self.snapshot) } else { Ok(()) }
+    }
+}
+
+fn is_own(name: &str, own_prefix: &str) -> bool {
+    !own_prefix.is_empty() && name.starts_with(own_prefix)
+}
+
+/// Removes a snapshot if it is still that very one.
+fn remove_snapshot(target: &Target, snapshot: &Snapshot) -> Result<()> {
+    let image = match target.open(Access::ReadWrite) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        image => image?,
+    };
+    if image.snapshots()?.iter().any(|s| s.id == snapshot.id && s.name == snapshot.name) {
+        image.remove_snapshot(&snapshot.name)?;
+    }
+    Ok(())
+}
+
+/// How the image is made, and what must be said about it.
+fn read_layout(image: &Image) -> Result<(ImageLayout, Vec<String>)> {
+    let (order, features) = (image.order()?, image.features()?);
+    let (unit, count) = (image.stripe_unit_bytes()?, image.stripe_count()?);
+    let plain = features & features::STRIPINGV2 == 0 || (count <= 1 && unit == 1 << order);
+    let (own, metadata): (Vec<_>, Vec<_>) =
+        image.metadata()?.into_iter().partition(|(key, _)| key.starts_with(OWN_METADATA_PREFIX));
+    let mut notes = Vec::new();
+    if let Some((key, value)) = own.first() {
+        notes.push(format!("{}: an unfinished restore was written here ({key} = {value})", image.label()));
+    }
+    let layout = ImageLayout {
+        order,
+        features,
+        stripe_unit_bytes: if plain { 0 } else { unit },
+        stripe_count: if plain { 0 } else { count },
+        metadata,
+        parent: image.parent()?.map(|parent| parent.to_string()),
+    };
+    Ok((layout, notes))
+}

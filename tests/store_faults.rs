@@ -1,0 +1,227 @@
+//! Every fault at every operation: the outcome must be the one without faults, or an honest error.
+
+mod support;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cuttle::ErrorKind;
+use cuttle::store::{Created, Limits, Store};
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use support::fault_store::{FAULTS, Fault, FaultStore, OpKind};
+
+fn faulty() -> (FaultStore, Store) {
+    let faulty = FaultStore::new(Arc::new(InMemory::new()));
+    let limits = Limits { jitter_seed: Some(7), ..Limits::default() };
+    let store = Store::with_object_store(Arc::new(faulty.clone()), limits);
+    (faulty, store)
+}
+
+fn body(n: u8) -> Bytes {
+    vec![n; 1000].into()
+}
+
+/// Uses every operation, and tells all that a caller can see.
+async fn scenario(store: &Store) -> cuttle::Result<Vec<String>> {
+    let mut seen = Vec::new();
+    let mut note = |what: String| seen.push(what);
+    for n in 1..=3 {
+        note(format!("{:?}", store.create(&format!("d/{n}"), body(n)).await?));
+    }
+    note(format!("{:?}", store.create("d/1", body(9)).await?));
+    note(format!("{:?}", store.create("d/1", body(1)).await?));
+    note(format!("{:?}", store.get("d/2", 1000).await?));
+    note(format!("{:?}", store.get("d/none", 1000).await?));
+    note(format!("{:?}", store.get_range("d/3", 990..2000).await?));
+    note(format!("{:?}", store.head("d/3").await?.map(|o| o.size_bytes)));
+    note(format!("{:?}", store.list("d", None).await?.into_iter().map(|o| o.key).collect::<Vec<_>>()));
+    note(format!("{:?}", store.list_prefixes("").await?));
+    store.replace("d/2", body(8)).await?;
+    store.delete("d/3").await?;
+    store.delete("d/none").await?;
+    note(format!("{:?}", store.list("", Some("d/1")).await?.into_iter().map(|o| o.key).collect::<Vec<_>>()));
+    Ok(seen)
+}
+
+async fn content(faulty: &FaultStore) -> Vec<(String, u64)> {
+    faulty.fail_always(None);
+    let objects: Vec<_> = faulty.list(None).try_collect().await.expect("list");
+    objects.into_iter().map(|o| (o.location.to_string(), o.size)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_single_fault_at_any_operation_heals() {
+    let (faulty, store) = faulty();
+    let expected = scenario(&store).await.expect("no faults");
+    assert_eq!(store.ledger().retries, 0);
+    let operations = faulty.ops().len();
+    let expected_content = content(&faulty).await;
+    assert!(operations > 15, "{operations}");
+    for fault in FAULTS {
+        for k in 0..operations {
+            let (faulty, store) = self::faulty();
+            faulty.fail_at(k, fault);
+            let seen = scenario(&store).await.unwrap_or_else(|e| panic!("{fault:?} at {k}: {e}"));
+            assert_eq!(seen, expected, "{fault:?} at {k}");
+            assert_eq!(content(&faulty).await, expected_content, "{fault:?} at {k}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_pair_of_faults_heals() {
+    let (plain, store) = faulty();
+    let expected = scenario(&store).await.expect("no faults");
+    let operations = plain.ops().len();
+    for first in FAULTS {
+        for second in FAULTS {
+            for k in 0..operations {
+                let (faulty, store) = self::faulty();
+                faulty.fail_at(k, first);
+                faulty.fail_at(k + 1, second);
+                let seen = scenario(&store).await;
+                let seen = seen.unwrap_or_else(|e| panic!("{first:?}, {second:?} at {k}: {e}"));
+                assert_eq!(seen, expected, "{first:?}, {second:?} at {k}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_random_faults_heal() {
+    let (_, store) = faulty();
+    let expected = scenario(&store).await.expect("no faults");
+    for seed in 0..200 {
+        let (faulty, store) = self::faulty();
+        faulty.fail_at_random(seed, 3);
+        let seen = scenario(&store).await.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        assert_eq!(seen, expected, "seed {seed}");
+        assert!(store.ledger().retries > 0 || faulty.ops().len() < 20, "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_stays_down_is_an_error_after_a_named_number_of_attempts() {
+    for fault in FAULTS {
+        let (faulty, store) = faulty();
+        store.create("a", body(1)).await.expect("create");
+        let before = faulty.ops().len();
+        faulty.fail_always(Some(fault));
+        let attempts_max = Limits::default().attempts_max as usize;
+
+        let error = store.get("a", 1000).await.expect_err("the store is down");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{fault:?}: {error}");
+        assert!(error.help_text().is_some(), "{fault:?}: {error}");
+        assert_eq!(faulty.ops().len() - before, attempts_max, "{fault:?}");
+
+        let error = store.create("b", body(1)).await.expect_err("the store is down");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{fault:?}: {error}");
+        // A create and its read-backs.
+        assert!(faulty.ops().len() - before <= 4 * attempts_max, "{fault:?}");
+        assert_eq!(store.delete("a").await.map_err(|e| e.kind()), Err(ErrorKind::Unavailable), "{fault:?}");
+        assert_eq!(
+            store.list("", None).await.map_err(|e| e.kind()),
+            Err(ErrorKind::Unavailable),
+            "{fault:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_not_tried_again() {
+    for (status, kind) in [
+        (401, ErrorKind::WrongKey),
+        (403, ErrorKind::WrongKey),
+        (400, ErrorKind::Invalid),
+        (501, ErrorKind::Unsupported),
+    ] {
+        let (faulty, store) = faulty();
+        faulty.fail_always(Some(Fault::Status(status)));
+        let error = store.create("a", body(1)).await.expect_err("refused");
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.message().contains(&status.to_string()), "{error}");
+        assert_eq!(faulty.ops().len(), 1, "{status}: {:?}", faulty.ops());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_landed_without_an_answer_is_ours() {
+    let (faulty, store) = faulty();
+    faulty.fail_at(0, Fault::TimeoutAfter);
+    assert_eq!(store.create("log/1/1.end", body(1)).await.expect("create"), Created::New);
+    let kinds: Vec<OpKind> = faulty.ops().into_iter().map(|op| op.kind).collect();
+    assert_eq!(kinds, [OpKind::Create, OpKind::Get], "no second upload");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_lost_to_another_while_in_doubt_is_lost() {
+    let (faulty, store) = faulty();
+    faulty.fail_at(0, Fault::TimeoutBefore);
+    let mut gate = faulty.gate(|op| op.kind == OpKind::Get);
+    let other = Store::with_object_store(Arc::new(faulty.clone()), Limits::default());
+    let (created, ()) = tokio::join!(store.create("log/1/1.end", body(1)), async {
+        gate.reached().await;
+        assert_eq!(other.create("log/1/1.end", body(2)).await.expect("create"), Created::New);
+        gate.open();
+    });
+    assert_eq!(created.expect("create"), Created::Exists { head: body(2).slice(..128), size_bytes: 1000 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_down_lowers_the_number_in_flight_and_success_raises_it() {
+    let (faulty, store) = faulty();
+    assert_eq!(store.inflight_limit(), 32);
+    faulty.fail_at(0, Fault::Status(503));
+    faulty.fail_at(1, Fault::Status(429));
+    store.create("a", body(1)).await.expect("create");
+    assert_eq!(store.inflight_limit(), 8);
+    assert_eq!(store.ledger().throttled, 2);
+    for _ in 0..1000 {
+        store.head("a").await.expect("head");
+    }
+    assert_eq!(store.inflight_limit(), 32);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bandwidth_limits_hold_over_the_long_run() {
+    let limits = Limits {
+        upload_bytes_per_second: Some(1 << 20),
+        download_bytes_per_second: Some(2 << 20),
+        ..Limits::default()
+    };
+    let store = Store::with_object_store(Arc::new(InMemory::new()), limits);
+    let bytes = Bytes::from(vec![1; 1 << 20]);
+    let begin = tokio::time::Instant::now();
+    for n in 0..11 {
+        store.create(&n.to_string(), bytes.clone()).await.expect("create");
+    }
+    assert_eq!(begin.elapsed().as_secs(), 10);
+    let begin = tokio::time::Instant::now();
+    for n in 0..11 {
+        store.get(&n.to_string(), 1 << 20).await.expect("get");
+    }
+    assert_eq!(begin.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_in_flight_are_bounded() {
+    let faulty = FaultStore::new(Arc::new(InMemory::new()));
+    let limits = Limits { requests_inflight_max: 2, ..Limits::default() };
+    let store = Store::with_object_store(Arc::new(faulty.clone()), limits);
+    let mut gates = [faulty.gate(|_| true), faulty.gate(|_| true)];
+    let gets = futures::future::join_all((0..5).map(|_| store.get("a", 10)));
+    let watch = async {
+        gates[0].reached().await;
+        gates[1].reached().await;
+        // Nothing else can move until a gate opens, so a third would have been seen.
+        tokio::task::yield_now().await;
+        assert_eq!(faulty.ops().len(), 2);
+        for gate in gates {
+            gate.open();
+        }
+    };
+    let (results, ()) = tokio::join!(gets, watch);
+    assert!(results.into_iter().all(|r| r.expect("get").is_none()));
+}

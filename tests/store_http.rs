@@ -1,0 +1,263 @@
+//! What real HTTP answers turn into: statuses, error codes, broken and missing answers, and what
+//! configurations without credentials or with wrong options say.
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cuttle::store::{Created, Limits, Store, StoreConfig};
+use cuttle::{Error, ErrorKind};
+use support::buckets::{S3, gcs_config};
+use support::http_script::{Answer, Script};
+
+async fn s3(answers: impl IntoIterator<Item = Answer>) -> (Script, Store) {
+    let script = Script::serve(answers).await;
+    let mut config = S3::new(&script.url, "key", "secret").config("bucket", "");
+    config.limits.stall_timeout = Duration::from_millis(300);
+    let store = Store::open(&config).expect("open");
+    (script, store)
+}
+
+fn body() -> Bytes {
+    Bytes::from(vec![5; 1000])
+}
+
+fn put_ok() -> Answer {
+    Answer::status(200).header("etag", "\"e\"")
+}
+
+fn head_of(size_bytes: usize) -> Answer {
+    let range = format!("bytes 0-127/{size_bytes}");
+    Answer::status(206).header("content-range", range).body(vec![5; 128]).object_headers()
+}
+
+fn summary(script: &Script) -> Vec<String> {
+    script.seen().iter().map(|seen| format!("{} {}", seen.method, seen.target)).collect()
+}
+
+#[tokio::test]
+async fn slow_down_in_all_its_forms_is_tried_again_with_fewer_in_flight() {
+    let (script, store) = s3([
+        Answer::s3_error(503, "SlowDown"),
+        Answer::status(429).header("retry-after", "0"),
+        Answer::s3_error(403, "RequestLimitExceeded"),
+        Answer::status(503),
+        put_ok(),
+    ])
+    .await;
+    assert_eq!(store.create("k", body()).await.expect("create"), Created::New);
+    assert_eq!(summary(&script), ["PUT /bucket/k"; 5]);
+    assert!(script.seen().iter().all(|seen| seen.body_bytes == 1000));
+    let ledger = store.ledger();
+    assert_eq!((ledger.put_requests, ledger.retries, ledger.throttled), (5, 4, 4));
+    assert_eq!(ledger.uploaded_bytes, 5000);
+    assert_eq!(store.inflight_limit(), 2);
+}
+
+#[tokio::test]
+async fn a_server_error_after_the_write_landed_is_settled_by_reading_back() {
+    for status in [500, 502, 504, 409] {
+        let (script, store) = s3([Answer::status(status), head_of(1000)]).await;
+        assert_eq!(store.create("k", body()).await.expect("create"), Created::New, "{status}");
+        assert_eq!(summary(&script), ["PUT /bucket/k", "GET /bucket/k"], "{status}");
+    }
+    let (script, store) = s3([Answer::status(500), Answer::status(404), put_ok()]).await;
+    assert_eq!(store.create("k", body()).await.expect("create"), Created::New);
+    assert_eq!(summary(&script), ["PUT /bucket/k", "GET /bucket/k", "PUT /bucket/k"]);
+
+    let (_script, store) = s3([Answer::s3_error(412, "PreconditionFailed"), head_of(1001)]).await;
+    let exists = Created::Exists { head: vec![5; 128].into(), size_bytes: 1001 };
+    assert_eq!(store.create("k", body()).await.expect("create"), exists);
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_is_settled_too() {
+    let (script, store) = s3([Answer::status(200), head_of(1000)]).await;
+    assert_eq!(store.create("k", body()).await.expect("create"), Created::New);
+    assert_eq!(summary(&script), ["PUT /bucket/k", "GET /bucket/k"]);
+}
+
+#[tokio::test]
+async fn no_answer_at_all_is_a_timeout_and_settled() {
+    let (script, store) = s3([Answer::hang(), head_of(1000)]).await;
+    assert_eq!(store.create("k", body()).await.expect("create"), Created::New);
+    assert_eq!(summary(&script), ["PUT /bucket/k", "GET /bucket/k"]);
+
+    let (script, store) = s3([Answer::hang(), Answer::object(body())]).await;
+    assert_eq!(store.get("k", 1000).await.expect("get"), Some(body()));
+    assert_eq!(summary(&script), ["GET /bucket/k"; 2]);
+}
+
+#[tokio::test]
+async fn a_body_cut_short_is_fetched_again_and_in_the_end_an_error() {
+    let cut = || Answer::object(vec![5; 400]).header("content-length", "1000");
+    let (script, store) = s3([cut(), cut(), Answer::object(body())]).await;
+    assert_eq!(store.get("k", 1000).await.expect("get"), Some(body()));
+    assert_eq!(script.seen().len(), 3);
+
+    let (script, store) = s3((0..50).map(|_| cut())).await;
+    let error = store.get("k", 1000).await.expect_err("always cut short");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(script.seen().len(), Limits::default().attempts_max as usize);
+}
+
+#[tokio::test]
+async fn an_object_larger_than_allowed_is_not_downloaded() {
+    let (script, store) = s3([Answer::object(vec![5; 100_000])]).await;
+    let error = store.get("k", 1000).await.expect_err("too large");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(store.ledger().downloaded_bytes, 0);
+    assert_eq!(script.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn refusals_are_clear_and_final() {
+    for (answer, kind, said) in [
+        (Answer::s3_error(403, "AccessDenied"), ErrorKind::WrongKey, "may get, put and list"),
+        (Answer::s3_error(403, "SignatureDoesNotMatch"), ErrorKind::WrongKey, "credentials"),
+        (Answer::s3_error(401, "Unauthorized"), ErrorKind::WrongKey, "credentials"),
+        (Answer::s3_error(403, "RequestTimeTooSkewed"), ErrorKind::Invalid, "clock"),
+        (Answer::s3_error(404, "NoSuchBucket"), ErrorKind::NoRepository, "create the bucket"),
+        (
+            Answer::s3_error(301, "PermanentRedirect").header("x-amz-bucket-region", "eu-north-1"),
+            ErrorKind::Invalid,
+            "AWS_REGION=eu-north-1",
+        ),
+        (Answer::s3_error(400, "InvalidArgument"), ErrorKind::Invalid, ""),
+        (Answer::s3_error(501, "NotImplemented"), ErrorKind::Unsupported, ""),
+    ] {
+        let (script, store) = s3([answer.clone(), answer.clone()]).await;
+        for error in [store.create("k", body()).await.expect_err("refused"), get_error(&store).await] {
+            assert_eq!(error.kind(), kind, "{answer:?}: {error}");
+            assert!(error.help_text().unwrap_or_default().contains(said), "{answer:?}: {error:?}");
+            assert!(error.message().contains("s3://bucket/k"), "{error}");
+        }
+        let heads = script.seen().iter().filter(|seen| seen.method == "HEAD").count();
+        assert_eq!(script.seen().len() - heads, 2, "{answer:?}: {:?}", summary(&script));
+    }
+}
+
+async fn get_error(store: &Store) -> Error {
+    store.get("k", 1000).await.expect_err("refused")
+}
+
+#[tokio::test]
+async fn a_listing_that_breaks_goes_on_after_the_last_key() {
+    let page = |keys: &[&str], next: Option<&str>| {
+        let contents: String = keys
+            .iter()
+            .map(|key| {
+                format!(
+                    "<Contents><Key>{key}</Key><Size>1</Size>\
+                     <LastModified>2022-01-01T00:00:00.000Z</LastModified></Contents>"
+                )
+            })
+            .collect();
+        let next =
+            next.map(|n| format!("<NextContinuationToken>{n}</NextContinuationToken>")).unwrap_or_default();
+        Answer::status(200).body(format!("<ListBucketResult>{contents}{next}</ListBucketResult>"))
+    };
+    let (script, store) =
+        s3([Answer::status(500), page(&["a", "b"], Some("token")), Answer::status(503), page(&["c"], None)])
+            .await;
+    let keys: Vec<String> = store.list("", None).await.expect("list").into_iter().map(|o| o.key).collect();
+    assert_eq!(keys, ["a", "b", "c"]);
+    let seen = summary(&script);
+    assert!(seen[2].contains("continuation-token=token"), "{seen:?}");
+    assert!(seen[3].contains("start-after=b") && !seen[3].contains("token="), "{seen:?}");
+    assert_eq!(store.ledger().list_requests, 4);
+}
+
+#[tokio::test]
+async fn nobody_there_is_said_within_a_few_attempts() {
+    let port_of_nobody = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("an address").port()
+    };
+    let endpoint = format!("http://127.0.0.1:{port_of_nobody}");
+    let store = Store::open(&S3::new(&endpoint, "k", "s").config("bucket", "")).expect("open");
+    let error = get_error(&store).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.message().contains("get s3://bucket/k: Connection refused"), "{error}");
+    assert!(error.help_text().expect("help").contains("address"), "{error:?}");
+    assert_eq!(store.ledger().get_requests, u64::from(Limits::default().attempts_first_contact_max));
+}
+
+#[tokio::test]
+async fn googles_condition_is_sent_and_understood() {
+    let script = Script::serve([
+        Answer::s3_error(412, "PreconditionFailed"),
+        Answer::status(206).header("content-range", "bytes 0-127/1000").body(vec![5; 128]).object_headers(),
+    ])
+    .await;
+    let store = Store::open(&gcs_config(&script.url, "bucket", "")).expect("open");
+    assert_eq!(store.create("k", body()).await.expect("create"), Created::New);
+    assert_eq!(summary(&script), ["PUT /bucket/k", "GET /bucket/k"]);
+}
+
+fn open_error(url: &str, options: &[(&str, &str)], environment: &[(&str, &str)]) -> Error {
+    let pairs = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let config = StoreConfig {
+        url: url.to_owned(),
+        options: pairs(options),
+        environment: pairs(environment),
+        limits: Limits::default(),
+    };
+    Store::open(&config).expect_err("may not open")
+}
+
+#[test]
+fn missing_credentials_are_said_at_once() {
+    for (url, variable) in [
+        ("s3://b/p", "AWS_ACCESS_KEY_ID"),
+        ("gs://b/p", "GOOGLE_SERVICE_ACCOUNT"),
+        ("az://c/p", "AZURE_STORAGE_ACCOUNT_KEY"),
+    ] {
+        let error = open_error(url, &[], &[("AWS_REGION", "eu-west-1"), ("AWS_PROFILE", "x")]);
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.help_text().expect("help").contains(variable), "{error:?}");
+        assert!(error.help_text().expect("help").contains("instance-metadata=true"), "{error:?}");
+    }
+    let error = open_error("az://c/p", &[], &[("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")]);
+    assert!(error.help_text().expect("help").contains("AZURE_STORAGE_ACCOUNT_NAME"), "{error:?}");
+}
+
+#[test]
+fn credentials_that_services_hand_to_their_machines_count() {
+    for environment in [
+        &[("AWS_WEB_IDENTITY_TOKEN_FILE", "/token"), ("AWS_ROLE_ARN", "arn:aws:iam::1:role/r")][..],
+        &[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/x")],
+        &[
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23/v1/credentials"),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/token"),
+        ],
+    ] {
+        let environment = environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let config = StoreConfig { url: "s3://b".to_owned(), environment, ..StoreConfig::default() };
+        Store::open(&config).expect("credentials");
+    }
+    let options = vec![("instance-metadata".to_owned(), "true".to_owned())];
+    let config = StoreConfig { url: "s3://b".to_owned(), options, ..StoreConfig::default() };
+    Store::open(&config).expect("asked for");
+}
+
+#[test]
+fn wrong_configurations_are_refused_before_any_request() {
+    let keys = [("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    let plain = [keys[0], keys[1], ("AWS_ENDPOINT_URL", "http://127.0.0.1:1")];
+    let error = open_error("s3://b", &[], &plain);
+    assert!(error.help_text().expect("help").contains("AWS_ALLOW_HTTP=true"), "{error:?}");
+    let error = open_error("s3://b", &[("reigon", "x")], &keys);
+    assert_eq!(error.help_text(), Some("did you mean: region"));
+    let error = open_error("s3://b", &[("instance-metadata", "maybe")], &[]);
+    assert!(error.message().contains("true or false"), "{error}");
+    let error = open_error("/nowhere/at/all", &[], &[]);
+    assert_eq!(error.kind(), ErrorKind::NoRepository);
+    let error = open_error("/", &[("fsync", "perhaps")], &[]);
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let error = open_error("/etc/hostname", &[], &[]);
+    assert_eq!(error.kind(), ErrorKind::NoRepository);
+}

@@ -1,0 +1,306 @@
+//! An object store that fails on purpose: at the k-th operation, or at random from a seed.
+//!
+//! It also records what was asked, and can hold an operation at a gate until the test lets it go.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cuttle::store::StatusError;
+use futures::stream::{self, BoxStream, StreamExt};
+use object_store::client::{HttpError, HttpErrorKind};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use tokio::sync::watch;
+
+/// What goes wrong. Where a fault makes no sense for an operation, a broken connection takes its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Refused with this status; nothing happened.
+    Status(u16),
+    /// No answer; a write did not land.
+    TimeoutBefore,
+    /// No answer; a write landed.
+    TimeoutAfter,
+    /// A get's body ends in the middle.
+    CutBody,
+    /// A create is told that the object exists, though nothing landed.
+    FalseExists,
+}
+
+/// All of them.
+pub const FAULTS: [Fault; 7] = [
+    Fault::Status(500),
+    Fault::Status(503),
+    Fault::Status(429),
+    Fault::TimeoutBefore,
+    Fault::TimeoutAfter,
+    Fault::CutBody,
+    Fault::FalseExists,
+];
+
+/// What was asked of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OpKind {
+    Create,
+    Put,
+    Get,
+    Head,
+    List,
+    Delete,
+}
+
+/// One operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Op {
+    pub kind: OpKind,
+    pub key: String,
+}
+
+type Matcher = Box<dyn Fn(&Op) -> bool + Send>;
+
+/// Wraps a store; clones share everything.
+#[derive(Clone)]
+pub struct FaultStore {
+    inner: Arc<dyn ObjectStore>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    ops: Vec<Op>,
+    at: BTreeMap<usize, Fault>,
+    always: Option<Fault>,
+    /// State of the generator, and how many operations there are to one fault.
+    random: Option<(u64, u64)>,
+    gates: Vec<(Matcher, watch::Sender<bool>, watch::Receiver<bool>)>,
+}
+
+/// Holds the first operation that matches.
+pub struct Gate {
+    reached: watch::Receiver<bool>,
+    open: watch::Sender<bool>,
+}
+
+impl Gate {
+    /// Returns when an operation waits at the gate.
+    pub async fn reached(&mut self) {
+        self.reached.wait_for(|reached| *reached).await.expect("the store lives");
+    }
+
+    /// Lets it go.
+    pub fn open(self) {
+        self.open.send(true).expect("the operation still waits");
+    }
+}
+
+impl FaultStore {
+    pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
+        Self { inner, state: Arc::default() }
+    }
+
+    /// Fails the `k`-th operation from now on, counted from 0 since the store was made.
+    pub fn fail_at(&self, k: usize, fault: Fault) {
+        self.lock().at.insert(k, fault);
+    }
+
+    /// Fails every operation.
+    pub fn fail_always(&self, fault: Option<Fault>) {
+        self.lock().always = fault;
+    }
+
+    /// Fails about one in `one_in` operations, each with one of [`FAULTS`], both chosen by the seed.
+    pub fn fail_at_random(&self, seed: u64, one_in: u64) {
+        self.lock().random = Some((seed, one_in));
+    }
+
+    /// Holds the first operation from now on that matches.
+    pub fn gate(&self, matches: impl Fn(&Op) -> bool + Send + 'static) -> Gate {
+        let (reached_tx, reached) = watch::channel(false);
+        let (open, open_rx) = watch::channel(false);
+        self.lock().gates.push((Box::new(matches), reached_tx, open_rx));
+        Gate { reached, open }
+    }
+
+    /// What was asked so far.
+    pub fn ops(&self) -> Vec<Op> {
+        self.lock().ops.clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics while it holds this lock")
+    }
+
+    /// Records an operation, waits at its gate, and tells what shall go wrong.
+    async fn enter(&self, kind: OpKind, key: &str) -> Option<Fault> {
+        let (fault, gate) = {
+            let mut state = self.lock();
+            let op = Op { kind, key: key.to_owned() };
+            let k = state.ops.len();
+            let position = state.gates.iter().position(|(matches, _, _)| matches(&op));
+            let gate = position.map(|i| state.gates.remove(i));
+            state.ops.push(op);
+            (state.fault(k), gate)
+        };
+        if let Some((_, reached, mut open)) = gate {
+            let _ = reached.send(true);
+            let _ = open.wait_for(|open| *open).await;
+        }
+        fault
+    }
+}
+
+impl State {
+    fn fault(&mut self, k: usize) -> Option<Fault> {
+        if self.always.is_some() {
+            return self.always;
+        }
+        if let Some(fault) = self.at.remove(&k) {
+            return Some(fault);
+        }
+        let (state, one_in) = self.random.as_mut()?;
+        let drawn = split_mix_64(state);
+        drawn.is_multiple_of(*one_in).then(|| FAULTS[(drawn / *one_in) as usize % FAULTS.len()])
+    }
+}
+
+/// A small generator with known output (SplitMix64).
+pub fn split_mix_64(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn error(fault: Fault) -> Error {
+    let source = match fault {
+        Fault::Status(status) => HttpError::new(HttpErrorKind::Unknown, StatusError::new(status)),
+        Fault::TimeoutBefore | Fault::TimeoutAfter => {
+            HttpError::new(HttpErrorKind::Timeout, std::io::Error::from(std::io::ErrorKind::TimedOut))
+        }
+        Fault::CutBody | Fault::FalseExists => HttpError::new(
+            HttpErrorKind::Interrupted,
+            std::io::Error::from(std::io::ErrorKind::ConnectionReset),
+        ),
+    };
+    Error::Generic { store: "faulty", source: Box::new(source) }
+}
+
+/// Half of a body, then its end.
+async fn cut(result: GetResult) -> Result<GetResult> {
+    let (meta, range) = (result.meta.clone(), result.range.clone());
+    let (attributes, extensions) = (result.attributes.clone(), result.extensions.clone());
+    let bytes: Bytes = result.bytes().await?;
+    let half = bytes.slice(..bytes.len() / 2);
+    let payload = GetResultPayload::Stream(stream::iter([Ok(half)]).boxed());
+    Ok(GetResult { payload, meta, range, attributes, extensions })
+}
+
+#[async_trait]
+impl ObjectStore for FaultStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let create = opts.mode == PutMode::Create;
+        let kind = if create { OpKind::Create } else { OpKind::Put };
+        match self.enter(kind, location.as_ref()).await {
+            None => self.inner.put_opts(location, payload, opts).await,
+            Some(Fault::TimeoutAfter) => {
+                self.inner.put_opts(location, payload, opts).await?;
+                Err(error(Fault::TimeoutAfter))
+            }
+            Some(Fault::FalseExists) if create => {
+                Err(Error::AlreadyExists { path: location.to_string(), source: "on purpose".into() })
+            }
+            Some(fault) => Err(error(fault)),
+        }
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        unimplemented!("the repository does not use it")
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let head = options.head;
+        let kind = if head { OpKind::Head } else { OpKind::Get };
+        match self.enter(kind, location.as_ref()).await {
+            None => self.inner.get_opts(location, options).await,
+            Some(Fault::CutBody) if !head => cut(self.inner.get_opts(location, options).await?).await,
+            Some(fault) => Err(error(fault)),
+        }
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let this = self.clone();
+        locations
+            .then(move |location| {
+                let this = this.clone();
+                async move {
+                    let location = location?;
+                    let fault = this.enter(OpKind::Delete, location.as_ref()).await;
+                    if matches!(fault, None | Some(Fault::TimeoutAfter)) {
+                        this.inner.delete(&location).await?;
+                    }
+                    fault.map_or(Ok(location), |fault| Err(error(fault)))
+                }
+            })
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.listing(prefix, self.inner.list(prefix))
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.listing(prefix, self.inner.list_with_offset(prefix, offset))
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        match self.enter(OpKind::List, prefix.map_or("", Path::as_ref)).await {
+            None => self.inner.list_with_delimiter(prefix).await,
+            Some(fault) => Err(error(fault)),
+        }
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
+        unimplemented!("the repository does not use it")
+    }
+}
+
+impl FaultStore {
+    fn listing(
+        &self,
+        prefix: Option<&Path>,
+        inner: BoxStream<'static, Result<ObjectMeta>>,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let this = self.clone();
+        let prefix = prefix.map_or(String::new(), ToString::to_string);
+        let begin = async move {
+            match this.enter(OpKind::List, &prefix).await {
+                None => inner,
+                Some(fault) => stream::iter([Err(error(fault))]).boxed(),
+            }
+        };
+        stream::once(begin).flatten().boxed()
+    }
+}
+
+impl fmt::Display for FaultStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Faulty({})", self.inner)
+    }
+}
+
+impl fmt::Debug for FaultStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,61 @@
+//! Helpers that the integration tests share. Each test binary uses some of them.
+#![allow(dead_code)]
+
+pub mod apply;
+pub mod buckets;
+pub mod devices;
+pub mod fault_store;
+pub mod gcs_fake;
+pub mod http_script;
+pub mod sink_suite;
+pub mod ceph;
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+/// Notes that the running test cannot do its work here, and why. Return from the test after it.
+///
+/// The line goes to the file named by `CUTTLE_TEST_SKIPS`, where `cargo xtask test` counts it. With
+/// `CUTTLE_TEST_NO_SKIP=1`, as in CI, skipping is a failure.
+pub fn skip(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    eprintln!("skipped {test}: {why}");
+    assert!(std::env::var("CUTTLE_TEST_NO_SKIP").as_deref() != Ok("1"), "{test} may not be skipped: {why}");
+    if let Ok(path) = std::env::var("CUTTLE_TEST_SKIPS") {
+        let mut file =
+            OpenOptions::new().create(true).append(true).open(path).expect("open the list of skips");
+        writeln!(file, "{test}: {why}").expect("write the list of skips");
+    }
+}
+
+/// The value of a variable that `cargo xtask test` sets to a server's address; absent, the test is skipped.
+pub fn server(variable: &str) -> Option<String> {
+    let value = std::env::var(variable).ok().filter(|v| !v.is_empty());
+    if value.is_none() {
+        skip(&format!("{variable} is not set: `cargo xtask test` starts this server"));
+    }
+    value
+
+/// Pseudo-random numbers from a seed, the same each time.
+pub struct Numbers(u64);
+
+impl Numbers {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| (self.next() >> 32) as u8).collect()
+    }
+}
