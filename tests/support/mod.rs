@@ -3,12 +3,12 @@
 
 pub mod apply;
 pub mod buckets;
+pub mod ceph;
 pub mod devices;
 pub mod fault_store;
 pub mod gcs_fake;
 pub mod http_script;
 pub mod sink_suite;
-pub mod ceph;
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -35,6 +35,7 @@ pub fn server(variable: &str) -> Option<String> {
         skip(&format!("{variable} is not set: `cargo xtask test` starts this server"));
     }
     value
+}
 
 /// Pseudo-random numbers from a seed, the same each time.
 pub struct Numbers(u64);
