@@ -18,9 +18,12 @@ pub mod plan;
 pub mod progress;
 pub mod rbd;
 pub mod repo;
+pub mod restore;
 pub mod sink;
 pub mod source;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod units;
 pub mod volume;
 
