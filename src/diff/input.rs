@@ -102,7 +102,7 @@ impl<R: Read> Input<R> {
 
     fn ended(&self, what: impl Display) -> Error {
         corrupt(self.offset_bytes, format!("the stream ends where {what} was expected")).help(
-            "The command that writes the stream stopped early: look at its messages and exit code, then run both again.",
+            "The command that writes the stream stopped early: look at its messages and exit code, and run both again.",
         )
     }
 }

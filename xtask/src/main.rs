@@ -1,11 +1,13 @@
 //! Development tasks: `cargo xtask help`.
 
 mod ceph;
+mod fuzz;
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.split_first() {
         Some((task, rest)) if task == "ceph" => ceph::command(rest),
-        _ => anyhow::bail!("tasks: ceph"),
+        Some((task, rest)) if task == "fuzz" => fuzz::command(rest),
+        _ => anyhow::bail!("tasks: ceph, fuzz"),
     }
 }
