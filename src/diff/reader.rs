@@ -2,10 +2,11 @@
 
 use std::io::Read;
 
+use super::banner::BANNER_DIFF_V2;
 use super::covered::{Clash, Covered};
 use super::header::{self, Tag};
 use super::input::{Input, corrupt};
-use super::{BANNER_DIFF_V2, COVERED_RANGES_MAX, DiffEvent, DiffVersion, Limits, StreamKind};
+use super::{COVERED_RANGES_MAX, DiffEvent, DiffVersion, Limits, StreamKind};
 use crate::error::{Error, Result};
 use crate::units::{Content, Extent};
 use crate::volume::ImageLayout;
