@@ -137,11 +137,6 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Stops it and removes its directory.
-    pub fn stop(self) -> Result<()> {
-        down(&self.dir)
-    }
-
     pub fn conf(&self) -> PathBuf {
         self.dir.join("ceph.conf")
     }
