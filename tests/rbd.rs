@@ -4,10 +4,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use cuttle::ErrorKind;
-use cuttle::rbd::{Access, CephConfig, Cluster, RbdSpec, flags};
+use cuttle::rbd::{Access, CephConfig, Cluster, DiffRequest, RbdSpec, flags};
 use cuttle::source::{Changes, Content, Extent, Volume};
 use cuttle::volume::Identity;
+use cuttle::{Error, ErrorKind};
 use support::Numbers;
 use support::ceph::{Ceph, OWN, apply, read_all, request};
 
@@ -65,7 +65,7 @@ fn nights(ceph: &Ceph, path: &str, seed: u64, expect_fast: bool) {
         frozen.check().unwrap();
         frozen.committed().unwrap();
         let own: Vec<_> = ceph.snapshots(path).into_iter().filter(|s| s.starts_with(OWN)).collect();
-        assert_eq!(own, [point.name.clone()], "exactly one base stays");
+        assert_eq!(own, std::slice::from_ref(&point.name), "exactly one base stays");
         (parent, bytes) = (Some(point), expected);
     }
     ceph.purge(path);
@@ -239,6 +239,31 @@ fn extents_are_those_of_rbd_diff() {
         assert_eq!(frozen.changes().unwrap(), Changes::Since(expected));
         ceph.purge(&path);
     }
+}
+
+#[test]
+fn what_fails_while_extents_arrive_does_not_cross_into_c() {
+    let Some(ceph) = Ceph::first() else { return };
+    let path = "rbd/callback";
+    ceph.create(path, 16 * MIB, &[]);
+    ceph.write(path, 0, &[1; 16 << 20]);
+    let image = ceph.open(&ceph.spec(path), Access::ReadOnly).unwrap();
+    for whole_object in [true, false] {
+        let request = DiffRequest { from: None, offset_bytes: 0, length_bytes: 16 * MIB, whole_object };
+        let mut calls = 0;
+        let mut refuse = |_| {
+            calls += 1;
+            Err(Error::interrupted("asked to stop"))
+        };
+        let error = image.diff(request, &mut refuse).unwrap_err();
+        assert_eq!((error.message(), calls), ("asked to stop", 1));
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            image.diff(request, &mut |_| panic!("a defect"))
+        }));
+        assert_eq!(panic.unwrap_err().downcast_ref::<&str>(), Some(&"a defect"));
+    }
+    drop(image);
+    ceph.purge(path);
 }
 
 #[test]
