@@ -226,12 +226,14 @@ async fn stream(project: &cuttle::repo::Project, bytes: Vec<u8>) -> cuttle::Resu
 #[tokio::test]
 async fn raw_streams_come_back() {
     let (_, project) = in_memory().await;
-    for (seed, len) in [(1, 50_000), (2, 50_000), (3, 4096 * 20), (4, 10), (5, 70_001), (6, 0)] {
+    for (seed, len) in [(1, 50_000), (2, 50_000), (3, 4096 * 20), (4, 10), (5, 70_001)] {
         let content = filled(len, seed);
         stream(&project, content.clone()).await.expect("backed up");
         let snapshot = latest(&project, "s").await;
         assert_eq!(read_back(&project, &snapshot).await.expect("read"), content, "{len} bytes");
     }
+    let error = stream(&project, Vec::new()).await.expect_err("an empty pipe is a failed command");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
     let content = filled(4096 * 9 + 5, 7);
     stream(&project, content.clone()).await.expect("backed up");
     let report = stream(&project, content).await.expect("backed up");
