@@ -14,12 +14,16 @@ pub mod diff;
 pub mod error;
 pub mod format;
 pub mod keys;
+pub mod plan;
 pub mod progress;
 pub mod rbd;
 pub mod repo;
+pub mod restore;
 pub mod sink;
 pub mod source;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod units;
 pub mod volume;
 

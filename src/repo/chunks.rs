@@ -15,6 +15,13 @@ use crate::repo::project::missing;
 use crate::store::Created;
 use crate::{cpu, units};
 
+/// Buffers that chunks are decoded in. Used again and again, they cost no fresh memory.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkBuffers {
+    pub(crate) plain: Vec<u8>,
+    base: Vec<u8>,
+}
+
 /// What an upload came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Uploaded {
@@ -95,7 +102,16 @@ impl Project {
     /// The sealed bytes of one chunk object, whose size must be what its ref says.
     pub(crate) async fn get_chunk_object(&self, object: ObjectRef) -> Result<Bytes> {
         let name = self.chunk_name(object.name);
-        let bytes = self.get_object(&name).await?.ok_or_else(|| missing(&name))?;
+        let len_bytes_max = chunk_object_len_bytes_max(self.chunk_size_bytes());
+        if u64::from(object.sealed_len_bytes) > len_bytes_max {
+            return Err(Error::corrupt(format!(
+                "{name}: its manifest says {} bytes, at most {len_bytes_max}",
+                object.sealed_len_bytes
+            )));
+        }
+        let max = u64::from(object.sealed_len_bytes);
+        let bytes =
+            self.repository().store.get(&name.to_string(), max).await?.ok_or_else(|| missing(&name))?;
         check_len(&name, bytes.len(), &object)?;
         Ok(bytes)
     }
@@ -107,28 +123,45 @@ impl Project {
         bodies: &[Bytes],
         len_bytes: u32,
     ) -> Result<Vec<u8>> {
-        let max = self.chunk_size_bytes() as usize;
-        let mut base: Option<(ContentName, Vec<u8>)> = None;
+        let mut buffers = ChunkBuffers::default();
+        self.open_chunk_into(objects, bodies, len_bytes, &mut buffers)?;
+        Ok(buffers.plain)
+    }
+
+    /// As [`open_chunk`](Self::open_chunk), into buffers that were used before. After an error they hold anything.
+    pub(crate) fn open_chunk_into(
+        &self,
+        objects: &[ObjectRef],
+        bodies: &[Bytes],
+        len_bytes: u32,
+        buffers: &mut ChunkBuffers,
+    ) -> Result<()> {
+        let mut below: Option<ContentName> = None;
         for (depth, (object, body)) in objects.iter().zip(bodies).rev().enumerate() {
-            let name = self.chunk_name(object.name);
-            let below = base.as_ref().map(|(name, plain)| Base { name: *name, depth: depth as u8, plain });
-            let mut plain = Vec::new();
-            codec::open(self.place(&name), body, below, max, &mut plain).context(&name)?;
-            if self.identify(&plain) != object.name.id {
-                return Err(Error::corrupt(format!("{name}: its content has another id"))
-                    .help("run `cuttle verify` to see what is hurt"));
-            }
-            base = Some((object.name, plain));
+            std::mem::swap(&mut buffers.plain, &mut buffers.base);
+            let base = below.map(|name| Base { name, depth: depth as u8, plain: &buffers.base });
+            self.open_object(object, body, base, &mut buffers.plain)?;
+            below = Some(object.name);
         }
-        let (name, plain) = base.ok_or_else(|| Error::internal("a chunk without objects"))?;
-        if plain.len() != len_bytes as usize {
-            return Err(Error::corrupt(format!(
-                "chunk {} holds {} bytes, its place in the volume {len_bytes}",
-                name.id,
-                plain.len()
-            )));
+        let name = below.ok_or_else(|| Error::internal("a chunk without objects"))?;
+        check_plain_len(&name, buffers.plain.len(), len_bytes)
+    }
+
+    /// Decodes one object of a chunk, given its base, and checks its id.
+    pub(crate) fn open_object(
+        &self,
+        object: &ObjectRef,
+        body: &[u8],
+        base: Option<Base<'_>>,
+        plain: &mut Vec<u8>,
+    ) -> Result<()> {
+        let name = self.chunk_name(object.name);
+        codec::open(self.place(&name), body, base, self.chunk_size_bytes() as usize, plain).context(&name)?;
+        if self.identify(plain) == object.name.id {
+            return Ok(());
         }
-        Ok(plain)
+        Err(Error::corrupt(format!("{name}: its content has another id"))
+            .help("run `cuttle verify` to see what is hurt"))
     }
 
     /// Reads a manifest page; the cache may answer.
@@ -168,6 +201,20 @@ impl Project {
         })
         .await
     }
+}
+
+/// Whether a chunk's plaintext has the length that its place in the volume asks for.
+pub(crate) fn check_plain_len(name: &ContentName, found: usize, expected: u32) -> Result<()> {
+    if found == expected as usize {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!("chunk {} holds {found} bytes, its place in the volume {expected}", name.id)))
+}
+
+/// Most bytes that a chunk's object may have in a repository of this chunk size.
+pub(crate) fn chunk_object_len_bytes_max(chunk_size_bytes: u32) -> u64 {
+    let (plain, object) = (ObjectType::Chunk.plain_len_bytes_max(), ObjectType::Chunk.object_len_bytes_max());
+    (object - plain) as u64 + u64::from(chunk_size_bytes)
 }
 
 fn check_len(name: &ObjectName, found: usize, object: &ObjectRef) -> Result<()> {

@@ -1,0 +1,3 @@
+//! Pure decisions: what an operation will do, as a value that can be printed, before anything of it is done.
+
+pub mod restore;

@@ -1,0 +1,76 @@
+//! What bounds an operation's memory: bytes in flight, and buffers that are used again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{Error, Result};
+use crate::plan::restore::Fetch;
+use crate::repo::chunks::{ChunkBuffers, chunk_object_len_bytes_max};
+
+/// Buffers kept while nobody needs them.
+const BUFFERS_IDLE_MAX: usize = 8;
+
+/// Bytes that may be in memory at once: taken before a buffer is filled, given back when its content is where it
+/// belongs.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    semaphore: Arc<Semaphore>,
+    total_bytes: u32,
+}
+
+/// Bytes taken from a [`Budget`], until it is dropped.
+pub(crate) type Share = OwnedSemaphorePermit;
+
+impl Budget {
+    /// At most 4 GiB.
+    pub(crate) fn new(inflight_bytes: u64) -> Self {
+        let total_bytes = u32::try_from(inflight_bytes.max(1)).unwrap_or(u32::MAX);
+        Self { semaphore: Arc::new(Semaphore::new(total_bytes as usize)), total_bytes }
+    }
+
+    /// Waits until so many bytes are free. What needs more than the whole budget waits for all of it, and runs alone.
+    pub(crate) async fn take(&self, bytes: u64) -> Result<Share> {
+        let taken = Arc::clone(&self.semaphore).acquire_many_owned(self.clamp(bytes)).await;
+        taken.map_err(|_| Error::internal("the memory budget is closed"))
+    }
+
+    /// As [`take`](Self::take), or `None` where it would have to wait.
+    pub(crate) fn try_take(&self, bytes: u64) -> Option<Share> {
+        Arc::clone(&self.semaphore).try_acquire_many_owned(self.clamp(bytes)).ok()
+    }
+
+    fn clamp(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes).unwrap_or(u32::MAX).min(self.total_bytes)
+    }
+}
+
+/// Most bytes in memory while a chunk is fetched and decoded: all its objects, the plaintext, and that of a base.
+pub(crate) fn fetch_bytes(fetch: &Fetch, chunk_size_bytes: u32) -> u64 {
+    let max = chunk_object_len_bytes_max(chunk_size_bytes);
+    let sealed: u64 = fetch.chunk.objects().map(|o| u64::from(o.sealed_len_bytes).min(max)).sum();
+    let plain = match fetch.chunk.objects().count() {
+        0 | 1 => u64::from(fetch.len_bytes),
+        _ => 2 * u64::from(chunk_size_bytes),
+    };
+    sealed + plain
+}
+
+/// Idle buffers, so that a chunk costs no fresh memory: faulting 4 MiB in takes about as long as hashing them.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    idle: Mutex<Vec<ChunkBuffers>>,
+}
+
+impl Buffers {
+    pub(crate) fn take(&self) -> ChunkBuffers {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give(&self, buffers: ChunkBuffers) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < BUFFERS_IDLE_MAX {
+            idle.push(buffers);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What a target, or any other reader, holds of a volume: read and hashed, chunk by chunk.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::task::spawn_blocking;
+
+use crate::codec::is_zero;
+use crate::cpu;
+use crate::error::{Context, Error, Result};
+use crate::plan::restore::{Local, Window};
+use crate::repo::Project;
+use crate::restore::budget::{Budget, Buffers};
+use crate::source::ReadAt;
+use crate::units::ChunkIndex;
+
+/// Reads in flight.
+const READS_INFLIGHT_MAX: usize = 8;
+/// Bytes read at once where chunks are small.
+const READ_BYTES: u64 = 4 << 20;
+
+/// Who reads and within which bounds.
+pub(crate) struct LocalReader {
+    pub(crate) project: Project,
+    pub(crate) reader: Arc<dyn ReadAt>,
+    pub(crate) budget: Budget,
+    pub(crate) buffers: Arc<Buffers>,
+}
+
+impl LocalReader {
+    /// Looks at all chunks of a window. Only what is not zero where data is wanted is hashed.
+    ///
+    /// What lies beyond the reader's end counts as zero: there a target grows.
+    pub(crate) async fn look(&self, window: &Window) -> Result<Vec<Local>> {
+        let chunk_size = u64::from(window.geometry().chunk_size_bytes);
+        let batch = (READ_BYTES / chunk_size).max(1);
+        let chunks = window.chunks();
+        let mut found = Vec::with_capacity(chunks.clone().count());
+        let mut batches = stream::iter(chunks.clone().step_by(batch as usize))
+            .map(|start| self.look_at(window, start..chunks.end.min(start + batch)))
+            .buffered(READS_INFLIGHT_MAX);
+        while let Some(batch) = batches.try_next().await? {
+            found.extend(batch);
+        }
+        Ok(found)
+    }
+
+    async fn look_at(&self, window: &Window, chunks: Range<u64>) -> Result<Vec<Local>> {
+        let geometry = window.geometry();
+        // What is hashed, and how long it is.
+        let pieces: Vec<(bool, usize)> = chunks
+            .clone()
+            .map(ChunkIndex)
+            .map(|i| (!window.get(i).is_zero(), geometry.chunk_len_bytes(i) as usize))
+            .collect();
+        let len: usize = pieces.iter().map(|(_, len)| len).sum();
+        let offset_bytes = geometry.offset_bytes(ChunkIndex(chunks.start));
+        let _share = self.budget.take(len as u64).await?;
+        let (reader, mut buffers) = (Arc::clone(&self.reader), self.buffers.take());
+        let buffers = spawn_blocking(move || {
+            buffers.plain.resize(len, 0);
+            let there = reader.size_bytes().saturating_sub(offset_bytes).min(len as u64) as usize;
+            let (held, beyond) = buffers.plain.split_at_mut(there);
+            beyond.fill(0);
+            if !held.is_empty() {
+                reader.read_at(offset_bytes, held).context("look at what the target holds")?;
+            }
+            Ok(buffers)
+        })
+        .await
+        .map_err(|e| Error::internal("a reading thread failed").caused_by(e))??;
+        let project = self.project.clone();
+        let (found, buffers) = cpu::run(move || {
+            let mut rest = &buffers.plain[..];
+            let mut found = Vec::with_capacity(pieces.len());
+            for (hashed, len) in pieces {
+                let (chunk, behind) = rest.split_at(len);
+                rest = behind;
+                found.push(match () {
+                    () if is_zero(chunk) => Local::Zero,
+                    () if hashed => Local::Content(project.identify(chunk)),
+                    () => Local::NotZero,
+                });
+            }
+            Ok((found, buffers))
+        })
+        .await?;
+        self.buffers.give(buffers);
+        Ok(found)
+    }
+}

@@ -1,0 +1,333 @@
+//! Restores a snapshot: plans window by window what the target lacks, fetches it, checks it and writes it.
+//!
+//! Whatever fails stops the restore. What was written until then is right, so a second run goes on from there. Memory
+//! is bounded by [`RestoreOptions::inflight_bytes`], whatever the volume's size: a share is taken before a chunk is
+//! fetched and given back when it is written.
+
+pub(crate) mod any;
+mod ascending;
+pub(crate) mod budget;
+pub(crate) mod local;
+#[cfg(test)]
+mod tests;
+pub(crate) mod windows;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_blocking};
+
+use crate::cancel::{Cancel, interrupted};
+use crate::cpu;
+use crate::error::{Context, Error, Result};
+use crate::format::CLOSURE_LEN_MAX;
+use crate::format::page::ObjectRef;
+use crate::plan::restore::{Fetch, Plan, Target, Totals, plan as plan_window};
+use crate::progress::{Outcome, Progress, Step};
+use crate::repo::Project;
+use crate::repo::chunks::ChunkBuffers;
+use crate::repo::log::SnapshotEntry;
+use crate::repo::manifest::Manifest;
+use crate::restore::budget::{Budget, Buffers};
+use crate::restore::local::LocalReader;
+use crate::restore::windows::Windows;
+use crate::sink::{Existing, Order, Sink};
+use crate::source::ReadAt;
+use crate::store::Ledger;
+
+/// Memory in flight unless asked otherwise: more than 16 chunks of 4 MiB, sealed and plain.
+pub const INFLIGHT_BYTES_DEFAULT: u64 = 160 << 20;
+
+/// How a restore is done.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions {
+    /// Bytes in memory at once, of sealed objects and of plaintext together. What one chunk needs is always allowed.
+    pub inflight_bytes: u64,
+    /// Whether a target that says it is blank is believed. Otherwise zeros are written too.
+    pub trust_blank: bool,
+}
+
+impl Default for RestoreOptions {
+    fn default() -> Self {
+        Self { inflight_bytes: INFLIGHT_BYTES_DEFAULT, trust_blank: true }
+    }
+}
+
+/// What a restore did, or would do.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestoreReport {
+    pub volume: String,
+    pub sequence: u32,
+    pub snapshot_id: String,
+    pub size_bytes: u64,
+    /// Nothing was fetched but metadata, and nothing written.
+    pub dry_run: bool,
+    #[serde(flatten)]
+    pub totals: Totals,
+    /// Bytes received from the store, metadata included.
+    pub downloaded_bytes: u64,
+    /// Requests to the store, metadata included.
+    pub requests: u64,
+    /// The requests by kind.
+    pub ledger: Ledger,
+    pub seconds: f64,
+}
+
+/// Restores a snapshot into a sink that was made for its size.
+///
+/// # Errors
+/// `Interrupted` when cancelled: the same command goes on where it was. Damage is `Corrupt` and names the chunk and
+/// the offset; nothing wrong and no zeros are ever written in its place.
+pub async fn run(
+    project: &Project,
+    snapshot: &SnapshotEntry,
+    sink: Arc<dyn Sink>,
+    options: RestoreOptions,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+) -> Result<RestoreReport> {
+    let (started, mut cancel) = (Started::now(project), cancel);
+    let planner = Planner::new(project, snapshot, sink.existing(), &options, &cancel)?;
+    progress.phase("restore", Some(snapshot.snapshot.size_bytes));
+    let work = Arc::new(Work {
+        project: project.clone(),
+        sink: Arc::clone(&sink),
+        budget: planner.budget.clone(),
+        buffers: Arc::clone(&planner.buffers),
+        progress,
+    });
+    let (sender, mut plans) = mpsc::channel(1);
+    // Dropped with this function, whatever ends it.
+    let mut planning = JoinSet::new();
+    planning.spawn(planner.send(sender));
+    let order = sink.order();
+    let done = match order {
+        Order::Any => any::carry_out(&work, &mut plans, &mut cancel).await,
+        Order::Ascending => ascending::carry_out(&work, &mut plans, &mut cancel).await,
+    };
+    done.context(format!("restore {}", name(snapshot)))?;
+    let totals = match planning.join_next().await {
+        Some(Ok(totals)) => totals,
+        _ => return Err(Error::internal("the planning task failed")),
+    };
+    cancel.check()?;
+    spawn_blocking(move || sink.finish())
+        .await
+        .map_err(|e| Error::internal("the last write failed").caused_by(e))?
+        .context(format!("restore {}", name(snapshot)))?;
+    Ok(started.report(project, snapshot, totals, false))
+}
+
+/// Finds out what a restore would do. `existing` is what the target holds; it is read, never written.
+pub async fn plan(
+    project: &Project,
+    snapshot: &SnapshotEntry,
+    existing: Existing,
+    options: RestoreOptions,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+) -> Result<RestoreReport> {
+    let started = Started::now(project);
+    let mut planner = Planner::new(project, snapshot, existing, &options, &cancel)?;
+    progress.phase("plan", Some(snapshot.snapshot.size_bytes));
+    let mut totals = Totals::default();
+    while let Some(plan) = planner.next().await.context(format!("plan {}", name(snapshot)))? {
+        let done = plan.totals;
+        for (share, outcome) in
+            [(done.keep, Outcome::Known), (done.zero, Outcome::Zero), (done.fetch, Outcome::New)]
+        {
+            if share.chunks > 0 {
+                progress.step(Step { bytes: share.bytes, chunks: share.chunks, outcome });
+            }
+        }
+        totals += done;
+    }
+    Ok(started.report(project, snapshot, totals, true))
+}
+
+/// `volume@sequence`, as a user names a snapshot.
+pub(crate) fn name(snapshot: &SnapshotEntry) -> String {
+    format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence)
+}
+
+/// When it began and what the store had been asked by then.
+struct Started {
+    at: Instant,
+    ledger: Ledger,
+}
+
+impl Started {
+    fn now(project: &Project) -> Self {
+        Self { at: Instant::now(), ledger: project.repository().store.ledger() }
+    }
+
+    fn report(
+        &self,
+        project: &Project,
+        snapshot: &SnapshotEntry,
+        totals: Totals,
+        dry_run: bool,
+    ) -> RestoreReport {
+        let ledger = project.repository().store.ledger() - self.ledger;
+        RestoreReport {
+            volume: snapshot.volume_name.clone(),
+            sequence: snapshot.snapshot.sequence.0,
+            snapshot_id: snapshot.snapshot_id.to_string(),
+            size_bytes: snapshot.snapshot.size_bytes,
+            dry_run,
+            totals,
+            downloaded_bytes: ledger.downloaded_bytes,
+            requests: ledger.requests(),
+            ledger,
+            seconds: self.at.elapsed().as_secs_f64(),
+        }
+    }
+}
+
+/// Plans one window after the other.
+struct Planner {
+    windows: Windows,
+    target: Found,
+    budget: Budget,
+    buffers: Arc<Buffers>,
+    cancel: Cancel,
+}
+
+/// What the target is.
+enum Found {
+    Blank,
+    Nothing,
+    Content(LocalReader),
+}
+
+impl Planner {
+    fn new(
+        project: &Project,
+        snapshot: &SnapshotEntry,
+        existing: Existing,
+        options: &RestoreOptions,
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        let (found, expected) = (snapshot.snapshot.chunk_size_bytes, project.chunk_size_bytes());
+        if found != expected {
+            return Err(Error::corrupt(format!(
+                "{} has chunks of {found} bytes, its repository of {expected}",
+                name(snapshot)
+            )));
+        }
+        let budget = Budget::new(options.inflight_bytes);
+        let buffers = Arc::new(Buffers::default());
+        let reader = |reader: Arc<dyn ReadAt>| LocalReader {
+            project: project.clone(),
+            reader,
+            budget: budget.clone(),
+            buffers: Arc::clone(&buffers),
+        };
+        let target = match existing {
+            Existing::Blank if options.trust_blank => Found::Blank,
+            Existing::Blank | Existing::Nothing => Found::Nothing,
+            Existing::Content(content) => Found::Content(reader(content)),
+        };
+        let whole_zeros = !matches!(target, Found::Content(_));
+        let manifest = Manifest::of(project, &snapshot.snapshot)?;
+        let windows = Windows::new(manifest, whole_zeros);
+        Ok(Self { windows, target, budget, buffers, cancel: cancel.clone() })
+    }
+
+    async fn next(&mut self) -> Result<Option<Plan>> {
+        let mut cancel = self.cancel.clone();
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(interrupted()),
+            plan = self.plan() => plan,
+        }
+    }
+
+    async fn plan(&mut self) -> Result<Option<Plan>> {
+        let Some(window) = self.windows.next().await? else { return Ok(None) };
+        let locals;
+        let target = match &self.target {
+            Found::Blank => Target::Blank,
+            Found::Nothing => Target::Nothing,
+            Found::Content(reader) => {
+                locals = reader.look(&window).await?;
+                Target::Content(&locals)
+            }
+        };
+        plan_window(&window, target).map(Some)
+    }
+
+    /// Plans ahead of who carries the plans out, and ends when nobody does any more.
+    async fn send(mut self, plans: mpsc::Sender<Result<Plan>>) -> Totals {
+        let mut totals = Totals::default();
+        loop {
+            let plan = match self.next().await {
+                Ok(None) => return totals,
+                Ok(Some(plan)) => {
+                    totals += plan.totals;
+                    Ok(plan)
+                }
+                Err(e) => Err(e),
+            };
+            let last = plan.is_err();
+            if plans.send(plan).await.is_err() || last {
+                return totals;
+            }
+        }
+    }
+}
+
+/// What all tasks of a restore share.
+pub(crate) struct Work {
+    project: Project,
+    sink: Arc<dyn Sink>,
+    budget: Budget,
+    buffers: Arc<Buffers>,
+    progress: Arc<dyn Progress>,
+}
+
+impl Work {
+    /// Fetches a chunk with all it needs, and decodes it. The caller holds the memory that this takes.
+    async fn fetch(&self, fetch: &Fetch) -> Result<ChunkBuffers> {
+        let at = fetch.offsets_bytes.first().copied().unwrap_or_default();
+        let chunk = || match fetch.chunk.id() {
+            Some(id) => format!("chunk {id} at offset {at}"),
+            None => format!("zeros at offset {at}"),
+        };
+        self.open(fetch).await.map_err(|e| {
+            let e = e.context(chunk());
+            match e.help_text() {
+                Some(_) => e,
+                None => e.help("nothing wrong was written; run the same command again to go on from here"),
+            }
+        })
+    }
+
+    async fn open(&self, fetch: &Fetch) -> Result<ChunkBuffers> {
+        let objects: Vec<ObjectRef> = fetch.chunk.objects().copied().collect();
+        let bodies: Vec<_> = stream::iter(objects.clone())
+            .map(|object| self.project.get_chunk_object(object))
+            .buffered(CLOSURE_LEN_MAX + 1)
+            .try_collect()
+            .await?;
+        let (project, len_bytes, mut buffers) = (self.project.clone(), fetch.len_bytes, self.buffers.take());
+        cpu::run(move || {
+            project.open_chunk_into(&objects, &bodies, len_bytes, &mut buffers)?;
+            Ok(buffers)
+        })
+        .await
+    }
+
+    fn step(&self, bytes: u64, outcome: Outcome) {
+        let chunks = bytes.div_ceil(u64::from(self.project.chunk_size_bytes()));
+        self.progress.step(Step { bytes, chunks, outcome });
+    }
+
+    fn kept(&self, range_bytes: &Range<u64>) {
+        self.step(range_bytes.end - range_bytes.start, Outcome::Known);
+    }
+}

@@ -1,0 +1,77 @@
+//! A manifest in windows of bounded size, in order.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::error::Result;
+use crate::format::REFS_PER_PAGE;
+use crate::plan::restore::Window;
+use crate::repo::manifest::Manifest;
+
+/// Leaves in a window: 32 GiB of a volume at 4 MiB a chunk, at most 6 MiB of refs.
+const WINDOW_LEAVES: u64 = 8;
+/// Leaves read at once.
+const LEAVES_INFLIGHT_MAX: usize = 8;
+
+/// Reads a manifest window by window.
+pub(crate) struct Windows {
+    manifest: Manifest,
+    next_leaf: u64,
+    zero_leaves_max: u64,
+}
+
+impl Windows {
+    /// `whole_zeros` puts ranges of zeros of any length into one window; otherwise they are as long as others.
+    pub(crate) fn new(manifest: Manifest, whole_zeros: bool) -> Self {
+        let zero_leaves_max = if whole_zeros { u64::MAX } else { WINDOW_LEAVES };
+        Self { manifest, next_leaf: 0, zero_leaves_max }
+    }
+
+    /// The next window, or `None` after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Window>> {
+        let geometry = self.manifest.geometry();
+        let first = self.next_leaf;
+        let left = self.manifest.leaf_count().saturating_sub(first);
+        if left == 0 {
+            return Ok(None);
+        }
+        let zeros = self.zero_leaves(first).await?.min(left);
+        let count = WINDOW_LEAVES.min(left);
+        if zeros >= count {
+            let zeros = zeros.min(self.zero_leaves_max);
+            self.next_leaf = first + zeros;
+            let chunks = first * REFS_PER_PAGE as u64..self.next_leaf.saturating_mul(REFS_PER_PAGE as u64);
+            return Ok(Some(Window::zero(geometry, chunks)));
+        }
+        let manifest = &self.manifest;
+        let leaves: Vec<Arc<_>> = stream::iter(first..first + count)
+            .map(|number| manifest.leaf(number))
+            .buffered(LEAVES_INFLIGHT_MAX)
+            .try_collect()
+            .await?;
+        self.next_leaf = first + count;
+        Ok(Some(Window::of_leaves(geometry, first, leaves)))
+    }
+
+    /// How many leaves from here on are zero; whole subtrees show as such without being read.
+    async fn zero_leaves(&self, first: u64) -> Result<u64> {
+        let (mut at, end) = (first, self.manifest.leaf_count());
+        while at < end && at - first < self.zero_leaves_max {
+            let Some(step) = self.zero_subtree(at).await? else { break };
+            at += step;
+        }
+        Ok(at - first)
+    }
+
+    /// Leaves below the highest page that is zero and begins at this leaf.
+    async fn zero_subtree(&self, leaf: u64) -> Result<Option<u64>> {
+        for level in (0..self.manifest.root().level).rev() {
+            let leaves = (REFS_PER_PAGE as u64).pow(u32::from(level));
+            if leaf.is_multiple_of(leaves) && self.manifest.page_ref(level, leaf / leaves).await?.is_zero() {
+                return Ok(Some(leaves));
+            }
+        }
+        Ok(None)
+    }
+}
