@@ -47,7 +47,8 @@ pub fn command(args: &[String]) -> Result<()> {
         built.and_then(|built| run_tests(built, args, &root, ci, &running.variables))
     };
     for cluster in running.clusters.drain(..) {
-        cluster.stop()?;
+        let conf = cluster.conf();
+        ceph::down(conf.parent().unwrap_or(&conf))?;
     }
     result
 }
