@@ -74,7 +74,7 @@ impl<R: Read> Input<R> {
         text.decode(bytes).map_err(|e| corrupt(at, e))
     }
 
-    pub(super) fn expect(&mut self, banner: &[u8], what: &str) -> Result<()> {
+    pub(super) fn require(&mut self, banner: &[u8], what: &str) -> Result<()> {
         let at = self.offset_bytes;
         let mut found = vec![0; banner.len()];
         self.fill(&mut found, what)?;
