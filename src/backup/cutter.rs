@@ -45,15 +45,15 @@ pub(super) enum Piece {
 
 /// The stream's thread.
 pub(super) struct Cutter {
-    pub source: Box<dyn StreamSource>,
-    pub budget: Arc<Budget>,
-    pub runtime: tokio::runtime::Handle,
-    pub pieces: mpsc::Sender<Piece>,
-    pub chunk_size_bytes: u32,
-    pub open: Option<OpenChunk>,
-    pub passed_on: HashSet<u64>,
+    source: Box<dyn StreamSource>,
+    budget: Arc<Budget>,
+    runtime: tokio::runtime::Handle,
+    pieces: mpsc::Sender<Piece>,
+    chunk_size_bytes: u32,
+    open: Option<OpenChunk>,
+    passed_on: HashSet<u64>,
     /// Raw bytes tell their size only at their end.
-    pub size_known: bool,
+    size_known: bool,
 }
 
 struct OpenChunk {
@@ -64,6 +64,17 @@ struct OpenChunk {
 }
 
 impl Cutter {
+    pub(super) fn new(
+        source: Box<dyn StreamSource>,
+        budget: Arc<Budget>,
+        pieces: mpsc::Sender<Piece>,
+        chunk_size_bytes: u32,
+    ) -> Self {
+        let runtime = tokio::runtime::Handle::current();
+        let passed_on = HashSet::new();
+        Self { source, budget, runtime, pieces, chunk_size_bytes, open: None, passed_on, size_known: false }
+    }
+
     pub(super) fn run(mut self) {
         let end = self.read_all();
         let last = match end {

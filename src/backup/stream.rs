@@ -49,16 +49,7 @@ pub async fn run(
     cancel: &mut Cancel,
 ) -> Result<u64> {
     let (pieces_tx, mut pieces) = mpsc::channel(16);
-    let cutter = Cutter {
-        source,
-        budget: Arc::clone(&plan.budget),
-        runtime: tokio::runtime::Handle::current(),
-        pieces: pieces_tx,
-        chunk_size_bytes: plan.chunk_size_bytes,
-        open: None,
-        passed_on: HashSet::new(),
-        size_known: false,
-    };
+    let cutter = Cutter::new(source, Arc::clone(&plan.budget), pieces_tx, plan.chunk_size_bytes);
     spawn_thread("stream".to_owned(), move || cutter.run())?;
     let mut consumer =
         Consumer { plan, assembler, uploads: FuturesUnordered::new(), patches: FuturesUnordered::new() };
