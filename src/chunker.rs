@@ -39,7 +39,6 @@ pub fn spans(
     forced: &BTreeSet<u64>,
 ) -> Vec<Span> {
     let chunk_count = geometry.chunk_count();
-    let mut forced = forced.iter().copied().filter(|i| *i < chunk_count).peekable();
     let mut out = Vec::new();
     for extent in extents {
         let end_bytes = extent.offset_bytes.saturating_add(extent.length_bytes).min(geometry.size_bytes);
@@ -48,9 +47,6 @@ pub fn spans(
         }
         let first = geometry.index_of(extent.offset_bytes).0;
         let last = geometry.index_of(end_bytes - 1).0;
-        while let Some(index) = forced.next_if(|i| *i <= first) {
-            push(&mut out, index, index + 1, true);
-        }
         match (extent.content, unlisted) {
             (Content::Data, _) => push(&mut out, first, last + 1, true),
             (Content::Zero, Unlisted::Zero) => {}
@@ -64,9 +60,7 @@ pub fn spans(
             }
         }
     }
-    for index in forced {
-        push(&mut out, index, index + 1, true);
-    }
+    let out = with_forced(&out, forced.range(..chunk_count));
     match unlisted {
         Unlisted::Unchanged => out,
         Unlisted::Zero => fill_gaps(&out, chunk_count),
@@ -107,6 +101,28 @@ fn push(out: &mut Vec<Span>, first: u64, end: u64, read: bool) {
         }
     }
     out.push(Span { first: ChunkIndex(first), count: end - first, read });
+}
+
+/// Makes sure that single chunks are read, whatever the spans say.
+fn with_forced<'a>(spans: &[Span], forced: impl Iterator<Item = &'a u64>) -> Vec<Span> {
+    let mut forced = forced.copied().peekable();
+    let mut out = Vec::with_capacity(spans.len());
+    for span in spans {
+        while let Some(index) = forced.next_if(|i| *i < span.first.0) {
+            push(&mut out, index, index + 1, true);
+        }
+        let mut at = span.first.0;
+        while let Some(index) = forced.next_if(|i| *i < span.end()) {
+            push(&mut out, at, index, span.read);
+            push(&mut out, index, index + 1, true);
+            at = index + 1;
+        }
+        push(&mut out, at, span.end(), span.read);
+    }
+    for index in forced {
+        push(&mut out, index, index + 1, true);
+    }
+    out
 }
 
 fn fill_gaps(spans: &[Span], chunk_count: u64) -> Vec<Span> {
@@ -163,6 +179,17 @@ mod tests {
         // The short last chunk is wholly covered where the extent reaches the end.
         check(&[extent(4096, 100, Zero)], 4196, unchanged, &[(1, 1, false)]);
         check(&[extent(4096, u64::MAX, Data)], 4196, unchanged, &[(1, 1, true)]);
+    }
+
+    #[test]
+    fn a_forced_chunk_within_a_zero_extent_is_read() {
+        let geometry = Geometry::new(10 * 4096, CHUNK).expect("valid");
+        let extents = [extent(5 * 4096 + 1, 3 * 4096, Content::Zero)];
+        let found: Vec<_> = spans(&extents, geometry, Unlisted::Unchanged, &BTreeSet::from([2, 6]))
+            .iter()
+            .map(|s| (s.first.0, s.count, s.read))
+            .collect();
+        assert_eq!(found, [(2, 1, true), (5, 2, true), (7, 1, false), (8, 1, true)]);
     }
 
     fn sorted_extents() -> impl Strategy<Value = Vec<Extent>> {

@@ -4,29 +4,14 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use cuttle::ErrorKind;
-use cuttle::rbd::{Access, CephConfig, Cluster, RbdSpec, flags};
+use cuttle::rbd::{Access, CephConfig, Cluster, DiffRequest, RbdSpec, flags};
 use cuttle::source::{Changes, Content, Extent, Volume};
 use cuttle::volume::Identity;
+use cuttle::{Error, ErrorKind};
+use support::Numbers;
 use support::ceph::{Ceph, OWN, apply, read_all, request};
 
 const MIB: u64 = 1 << 20;
-
-/// Pseudo-random numbers from a seed.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-
-    fn bytes(&mut self, length: u64) -> Vec<u8> {
-        (0..length).map(|_| self.below(255) as u8 + 1).collect()
-    }
-}
 
 /// Changes an image as guests and operators do: writes, zeroes, discards, resizes, snapshots in between.
 fn stir(ceph: &Ceph, path: &str, numbers: &mut Numbers, round: u64) {
@@ -36,7 +21,7 @@ fn stir(ceph: &Ceph, path: &str, numbers: &mut Numbers, round: u64) {
         let offset = numbers.below(size);
         let length = (1 + numbers.below(3 * MIB)).min(size - offset);
         match numbers.below(12) {
-            0..=4 => image.write_at(offset, &numbers.bytes(length.min(300_000))).unwrap(),
+            0..=4 => image.write_at(offset, &numbers.bytes(length.min(300_000) as usize)).unwrap(),
             5..=6 => image.zero_at(offset, length).unwrap(),
             7..=8 => {
                 drop(image);
@@ -50,7 +35,7 @@ fn stir(ceph: &Ceph, path: &str, numbers: &mut Numbers, round: u64) {
 
 /// Several nights of backups of one image: each night's changes on the last night's bytes are that night's export.
 fn nights(ceph: &Ceph, path: &str, seed: u64, expect_fast: bool) {
-    let mut numbers = Numbers(seed);
+    let mut numbers = Numbers::new(seed);
     let (mut parent, mut bytes) = (None, Vec::new());
     for night in 0..6 {
         stir(ceph, path, &mut numbers, night);
@@ -80,7 +65,7 @@ fn nights(ceph: &Ceph, path: &str, seed: u64, expect_fast: bool) {
         frozen.check().unwrap();
         frozen.committed().unwrap();
         let own: Vec<_> = ceph.snapshots(path).into_iter().filter(|s| s.starts_with(OWN)).collect();
-        assert_eq!(own, [point.name.clone()], "exactly one base stays");
+        assert_eq!(own, std::slice::from_ref(&point.name), "exactly one base stays");
         (parent, bytes) = (Some(point), expected);
     }
     ceph.purge(path);
@@ -152,7 +137,7 @@ fn nights_of_clones() {
         let (parent, child) = (format!("rbd/clone-parent-{seed}"), format!("rbd/clone-child-{seed}"));
         ceph.purge(&child);
         ceph.create(&parent, 20 * MIB, &["--object-size", "1M", "--image-feature", features]);
-        let mut numbers = Numbers(seed);
+        let mut numbers = Numbers::new(seed);
         for at in [0, 3 * MIB + 17, 9 * MIB, 19 * MIB + 100_000] {
             ceph.write(&parent, at, &numbers.bytes(500_000));
         }
@@ -186,7 +171,7 @@ fn a_clone_that_was_shrunk_flattened_and_grown() {
         let (parent, child) = (format!("rbd/overlap-parent-{name}"), format!("rbd/overlap-child-{name}"));
         ceph.purge(&child);
         ceph.create(&parent, 12 * MIB, &["--object-size", "1M", "--image-feature", features]);
-        ceph.write(&parent, 0, &Numbers(5).bytes(12 * MIB));
+        ceph.write(&parent, 0, &Numbers::new(5).bytes(12 << 20));
         ceph.rbd(&["snap", "create", "--no-progress", &format!("{parent}@gold")]);
         ceph.rbd(&["snap", "protect", &format!("{parent}@gold")]);
         ceph.rbd(&[
@@ -254,6 +239,31 @@ fn extents_are_those_of_rbd_diff() {
         assert_eq!(frozen.changes().unwrap(), Changes::Since(expected));
         ceph.purge(&path);
     }
+}
+
+#[test]
+fn what_fails_while_extents_arrive_does_not_cross_into_c() {
+    let Some(ceph) = Ceph::first() else { return };
+    let path = "rbd/callback";
+    ceph.create(path, 16 * MIB, &[]);
+    ceph.write(path, 0, &[1; 16 << 20]);
+    let image = ceph.open(&ceph.spec(path), Access::ReadOnly).unwrap();
+    for whole_object in [true, false] {
+        let request = DiffRequest { from: None, offset_bytes: 0, length_bytes: 16 * MIB, whole_object };
+        let mut calls = 0;
+        let mut refuse = |_| {
+            calls += 1;
+            Err(Error::interrupted("asked to stop"))
+        };
+        let error = image.diff(request, &mut refuse).unwrap_err();
+        assert_eq!((error.message(), calls), ("asked to stop", 1));
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            image.diff(request, &mut |_| panic!("a defect"))
+        }));
+        assert_eq!(panic.unwrap_err().downcast_ref::<&str>(), Some(&"a defect"));
+    }
+    drop(image);
+    ceph.purge(path);
 }
 
 #[test]
@@ -494,7 +504,7 @@ fn many_threads_read_one_snapshot() {
     let Some(ceph) = Ceph::first() else { return };
     let path = "rbd/threads";
     ceph.create(path, 32 * MIB, &[]);
-    let data = Numbers(61).bytes(32 * MIB);
+    let data = Numbers::new(61).bytes(32 << 20);
     ceph.write(path, 0, &data);
     let frozen = ceph.freeze(path, "1", None);
     let reader = frozen.reader();
@@ -502,7 +512,7 @@ fn many_threads_read_one_snapshot() {
         for thread in 0..8 {
             let (reader, data) = (reader.clone(), &data);
             scope.spawn(move || {
-                let mut numbers = Numbers(100 + thread);
+                let mut numbers = Numbers::new(100 + thread);
                 for _ in 0..40 {
                     let offset = numbers.below(31 * MIB);
                     let mut buf = vec![0; numbers.below(MIB) as usize];

@@ -10,7 +10,9 @@ use cuttle::sink::{Existing, Sink};
 use cuttle::source::{Changes, Content};
 use cuttle::volume::ImageLayout;
 use cuttle::{ErrorKind, Result};
+use support::Numbers;
 use support::ceph::{Ceph, read_all};
+use support::sink_suite::{self, Target};
 
 const MIB: u64 = 1 << 20;
 
@@ -35,24 +37,53 @@ fn metadata(ceph: &Ceph, path: &str) -> Vec<(String, String)> {
 
 /// Writes and zeroes a sink and a model alike.
 fn scribble(sink: &RbdSink, model: &mut [u8], seed: u64) {
-    let mut state = seed;
-    let mut below = |limit: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % limit
-    };
+    let mut numbers = Numbers::new(seed);
     for i in 0..60 {
-        let offset = below(model.len() as u64);
-        let length = (1 + below([100, 70_000, 5 * MIB][i % 3])).min(model.len() as u64 - offset);
+        let offset = numbers.below(model.len() as u64);
+        let length = (1 + numbers.below([100, 70_000, 5 * MIB][i % 3])).min(model.len() as u64 - offset);
         let part = &mut model[offset as usize..(offset + length) as usize];
-        if below(2) == 0 {
-            part.fill(1 + below(255) as u8);
+        if numbers.below(2) == 0 {
+            part.fill(1 + numbers.below(255) as u8);
             sink.write_at(offset, part).unwrap();
         } else {
             part.fill(0);
             sink.zero_at(offset, length).unwrap();
         }
+    }
+}
+
+/// A target of the suite that all sinks share: the image is absent, or holds something else before.
+struct Suite<'a> {
+    ceph: &'a Ceph,
+    path: &'static str,
+    overwrite: bool,
+}
+
+impl Target for Suite<'_> {
+    fn open(&self, size_bytes: u64) -> Box<dyn Sink> {
+        self.ceph.purge(self.path);
+        if self.overwrite {
+            self.ceph.create(self.path, 2 * MIB, &["--object-size", "64K"]);
+            self.ceph.write(self.path, 0, &[0xaa; 2 << 20]);
+        }
+        let layout = ImageLayout { order: 20, ..ImageLayout::default() };
+        let target = RestoreTarget { overwrite: self.overwrite, ..target(&layout, size_bytes, "aa") };
+        Box::new(open(self.ceph, self.path, &target).expect("open the sink"))
+    }
+
+    fn content(&self, size_bytes: u64) -> Vec<u8> {
+        let content = self.ceph.export(self.path);
+        assert_eq!(content.len() as u64, size_bytes);
+        content
+    }
+}
+
+#[test]
+fn the_suite_of_all_sinks() {
+    let Some(ceph) = &Ceph::first() else { return };
+    for (path, overwrite) in [("rbd/suite-new", false), ("rbd/suite-existing", true)] {
+        sink_suite::check(|| Suite { ceph, path, overwrite });
+        ceph.purge(path);
     }
 }
 

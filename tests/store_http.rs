@@ -91,10 +91,11 @@ async fn no_answer_at_all_is_a_timeout_and_settled() {
 
 #[tokio::test]
 async fn a_body_cut_short_is_fetched_again_and_in_the_end_an_error() {
-    let cut = || Answer::object(vec![5; 400]).header("content-length", "1000");
+    let cut = || Answer::object(body()).cut_after(400);
     let (script, store) = s3([cut(), cut(), Answer::object(body())]).await;
     assert_eq!(store.get("k", 1000).await.expect("get"), Some(body()));
     assert_eq!(script.seen().len(), 3);
+    assert_eq!(store.ledger().downloaded_bytes, 400 + 400 + 1000);
 
     let (script, store) = s3((0..50).map(|_| cut())).await;
     let error = store.get("k", 1000).await.expect_err("always cut short");

@@ -118,6 +118,24 @@ fn every_cut_of_a_real_stream_is_noticed() {
     }
 }
 
+/// What the fuzzer found to be different inputs, each read once more: none panics.
+#[test]
+fn saved_fuzz_inputs_are_read_or_refused() {
+    let inputs = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/fuzz/diff_stream");
+    let (mut read, mut refused) = (0, 0);
+    for input in fs::read_dir(inputs).expect("saved inputs") {
+        let file = File::open(input.expect("an entry").path()).expect("an input");
+        let drained = open(file, Limits::default()).and_then(|mut stream| {
+            while stream.next_event()?.is_some() {
+                while stream.read_data(&mut [0; 64])? > 0 {}
+            }
+            Ok(())
+        });
+        *(if drained.is_ok() { &mut read } else { &mut refused }) += 1;
+    }
+    assert!(read > 10 && refused > 10, "both kinds are among them: {read} and {refused}");
+}
+
 /// Gives its bytes in small pieces, with interruptions between.
 struct Slow(io::Cursor<Vec<u8>>, bool);
 

@@ -80,8 +80,13 @@ mod tests {
 
     use super::{Clash, Covered};
 
+    fn config() -> ProptestConfig {
+        ProptestConfig { failure_persistence: None, rng_seed: RngSeed::Fixed(7), ..ProptestConfig::default() }
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, rng_seed: RngSeed::Fixed(7), ..ProptestConfig::default() })]
+        #![proptest_config(config())]
+
         #[test]
         fn agrees_with_a_bitmap(ranges in proptest::collection::vec((0usize..60, 1usize..8), 0..40)) {
             let mut covered = Covered::new();

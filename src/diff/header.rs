@@ -166,7 +166,7 @@ pub(super) fn read_image_header<R: Read>(input: &mut Input<R>) -> Result<(ImageL
     layout.stripe_unit_bytes = unit.filter(|&u| layout.order == 0 || u != 1 << layout.order).unwrap_or(0);
     layout.stripe_count = count.unwrap_or(0);
     sort_metadata(input.offset_bytes(), &mut layout.metadata)?;
-    input.expect(super::BANNER_IMAGE_DIFFS_V2, "the banner before the diffs")?;
+    input.require(super::banner::BANNER_IMAGE_DIFFS_V2, "the banner before the diffs")?;
     let at = input.offset_bytes();
     match input.u64("the number of diffs")? {
         0 => Err(corrupt(at, "0 diffs: expected at least the one of the image itself")),

@@ -74,7 +74,7 @@ impl<R: Read> Input<R> {
         text.decode(bytes).map_err(|e| corrupt(at, e))
     }
 
-    pub(super) fn expect(&mut self, banner: &[u8], what: &str) -> Result<()> {
+    pub(super) fn require(&mut self, banner: &[u8], what: &str) -> Result<()> {
         let at = self.offset_bytes;
         let mut found = vec![0; banner.len()];
         self.fill(&mut found, what)?;
@@ -102,7 +102,7 @@ impl<R: Read> Input<R> {
 
     fn ended(&self, what: impl Display) -> Error {
         corrupt(self.offset_bytes, format!("the stream ends where {what} was expected")).help(
-            "The command that writes the stream stopped early: look at its messages and exit code, then run both again.",
+            "The command that writes the stream stopped early: look at its messages and exit code, and run both again.",
         )
     }
 }

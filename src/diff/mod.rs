@@ -30,6 +30,7 @@
 //!
 //! Everything else is refused, with the offset in the stream, an unknown tag too: it may hold content.
 
+mod banner;
 mod covered;
 mod header;
 mod input;
@@ -42,6 +43,7 @@ mod tests;
 
 use crate::units::{Extent, VOLUME_SIZE_BYTES_MAX};
 
+pub use self::banner::{SNIFF_BYTES, StreamKind};
 pub use self::covered::COVERED_RANGES_MAX;
 pub use self::reader::DiffReader;
 pub use self::writer::{DiffWriter, write_image_header};
@@ -54,39 +56,6 @@ pub const METADATA_VALUE_LEN_MAX: u32 = 64 << 10;
 pub const METADATA_PAIRS_MAX: usize = 4096;
 /// Most that all pairs of an image may hold together, in bytes.
 pub const METADATA_BYTES_MAX: usize = 1 << 20;
-
-pub(crate) const BANNER_DIFF_V1: &[u8] = b"rbd diff v1\n";
-pub(crate) const BANNER_DIFF_V2: &[u8] = b"rbd diff v2\n";
-pub(crate) const BANNER_IMAGE_V2: &[u8] = b"rbd image v2\n";
-pub(crate) const BANNER_IMAGE_DIFFS_V2: &[u8] = b"rbd image diffs v2\n";
-
-/// What kind of stream a banner announces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum StreamKind {
-    DiffV1,
-    DiffV2,
-    /// A full export: metadata, then version 2 diffs.
-    ImageV2,
-}
-
-impl StreamKind {
-    pub fn banner(self) -> &'static [u8] {
-        match self {
-            Self::DiffV1 => BANNER_DIFF_V1,
-            Self::DiffV2 => BANNER_DIFF_V2,
-            Self::ImageV2 => BANNER_IMAGE_V2,
-        }
-    }
-
-    /// The name that the banner spells, for messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::DiffV1 => "rbd diff v1",
-            Self::DiffV2 => "rbd diff v2",
-            Self::ImageV2 => "rbd image v2",
-        }
-    }
-}
 
 /// The two versions of a diff's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -2,10 +2,11 @@
 
 use std::io::Read;
 
+use super::banner::BANNER_DIFF_V2;
 use super::covered::{Clash, Covered};
 use super::header::{self, Tag};
 use super::input::{Input, corrupt};
-use super::{BANNER_DIFF_V2, COVERED_RANGES_MAX, DiffEvent, DiffVersion, Limits, StreamKind};
+use super::{COVERED_RANGES_MAX, DiffEvent, DiffVersion, Limits, StreamKind};
 use crate::error::{Error, Result};
 use crate::units::{Content, Extent};
 use crate::volume::ImageLayout;
@@ -39,7 +40,7 @@ impl<R: Read> DiffReader<R> {
     /// Reads the banner, which must be that of `kind`, and of an image its records.
     pub fn open(read: R, kind: StreamKind, limits: Limits) -> Result<Self> {
         let mut input = Input::new(read);
-        input.expect(kind.banner(), "the banner")?;
+        input.require(kind.banner(), "the banner")?;
         let (layout, diffs_total) = match kind {
             StreamKind::ImageV2 => header::read_image_header(&mut input)?,
             StreamKind::DiffV1 | StreamKind::DiffV2 => (ImageLayout::default(), 1),
@@ -132,7 +133,7 @@ impl<R: Read> DiffReader<R> {
         }
         if self.kind == StreamKind::ImageV2 {
             let what = format!("diff {} of {}", self.diffs_begun + 1, self.diffs_total);
-            self.input.expect(BANNER_DIFF_V2, &what)?;
+            self.input.require(BANNER_DIFF_V2, &what)?;
         }
         let start = self.input.offset_bytes();
         let (header, tag) = header::read_diff_header(&mut self.input, self.version, &self.limits)?;

@@ -506,7 +506,11 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn what_is_written_is_read((size, extents) in extents(), names in (name(), name()), protected in any::<Option<bool>>()) {
+    fn what_is_written_is_read(
+        (size, extents) in extents(),
+        names in (name(), name()),
+        protected in any::<Option<bool>>(),
+    ) {
         let mut header = header(size, names);
         let v1 = encode(DiffVersion::V1, &header, &extents, Vec::new());
         prop_assert_eq!(read_all(&v1).expect("v1"), expected(&header, &extents));

@@ -2,11 +2,10 @@
 
 use std::io::Write;
 
+use super::banner::{BANNER_DIFF_V1, BANNER_DIFF_V2, BANNER_IMAGE_DIFFS_V2, BANNER_IMAGE_V2};
 use super::covered::{Clash, Covered};
 use super::name::Text;
-use super::{
-    BANNER_DIFF_V1, BANNER_DIFF_V2, BANNER_IMAGE_DIFFS_V2, BANNER_IMAGE_V2, DiffHeader, DiffVersion,
-};
+use super::{DiffHeader, DiffVersion};
 use crate::error::{Error, Result, io_error};
 use crate::volume::ImageLayout;
 

@@ -188,11 +188,7 @@ impl Connection {
             (self.api.rados_conf_get)(self.rados, c_option.as_ptr(), buf.as_mut_ptr().cast(), buf.len())
         };
         check(code, || format!("reading Ceph's option {option}"))?;
-        // Durations may be shown as 300 or as 300.000000, by release.
-        if errno::text_of(&buf).trim_end_matches('0').trim_end_matches('.') == default.trim_end_matches('0') {
-            self.set(option, value)?;
-        }
-        Ok(())
+        if same_number(&errno::text_of(&buf), default) { self.set(option, value) } else { Ok(()) }
     }
 
     fn read_fsid(&self) -> Result<String> {
@@ -219,7 +215,25 @@ impl Connection {
     }
 }
 
+/// Whether two settings are the same number: by release, Ceph shows 300 or 300.000000.
+fn same_number(a: &str, b: &str) -> bool {
+    matches!((a.parse::<f64>(), b.parse::<f64>()), (Ok(a), Ok(b)) if a == b)
+}
+
 fn c_path(path: &Path) -> Result<CString> {
     CString::new(path.as_os_str().as_bytes())
         .map_err(|_| Error::invalid(format!("{}: a NUL byte cannot be in a path", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_compared_as_numbers() {
+        for (text, same) in [("300", true), ("300.000000", true), ("30", false), ("3", false), ("5m", false)]
+        {
+            assert_eq!(same_number(text, "300"), same, "{text}");
+        }
+    }
 }

@@ -94,19 +94,19 @@ impl RawFileSink {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         if device {
-            // Refused by the kernel while the device is mounted or part of something else.
+            // Refused by the kernel while the device is mounted, part of something else, or open for another restore.
             options.custom_flags(OFlags::EXCL.bits() as i32);
         }
         let mut file = options.open(target).map_err(|e| match Errno::from_io_error(&e) {
-            Some(Errno::BUSY) => {
-                Error::conflict(format!("{shown} is in use: it is mounted or part of another device"))
-                    .help("Unmount it, or name another target.")
-                    .caused_by(e)
-            }
+            Some(Errno::BUSY) => Error::conflict(format!(
+                "{shown} is in use: it is mounted, part of another device, or another restore writes to it"
+            ))
+            .help("Unmount it, or name another target.")
+            .caused_by(e),
             _ => io_error(format!("open {shown} to write"), e),
         })?;
-        lock(&file, target)?;
         if !device {
+            lock(&file, target)?;
             let sink = Self::new(file, target.to_owned(), size_bytes, metadata.len() == 0);
             return sink.set_size().map(|()| sink);
         }
@@ -245,25 +245,18 @@ fn lock(file: &File, path: &Path) -> Result<()> {
 
 /// Gives the whole file its name, unless somebody took that meanwhile.
 fn rename_new(partial: &Path, target: &Path) -> Result<()> {
-    let renamed =
-        rustix::fs::renameat_with(rustix::fs::CWD, partial, rustix::fs::CWD, target, RenameFlags::NOREPLACE);
-    let taken = match renamed {
-        Ok(()) => return Ok(()),
+    let (here, doing) = (rustix::fs::CWD, format!("rename {} to {}", partial.display(), target.display()));
+    match rustix::fs::renameat_with(here, partial, here, target, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
         // The file system has no such rename: look, then rename.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => target.symlink_metadata().is_ok(),
-        Err(e) => e == Errno::EXIST,
-    };
-    let doing = format!("rename {} to {}", partial.display(), target.display());
-    match renamed {
-        _ if taken => {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if target.symlink_metadata().is_err() => {
+            std::fs::rename(partial, target).map_err(|e| io_error(doing, e))
+        }
+        Err(Errno::EXIST | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
             Err(Error::conflict(format!("{doing}: {} appeared during the restore", target.display()))
                 .help(format!("The restored volume is whole, in {}: rename it yourself.", partial.display())))
         }
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            std::fs::rename(partial, target).map_err(|e| io_error(doing, e))
-        }
         Err(e) => Err(io_error(doing, e.into())),
-        Ok(()) => Ok(()),
     }
 }
 

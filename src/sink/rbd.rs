@@ -183,7 +183,7 @@ fn create(pool: &Pool, name: &str, target: &RestoreTarget<'_>) -> Result<()> {
 
 /// Refuses an image that another client has open: both would write.
 fn refuse_open_elsewhere(pool: &Pool, name: &str, found: Found) -> Result<()> {
-    let began = Instant::now();
+    let (began, mut told) = (Instant::now(), false);
     loop {
         // A handle that is open to read does not count as a watcher itself.
         let image = Image::open(pool, OpenBy::Name(name), Access::ReadOnly)?;
@@ -194,6 +194,11 @@ fn refuse_open_elsewhere(pool: &Pool, name: &str, found: Found) -> Result<()> {
             let path = image.label();
             return Err(Error::conflict(format!("{path} is open elsewhere, by {watcher}"))
                 .help(format!("stop what uses it (`rbd status {path}` shows who) and restore again")));
+        }
+        if !told {
+            let path = image.label();
+            tracing::warn!("{path} is still open by {watcher}: waiting until the cluster has forgotten it");
+            told = true;
         }
         thread::sleep(DEAD_CLIENT_POLL);
     }

@@ -4,14 +4,8 @@ use std::io::{Cursor, ErrorKind as Io, Read};
 
 use super::raw_stream::RawStream;
 use super::{StreamEvent, StreamHeader, StreamSource};
-use crate::diff::{DiffEvent, DiffHeader, DiffReader, Limits, StreamKind};
+use crate::diff::{DiffEvent, DiffHeader, DiffReader, Limits, SNIFF_BYTES, StreamKind};
 use crate::error::{Error, Result, io_error};
-
-/// Bytes that tell the kinds of stream from each other: as many as the shortest banner has.
-const SNIFF_BYTES: usize = 12;
-/// What every banner of a diff or image begins with, of this version or another.
-const BANNER_STEMS: [&[u8]; 3] = [b"rbd diff v", b"rbd image v", b"rbd image diffs v"];
-const KINDS: [StreamKind; 3] = [StreamKind::DiffV1, StreamKind::DiffV2, StreamKind::ImageV2];
 
 /// Opens a stream of any kind: recognised by its banner, and raw bytes where there is none.
 ///
@@ -19,7 +13,7 @@ const KINDS: [StreamKind; 3] = [StreamKind::DiffV1, StreamKind::DiffV2, StreamKi
 pub fn open(read: impl Read + Send + 'static, limits: Limits) -> Result<Box<dyn StreamSource>> {
     let mut read = read;
     let start = read_start(&mut read)?;
-    let kind = recognise(&start)?;
+    let kind = StreamKind::recognise(&start)?;
     let whole = Cursor::new(start).chain(read);
     match kind {
         Some(kind) => Ok(Box::new(DiffStream::open(whole, kind, limits)?)),
@@ -61,29 +55,6 @@ fn read_start(read: &mut impl Read) -> Result<Vec<u8>> {
         }
     }
     Ok(start)
-}
-
-fn recognise(start: &[u8]) -> Result<Option<StreamKind>> {
-    if start.is_empty() {
-        return Err(Error::invalid("the stream is empty: expected an rbd diff, an rbd export or raw bytes")
-            .help("The command that writes it probably failed: look at its messages and its exit code."));
-    }
-    let known = KINDS.into_iter().find(|k| start.starts_with(&k.banner()[..SNIFF_BYTES]));
-    if known.is_some() {
-        return Ok(known);
-    }
-    let shown = start.escape_ascii();
-    if start.len() < SNIFF_BYTES && KINDS.iter().any(|k| k.banner().starts_with(start)) {
-        return Err(Error::corrupt(format!("the stream ends within its banner: found only \"{shown}\""))
-            .help("The command that writes the stream stopped early: look at its messages and exit code."));
-    }
-    if BANNER_STEMS.iter().any(|stem| start.starts_with(&stem[..stem.len().min(SNIFF_BYTES)])) {
-        let expected = KINDS.map(StreamKind::name).join(", ");
-        return Err(Error::unsupported(format!(
-            "a stream that begins \"{shown}\": expected one of {expected}"
-        )));
-    }
-    Ok(None)
 }
 
 /// A stream of one diff or of a full export.

@@ -19,7 +19,7 @@ use crate::volume::{Identity, ImageLayout, SnapshotPoint};
 
 /// Holes shorter than this are read as data: finding and planning around them costs more than reading zeros.
 const HOLE_BYTES_MIN: u64 = 64 << 10;
-/// Most data extents that are listed of one file (24 MiB of memory); what follows is one more extent.
+/// Most data extents that are listed of one file (24 MiB of memory); what follows is one more.
 const EXTENTS_MAX: usize = 1 << 20;
 
 /// A raw file or a block device, before it is read.
@@ -210,24 +210,28 @@ fn changed(path: &Path, how: &str) -> Error {
 
 /// The parts of a file that may hold data, as its file system tells them; all of it where it does not.
 fn data_extents(reader: &FileReader) -> Result<Vec<Extent>> {
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    let mut extents: Vec<Extent> = Vec::new();
     let mut at = 0;
     while at < reader.size_bytes {
         let found = match next_data(reader, at)? {
             // What is left is not looked into: it is read, which is always right.
-            Some(_) if ranges.len() == EXTENTS_MAX => Some((at, reader.size_bytes)),
+            Some(_) if extents.len() >= EXTENTS_MAX => Some((at, reader.size_bytes)),
             found => found,
         };
         let Some((start, end)) = found else { break };
-        match ranges.last_mut() {
-            Some(last) if start - last.1 < HOLE_BYTES_MIN => last.1 = end,
-            _ => ranges.push((start, end)),
-        }
         at = end;
+        match extents.last_mut() {
+            Some(last) if start - (last.offset_bytes + last.length_bytes) < HOLE_BYTES_MIN => {
+                last.length_bytes = end - last.offset_bytes;
+            }
+            _ => extents.push(Extent {
+                offset_bytes: start,
+                length_bytes: end - start,
+                content: Content::Data,
+            }),
+        }
     }
-    let extent =
-        |(start, end)| Extent { offset_bytes: start, length_bytes: end - start, content: Content::Data };
-    Ok(ranges.into_iter().map(extent).collect())
+    Ok(extents)
 }
 
 /// The first range of data at or after an offset that lies within the size; `None` where only a hole follows.

@@ -180,10 +180,10 @@ impl Volume for RbdVolume {
         match self.freeze_at(snapshot.clone(), request) {
             Ok(frozen) => Ok(Box::new(frozen)),
             Err(error) => {
-                if self.named.is_none() {
-                    if let Err(left) = remove_snapshot(&self.target, &snapshot) {
-                        tracing::warn!("{left}");
-                    }
+                if self.named.is_none()
+                    && let Err(left) = remove_snapshot(&self.target, &snapshot)
+                {
+                    tracing::warn!("{left}");
                 }
                 Err(error)
             }

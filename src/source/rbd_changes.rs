@@ -75,7 +75,8 @@ impl DiffPlan {
             set.add(old_size_bytes..size_bytes, Content::Zero);
         }
         if self.cloned {
-            // Where the parent does not show through any more, neither image need have an object of its own.
+            // Where the parent shows through no more, neither snapshot need have an object to compare. librbd copies
+            // such objects up before it cuts a clone that has snapshots; the backup does not rest on that.
             let (old, new) = (base.image.parent_overlap_bytes()?, self.image.parent_overlap_bytes()?);
             set.add(new..old, Content::Data);
         }
@@ -97,7 +98,8 @@ impl DiffPlan {
             let request = DiffRequest { from, offset_bytes, length_bytes, whole_object: self.slow.is_none() };
             self.image.diff(request, &mut |range| {
                 let end = range.offset_bytes.saturating_add(range.length_bytes);
-                // In a clone an object that is gone may uncover the parent's data: it must be read.
+                // In a clone an object that is gone would uncover the parent's data. librbd leaves an empty one in its
+                // place; the backup does not rest on that, and reads.
                 let data = range.exists || (self.cloned && from.is_some());
                 // Against nothing, what is not listed reads as zero anyway.
                 if data || from.is_some() {

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 use super::adaptive::{AdaptiveLimit, Signal};
 use super::bandwidth::Bandwidth;
-use super::fault::{Class, Fault, TimedOut};
+use super::fault::{Fault, TimedOut};
 use super::ledger::{Counters, RequestKind};
 use super::limits::Limits;
 
@@ -83,9 +83,14 @@ impl Shared {
             self.counters.throttled();
         }
         if result.as_ref().map_or_else(Fault::answered, |_| true) {
-            self.answered.store(true, Ordering::Relaxed);
+            self.heard();
         }
         result
+    }
+
+    /// The store answered, so that its address is right and patience is in order.
+    pub(crate) fn heard(&self) {
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     /// Attempts until one succeeds, one fails for good, or there were enough of them.
@@ -151,8 +156,8 @@ impl Patience {
     pub(crate) async fn wait(&mut self, shared: &Shared, fault: Fault) -> Attempt<()> {
         self.attempts += 1;
         let limits = &shared.limits;
-        let unreachable = fault.class == Class::Unreachable && !shared.answered.load(Ordering::Relaxed);
-        let attempts_max = if unreachable { limits.attempts_first_contact_max } else { limits.attempts_max };
+        let answered = shared.answered.load(Ordering::Relaxed);
+        let attempts_max = if answered { limits.attempts_max } else { limits.attempts_first_contact_max };
         if !fault.again() || self.attempts >= attempts_max {
             return Err(fault);
         }

@@ -7,8 +7,9 @@ pub const REQUESTS_INFLIGHT_MAX_DEFAULT: usize = 32;
 /// Attempts of one operation. With the delays below the last comes about two minutes after the first,
 /// long enough for a provider's usual hiccup and a rebooting gateway.
 pub const ATTEMPTS_MAX_DEFAULT: u32 = 12;
-/// Attempts while the store has never answered anything: a mistyped address should say so in seconds.
-pub const ATTEMPTS_FIRST_CONTACT_MAX_DEFAULT: u32 = 4;
+/// Attempts while the store has never answered anything: a mistyped address should say so in seconds, and
+/// one that leads nowhere within a minute or so.
+pub const ATTEMPTS_FIRST_CONTACT_MAX_DEFAULT: u32 = 6;
 /// Delay before the second attempt; it doubles with each further one. Half of every delay is random.
 pub const BACKOFF_FIRST_DEFAULT: Duration = Duration::from_millis(100);
 /// Longest delay between two attempts, whatever the store asks for.

@@ -104,7 +104,10 @@ async fn head(shared: &Shared, path: &Path) -> Attempt<ObjectMeta> {
 }
 
 async fn start(shared: &Shared, path: &Path, options: GetOptions) -> Attempt<GetResult> {
-    shared.within(shared.limits.stall_timeout, shared.object_store.get_opts(path, options)).await
+    let request = shared.object_store.get_opts(path, options);
+    let result = shared.within(shared.limits.stall_timeout, request).await?;
+    shared.heard();
+    Ok(result)
 }
 
 /// The body of an answer, which must be exactly `expected`.

@@ -7,12 +7,12 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::task::JoinHandle;
 
-use super::http_script::serve;
+use super::http_script::{Body, full, serve};
 
 const PAGE_OBJECTS: usize = 1000;
 const MODIFIED: &str = "Sat, 01 Jan 2022 00:00:00 GMT";
@@ -44,7 +44,7 @@ impl Drop for GcsFake {
     }
 }
 
-async fn handle(request: Request<Incoming>, bucket: &str, objects: &Objects) -> Response<Full<Bytes>> {
+async fn handle(request: Request<Incoming>, bucket: &str, objects: &Objects) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().trim_start_matches('/');
     let (found, key) = path.split_once('/').unwrap_or((path, ""));
@@ -77,20 +77,21 @@ async fn handle(request: Request<Incoming>, bucket: &str, objects: &Objects) -> 
             let response = Response::builder().header("etag", format!("\"{}\"", current + 1));
             response
                 .header("x-goog-generation", (current + 1).to_string())
-                .body(Full::default())
+                .body(full(Bytes::new()))
                 .expect("a response")
         }
         Method::DELETE => match objects.remove(&key) {
-            Some(_) => {
-                Response::builder().status(StatusCode::NO_CONTENT).body(Full::default()).expect("a response")
-            }
+            Some(_) => Response::builder()
+                .status(StatusCode::NO_CONTENT)
+                .body(full(Bytes::new()))
+                .expect("a response"),
             None => error(StatusCode::NOT_FOUND, "NoSuchKey"),
         },
         _ => error(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
     }
 }
 
-fn get(generation: u64, bytes: &Bytes, range: Option<&str>, head: bool) -> Response<Full<Bytes>> {
+fn get(generation: u64, bytes: &Bytes, range: Option<&str>, head: bool) -> Response<Body> {
     let response = Response::builder()
         .header("etag", format!("\"{generation}\""))
         .header("last-modified", MODIFIED)
@@ -98,7 +99,7 @@ fn get(generation: u64, bytes: &Bytes, range: Option<&str>, head: bool) -> Respo
     let Some(range) = range.and_then(|r| r.strip_prefix("bytes=")).and_then(|r| r.split_once('-')) else {
         let length = bytes.len().to_string();
         let body = if head { Bytes::new() } else { bytes.clone() };
-        return response.header("content-length", length).body(Full::new(body)).expect("a response");
+        return response.header("content-length", length).body(full(body)).expect("a response");
     };
     let size = bytes.len();
     match (range.0.parse::<usize>(), range.1.parse::<usize>()) {
@@ -107,14 +108,14 @@ fn get(generation: u64, bytes: &Bytes, range: Option<&str>, head: bool) -> Respo
             response
                 .status(StatusCode::PARTIAL_CONTENT)
                 .header("content-range", format!("bytes {first}-{}/{size}", end - 1))
-                .body(Full::new(bytes.slice(first..end)))
+                .body(full(bytes.slice(first..end)))
                 .expect("a response")
         }
         _ => error(StatusCode::RANGE_NOT_SATISFIABLE, "InvalidRange"),
     }
 }
 
-fn list(objects: &BTreeMap<String, (u64, Bytes)>, query: &str) -> Response<Full<Bytes>> {
+fn list(objects: &BTreeMap<String, (u64, Bytes)>, query: &str) -> Response<Body> {
     let parameter = |name: &str| {
         let pair = query.split('&').find_map(|q| q.strip_prefix(name)?.strip_prefix('='));
         pair.map(decode).unwrap_or_default()
@@ -149,12 +150,12 @@ fn list(objects: &BTreeMap<String, (u64, Bytes)>, query: &str) -> Response<Full<
         let _ = write!(xml, "<NextContinuationToken>{next}</NextContinuationToken>");
     }
     let document = format!("<?xml version=\"1.0\"?><ListBucketResult>{xml}</ListBucketResult>");
-    Response::new(Full::new(document.into()))
+    Response::new(full(document))
 }
 
-fn error(status: StatusCode, code: &str) -> Response<Full<Bytes>> {
+fn error(status: StatusCode, code: &str) -> Response<Body> {
     let document = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code></Error>");
-    Response::builder().status(status).body(Full::new(document.into())).expect("a response")
+    Response::builder().status(status).body(full(document)).expect("a response")
 }
 
 /// Undoes percent-encoding.

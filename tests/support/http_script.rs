@@ -5,8 +5,10 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use futures::stream::{self, StreamExt};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -28,8 +30,18 @@ pub struct Answer {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,
     pub body: Bytes,
+    /// Break the connection after so many bytes of the body.
+    pub cut_after_bytes: Option<usize>,
     /// Never answer.
     pub hang: bool,
+}
+
+/// The body of an answer; its error breaks the connection.
+pub type Body = BoxBody<Bytes, std::io::Error>;
+
+/// A body that comes whole.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
 impl Answer {
@@ -59,6 +71,11 @@ impl Answer {
 
     pub fn object_headers(self) -> Self {
         self.header("etag", "\"e\"").header("last-modified", "Sat, 01 Jan 2022 00:00:00 GMT")
+    }
+
+    pub fn cut_after(mut self, bytes: usize) -> Self {
+        self.cut_after_bytes = Some(bytes);
+        self
     }
 
     pub fn hang() -> Self {
@@ -107,7 +124,7 @@ impl Drop for Script {
 pub async fn serve<F, R>(handler: F) -> (String, JoinHandle<()>)
 where
     F: Fn(Request<Incoming>) -> R + Clone + Send + Sync + 'static,
-    R: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    R: Future<Output = Response<Body>> + Send + 'static,
 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -132,7 +149,7 @@ async fn answer(
     request: Request<Incoming>,
     answers: &Mutex<VecDeque<Answer>>,
     seen: &Mutex<Vec<Seen>>,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let (method, target) = (request.method().to_string(), request.uri().to_string());
     let body = request.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
     seen.lock().expect("unpoisoned").push(Seen { method, target, body_bytes: body.len() });
@@ -144,5 +161,19 @@ async fn answer(
     for (name, value) in &answer.headers {
         response = response.header(*name, value);
     }
-    response.body(Full::new(answer.body)).expect("a response")
+    let body = match answer.cut_after_bytes {
+        None => full(answer.body),
+        Some(bytes) => {
+            response = response.header("content-length", answer.body.len());
+            let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+            let first = stream::iter([Ok(Frame::data(answer.body.slice(..bytes)))]);
+            // Waiting makes the server send what it has before it meets the error.
+            let second = stream::once(async {
+                tokio::task::yield_now().await;
+                Err(broken)
+            });
+            BodyExt::boxed(StreamBody::new(first.chain(second)))
+        }
+    };
+    response.body(body).expect("a response")
 }

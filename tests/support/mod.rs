@@ -8,6 +8,7 @@ pub mod devices;
 pub mod fault_store;
 pub mod gcs_fake;
 pub mod http_script;
+pub mod repo;
 pub mod sink_suite;
 
 use std::fs::OpenOptions;

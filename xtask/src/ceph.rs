@@ -73,11 +73,11 @@ pub fn command(args: &[String]) -> Result<()> {
 
 /// Whether every program and library that a cluster needs is on this machine.
 pub fn installed() -> bool {
-    let on_path = |name: &&str| {
+    let on_path = |name: &str| {
         std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|d| d.join(name).is_file()))
     };
-    BINARIES.iter().all(|name| on_path(&name))
+    BINARIES.iter().all(|name| on_path(name))
 }
 
 /// Installs Ceph's packages by apt where they are missing; needs root for that.
@@ -135,11 +135,6 @@ impl Cluster {
             return Err(error.context(format!("starting Ceph in {}", cluster.dir.display())));
         }
         Ok(cluster)
-    }
-
-    /// Stops it and removes its directory.
-    pub fn stop(self) -> Result<()> {
-        down(&self.dir)
     }
 
     pub fn conf(&self) -> PathBuf {

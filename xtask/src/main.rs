@@ -1,11 +1,40 @@
 //! Development tasks: `cargo xtask help`.
 
 mod ceph;
+mod fuzz;
+mod lint;
+mod servers;
+mod test;
+mod tidy;
+
+const HELP: &str = "\
+cargo xtask TASK
+
+  test [ARGUMENTS]    starts every test server, runs all tests, counts what was skipped
+  lint                formatting, clippy, documentation, tidy
+  ci                  lint, test, and a minute of each fuzz target
+  tidy [--accept]     the rules that the compiler does not check; --accept: specification and code agree as they are
+  fuzz [TARGET…] [--seconds N] [--save]
+  ceph up|down DIR [--port N] [--rgw N]   a real Ceph cluster on loopback
+";
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.split_first() {
-        Some((task, rest)) if task == "ceph" => ceph::command(rest),
-        _ => anyhow::bail!("tasks: ceph"),
+    let Some((task, rest)) = args.split_first() else {
+        print!("{HELP}");
+        return Ok(());
+    };
+    match task.as_str() {
+        "ceph" => ceph::command(rest),
+        "ci" => lint::ci(),
+        "fuzz" => fuzz::command(rest),
+        "lint" => lint::lint(),
+        "test" => test::command(rest),
+        "tidy" => tidy::command(rest),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => anyhow::bail!("unknown task {other:?}\n\n{HELP}"),
     }
 }

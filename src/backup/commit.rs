@@ -1,0 +1,127 @@
+//! What makes a snapshot exist, and what a dry run shows instead.
+
+use std::sync::Arc;
+
+use crate::backup::job::{Ground, Job, Pass};
+use crate::backup::{BackupReport, Input, blocking, own_prefix};
+use crate::error::{Context, Error, Result};
+use crate::format::gc::Condemned;
+use crate::format::record::{BackupStats, Snapshot, VolumeRecord};
+use crate::repo::PROGRAM;
+use crate::repo::log::SnapshotEntry;
+use crate::repo::session::{Committed, Session};
+use crate::units::{Geometry, SnapshotId};
+use crate::volume::{ImageLayout, SnapshotPoint};
+
+impl Job<'_> {
+    pub(super) async fn commit(
+        &mut self,
+        session: &Session,
+        ground: &Ground,
+        pass: Pass,
+        point: Option<SnapshotPoint>,
+        layout: ImageLayout,
+    ) -> Result<BackupReport> {
+        let root = pass.root.ok_or_else(|| Error::internal("a backup without a manifest"))?;
+        let environment = &self.project.repository().environment;
+        let parent = ground.parent.as_ref();
+        let snapshot = Snapshot {
+            volume: session.volume.number,
+            sequence: session.sequence,
+            generation: session.generation,
+            size_bytes: pass.geometry.size_bytes,
+            chunk_size_bytes: pass.geometry.chunk_size_bytes,
+            identity: self.identity.clone(),
+            point,
+            layout,
+            host: environment.host.clone(),
+            program: PROGRAM.to_owned(),
+            started_unix_ms: environment.clock.now_unix_ms(),
+            tags: self.options.tags.clone(),
+            parent: parent.map(|p| p.snapshot.sequence),
+            full_read: pass.full_read,
+            nights_since_full: match pass.full_read {
+                true => 0,
+                false => parent.map_or(0, |p| p.snapshot.nights_since_full.saturating_add(1)),
+            },
+            sample_cursor: pass.sample_cursor,
+            stats: pass.stats,
+            root: root.encode(),
+        };
+        self.cancel.check()?;
+        match session.commit(snapshot).await.context("commit the backup")? {
+            Committed::Done => Ok(BackupReport {
+                volume: session.volume.name.clone(),
+                sequence: Some(session.sequence.0),
+                snapshot_id: Some(session.snapshot_id.to_string()),
+                ..self.report(ground, pass.geometry, pass.full_read, pass.stats)
+            }),
+            Committed::Lost { by, reason } => Err(Error::conflict(format!(
+                "backup {} of {} was aborted by {by}: {reason}",
+                session.sequence, session.volume.name
+            ))
+            .help("run the backup again; what it uploaded is found and not uploaded twice")),
+        }
+    }
+
+    pub(super) fn report(
+        &self,
+        ground: &Ground,
+        geometry: Geometry,
+        full_read: bool,
+        stats: BackupStats,
+    ) -> BackupReport {
+        BackupReport {
+            volume: self.options.volume.to_string(),
+            sequence: None,
+            snapshot_id: None,
+            size_bytes: geometry.size_bytes,
+            full_read,
+            parent: ground.parent.as_ref().map(|p| p.snapshot.sequence.0),
+            stats,
+            notes: self.notes.clone(),
+            seconds: 0.0,
+        }
+    }
+
+    /// Reads and counts against the newest snapshot, registers nothing and uploads nothing.
+    pub(super) async fn dry_run(mut self, input: Input) -> Result<BackupReport> {
+        let catalog = self.project.confirmed_catalog().await?;
+        let parent = match catalog.by_name(&self.options.volume) {
+            Some(volume) => self.newest(volume).await?,
+            None => None,
+        };
+        let state = self.project.gc_state().await?;
+        let ground = Ground {
+            before: self.manifest_of(parent.as_ref())?,
+            condemned: Arc::new(Condemned::default()),
+            generation: state.generation,
+            seed: SnapshotId(crate::keys::random_array()?),
+            learn: parent.is_none(),
+            dry_run: true,
+            parent,
+        };
+        let pass = match input {
+            Input::Volume(volume) => {
+                let prefix = own_prefix(self.project);
+                let own_name = format!("{prefix}dry-run-{}", ground.seed);
+                let frozen = self.freeze(&ground, volume, prefix, own_name).await?;
+                let pass = self.pass(&ground, &frozen, None).await;
+                blocking(move || frozen.discard()).await?;
+                pass?.ok_or_else(|| {
+                    Error::corrupt("the source missed a change; a backup would read all of it")
+                })?
+            }
+            Input::Stream(source) => {
+                let from = source.header().from.clone();
+                self.check_stream(&ground, from.as_deref())?;
+                self.stream_pass(&ground, source, from.is_some()).await?
+            }
+        };
+        Ok(self.report(&ground, pass.geometry, pass.full_read, pass.stats))
+    }
+
+    pub(super) async fn newest(&self, volume: &VolumeRecord) -> Result<Option<SnapshotEntry>> {
+        Ok(self.project.snapshots(volume).await?.pop())
+    }
+}

@@ -1,0 +1,307 @@
+//! One backup from registration to outcome: what it is compared with, the passes over the source, what failed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::backup::assemble::Assembler;
+use crate::backup::encode::Encoder;
+use crate::backup::pipeline::Budget;
+use crate::backup::volume::VolumePlan;
+use crate::backup::{BackupOptions, BackupReport, Input, blocking, own_prefix, sample, volume};
+use crate::cancel::Cancel;
+use crate::chunker::{self, Unlisted};
+use crate::error::{Error, Result};
+use crate::format::gc::Condemned;
+use crate::format::page::Page;
+use crate::format::record::BackupStats;
+use crate::progress::Progress;
+use crate::repo::Project;
+use crate::repo::log::SnapshotEntry;
+use crate::repo::manifest::{Manifest, ManifestBuilder};
+use crate::repo::session::Session;
+use crate::source::{Changes, Content, Extent, FreezeRequest, Frozen, Volume};
+use crate::units::{Generation, Geometry, Sequence, SnapshotId};
+use crate::volume::Identity;
+
+pub(super) struct Job<'a> {
+    pub project: &'a Project,
+    pub options: &'a BackupOptions,
+    pub progress: Arc<dyn Progress>,
+    pub cancel: Cancel,
+    pub identity: Identity,
+    pub notes: Vec<String>,
+}
+
+/// What a pass over the source left to be committed.
+pub(super) struct Pass {
+    /// `None` in a dry run.
+    pub root: Option<Page>,
+    pub geometry: Geometry,
+    pub stats: BackupStats,
+    pub full_read: bool,
+    pub sample_cursor: u64,
+}
+
+/// What a pass works against.
+pub(super) struct Ground {
+    pub before: Arc<Manifest>,
+    pub parent: Option<SnapshotEntry>,
+    pub condemned: Arc<Condemned>,
+    pub generation: Generation,
+    /// Seeds the choice of samples.
+    pub seed: SnapshotId,
+    /// Whether the generation may well hold chunks of this volume that no snapshot shows.
+    pub learn: bool,
+    pub dry_run: bool,
+}
+
+impl Job<'_> {
+    pub(super) async fn run(mut self, input: Input) -> Result<BackupReport> {
+        let volume = self.project.ensure_volume(&self.options.volume, &self.identity).await?;
+        let session = Session::register(self.project, &volume).await?;
+        let result = self.registered(&session, input).await;
+        if let Err(error) = &result {
+            // The outcome is settled in any case: if not here, then by the next backup of this host, or by prune.
+            if let Err(e) = session.abort(&error.to_string()).await {
+                self.note(format!("backup {} could not be marked as aborted: {e}", session.sequence));
+            }
+        }
+        result
+    }
+
+    pub(super) async fn registered(&mut self, session: &Session, input: Input) -> Result<BackupReport> {
+        let settled = session.settle_dead().await?;
+        let parent = session.parent().await?;
+        let interrupted_since =
+            parent.as_ref().map_or(Sequence(0), |p| p.snapshot.sequence) < session.log.last();
+        let ground = Ground {
+            before: self.manifest_of(parent.as_ref())?,
+            condemned: Arc::new(session.condemned.clone()),
+            generation: session.generation,
+            seed: session.snapshot_id,
+            learn: parent.is_none() || interrupted_since || !settled.is_empty(),
+            dry_run: false,
+            parent,
+        };
+        match input {
+            Input::Volume(volume) => self.volume(session, &ground, volume).await,
+            Input::Stream(source) => self.stream(session, &ground, source).await,
+        }
+    }
+
+    pub(super) fn manifest_of(&self, parent: Option<&SnapshotEntry>) -> Result<Arc<Manifest>> {
+        let manifest = match parent {
+            Some(parent) => Manifest::of(self.project, &parent.snapshot)?,
+            None => Manifest::zero(self.project, Geometry::new(0, self.project.chunk_size_bytes())?),
+        };
+        if manifest.geometry().chunk_size_bytes != self.project.chunk_size_bytes() {
+            return Err(Error::corrupt(format!(
+                "the parent has chunks of {} bytes, the repository {}",
+                manifest.geometry().chunk_size_bytes,
+                self.project.chunk_size_bytes()
+            )));
+        }
+        Ok(Arc::new(manifest))
+    }
+
+    pub(super) async fn volume(
+        &mut self,
+        session: &Session,
+        ground: &Ground,
+        volume: Arc<dyn Volume>,
+    ) -> Result<BackupReport> {
+        let prefix = own_prefix(self.project);
+        let own_name = format!("{prefix}{:010}", session.sequence);
+        let frozen = self.freeze(ground, volume, prefix, own_name).await?;
+        let result = self.frozen(session, ground, &frozen).await;
+        match &result {
+            Ok(_) => {
+                let frozen = Arc::clone(&frozen);
+                // The backup stands. A snapshot too many costs space, not safety.
+                if let Err(e) = blocking(move || frozen.committed()).await {
+                    self.note(format!("older snapshots of the source could not be removed: {e}"));
+                }
+            }
+            Err(_) => {
+                let frozen = Arc::clone(&frozen);
+                if let Err(e) = blocking(move || frozen.discard()).await {
+                    self.note(format!("the snapshot made for this backup could not be removed: {e}"));
+                }
+            }
+        }
+        let mut report = result?;
+        report.notes = std::mem::take(&mut self.notes);
+        Ok(report)
+    }
+
+    pub(super) async fn freeze(
+        &mut self,
+        ground: &Ground,
+        volume: Arc<dyn Volume>,
+        own_prefix: String,
+        own_name: String,
+    ) -> Result<Arc<dyn Frozen>> {
+        let same = self.check_identity(ground.parent.as_ref())?;
+        let nights = ground.parent.as_ref().map_or(0, |p| p.snapshot.nights_since_full);
+        let due = self.options.full_every > 0 && nights + 1 >= self.options.full_every;
+        if due && ground.parent.is_some() && !self.options.full {
+            self.note(format!(
+                "{} backups since all of the volume was read: reading all of it (--full-every {})",
+                nights + 1,
+                self.options.full_every
+            ));
+        }
+        let parent = ground.parent.as_ref().filter(|_| same && !due && !self.options.full);
+        let request =
+            FreezeRequest { own_name, own_prefix, parent: parent.and_then(|p| p.snapshot.point.clone()) };
+        let frozen: Arc<dyn Frozen> = blocking(move || volume.freeze(&request)).await?.into();
+        for note in frozen.notes() {
+            self.note(note);
+        }
+        Ok(frozen)
+    }
+
+    pub(super) async fn frozen(
+        &mut self,
+        session: &Session,
+        ground: &Ground,
+        frozen: &Arc<dyn Frozen>,
+    ) -> Result<BackupReport> {
+        let mut pass = self.pass(ground, frozen, None).await?;
+        if pass.is_none() {
+            pass = self.pass(ground, frozen, Some(everything(frozen)?)).await?;
+        }
+        let pass = pass.ok_or_else(|| Error::internal("a full read was found to miss changes"))?;
+        let checked = Arc::clone(frozen);
+        blocking(move || checked.check()).await?;
+        self.commit(session, ground, pass, frozen.point(), frozen.layout()).await
+    }
+
+    /// Reads what changed, or `all`. `None` when the source was found to have missed changes.
+    pub(super) async fn pass(
+        &mut self,
+        ground: &Ground,
+        frozen: &Arc<dyn Frozen>,
+        all: Option<Changes>,
+    ) -> Result<Option<Pass>> {
+        let changes = match all {
+            Some(all) => all,
+            None => {
+                self.progress.phase("finding what changed", None);
+                let frozen = Arc::clone(frozen);
+                blocking(move || frozen.changes()).await?
+            }
+        };
+        let reader = frozen.reader();
+        let geometry = Geometry::new(reader.size_bytes(), self.project.chunk_size_bytes())?;
+        let (extents, unlisted) = match &changes {
+            Changes::All(extents) => (extents, Unlisted::Zero),
+            Changes::Since(extents) => (extents, Unlisted::Unchanged),
+        };
+        let forced = match unlisted {
+            Unlisted::Zero => BTreeSet::new(),
+            Unlisted::Unchanged => must_read(ground, geometry).await?,
+        };
+        let spans = chunker::spans(extents, geometry, unlisted, &forced);
+        let cursor = ground.parent.as_ref().map_or(0, |p| p.snapshot.sample_cursor);
+        let sample = match unlisted {
+            Unlisted::Zero => sample::Sample { chunks: Vec::new(), next_cursor: cursor },
+            Unlisted::Unchanged => {
+                let mut sample = sample::choose(&ground.before, &spans, cursor, ground.seed).await?;
+                sample.chunks.retain(|i| geometry.chunk_len_bytes(*i) > 0);
+                sample
+            }
+        };
+        let full_read = unlisted == Unlisted::Zero;
+        let plan = VolumePlan {
+            reader,
+            geometry,
+            spans,
+            samples: sample.chunks,
+            before: Arc::clone(&ground.before),
+            condemned: Arc::clone(&ground.condemned),
+        };
+        let pass = self.carry_out(ground, plan).await?;
+        Ok(pass.map(|pass| Pass { full_read, sample_cursor: sample.next_cursor, ..pass }))
+    }
+
+    pub(super) async fn carry_out(&mut self, ground: &Ground, plan: VolumePlan) -> Result<Option<Pass>> {
+        let (geometry, read_bytes) = (plan.geometry, plan.read_bytes());
+        let encoder = self.encoder(ground).await?;
+        let builder = (!ground.dry_run).then(|| {
+            let (before, condemned) = (Arc::clone(&ground.before), Arc::clone(&ground.condemned));
+            ManifestBuilder::new(before, geometry, ground.generation, condemned)
+        });
+        self.progress.phase("backing up", Some(plan.total_bytes()));
+        let mut assembler =
+            Assembler::new(self.project, Arc::clone(&encoder), builder, Arc::clone(&self.progress));
+        let budget = Budget::new(self.options.inflight_bytes, geometry.chunk_size_bytes);
+        let mut cancel = self.cancel.clone();
+        volume::run(Arc::new(plan), encoder, budget, &mut assembler, &mut cancel).await?;
+        if let Some(missed) = assembler.missed {
+            self.note(format!(
+                "THE SOURCE MISSED A CHANGE: the chunk at offset {} differs from the last backup, but was not reported as \
+                 changed. Reading all of the volume. Check the image with `rbd object-map check` and rebuild the map; for \
+                 known causes see Ceph's trackers 61616, 53784 and 63770",
+                geometry.offset_bytes(missed)
+            ));
+            return Ok(None);
+        }
+        assembler.stats.read_bytes = read_bytes.min(geometry.size_bytes);
+        self.finish(assembler, geometry).await.map(Some)
+    }
+
+    pub(super) async fn finish(&mut self, assembler: Assembler, geometry: Geometry) -> Result<Pass> {
+        self.progress.phase("writing the manifest", None);
+        let (root, stats) = assembler.finish().await?;
+        Ok(Pass { root, geometry, stats, full_read: true, sample_cursor: 0 })
+    }
+
+    pub(super) async fn encoder(&self, ground: &Ground) -> Result<Arc<Encoder>> {
+        let encoder =
+            Encoder::new(self.project, ground.generation, self.options.level, self.options.check_encoding);
+        if ground.learn {
+            encoder.learn_stored().await?;
+        }
+        Ok(Arc::new(encoder))
+    }
+
+    pub(super) fn note(&mut self, note: String) {
+        self.progress.warn(&note);
+        self.notes.push(note);
+    }
+}
+
+/// All of the volume, for when what the source says cannot be trusted.
+fn everything(frozen: &Arc<dyn Frozen>) -> Result<Changes> {
+    let length_bytes = frozen.reader().size_bytes();
+    Ok(Changes::All(vec![Extent { offset_bytes: 0, length_bytes, content: Content::Data }]))
+}
+
+/// Chunks that an incremental reads although nothing was reported: those whose length changed with the volume's size, and
+/// those that a prune round may delete.
+async fn must_read(ground: &Ground, geometry: Geometry) -> Result<BTreeSet<u64>> {
+    let before = ground.before.geometry();
+    let mut out = BTreeSet::new();
+    if before.size_bytes != geometry.size_bytes {
+        let cut = geometry.index_of(before.size_bytes.min(geometry.size_bytes));
+        if before.chunk_len_bytes(cut) != geometry.chunk_len_bytes(cut) {
+            out.insert(cut.0);
+        }
+    }
+    if !ground.condemned.is_empty() {
+        for number in 0..ground.before.leaf_count() {
+            if ground.before.leaf_ref(number).await?.is_zero() {
+                continue;
+            }
+            let leaf = ground.before.leaf(number).await?;
+            let hurt = leaf
+                .refs
+                .iter()
+                .enumerate()
+                .filter(|(_, r)| r.objects().any(|o| ground.condemned.contains(&o.name.id)));
+            out.extend(hurt.map(|(at, _)| number * 1024 + at as u64));
+        }
+    }
+    Ok(out)
+}

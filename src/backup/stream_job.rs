@@ -1,0 +1,73 @@
+//! A backup whose source is a stream.
+
+use std::sync::Arc;
+
+use crate::backup::BackupReport;
+use crate::backup::assemble::Assembler;
+use crate::backup::job::{Ground, Job, Pass};
+use crate::backup::pipeline::Budget;
+use crate::backup::stream::{self, StreamPlan};
+use crate::error::Result;
+use crate::repo::manifest::{Manifest, ManifestBuilder};
+use crate::repo::session::Session;
+use crate::source::StreamSource;
+use crate::units::Geometry;
+use crate::volume::{ImageLayout, SnapshotPoint};
+
+impl Job<'_> {
+    pub(super) async fn stream(
+        &mut self,
+        session: &Session,
+        ground: &Ground,
+        source: Box<dyn StreamSource>,
+    ) -> Result<BackupReport> {
+        let header = source.header().clone();
+        self.check_stream(ground, header.from.as_deref())?;
+        let pass = self.stream_pass(ground, source, header.from.is_some()).await?;
+        let point = header.to.map(|name| SnapshotPoint { name, rbd_snap_id: 0, own: false });
+        // A diff carries no layout; what the last backup knew of the image still holds.
+        let layout = match (&ground.parent, header.layout == ImageLayout::default()) {
+            (Some(parent), true) => parent.snapshot.layout.clone(),
+            _ => header.layout,
+        };
+        let mut report = self.commit(session, ground, pass, point, layout).await?;
+        report.notes = std::mem::take(&mut self.notes);
+        Ok(report)
+    }
+
+    pub(super) async fn stream_pass(
+        &mut self,
+        ground: &Ground,
+        source: Box<dyn StreamSource>,
+        incremental: bool,
+    ) -> Result<Pass> {
+        let chunk_size_bytes = self.project.chunk_size_bytes();
+        let encoder = self.encoder(ground).await?;
+        // What a full stream does not mention is zero, whatever was there.
+        let base = match incremental {
+            true => Arc::clone(&ground.before),
+            false => Arc::new(Manifest::zero(self.project, Geometry::new(0, chunk_size_bytes)?)),
+        };
+        let geometry = base.geometry();
+        let builder = (!ground.dry_run)
+            .then(|| ManifestBuilder::new(base, geometry, ground.generation, Arc::clone(&ground.condemned)));
+        self.progress.phase("backing up", source.header().size_bytes.filter(|_| !incremental));
+        let mut assembler =
+            Assembler::new(self.project, Arc::clone(&encoder), builder, Arc::clone(&self.progress));
+        let plan = StreamPlan {
+            project: self.project.clone(),
+            before: Arc::clone(&ground.before),
+            generation: ground.generation,
+            condemned: Arc::clone(&ground.condemned),
+            encoder,
+            budget: Budget::new(self.options.inflight_bytes, chunk_size_bytes),
+            progress: Arc::clone(&self.progress),
+            chunk_size_bytes,
+        };
+        let mut cancel = self.cancel.clone();
+        let size_bytes = stream::run(&plan, source, &mut assembler, &mut cancel).await?;
+        let pass = self.finish(assembler, Geometry::new(size_bytes, chunk_size_bytes)?).await?;
+        let sample_cursor = ground.parent.as_ref().map_or(0, |p| p.snapshot.sample_cursor);
+        Ok(Pass { full_read: !incremental, sample_cursor, ..pass })
+    }
+}

@@ -1,0 +1,267 @@
+//! A repository on a store of the test's choice, and volumes in memory whose every change is known.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use cuttle::backup::{self, BackupOptions, BackupReport, Input};
+use cuttle::cancel::Cancel;
+use cuttle::clock::SystemClock;
+use cuttle::keys::Unlock;
+use cuttle::progress::Silent;
+use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::manifest::Manifest;
+use cuttle::repo::{Environment, InitOptions, Project, Repository};
+use cuttle::source::{Changes, Content, Extent, FreezeRequest, Frozen, ReadAt, Volume};
+use cuttle::store::{Limits, Store};
+use cuttle::units::ChunkIndex;
+use cuttle::volume::{Identity, ImageLayout, SnapshotPoint};
+use cuttle::{Error, Result};
+use object_store::ObjectStore;
+use zeroize::Zeroizing;
+
+/// Small chunks make small volumes interesting.
+pub const CHUNK: u32 = 4096;
+
+pub fn environment() -> Environment {
+    Environment {
+        host: "test".into(),
+        machine: "test-machine".into(),
+        process: std::process::id(),
+        is_process_alive: |_| true,
+        clock: Arc::new(SystemClock),
+        cache_dir: None,
+        memory_dir: None,
+    }
+}
+
+pub fn store(inner: Arc<dyn ObjectStore>) -> Store {
+    Store::with_object_store(inner, Limits::default())
+}
+
+/// A key file's content: fast to stretch.
+pub fn secret() -> Unlock {
+    Unlock::KeyFile(Zeroizing::new(vec![7; 32]))
+}
+
+pub async fn init_on(store: Store, chunk_size_bytes: u32, encrypted: bool) -> Arc<Repository> {
+    let options = InitOptions { chunk_size_bytes, delta_depth_max: 0 };
+    let secret = secret();
+    let unlock = encrypted.then_some(&secret);
+    Repository::init(store, environment(), &options, unlock).await.expect("a new repository")
+}
+
+pub async fn in_memory() -> (Arc<object_store::memory::InMemory>, Project) {
+    let inner = Arc::new(object_store::memory::InMemory::new());
+    let repository = init_on(store(inner.clone()), CHUNK, true).await;
+    (inner, default(&repository).await)
+}
+
+pub async fn reopen(inner: Arc<dyn ObjectStore>) -> Result<Project> {
+    let repository = Repository::open(store(inner), environment(), &mut || Ok(secret())).await?;
+    repository.project(&cuttle::repo::default_project()).await
+}
+
+pub async fn default(repository: &Arc<Repository>) -> Project {
+    repository.project(&cuttle::repo::default_project()).await.expect("the default project")
+}
+
+/// Reads a whole snapshot, chunk by chunk.
+pub async fn read_back(project: &Project, snapshot: &SnapshotEntry) -> Result<Vec<u8>> {
+    let manifest = Manifest::of(project, &snapshot.snapshot)?;
+    let geometry = manifest.geometry();
+    let mut out = Vec::with_capacity(geometry.size_bytes as usize);
+    for index in (0..geometry.chunk_count()).map(ChunkIndex) {
+        let chunk = manifest.chunk(index).await?;
+        out.extend(project.fetch_chunk(&chunk, geometry.chunk_len_bytes(index)).await?);
+    }
+    Ok(out)
+}
+
+pub async fn latest(project: &Project, volume: &str) -> SnapshotEntry {
+    project.find_snapshot(volume).await.expect("a snapshot")
+}
+
+pub fn options(volume: &str) -> BackupOptions {
+    BackupOptions::new(volume.parse().expect("a volume name"))
+}
+
+pub async fn back_up(
+    project: &Project,
+    volume: &Arc<MemoryVolume>,
+    options: &BackupOptions,
+) -> Result<BackupReport> {
+    let input = Input::Volume(volume.clone());
+    backup::run(project, input, options, Arc::new(Silent), Cancel::never()).await
+}
+
+/// A volume in memory that keeps its snapshots and reports changes by comparing them.
+pub struct MemoryVolume {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    identity: String,
+    content: Vec<u8>,
+    snapshots: Vec<(SnapshotPoint, Vec<u8>)>,
+    next_id: u64,
+    /// Offsets that the diff does not report, however they changed.
+    lies: BTreeSet<u64>,
+    reads: u64,
+}
+
+impl MemoryVolume {
+    pub fn new(content: Vec<u8>) -> Arc<Self> {
+        let inner = Inner { identity: "image-1".into(), content, next_id: 1, ..Inner::default() };
+        Arc::new(Self { inner: Arc::new(Mutex::new(inner)) })
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().expect("not poisoned")
+    }
+
+    pub fn edit(&self, change: impl FnOnce(&mut Vec<u8>)) {
+        change(&mut self.inner().content);
+    }
+
+    pub fn content(&self) -> Vec<u8> {
+        self.inner().content.clone()
+    }
+
+    pub fn snapshot_names(&self) -> Vec<String> {
+        self.inner().snapshots.iter().map(|(p, _)| p.name.clone()).collect()
+    }
+
+    /// From now on changes in the block at this offset are not reported.
+    pub fn lie_about(&self, offset_bytes: u64) {
+        self.inner().lies.insert(offset_bytes / 512 * 512);
+    }
+
+    pub fn become_another(&self) {
+        self.inner().identity = "image-2".into();
+    }
+
+    /// Bytes read since the last call.
+    pub fn take_read_bytes(&self) -> u64 {
+        std::mem::take(&mut self.inner().reads)
+    }
+}
+
+impl Volume for MemoryVolume {
+    fn identity(&self) -> Result<Identity> {
+        Ok(Identity::Rbd {
+            cluster_fsid: "fsid".into(),
+            pool: "pool".into(),
+            namespace: String::new(),
+            image: "image".into(),
+            image_id: self.inner().identity.clone(),
+        })
+    }
+
+    fn freeze(&self, request: &FreezeRequest) -> Result<Box<dyn Frozen>> {
+        let mut inner = self.inner();
+        let point = SnapshotPoint { name: request.own_name.clone(), rbd_snap_id: inner.next_id, own: true };
+        inner.next_id += 1;
+        let content = inner.content.clone();
+        inner.snapshots.push((point.clone(), content.clone()));
+        let base = request.parent.as_ref().and_then(|p| {
+            inner.snapshots.iter().find(|(q, _)| q.rbd_snap_id == p.rbd_snap_id).map(|(_, c)| c.clone())
+        });
+        let lies = inner.lies.clone();
+        let prefix = request.own_prefix.clone();
+        Ok(Box::new(FrozenMemory { inner: Arc::clone(&self.inner), point, content, base, lies, prefix }))
+    }
+}
+
+struct FrozenMemory {
+    inner: Arc<Mutex<Inner>>,
+    point: SnapshotPoint,
+    content: Vec<u8>,
+    base: Option<Vec<u8>>,
+    lies: BTreeSet<u64>,
+    prefix: String,
+}
+
+impl FrozenMemory {
+    fn snapshots(&self, keep: impl Fn(&SnapshotPoint) -> bool) {
+        self.inner.lock().expect("not poisoned").snapshots.retain(|(p, _)| keep(p));
+    }
+}
+
+impl Frozen for FrozenMemory {
+    fn layout(&self) -> ImageLayout {
+        ImageLayout { order: 12, ..ImageLayout::default() }
+    }
+
+    fn point(&self) -> Option<SnapshotPoint> {
+        Some(self.point.clone())
+    }
+
+    fn reader(&self) -> Arc<dyn ReadAt> {
+        Arc::new(Counted { content: self.content.clone(), inner: Arc::clone(&self.inner) })
+    }
+
+    fn changes(&self) -> Result<Changes> {
+        let block = |content: &[u8], at: usize| {
+            content.get(at..content.len().min(at + 512)).unwrap_or_default().to_vec()
+        };
+        let zero = |b: &[u8]| b.iter().all(|b| *b == 0);
+        let mut extents = Vec::new();
+        for at in (0..self.content.len()).step_by(512) {
+            let now = block(&self.content, at);
+            let listed = match &self.base {
+                None => !zero(&now),
+                Some(base) => block(base, at) != now && !self.lies.contains(&(at as u64)),
+            };
+            if listed {
+                extents.push(Extent {
+                    offset_bytes: at as u64,
+                    length_bytes: now.len() as u64,
+                    content: if zero(&now) { Content::Zero } else { Content::Data },
+                });
+            }
+        }
+        Ok(if self.base.is_some() { Changes::Since(extents) } else { Changes::All(extents) })
+    }
+
+    fn base_reader(&self) -> Option<Arc<dyn ReadAt>> {
+        None
+    }
+
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn committed(&self) -> Result<()> {
+        self.snapshots(|p| !p.name.starts_with(&self.prefix) || p.rbd_snap_id >= self.point.rbd_snap_id);
+        Ok(())
+    }
+
+    fn discard(&self) -> Result<()> {
+        self.snapshots(|p| p.rbd_snap_id != self.point.rbd_snap_id);
+        Ok(())
+    }
+}
+
+struct Counted {
+    content: Vec<u8>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+impl ReadAt for Counted {
+    fn size_bytes(&self) -> u64 {
+        self.content.len() as u64
+    }
+
+    fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<()> {
+        let at = offset_bytes as usize;
+        let from = self.content.get(at..at + buf.len()).ok_or_else(|| Error::invalid("past the end"))?;
+        buf.copy_from_slice(from);
+        self.inner.lock().expect("not poisoned").reads += buf.len() as u64;
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! The stand-ins for cloud storage that tests run against: installed under `target/servers`, started on free ports.
+
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Versions are part of what the tests were seen to pass with; raise them on purpose.
+const MOTO: &str = "moto[server]==5.2.5";
+const AZURITE: &str = "azurite@3.37.0";
+const S3RVER: &str = "s3rver@3.7.1";
+/// A server that does not listen by then has failed. On an idle machine each takes 1 to 4 s.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(50);
+/// Written into a directory when its installation is complete.
+const COMPLETE: &str = ".complete";
+
+/// A running server. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    pub url: String,
+    child: Child,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Its data lives in memory or in a directory that the next start removes: nothing to shut down in order.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// S3 with object lock, tags and storage classes. Accepts any credentials.
+pub fn moto(root: &Path) -> Result<Server> {
+    let home = install(root, MOTO, |home| {
+        let venv = || run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(home));
+        if venv().is_err() {
+            apt_install(&["python3", "python3-venv"])?;
+            venv()?;
+        }
+        let pip = home.join("bin/pip");
+        run(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check", MOTO]))
+    })?;
+    let port = free_block(0)?;
+    let mut command = Command::new(home.join("bin/moto_server"));
+    command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+    start("moto", root, command, port)
+}
+
+/// Azure Blob Storage, with Azure's well-known emulator account.
+pub fn azurite(root: &Path) -> Result<Server> {
+    let home = install(root, AZURITE, |home| npm_install(home, AZURITE))?;
+    let port = free_block(0)?;
+    let mut command = Command::new("node");
+    command.arg(home.join("node_modules/azurite/dist/src/blob/main.js"));
+    command.args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()]);
+    command.args(["--inMemoryPersistence", "--disableTelemetry", "--silent"]);
+    start("azurite", root, command, port)
+}
+
+/// S3 that ignores `If-None-Match`: what the probe of create-if-absent has to find out. Keys `S3RVER`/`S3RVER`.
+pub fn s3rver(root: &Path) -> Result<Server> {
+    let home = install(root, S3RVER, |home| npm_install(home, S3RVER))?;
+    let port = free_block(0)?;
+    let data = root.join("s3rver-data");
+    if data.exists() {
+        fs::remove_dir_all(&data)?;
+    }
+    fs::create_dir_all(&data)?;
+    let mut command = Command::new("node");
+    command.arg(home.join("node_modules/s3rver/bin/s3rver.js"));
+    command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "--silent", "-d"]).arg(&data);
+    start("s3rver", root, command, port)
+}
+
+/// Ports in a block given out by [`free_block`].
+pub const BLOCK_PORTS: u16 = 100;
+
+/// The first of a block of free ports, a different one on each call; the port `below` it is free, too.
+///
+/// Blocks lie under the range that outgoing connections take theirs from. Where the search begins depends on this
+/// process, so that two runs at once do not meet.
+pub fn free_block(below: u16) -> Result<u16> {
+    const FIRST: u16 = 12_000;
+    const BLOCKS: u16 = 190;
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let begin = (std::process::id() % u32::from(BLOCKS)) as u16;
+    while GIVEN.load(Ordering::Relaxed) < BLOCKS {
+        let block = (begin + GIVEN.fetch_add(1, Ordering::Relaxed)) % BLOCKS;
+        let first = FIRST + block * BLOCK_PORTS;
+        if free(first - below) && (first..first + BLOCK_PORTS).all(free) {
+            return Ok(first);
+        }
+    }
+    bail!("no {BLOCK_PORTS} free ports in a row")
+}
+
+/// Installs packages by apt; needs root.
+pub fn apt_install(packages: &[&str]) -> Result<()> {
+    eprintln!("installing {}", packages.join(" "));
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        run(command.args(args).env("DEBIAN_FRONTEND", "noninteractive"))
+    };
+    apt(&["update", "-q"])?;
+    apt(&[&["install", "-y", "-q", "--no-install-recommends"], packages].concat())
+}
+
+/// The directory of a package, filled by `fill` unless an earlier run did.
+fn install(root: &Path, package: &str, fill: impl Fn(&Path) -> Result<()>) -> Result<PathBuf> {
+    let name: String =
+        package.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let home = root.join(name);
+    if home.join(COMPLETE).exists() {
+        return Ok(home);
+    }
+    eprintln!("installing {package}");
+    if home.exists() {
+        fs::remove_dir_all(&home).with_context(|| format!("removing {}", home.display()))?;
+    }
+    fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
+    fill(&home).with_context(|| format!("installing {package}"))?;
+    fs::write(home.join(COMPLETE), package)?;
+    Ok(home)
+}
+
+fn npm_install(home: &Path, package: &str) -> Result<()> {
+    let npm = || run(Command::new("npm").arg("--version"));
+    if npm().is_err() {
+        apt_install(&["nodejs", "npm"])?;
+    }
+    fs::write(home.join("package.json"), "{\"private\":true}\n")?;
+    let mut command = Command::new("npm");
+    command.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error", package]);
+    run(command.current_dir(home))
+}
+
+/// Runs a program to its end; what it said is part of the error.
+fn run(command: &mut Command) -> Result<()> {
+    let what = format!("{:?}", command.get_program());
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {what}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{what} failed ({}): {}", output.status, said.trim());
+    Ok(())
+}
+
+fn start(name: &str, root: &Path, mut command: Command, port: u16) -> Result<Server> {
+    let log = root.join(format!("{name}.log"));
+    let output = File::create(&log).with_context(|| format!("making {}", log.display()))?;
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).current_dir(root);
+    let child = command.spawn().with_context(|| format!("starting {name}"))?;
+    let mut server = Server { url: format!("http://127.0.0.1:{port}"), child };
+    let began = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        if let Some(status) = server.child.try_wait()? {
+            bail!("{name} ended at once ({status}): see {}", log.display());
+        }
+        ensure!(began.elapsed() < START_TIMEOUT, "{name} does not listen: see {}", log.display());
+        thread::sleep(POLL);
+    }
+    Ok(server)
+}
