@@ -63,6 +63,7 @@ pub struct Op {
 }
 
 type Matcher = Box<dyn Fn(&Op) -> bool + Send>;
+type KeyMatcher = Box<dyn Fn(&str) -> bool + Send>;
 
 /// Wraps a store; clones share everything.
 #[derive(Clone)]
@@ -76,6 +77,9 @@ struct State {
     ops: Vec<Op>,
     at: BTreeMap<usize, Fault>,
     always: Option<Fault>,
+    always_for: Vec<(Matcher, Fault)>,
+    /// Keys that no listing shows.
+    hidden: Vec<KeyMatcher>,
     /// State of the generator, and how many operations there are to one fault.
     random: Option<(u64, u64)>,
     gates: Vec<(Matcher, watch::Sender<bool>, watch::Receiver<bool>)>,
@@ -114,6 +118,16 @@ impl FaultStore {
         self.lock().always = fault;
     }
 
+    /// Fails every operation that matches.
+    pub fn fail_always_for(&self, matches: impl Fn(&Op) -> bool + Send + 'static, fault: Fault) {
+        self.lock().always_for.push((Box::new(matches), fault));
+    }
+
+    /// Leaves keys out of all listings: a list may be short.
+    pub fn hide(&self, matches: impl Fn(&str) -> bool + Send + 'static) {
+        self.lock().hidden.push(Box::new(matches));
+    }
+
     /// Fails about one in `one_in` operations, each with one of [`FAULTS`], both chosen by the seed.
     pub fn fail_at_random(&self, seed: u64, one_in: u64) {
         self.lock().random = Some((seed, one_in));
@@ -144,8 +158,9 @@ impl FaultStore {
             let k = state.ops.len();
             let position = state.gates.iter().position(|(matches, _, _)| matches(&op));
             let gate = position.map(|i| state.gates.remove(i));
+            let always = state.always_for.iter().find(|(matches, _)| matches(&op)).map(|(_, fault)| *fault);
             state.ops.push(op);
-            (state.fault(k), gate)
+            (always.or_else(|| state.fault(k)), gate)
         };
         if let Some((_, reached, mut open)) = gate {
             let _ = reached.send(true);
@@ -285,7 +300,15 @@ impl FaultStore {
         let prefix = prefix.map_or(String::new(), ToString::to_string);
         let begin = async move {
             match this.enter(OpKind::List, &prefix).await {
-                None => inner,
+                None => {
+                    let hidden = move |key: &str| this.lock().hidden.iter().any(|hides| hides(key));
+                    inner
+                        .filter(move |meta| {
+                            let shown = !meta.as_ref().is_ok_and(|meta| hidden(meta.location.as_ref()));
+                            std::future::ready(shown)
+                        })
+                        .boxed()
+                }
                 Some(fault) => stream::iter([Err(error(fault))]).boxed(),
             }
         };
