@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -103,7 +104,10 @@ pub fn free_block(below: u16) -> Result<u16> {
 }
 
 /// Installs packages by apt; needs root.
-pub fn apt_install(packages: &[&str]) -> Result<()> {
+fn apt_install(packages: &[&str]) -> Result<()> {
+    // Servers are installed at the same time, and apt has a lock that it does not wait for.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     eprintln!("installing {}", packages.join(" "));
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
