@@ -14,6 +14,9 @@ use super::ui::{Shown, Ui};
 
 /// How often a log gets a line.
 const LINE_EVERY: Duration = Duration::from_secs(300);
+/// With the numbers beside it, it fits into 80 columns. It is not as wide as the terminal: where the last line is full, a
+/// `^C` that the terminal echoes there moves everything by a line.
+const BAR_WIDTH: usize = 20;
 const REDRAW_EVERY: Duration = Duration::from_millis(150);
 
 /// What the outcomes of a step are called: new, known, zero.
@@ -69,7 +72,7 @@ impl Bar {
         let colors = if self.ui.is_colored() { ".green/dim" } else { "" };
         let template = match total_bytes {
             Some(_) => {
-                format!("{{prefix}}: {{msg}}{{chunks}}\n  {{wide_bar{}}}  {{numbers}} ", with_colon(colors))
+                format!("{{prefix}}: {{msg}}{{chunks}}\n  {{bar:{BAR_WIDTH}{}}}  {{numbers}}", colors)
             }
             None => "{prefix}: {msg} {spinner}{chunks}{done}".to_owned(),
         };
@@ -172,20 +175,16 @@ impl Counts {
     }
 }
 
-fn with_colon(colors: &str) -> String {
-    if colors.is_empty() { String::new() } else { format!(":{colors}") }
-}
-
-/// Bytes, rate and time left, as wide whatever they are, so that the bar stands still.
+/// Bytes, rate and time left.
 fn numbers(state: &ProgressState) -> String {
     let (at, total) = (state.pos(), state.len().unwrap_or(0));
     let percent = if total == 0 { 100.0 } else { (at as f64 / total as f64 * 100.0).min(100.0) };
     let left = match state.eta().as_secs() {
         _ if at == 0 || at >= total => String::new(),
-        s => format!("{} left", human::duration(s.max(1) as f64)),
+        s => format!("  eta {}", human::duration(s.max(10) as f64)),
     };
     format!(
-        "{:>9} of {} {percent:>3.0}% {:>9}/s  {left:<16}",
+        "{:>9} of {} {percent:>3.0}% {:>9}/s{left}",
         human::size(at),
         human::size(total),
         human::size(state.per_sec() as u64)

@@ -17,7 +17,7 @@ mod logging;
 mod machine;
 mod place;
 mod project;
-
+mod restore;
 mod secret;
 mod signals;
 mod snapshots;
@@ -81,6 +81,7 @@ enum Command {
     Init(init::Args),
     Backup(backup::Args),
     Snapshots(snapshots::Args),
+    Restore(restore::Args),
     Key(key::Args),
     Project(project::Args),
     Completions(completions::Args),
@@ -113,6 +114,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Init(args) => init::run(context, args).await,
         Command::Backup(args) => backup::run(context, args).await,
         Command::Snapshots(args) => snapshots::run(context, args).await,
+        Command::Restore(args) => restore::run(context, args).await,
         Command::Key(args) => key::run(context, args).await,
         Command::Project(args) => project::run(context, args).await,
         Command::Completions(args) => completions::run(context, &args),

@@ -11,6 +11,7 @@ use cuttle::units::VolumeName;
 use cuttle::volume::{Identity, ImageLayout, SnapshotPoint};
 use cuttle::{Error, Result};
 
+use super::summary::note_requests;
 use super::table::{Column, table};
 use super::{Context, Exit, connect, human};
 
@@ -29,7 +30,8 @@ Examples:
 
 JSON: [{\"id\",\"short_id\",\"volume\",\"sequence\",\"time\",\"size_bytes\",\"tags\",\"protected\",\"host\",\"program\",\"parent\",
 \"full_read\",\"source\",\"point\",\"layout\",\"read_bytes\",\"new_chunks\",\"new_bytes\",\"stored_bytes\",\"known_chunks\",\"zero_chunks\"}],
-by volume, oldest first. \"source\" says what was backed up, \"point\" its snapshot {\"name\",\"rbd_snap_id\",\"own\"} or null.";
+by volume, oldest first. \"source\" is {\"kind\":\"rbd\",\"cluster_fsid\",\"pool\",\"namespace\",\"image\",\"image_id\"},
+{\"kind\":\"file\",\"path\"} or {\"kind\":\"stream\"}; \"point\" is its snapshot {\"name\",\"rbd_snap_id\",\"own\"} or null.";
 
 /// List the snapshots that can be restored
 #[derive(Debug, clap::Args)]
@@ -57,11 +59,32 @@ struct Listed<'a> {
     program: &'a str,
     parent: Option<u32>,
     full_read: bool,
-    source: &'a Identity,
+    source: Source<'a>,
     point: Option<&'a SnapshotPoint>,
     layout: &'a ImageLayout,
     #[serde(flatten)]
     stats: BackupStats,
+}
+
+/// What was backed up, as JSON shows it.
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Source<'a> {
+    Rbd { cluster_fsid: &'a str, pool: &'a str, namespace: &'a str, image: &'a str, image_id: &'a str },
+    File { path: &'a str },
+    Stream,
+}
+
+impl<'a> From<&'a Identity> for Source<'a> {
+    fn from(identity: &'a Identity) -> Self {
+        match identity {
+            Identity::Rbd { cluster_fsid, pool, namespace, image, image_id } => {
+                Self::Rbd { cluster_fsid, pool, namespace, image, image_id }
+            }
+            Identity::File { path } => Self::File { path },
+            Identity::Stream => Self::Stream,
+        }
+    }
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
@@ -75,6 +98,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     } else {
         ui.print(&shown(&snapshots))?;
     }
+    note_requests(context, project.repository().store());
     Ok(Exit::Success)
 }
 
@@ -113,7 +137,7 @@ fn listed(entry: &SnapshotEntry) -> Listed<'_> {
         program: &snapshot.program,
         parent: snapshot.parent.map(|s| s.0),
         full_read: snapshot.full_read,
-        source: &snapshot.identity,
+        source: Source::from(&snapshot.identity),
         point: snapshot.point.as_ref(),
         layout: &snapshot.layout,
         stats: snapshot.stats,

@@ -1,8 +1,15 @@
 //! The last lines of a command: what it moved and what it asked of the store.
 
-use cuttle::store::Ledger;
+use cuttle::store::{Ledger, Store};
 
-use super::human;
+use super::{Context, human};
+
+/// Tells what was asked of the store, for who wants to know: the other commands have this in their summary.
+pub fn note_requests(context: &Context<'_>, store: &Store) {
+    if context.ui.verbose() > 0 {
+        context.ui.note(&ledger_line(&store.ledger()));
+    }
+}
 
 /// `requests: 12 put, 5 get, 3 head, 2 list, 0 delete; sent 18.3 MiB, received 20.1 KiB`
 pub fn ledger_line(ledger: &Ledger) -> String {

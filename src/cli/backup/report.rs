@@ -112,7 +112,11 @@ impl<'a> Report<'a> {
         volume: &str,
         error: &Failure,
     ) -> cuttle::Result<()> {
-        let note = if status == "failed" { "FAILED" } else { "not started" };
+        let note = match (status, error.kind) {
+            ("failed", "interrupted") => "interrupted",
+            ("failed", _) => "FAILED",
+            _ => "not started",
+        };
         let mut row = vec![String::new(); COLUMNS.len()];
         (row[0], row[COLUMNS.len() - 1]) = (volume.to_owned(), note.to_owned());
         self.rows.push(row);
@@ -149,6 +153,9 @@ impl<'a> Report<'a> {
             true => format!("dry run, nothing was stored: {} read", human::counted(s.volumes_ok, "volume")),
             false => format!("{} backed up", human::counted(s.volumes_ok, "volume")),
         };
+        if self.interrupted {
+            text = format!("interrupted: {text}");
+        }
         for (n, what) in [(s.volumes_failed, "FAILED"), (s.volumes_not_started, "not started")] {
             if n > 0 {
                 text += &format!(", {} {what}", human::count(n));
