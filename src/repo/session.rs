@@ -48,7 +48,7 @@ impl Session {
             let before = project.gc_state().await?;
             let log = project.log(volume.number).await?;
             let mut session = Self::open(project, volume, log, before.generation).await?;
-            let after = project.gc_state().await?;
+            let after = project.confirmed_gc_state().await?;
             if after.generation == before.generation {
                 session.condemned = project.condemned(&after).await?;
                 return Ok(session);
@@ -134,7 +134,7 @@ impl Session {
         let record = EndRecord { snapshot_id: self.snapshot_id, outcome };
         if let Created::New = self.project.create_record(&name, &record).await? {
             let memory = &self.project.repository().memory;
-            memory.saw_sequence(self.project.name(), self.volume.number, self.sequence)?;
+            memory.saw_sequence(self.project.name(), self.volume.number, self.sequence);
             memory.save()?;
             return Ok(Committed::Done);
         }

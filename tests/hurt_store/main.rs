@@ -3,6 +3,7 @@
 
 mod crash;
 mod faults;
+mod race;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -83,6 +83,8 @@ struct State {
     always: Option<Fault>,
     /// State of the generator, and how many operations there are to one fault.
     random: Option<(u64, u64)>,
+    /// Keys that listings do not show.
+    hidden: Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>,
     gates: Vec<(Matcher, watch::Sender<bool>, watch::Receiver<bool>)>,
 }
 
@@ -132,6 +134,11 @@ impl FaultStore {
     /// Fails about one in `one_in` operations, each with one of [`FAULTS`], both chosen by the seed.
     pub fn fail_at_random(&self, seed: u64, one_in: u64) {
         self.lock().random = Some((seed, one_in));
+    }
+
+    /// Leaves out of listings what matches, though it is there: as a store whose listings are behind.
+    pub fn hide_from_listings(&self, matches: impl Fn(&str) -> bool + Send + Sync + 'static) {
+        self.lock().hidden = Some(Arc::new(matches));
     }
 
     /// Holds the first operation from now on that matches.
@@ -304,6 +311,16 @@ impl ObjectStore for FaultStore {
 }
 
 impl FaultStore {
+    fn shown(
+        &self,
+        listing: BoxStream<'static, Result<ObjectMeta>>,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let Some(hidden) = self.lock().hidden.clone() else { return listing };
+        let is_hidden =
+            move |found: &Result<ObjectMeta>| found.as_ref().is_ok_and(|meta| hidden(meta.location.as_ref()));
+        listing.filter(move |found| std::future::ready(!is_hidden(found))).boxed()
+    }
+
     fn listing(
         &self,
         prefix: Option<&Path>,
@@ -313,7 +330,7 @@ impl FaultStore {
         let prefix = prefix.map_or(String::new(), ToString::to_string);
         let begin = async move {
             match this.enter(OpKind::List, &prefix).await {
-                None => inner,
+                None => this.shown(inner),
                 Some(fault) => stream::iter([Err(error(fault))]).boxed(),
             }
         };
