@@ -159,13 +159,19 @@ impl Job<'_> {
         let volume = self.project.ensure_volume(&self.options.volume, &self.identity).await?;
         let session = Session::register(self.project, &volume).await?;
         let result = self.registered(&session, input).await;
-        if let Err(error) = &result {
-            // The outcome is settled in any case: if not here, then by the next backup of this host, or by prune.
-            if let Err(e) = session.abort(&error.to_string()).await {
+        let Err(error) = result else { return result };
+        // The outcome is settled in any case: if not here, then by the next backup of this host, or by prune.
+        match session.abort(&error.to_string()).await {
+            Ok(false) => Err(error),
+            Ok(true) => Err(error.help(format!(
+                "backup {} was committed all the same and can be restored; the next one goes on from it",
+                session.sequence
+            ))),
+            Err(e) => {
                 self.note(format!("backup {} could not be marked as aborted: {e}", session.sequence));
+                Err(error)
             }
         }
-        result
     }
 
     async fn registered(&mut self, session: &Session, input: Input) -> Result<BackupReport> {
@@ -457,7 +463,7 @@ impl Job<'_> {
         };
         self.cancel.check()?;
         match session.commit(snapshot).await.context("commit the backup")? {
-            Committed::Done => Ok(BackupReport {
+            Committed::Done | Committed::Before => Ok(BackupReport {
                 volume: session.volume.name.clone(),
                 sequence: Some(session.sequence.0),
                 snapshot_id: Some(session.snapshot_id.to_string()),

@@ -34,6 +34,8 @@ pub struct Session {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Committed {
     Done,
+    /// The session was to be aborted, but its own commit had landed.
+    Before,
     /// Somebody aborted the session first, and says why.
     Lost {
         by: String,
@@ -123,10 +125,12 @@ impl Session {
         self.end(Outcome::Committed(Box::new(snapshot))).await
     }
 
-    /// Gives the session up. That a commit or another abort was first is not an error.
-    pub async fn abort(&self, reason: &str) -> Result<()> {
+    /// Gives the session up. That another abort was first is not an error. Whether the session's own commit was, whose
+    /// answer got lost, is told: then the snapshot stands.
+    pub async fn abort(&self, reason: &str) -> Result<bool> {
         let by = self.project.repository().environment.host.clone();
-        self.end(Outcome::Aborted { by, reason: reason.to_owned() }).await.map(|_| ())
+        let aborted = Outcome::Aborted { by, reason: reason.to_owned() };
+        Ok(matches!(self.end(aborted).await?, Committed::Before))
     }
 
     async fn end(&self, outcome: Outcome) -> Result<Committed> {
@@ -143,6 +147,7 @@ impl Session {
         match found.outcome {
             _ if found == record => Ok(Committed::Done),
             Outcome::Aborted { by, reason } => Ok(Committed::Lost { by, reason }),
+            Outcome::Committed(_) if found.snapshot_id == self.snapshot_id => Ok(Committed::Before),
             Outcome::Committed(_) => {
                 Err(Error::corrupt(format!("{name} holds the outcome of another backup")))
             }

@@ -1,7 +1,10 @@
 //! A client that stops for good at any request, and the next one that finds what it left.
 
+use cuttle::ErrorKind;
+
 use crate::support::fault_store::Fault;
-use crate::world::{World, afterwards};
+use crate::support::repo::environment;
+use crate::world::{ATTEMPTS_MAX, World, afterwards};
 
 #[tokio::test]
 async fn after_a_crash_at_any_request_the_next_backup_succeeds_and_settles_the_last() {
@@ -27,6 +30,24 @@ async fn after_a_crash_at_any_request_the_next_backup_succeeds_and_settles_the_l
             assert_eq!(committed, usize::from(landed), "{}", world.name);
         }
     }
+}
+
+/// The commit lands, its answer is lost, and by the time the store answers again the backup was given up.
+#[tokio::test]
+async fn a_commit_whose_answer_was_lost_stands_and_is_told() {
+    let world = World::incremental().await;
+    let round = world.round();
+    let faults = round.faults();
+    let commit = world.requests().await - 1;
+    faults.fail_at(commit, Fault::TimeoutAfter);
+    for looking in 1..=ATTEMPTS_MAX as usize {
+        faults.fail_at(commit + looking, Fault::Status(500));
+    }
+    let error = round.backup(&faults, environment()).await.expect_err("it could not know");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.help_text().is_some_and(|h| h.contains("backup 3 was committed all the same")), "{error:?}");
+    let (_, live) = round.audit("afterwards").await;
+    assert_eq!(live, [1, 2, 3]);
 }
 
 #[tokio::test]
