@@ -3,7 +3,6 @@
 //! The stream is read once, by a thread of its own. A chunk that comes back after it was passed on is taken up again only
 //! when everything before is in the manifest (a barrier), so its content is always the newest.
 
-use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
