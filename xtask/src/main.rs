@@ -3,6 +3,7 @@
 mod ceph;
 mod fuzz;
 mod lint;
+mod places;
 mod servers;
 mod test;
 mod tidy;
