@@ -176,7 +176,8 @@ fn the_nights_go_on(cuttle: &Cuttle, ceph: &Ceph, image: &str, last: &[u8]) {
 /// What `rbd` says of how an image is made.
 fn layout(ceph: &Ceph, image: &str) -> (Vec<Value>, Value) {
     let json = |args: &[&str]| -> Value {
-        serde_json::from_slice(&ceph.rbd(&[args, &["--format", "json", image]].concat())).expect("JSON of rbd")
+        serde_json::from_slice(&ceph.rbd(&[args, &["--format", "json", image]].concat()))
+            .expect("JSON of rbd")
     };
     let info = json(&["info"]);
     let keys = ["size", "objects", "object_size", "features", "stripe_unit", "stripe_count"];
@@ -201,7 +202,8 @@ impl<'a> OwnPool<'a> {
     }
 
     fn ceph(&self, args: &[&str]) {
-        let output = Command::new("ceph").args(["--conf", &self.0.conf]).args(args).output().expect("run ceph");
+        let output =
+            Command::new("ceph").args(["--conf", &self.0.conf]).args(args).output().expect("run ceph");
         assert!(output.status.success(), "ceph {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
@@ -248,12 +250,14 @@ fn images_of_every_make_come_back_as_they_were() {
     ceph.create("makes/tenant/usual", 9 * MIB, &[]);
     fill("makes/tenant/usual", 2);
 
-    let names = ["clone", "large", "parent", "plain", "small", "striped", "usual"].map(|n| format!("makes/{n}"));
+    let names =
+        ["clone", "large", "parent", "plain", "small", "striped", "usual"].map(|n| format!("makes/{n}"));
     let sources = ["--conf", &ceph.conf, "rbd:makes/*", "rbd:makes/tenant/usual", "--jobs", "3"];
     let mut kept = Vec::new();
     for night in 1..=2 {
         let run = cuttle.backup(&sources);
-        let volumes: BTreeSet<_> = run.volumes.iter().map(|v| v["volume"].as_str().expect("a name")).collect();
+        let volumes: BTreeSet<_> =
+            run.volumes.iter().map(|v| v["volume"].as_str().expect("a name")).collect();
         let expected = names.iter().map(String::as_str).chain(["makes/tenant/usual"]);
         assert_eq!(volumes, expected.clone().collect());
         for volume in expected {
@@ -281,7 +285,8 @@ fn an_image_that_is_another_one_is_refused_with_both_sides_named() {
     let (Some(ceph), cuttle) = (Ceph::first(), Cuttle::in_folder()) else { return };
     let image = "rbd/nightly-again";
     let id = || {
-        let info: Value = serde_json::from_slice(&ceph.rbd(&["info", "--format", "json", image])).expect("JSON");
+        let info: Value =
+            serde_json::from_slice(&ceph.rbd(&["info", "--format", "json", image])).expect("JSON");
         info["id"].as_str().expect("an id").to_owned()
     };
     ceph.create(image, 8 * MIB, &[]);

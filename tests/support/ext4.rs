@@ -1,5 +1,8 @@
 //! A real ext4 file system whose blocks are carried over to an image as a guest's disk would write them.
 
+#[path = "../../xtask/src/disk.rs"]
+mod blocks;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,8 +10,6 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::ceph::Ceph;
-
-const BLOCK_BYTES: usize = 4096;
 
 /// An ext4 file system in a sparse file.
 pub struct Ext4 {
@@ -64,18 +65,7 @@ impl Ext4 {
     /// gets the disk's size.
     pub fn carry_over(&mut self, ceph: &Ceph, image: &str) {
         let now = fs::read(self.file()).expect("read the disk");
-        self.carried.resize(now.len(), 0);
-        let mut stream = b"rbd diff v1\ns".to_vec();
-        stream.extend((now.len() as u64).to_le_bytes());
-        for (tag, start, end) in changed_runs(&self.carried, &now) {
-            stream.push(tag);
-            stream.extend((start as u64).to_le_bytes());
-            stream.extend(((end - start) as u64).to_le_bytes());
-            if tag == b'w' {
-                stream.extend(&now[start..end]);
-            }
-        }
-        stream.push(b'e');
+        let stream = blocks::diff_v1(&self.carried, &now);
         ceph.rbd_with(&["import-diff", "--no-progress", "-", image], &stream);
         self.carried = now;
     }
@@ -114,23 +104,6 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).status();
     }
-}
-
-/// Ranges that differ: written (`w`), or trimmed (`z`), which reads as zero.
-fn changed_runs(before: &[u8], now: &[u8]) -> Vec<(u8, usize, usize)> {
-    let mut runs: Vec<(u8, usize, usize)> = Vec::new();
-    for start in (0..now.len()).step_by(BLOCK_BYTES) {
-        let end = now.len().min(start + BLOCK_BYTES);
-        if before[start..end] == now[start..end] {
-            continue;
-        }
-        let tag = if now[start..end].iter().all(|b| *b == 0) { b'z' } else { b'w' };
-        match runs.last_mut() {
-            Some((last, _, last_end)) if *last == tag && *last_end == start => *last_end = end,
-            _ => runs.push((tag, start, end)),
-        }
-    }
-    runs
 }
 
 fn path(path: &Path) -> String {

@@ -124,7 +124,11 @@ fn start_clusters(root: &Path) -> (Vec<Cluster>, Result<()>) {
             let mon_port = free_block(MON_PORT_BELOW)?;
             // The manager and the OSD take ports just above the monitor's; the block's last stays free.
             let rgw_port = (number == 1).then_some(mon_port + BLOCK_PORTS - 1);
-            let cluster = Cluster::start(&cluster_directory(&format!("{}-{number}", root.display()))?, mon_port, rgw_port)?;
+            let cluster = Cluster::start(
+                &cluster_directory(&format!("{}-{number}", root.display()))?,
+                mon_port,
+                rgw_port,
+            )?;
             clusters.push(cluster);
         }
         Ok(())
