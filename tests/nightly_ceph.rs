@@ -99,7 +99,6 @@ fn a_cluster_is_lost_and_every_night_of_it_comes_back_on_a_fresh_one() {
     let mut file = |mib: u64| numbers.bytes((mib * MIB) as usize);
     let (first, second, third, fourth, fifth) = (file(9), file(14), file(2), file(30), file(1));
 
-    let mut streamed = Vec::new();
     for night in 0..6 {
         match night {
             0 => disk.change(|root| {
@@ -130,10 +129,10 @@ fn a_cluster_is_lost_and_every_night_of_it_comes_back_on_a_fresh_one() {
         if night == 5 {
             assert_eq!(taken.number("new_bytes"), 0, "nothing changed");
         }
-        for stream in stream_night(ceph, &cuttle, image, night) {
-            assert_eq!(stream.number("new_chunks"), 0, "the same content is stored once, however it is read");
-            streamed.push(stream);
-        }
+        // The same content is stored once, however it is read; a diff that cuts the volume first cuts its last chunk.
+        let [diff, whole] = stream_night(ceph, &cuttle, image, night);
+        assert!(diff.number("new_chunks") <= u64::from(night == 4), "night {night}: {diff:?}");
+        assert_eq!(whole.number("new_chunks"), 0, "night {night}: {whole:?}");
     }
     let [.., shrunk, quiet] = nights.kept.as_slice() else { panic!("six nights") };
     assert_same(&quiet.bytes, &shrunk.bytes, "the quiet night");
@@ -176,8 +175,9 @@ fn the_nights_go_on(cuttle: &Cuttle, ceph: &Ceph, image: &str, last: &[u8]) {
 /// What `rbd` says of how an image is made.
 fn layout(ceph: &Ceph, image: &str) -> (Vec<Value>, Value) {
     let json = |args: &[&str]| -> Value {
-        serde_json::from_slice(&ceph.rbd(&[args, &["--format", "json", image]].concat()))
-            .expect("JSON of rbd")
+        let said = ceph.rbd(&[args, &["--format", "json", image]].concat());
+        // Of no metadata at all `rbd` says nothing.
+        if said.is_empty() { Value::Null } else { serde_json::from_slice(&said).expect("JSON of rbd") }
     };
     let info = json(&["info"]);
     let keys = ["size", "objects", "object_size", "features", "stripe_unit", "stripe_count"];
@@ -230,9 +230,10 @@ fn images_of_every_make_come_back_as_they_were() {
         ("parent", &[]),
     ];
     let mut numbers = Numbers::new(23);
+    // All images are larger than this.
     let mut fill = |path: &str, count: u64| {
         for _ in 0..count {
-            let (offset, length) = (numbers.below(24 * MIB), 1 + numbers.below(MIB) as usize);
+            let (offset, length) = (numbers.below(8 * MIB), 1 + numbers.below(MIB) as usize);
             ceph.write(path, offset, &numbers.bytes(length));
         }
     };
@@ -247,7 +248,7 @@ fn images_of_every_make_come_back_as_they_were() {
     ceph.rbd(&["clone", "makes/parent@golden", "makes/clone"]);
     fill("makes/clone", 1);
     ceph.rbd(&["namespace", "create", "makes/tenant"]);
-    ceph.create("makes/tenant/usual", 9 * MIB, &[]);
+    ceph.create("makes/tenant/usual", 9 * MIB + 4096, &[]);
     fill("makes/tenant/usual", 2);
 
     let names =
