@@ -25,6 +25,7 @@ pub mod store;
 #[cfg(test)]
 mod testing;
 pub mod units;
+pub mod verify;
 pub mod volume;
 
 pub use error::{Error, ErrorKind, Result};

@@ -78,6 +78,15 @@ impl Bench {
         repository.project(&default_project()).await
     }
 
+    /// Opens it anew with a cache.
+    pub(crate) async fn cached(self, dir: &std::path::Path) -> Self {
+        let environment = Environment { cache_dir: Some(dir.to_owned()), ..environment() };
+        let mut ask = || Ok(unlock());
+        let repository = Repository::open(store(&self.objects), environment, &mut ask).await.expect("open");
+        let project = repository.project(&default_project()).await.expect("project");
+        Self { project, ..self }
+    }
+
     pub(crate) fn store(&self) -> Store {
         store(&self.objects)
     }
@@ -139,6 +148,16 @@ impl Bench {
 
     /// Commits a snapshot that holds these refs, whatever they say.
     pub(crate) async fn commit(&self, volume: &str, size_bytes: u64, refs: Vec<PageRef>) -> SnapshotEntry {
+        self.commit_at(volume, size_bytes, (0..).zip(refs).collect()).await
+    }
+
+    /// As [`commit`](Self::commit), each ref at an index of its own.
+    pub(crate) async fn commit_at(
+        &self,
+        volume: &str,
+        size_bytes: u64,
+        refs: Vec<(u64, PageRef)>,
+    ) -> SnapshotEntry {
         let geometry = Geometry::new(size_bytes, CHUNK).expect("valid");
         let volume = volume.parse().expect("valid");
         let record = self.project.ensure_volume(&volume, &Identity::Stream).await.expect("catalog");
@@ -146,8 +165,8 @@ impl Bench {
         let base = Manifest::zero(&self.project, geometry);
         let condemned = Arc::new(Condemned::default());
         let mut builder = ManifestBuilder::new(base.into(), geometry, session.generation, condemned);
-        for (index, chunk) in refs.into_iter().enumerate() {
-            builder.set(ChunkIndex(index as u64), chunk).await.expect("set");
+        for (index, chunk) in refs {
+            builder.set(ChunkIndex(index), chunk).await.expect("set");
         }
         let root = builder.finish().await.expect("pages").encode();
         let snapshot = snapshot(&session, geometry, root);

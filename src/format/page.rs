@@ -17,7 +17,7 @@ pub const PAGE_LEN_BYTES_MAX: usize =
     PAGE_HEADER_LEN_BYTES + REF_LEN_BYTES * REFS_PER_PAGE * (CLOSURE_LEN_MAX + 1);
 
 /// A stored chunk or page, as a manifest names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectRef {
     pub name: ContentName,
     /// Size of the whole object in the store.

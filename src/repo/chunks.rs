@@ -180,7 +180,7 @@ impl Project {
         Ok(page)
     }
 
-    async fn open_page(
+    pub(crate) async fn open_page(
         &self,
         name: &ObjectName,
         object: &ObjectRef,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::ObjectName;
 use crate::format::names::log_prefix;
 use crate::format::record::{EndRecord, NoteRecord, Outcome, Snapshot, VolumeRecord};
@@ -69,6 +69,13 @@ impl VolumeLog {
 impl Project {
     /// Lists a volume's log. The tail is what the listing showed: see [`Project::confirmed_log`].
     pub(crate) async fn log(&self, volume: VolumeNumber) -> Result<VolumeLog> {
+        let log = self.listed_log(volume).await?;
+        self.repository().memory.saw_sequence(self.name(), volume, log.last())?;
+        Ok(log)
+    }
+
+    /// As [`log`](Self::log), whatever this client saw before.
+    pub(crate) async fn listed_log(&self, volume: VolumeNumber) -> Result<VolumeLog> {
         let mut log = VolumeLog::default();
         for info in self.repository().store.list(&log_prefix(self.name(), volume), None).await? {
             let modified = Some(info.modified_unix_ms);
@@ -85,20 +92,34 @@ impl Project {
                 _ => {}
             }
         }
-        self.repository().memory.saw_sequence(self.name(), volume, log.last())?;
         Ok(log)
     }
 
     /// Lists a volume's log, confirms its tail by a request that must find nothing, and asks again for what is missing
     /// in between: a short listing never hides a live snapshot.
     pub async fn confirmed_log(&self, volume: VolumeNumber) -> Result<VolumeLog> {
-        let mut log = self.log(volume).await?;
+        let log = self.log(volume).await?;
+        self.confirm_log(volume, log).await
+    }
+
+    /// Confirms what a listing showed.
+    pub(crate) async fn confirm_log(&self, volume: VolumeNumber, mut log: VolumeLog) -> Result<VolumeLog> {
+        let (p, store) = (self.name(), &self.repository().store);
+        for sequence in log.unfinished().collect::<Vec<_>>() {
+            let end = ObjectName::End(p.clone(), volume, sequence).to_string();
+            if let (Some(info), Some(entry)) = (store.head(&end).await?, log.entries.get_mut(&sequence)) {
+                entry.ended_unix_ms = Some(info.modified_unix_ms);
+                let forget = ObjectName::Forget(p.clone(), volume, sequence).to_string();
+                entry.forgotten = entry.forgotten || store.head(&forget).await?.is_some();
+            }
+        }
         let mut doubtful = log.gaps();
         loop {
             let next = Sequence(log.last().0.saturating_add(1));
             doubtful.push(next);
             for sequence in doubtful.drain(..) {
-                if let Some(entry) = self.probe(volume, sequence).await? {
+                if let Some(mut entry) = self.probe(volume, sequence).await? {
+                    entry.notes = log.entries.get(&sequence).map_or(0, |known| known.notes);
                     log.entries.insert(sequence, entry);
                 }
             }
@@ -182,25 +203,39 @@ impl Project {
         }
     }
 
+    /// Reads no more records than it takes to find the one: damage of another snapshot does not stand in the way.
     async fn find_in_volume(&self, volume: &VolumeRecord, point: &str) -> Result<SnapshotEntry> {
-        let mut snapshots = self.snapshots(volume).await?;
-        let position = match point {
-            "latest" => snapshots.len().checked_sub(1),
-            _ => {
-                let by_number = |s: &SnapshotEntry| point.parse() == Ok(s.snapshot.sequence.0);
-                let by_name = |s: &SnapshotEntry| s.snapshot.point.as_ref().is_some_and(|p| p.name == point);
-                let number = snapshots.iter().rposition(by_number);
-                number.or_else(|| snapshots.iter().rposition(by_name))
+        let log = self.confirmed_log(volume.number).await?;
+        if let Ok(number) = point.parse::<u32>() {
+            for (sequence, entry) in log.candidates().filter(|(sequence, _)| sequence.0 == number) {
+                if let Some(found) = self.outcome(volume, sequence, entry).await? {
+                    return Ok(found);
+                }
             }
-        };
-        match position {
-            Some(at) => Ok(snapshots.swap_remove(at)),
-            None if snapshots.is_empty() => {
-                Err(Error::not_found(format!("volume {} has no snapshot", volume.name))
-                    .help("make one with `cuttle backup`"))
+        }
+        let (mut any, mut damage) = (false, None);
+        for (sequence, entry) in log.candidates() {
+            match self.outcome(volume, sequence, entry).await {
+                Ok(None) => {}
+                Ok(Some(found)) => {
+                    any = true;
+                    let name = found.snapshot.point.as_ref().map(|p| p.name.as_str());
+                    if point == "latest" || name == Some(point) {
+                        return Ok(found);
+                    }
+                }
+                // An older snapshot is not the latest, however damaged that is.
+                Err(e) if point == "latest" || e.kind() != ErrorKind::Corrupt => return Err(e),
+                Err(e) => damage = damage.or(Some(e)),
             }
-            None => Err(Error::not_found(format!("volume {} has no snapshot {point:?}", volume.name))
+        }
+        match damage {
+            // It may be the one.
+            Some(e) => Err(e),
+            None if any => Err(Error::not_found(format!("volume {} has no snapshot {point:?}", volume.name))
                 .help(format!("see `cuttle snapshots {}`", volume.name))),
+            None => Err(Error::not_found(format!("volume {} has no snapshot", volume.name))
+                .help("make one with `cuttle backup`")),
         }
     }
 

@@ -141,7 +141,7 @@ impl Memory {
     }
 
     /// Checks and remembers the highest sequence of a volume's log.
-    pub(super) fn saw_sequence(
+    pub(crate) fn saw_sequence(
         &self,
         project: &ProjectName,
         volume: VolumeNumber,

@@ -1,0 +1,111 @@
+//! What all stages of a verification share: the project, the bounds, and reading one object at a time.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::cancel::Cancel;
+use crate::codec;
+use crate::cpu;
+use crate::error::{Context, Error, Result};
+use crate::format::envelope::scrub;
+use crate::format::page::ObjectRef;
+use crate::format::{ObjectName, Page, Record};
+use crate::progress::Progress;
+use crate::repo::Project;
+use crate::repo::chunks::chunk_object_len_bytes_max;
+use crate::restore::budget::{Budget, Buffers};
+use crate::verify::report::{Flaw, Looked, looked};
+
+/// Everything is read from the store, never from the cache: what stands in the store is the question.
+pub(crate) struct Audit {
+    pub(crate) project: Project,
+    pub(crate) budget: Budget,
+    pub(crate) buffers: Buffers,
+    pub(crate) progress: Arc<dyn Progress>,
+    pub(crate) cancel: Cancel,
+}
+
+impl Audit {
+    /// The bytes of an object of at most this size.
+    pub(crate) async fn object(&self, name: &ObjectName, len_bytes_max: u64) -> Looked<Bytes> {
+        let store = &self.project.repository().store;
+        let found = looked(store.get(&name.to_string(), len_bytes_max).await)?;
+        Ok(found.and_then(|bytes| bytes.ok_or_else(Flaw::missing)))
+    }
+
+    /// The bytes of an object that a manifest names, whose size must be what it says.
+    pub(crate) async fn sized_object(&self, name: &ObjectName, object: &ObjectRef) -> Looked<Bytes> {
+        let found = self.object(name, u64::from(object.sealed_len_bytes)).await?;
+        Ok(found.and_then(|bytes| match bytes.len() == object.sealed_len_bytes as usize {
+            true => Ok(bytes),
+            false => Err(wrong_size(bytes.len() as u64, object)),
+        }))
+    }
+
+    /// Reads a record and checks every byte of its object.
+    pub(crate) async fn record<R: Record + Send + 'static>(&self, name: &ObjectName) -> Looked<R> {
+        let bytes = match self.object(name, name.object_type().object_len_bytes_max() as u64).await? {
+            Ok(bytes) => bytes,
+            Err(flaw) => return Ok(Err(flaw)),
+        };
+        let (project, name) = (self.project.clone(), name.clone());
+        looked(
+            cpu::run(move || {
+                project.scrub(&name, &bytes)?;
+                codec::open_record(project.place(&name), &bytes)
+            })
+            .await,
+        )
+    }
+
+    /// Reads a page and checks every byte of its object.
+    pub(crate) async fn page(&self, object: &ObjectRef, level: u8, count: usize) -> Looked<Page> {
+        let name = self.project.page_name(object.name);
+        let bytes = match self.sized_object(&name, object).await? {
+            Ok(bytes) => bytes,
+            Err(flaw) => return Ok(Err(flaw)),
+        };
+        let page = match looked(self.project.open_page(&name, object, bytes.clone(), level, count).await)? {
+            Ok(page) => page,
+            Err(flaw) => return Ok(Err(flaw)),
+        };
+        let project = self.project.clone();
+        looked(cpu::run(move || project.scrub(&name, &bytes).map(|()| page)).await)
+    }
+
+    /// Whether a chunk's object may be as a manifest says.
+    pub(crate) fn sane(&self, object: &ObjectRef) -> std::result::Result<(), Flaw> {
+        let max = chunk_object_len_bytes_max(self.project.chunk_size_bytes());
+        match u64::from(object.sealed_len_bytes) <= max {
+            true => Ok(()),
+            false => Err(Flaw::damaged(format!(
+                "its manifest says {} bytes, at most {max}",
+                object.sealed_len_bytes
+            ))),
+        }
+    }
+}
+
+impl Project {
+    /// Checks header, place and checksum of an object.
+    pub(crate) fn scrub(&self, name: &ObjectName, object: &[u8]) -> Result<()> {
+        let repo_id = match name {
+            ObjectName::Repository => &[0; 16],
+            _ => &self.repository().record.repo_id,
+        };
+        let header = scrub(object, repo_id, &name.to_string()).context(name)?;
+        if header.object_type == name.object_type() {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "{name}: it is a {:?}, expected a {:?}",
+            header.object_type,
+            name.object_type()
+        )))
+    }
+}
+
+pub(crate) fn wrong_size(found: u64, object: &ObjectRef) -> Flaw {
+    Flaw::damaged(format!("it has {found} bytes, its manifest says {}", object.sealed_len_bytes))
+}

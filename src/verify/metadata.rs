@@ -1,0 +1,424 @@
+//! Everything that is neither chunk nor page: keys, catalog, logs, prune rounds. Finds the live snapshots on its way.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::codec;
+use crate::cpu;
+use crate::error::{ErrorKind, Result};
+use crate::format::gc::{BeginRecord, DoneRecord, SealRecord};
+use crate::format::names::{gc_prefix, keys_prefix, volumes_prefix};
+use crate::format::page::Page;
+use crate::format::record::{
+    EndRecord, ForgetRecord, KeySlotRecord, NoteRecord, OpenRecord, Outcome, VolumeRecord,
+};
+use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName, Record};
+use crate::repo::log::{LogEntry, VolumeLog};
+use crate::units::{ChunkId, Generation, Geometry, Sequence, SnapshotId, VolumeNumber};
+use crate::verify::audit::Audit;
+use crate::verify::report::{Findings, Flaw, Hurt, Looked, Problem, looked};
+
+/// Logs read at once, and records of a log.
+const LOGS_INFLIGHT_MAX: usize = 4;
+const RECORDS_INFLIGHT_MAX: usize = 16;
+/// Refs of root pages that are kept from the first look on (about 80 MiB); others are read again when needed.
+const ROOT_REFS_KEPT_MAX: usize = 1 << 20;
+
+/// A live snapshot that is verified.
+#[derive(Debug, Clone)]
+pub(crate) struct Subject {
+    pub(crate) volume: VolumeNumber,
+    pub(crate) volume_name: Arc<str>,
+    pub(crate) sequence: Sequence,
+    pub(crate) snapshot_id: SnapshotId,
+    pub(crate) generation: Generation,
+    pub(crate) geometry: Geometry,
+    /// `None` where it is read again.
+    root: Option<Arc<Page>>,
+}
+
+/// What the metadata tells.
+#[derive(Debug, Default)]
+pub(crate) struct Metadata {
+    pub(crate) subjects: Vec<Subject>,
+    pub(crate) volumes: u64,
+    pub(crate) unfinished: u64,
+    root_refs: usize,
+}
+
+/// A flaw, the object it is of, and the snapshot that is lost by it.
+type Finding = (String, Flaw, Option<Hurt>);
+
+impl Subject {
+    pub(crate) fn hurt(&self) -> Hurt {
+        Hurt {
+            volume: self.volume_name.to_string(),
+            sequence: self.sequence.0,
+            snapshot_id: self.snapshot_id.to_string(),
+            whole: false,
+            ranges: Vec::new(),
+        }
+    }
+
+    /// The root of its manifest.
+    pub(crate) async fn root(&self, audit: &Audit) -> Result<Arc<Page>> {
+        if let Some(root) = &self.root {
+            return Ok(Arc::clone(root));
+        }
+        let name = ObjectName::End(audit.project.name().clone(), self.volume, self.sequence);
+        let end: EndRecord = audit.project.read_known_record(&name).await?;
+        match end.outcome {
+            Outcome::Committed(snapshot) => snapshot.root_page().map(Arc::new),
+            Outcome::Aborted { .. } => {
+                Err(crate::Error::corrupt(format!("{name} changed while it was read")))
+            }
+        }
+    }
+}
+
+impl Metadata {
+    /// Reads all metadata of the project, and of the repository around it.
+    pub(crate) async fn of_project(audit: &Audit, findings: &mut Findings) -> Result<Self> {
+        let mut metadata = Self::default();
+        for (object, flaw, _) in audit.common().await? {
+            findings.note(object, flaw)?;
+        }
+        let volumes = audit.volumes(findings).await?;
+        metadata.volumes = volumes.len() as u64;
+        let mut logs = stream::iter(volumes)
+            .map(|(number, name)| audit.volume(number, name))
+            .buffered(LOGS_INFLIGHT_MAX);
+        while let Some(log) = logs.try_next().await? {
+            metadata.take(log, findings)?;
+        }
+        Ok(metadata)
+    }
+
+    /// Reads the records of the snapshots that the user named.
+    pub(crate) async fn of_snapshots(
+        audit: &Audit,
+        specs: &[String],
+        findings: &mut Findings,
+    ) -> Result<Self> {
+        let mut metadata = Self::default();
+        for spec in specs {
+            let entry = match audit.project.find_snapshot(spec).await {
+                Ok(entry) => entry,
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    findings.note(spec.as_str(), Flaw::of(e)?)?;
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            let volume =
+                VolumeInfo { number: entry.snapshot.volume, name: entry.volume_name.as_str().into() };
+            let ended = LogEntry {
+                opened_unix_ms: Some(0),
+                ended_unix_ms: Some(entry.committed_unix_ms),
+                ..LogEntry::default()
+            };
+            let log = audit.sequence(&volume, entry.snapshot.sequence, &ended).await?;
+            let known = |s: &Subject| (s.volume, s.sequence) == (volume.number, entry.snapshot.sequence);
+            if !metadata.subjects.iter().any(known) {
+                metadata.take(log, findings)?;
+            }
+        }
+        let mut volumes: Vec<VolumeNumber> = metadata.subjects.iter().map(|s| s.volume).collect();
+        volumes.sort_unstable();
+        volumes.dedup();
+        metadata.volumes = volumes.len() as u64;
+        Ok(metadata)
+    }
+
+    fn take(&mut self, log: LogAudit, findings: &mut Findings) -> Result<()> {
+        for (object, flaw, hurt) in log.findings {
+            match hurt {
+                Some(hurt) => findings.snapshot(object, flaw, hurt)?,
+                None => findings.note(object, flaw).map(drop)?,
+            }
+        }
+        self.unfinished += log.unfinished;
+        for mut subject in log.subjects {
+            let refs = subject.root.as_ref().map_or(0, |root| root.refs.len());
+            if self.root_refs + refs > ROOT_REFS_KEPT_MAX {
+                subject.root = None;
+            } else {
+                self.root_refs += refs;
+            }
+            self.subjects.push(subject);
+        }
+        Ok(())
+    }
+}
+
+struct VolumeInfo {
+    number: VolumeNumber,
+    name: Arc<str>,
+}
+
+/// What was found in a log, or for one sequence of it.
+#[derive(Default)]
+struct LogAudit {
+    subjects: Vec<Subject>,
+    findings: Vec<Finding>,
+    unfinished: u64,
+}
+
+impl LogAudit {
+    fn flaw(&mut self, name: &ObjectName, flaw: Flaw) {
+        self.findings.push((name.to_string(), flaw, None));
+    }
+
+    fn note<T>(&mut self, name: &ObjectName, found: std::result::Result<T, Flaw>) -> Option<T> {
+        found.map_err(|flaw| self.flaw(name, flaw)).ok()
+    }
+}
+
+impl Audit {
+    /// The repository and project records, the keys, and the prune rounds.
+    async fn common(&self) -> Result<Vec<Finding>> {
+        let project = self.project.name();
+        let store = &self.project.repository().store;
+        let mut names = vec![ObjectName::Repository, ObjectName::Project(project.clone())];
+        for prefix in [keys_prefix().to_owned(), gc_prefix(project)] {
+            let listed = store.list(&prefix, None).await?;
+            names.extend(listed.iter().filter_map(|info| ObjectName::parse(&info.key)));
+        }
+        let looked = stream::iter(names).map(|name| async move {
+            let found = self.common_object(&name).await?;
+            Ok::<_, crate::Error>(found.err().map(|flaw| (name.to_string(), flaw, None)))
+        });
+        looked.buffered(RECORDS_INFLIGHT_MAX).try_filter_map(|found| async { Ok(found) }).try_collect().await
+    }
+
+    async fn common_object(&self, name: &ObjectName) -> Looked<()> {
+        match name {
+            ObjectName::Repository | ObjectName::Project(_) => {
+                // What they say was checked when the project was opened.
+                let max = name.object_type().object_len_bytes_max() as u64;
+                let found = self.object(name, max).await?;
+                match found {
+                    Ok(bytes) => looked(self.project.scrub(name, &bytes)),
+                    Err(flaw) => Ok(Err(flaw)),
+                }
+            }
+            ObjectName::Key { .. } => self.unsealed::<KeySlotRecord>(name).await,
+            ObjectName::GcBegin(..) => Ok(self.record::<BeginRecord>(name).await?.map(drop)),
+            ObjectName::GcSeal(..) => Ok(self.record::<SealRecord>(name).await?.map(drop)),
+            ObjectName::GcDone(..) => Ok(self.record::<DoneRecord>(name).await?.map(drop)),
+            ObjectName::GcPart(_, _, id) => self.gc_part(name, *id).await,
+            _ => Ok(Ok(())),
+        }
+    }
+
+    async fn unsealed<R: Record>(&self, name: &ObjectName) -> Looked<()> {
+        let found = self.object(name, name.object_type().object_len_bytes_max() as u64).await?;
+        let bytes = match found {
+            Ok(bytes) => bytes,
+            Err(flaw) => return Ok(Err(flaw)),
+        };
+        let place = codec::Place { key: None, ..self.project.place(name) };
+        looked(
+            self.project.scrub(name, &bytes).and_then(|()| codec::open_record::<R>(place, &bytes)).map(drop),
+        )
+    }
+
+    async fn gc_part(&self, name: &ObjectName, id: ChunkId) -> Looked<()> {
+        let found = self.object(name, name.object_type().object_len_bytes_max() as u64).await?;
+        let bytes = match found {
+            Ok(bytes) => bytes,
+            Err(flaw) => return Ok(Err(flaw)),
+        };
+        let (project, name) = (self.project.clone(), name.clone());
+        looked(
+            cpu::run(move || {
+                project.scrub(&name, &bytes)?;
+                let mut plain = Vec::new();
+                codec::open(project.place(&name), &bytes, None, GC_PART_LEN_BYTES_MAX, &mut plain)?;
+                match project.identify_page(&plain) == id {
+                    true => Ok(()),
+                    false => Err(crate::Error::corrupt("its content has another id")),
+                }
+            })
+            .await,
+        )
+    }
+
+    /// The volumes by number, with their names; those whose entries are hurt too.
+    async fn volumes(&self, findings: &mut Findings) -> Result<Vec<(VolumeNumber, Arc<str>)>> {
+        let project = self.project.name();
+        let store = &self.project.repository().store;
+        let mut highest = 0;
+        for info in store.list(&volumes_prefix(project), None).await? {
+            if let Some(ObjectName::Volume(_, n)) = ObjectName::parse(&info.key) {
+                highest = highest.max(n.0);
+            }
+        }
+        // A volume whose entry is gone may show by its log.
+        for name in store.list_prefixes(&format!("projects/{project}/log/")).await? {
+            let number = name.trim_end_matches('/').rsplit('/').next().and_then(|n| n.parse().ok());
+            highest = highest.max(number.unwrap_or(0));
+        }
+        let mut volumes: Vec<(VolumeNumber, Arc<str>)> = Vec::new();
+        for n in 1.. {
+            let number = VolumeNumber(n);
+            let name = ObjectName::Volume(project.clone(), number);
+            let found = self.record::<VolumeRecord>(&name).await?;
+            if n > highest && matches!(&found, Err(flaw) if flaw.problem == Problem::Missing) {
+                break;
+            }
+            let flaw = match found {
+                Ok(record) if record.number != number => {
+                    Flaw::damaged(format!("it says it is number {}", record.number))
+                }
+                Ok(record) => match volumes.iter().find(|(_, name)| **name == *record.name) {
+                    Some((first, _)) => {
+                        Flaw::damaged(format!("its name {:?} is that of volume {first} too", record.name))
+                    }
+                    None => {
+                        volumes.push((number, record.name.into()));
+                        continue;
+                    }
+                },
+                Err(flaw) if flaw.problem == Problem::Missing => Flaw { problem: Problem::Gap, ..flaw },
+                Err(flaw) => flaw,
+            };
+            findings.note(name.to_string(), flaw)?;
+            volumes.push((number, format!("(volume {number})").into()));
+        }
+        Ok(volumes)
+    }
+
+    async fn volume(&self, number: VolumeNumber, name: Arc<str>) -> Result<LogAudit> {
+        self.cancel.check()?;
+        let volume = VolumeInfo { number, name };
+        let mut out = LogAudit::default();
+        let log = self.volume_log(&volume, &mut out).await?;
+        let all = stream::iter(log.entries)
+            .map(|(sequence, entry)| {
+                let volume = &volume;
+                async move { self.sequence(volume, sequence, &entry).await }
+            })
+            .buffered(RECORDS_INFLIGHT_MAX);
+        tokio::pin!(all);
+        while let Some(one) = all.try_next().await? {
+            out.subjects.extend(one.subjects);
+            out.findings.extend(one.findings);
+            out.unfinished += one.unfinished;
+        }
+        Ok(out)
+    }
+
+    async fn volume_log(&self, volume: &VolumeInfo, out: &mut LogAudit) -> Result<VolumeLog> {
+        let project = &self.project;
+        let name = |s| ObjectName::Open(project.name().clone(), volume.number, s);
+        let log = project.listed_log(volume.number).await?;
+        let log = project.confirm_log(volume.number, log).await?;
+        match project.repository().memory.saw_sequence(project.name(), volume.number, log.last()) {
+            Ok(()) => {}
+            Err(e) => {
+                let flaw = Flaw { problem: Problem::WentBack, message: e.to_string() };
+                out.flaw(&name(log.last()), flaw);
+            }
+        }
+        for sequence in log.gaps() {
+            let message = format!("{} exists, so this must", log.last());
+            out.flaw(&name(sequence), Flaw { problem: Problem::Gap, message });
+        }
+        Ok(log)
+    }
+
+    /// All records of one sequence.
+    async fn sequence(&self, volume: &VolumeInfo, sequence: Sequence, entry: &LogEntry) -> Result<LogAudit> {
+        let (p, n) = (self.project.name().clone(), volume.number);
+        let mut out = LogAudit::default();
+        let mut ids: Vec<(ObjectName, SnapshotId)> = Vec::new();
+        if entry.opened_unix_ms.is_some() {
+            let name = ObjectName::Open(p.clone(), n, sequence);
+            if let Some(open) = out.note(&name, self.record::<OpenRecord>(&name).await?) {
+                ids.push((name, open.snapshot_id));
+            }
+        }
+        let mut forgotten = entry.forgotten;
+        if forgotten {
+            let name = ObjectName::Forget(p.clone(), n, sequence);
+            if let Some(forget) = out.note(&name, self.record::<ForgetRecord>(&name).await?) {
+                ids.push((name, forget.snapshot_id));
+            }
+        }
+        for k in 1..=entry.notes {
+            let name = ObjectName::Note(p.clone(), n, sequence, k);
+            out.note(&name, self.record::<NoteRecord>(&name).await?);
+        }
+        let name = ObjectName::End(p, n, sequence);
+        let end = match self.record::<EndRecord>(&name).await? {
+            Ok(end) => Some(end),
+            // Prune may have removed the outcome of what is forgotten.
+            Err(flaw) if flaw.problem == Problem::Missing && (forgotten || entry.ended_unix_ms.is_none()) => {
+                out.unfinished += u64::from(!forgotten);
+                forgotten = true;
+                None
+            }
+            Err(flaw) => {
+                let hurt = (!forgotten).then(|| whole(volume, sequence));
+                out.findings.push((name.to_string(), flaw, hurt));
+                None
+            }
+        };
+        if let Some(end) = end {
+            ids.push((name.clone(), end.snapshot_id));
+            if let (false, Outcome::Committed(snapshot)) = (forgotten, end.outcome) {
+                match subject(self, volume, sequence, end.snapshot_id, &snapshot) {
+                    Ok(subject) => out.subjects.push(subject),
+                    Err(e) => {
+                        let hurt = Some(whole(volume, sequence));
+                        out.findings.push((name.to_string(), Flaw::of(e)?, hurt));
+                    }
+                }
+            }
+        }
+        if let Some((first, id)) = ids.first().cloned() {
+            for (name, other) in ids.iter().filter(|(_, other)| *other != id) {
+                out.flaw(name, Flaw::damaged(format!("it is of snapshot {other}, {first} of {id}")));
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn whole(volume: &VolumeInfo, sequence: Sequence) -> Hurt {
+    Hurt {
+        volume: volume.name.to_string(),
+        sequence: sequence.0,
+        snapshot_id: String::new(),
+        whole: true,
+        ranges: Vec::new(),
+    }
+}
+
+fn subject(
+    audit: &Audit,
+    volume: &VolumeInfo,
+    sequence: Sequence,
+    snapshot_id: SnapshotId,
+    snapshot: &crate::format::record::Snapshot,
+) -> Result<Subject> {
+    let found = (snapshot.volume, snapshot.sequence, snapshot.chunk_size_bytes);
+    let expected = (volume.number, sequence, audit.project.chunk_size_bytes());
+    if found != expected {
+        return Err(crate::Error::corrupt(format!(
+            "it holds snapshot {} of volume {} with chunks of {} bytes, expected {} of {} with {}",
+            found.1, found.0, found.2, expected.1, expected.0, expected.2
+        )));
+    }
+    Ok(Subject {
+        volume: volume.number,
+        volume_name: Arc::clone(&volume.name),
+        sequence,
+        snapshot_id,
+        generation: snapshot.generation,
+        geometry: snapshot.geometry()?,
+        root: Some(Arc::new(snapshot.root_page()?)),
+    })
+}

@@ -1,0 +1,123 @@
+//! Whether the chunk objects that are needed exist and have the size that their manifests say.
+
+use std::collections::BTreeSet;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::error::Result;
+use crate::format::ObjectName;
+use crate::format::names::{ContentName, chunks_prefix};
+use crate::format::page::ObjectRef;
+use crate::units::{ChunkId, Generation};
+use crate::verify::audit::{Audit, wrong_size};
+use crate::verify::report::{Findings, Flaw, looked};
+use crate::verify::wanted::Wanted;
+
+/// So few objects are asked for one by one, rather than listing all that there are.
+const HEADS_INSTEAD_MAX: usize = 200;
+/// Objects asked for at once.
+const HEADS_INFLIGHT_MAX: usize = 32;
+
+/// What a listing said of an object. What it does not show is asked for before it is called missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Doubtful,
+    Good,
+}
+
+/// The needed objects, sorted and distinct, and what is known of them.
+struct Marks {
+    objects: Vec<ObjectRef>,
+    marks: Vec<Mark>,
+}
+
+impl Marks {
+    fn of(wanted: &Wanted) -> Self {
+        let full = wanted.full.iter().map(|f| f.object);
+        let mut objects: Vec<ObjectRef> =
+            full.chain(wanted.chains.iter().flat_map(|c| c.objects.iter().copied())).collect();
+        objects.sort_unstable();
+        objects.dedup();
+        let marks = vec![Mark::Doubtful; objects.len()];
+        Self { objects, marks }
+    }
+
+    fn listed(&mut self, name: ContentName, size_bytes: u64) {
+        let first = self.objects.partition_point(|o| o.name < name);
+        for at in first..self.objects.len() {
+            if self.objects[at].name != name {
+                return;
+            }
+            if u64::from(self.objects[at].sealed_len_bytes) == size_bytes {
+                self.marks[at] = Mark::Good;
+            }
+        }
+    }
+
+    fn doubtful(&self) -> impl Iterator<Item = ObjectRef> {
+        let doubtful = self.objects.iter().zip(&self.marks).filter(|(_, mark)| **mark == Mark::Doubtful);
+        doubtful.map(|(object, _)| *object)
+    }
+}
+
+impl Audit {
+    /// Looks for all objects of the table. Returns how many there are.
+    pub(crate) async fn find_objects(
+        &self,
+        wanted: &Wanted,
+        ids: (ChunkId, Option<ChunkId>),
+        findings: &mut Findings,
+    ) -> Result<u64> {
+        let mut marks = Marks::of(wanted);
+        if marks.objects.len() > HEADS_INSTEAD_MAX {
+            self.list(&mut marks, ids).await?;
+        }
+        let mut heads = stream::iter(marks.doubtful())
+            .map(|object| self.head(object))
+            .buffer_unordered(HEADS_INFLIGHT_MAX);
+        while let Some((object, flaw)) = heads.try_next().await? {
+            self.cancel.check()?;
+            if let Some(flaw) = flaw {
+                let name = self.project.chunk_name(object.name).to_string();
+                findings.chunk((object.name, None), name, flaw)?;
+            }
+        }
+        drop(heads);
+        Ok(marks.objects.len() as u64)
+    }
+
+    async fn list(&self, marks: &mut Marks, (from, until): (ChunkId, Option<ChunkId>)) -> Result<()> {
+        let generations: BTreeSet<Generation> = marks.objects.iter().map(|o| o.name.generation).collect();
+        let last = until.map_or(0xff, |until| until.0[0]);
+        for generation in generations {
+            // One listing for all of a generation, unless this pass needs only a part of it.
+            let prefixes: Vec<Option<u8>> = match (from.0[0], last) {
+                (0, 0xff) => vec![None],
+                (first, last) => (first..=last).map(Some).collect(),
+            };
+            for first in prefixes {
+                self.cancel.check()?;
+                let prefix = chunks_prefix(self.project.name(), generation, first);
+                let store = &self.project.repository().store;
+                let mut listing = std::pin::pin!(store.list_stream(&prefix, None));
+                while let Some(info) = listing.try_next().await? {
+                    if let Some(ObjectName::Chunk(_, name)) = ObjectName::parse(&info.key) {
+                        marks.listed(name, info.size_bytes);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn head(&self, object: ObjectRef) -> Result<(ObjectRef, Option<Flaw>)> {
+        let name = self.project.chunk_name(object.name).to_string();
+        let flaw = match looked(self.project.repository().store.head(&name).await)? {
+            Ok(Some(info)) if info.size_bytes == u64::from(object.sealed_len_bytes) => None,
+            Ok(Some(info)) => Some(wrong_size(info.size_bytes, &object)),
+            Ok(None) => Some(Flaw::missing()),
+            Err(flaw) => Some(flaw),
+        };
+        Ok((object, flaw))
+    }
+}
