@@ -2,8 +2,11 @@
 
 mod bench;
 mod ceph;
+mod demo;
+mod disk;
 mod fuzz;
 mod lint;
+mod places;
 mod servers;
 mod test;
 mod tidy;
@@ -12,6 +15,7 @@ const HELP: &str = "\
 cargo xtask TASK
 
   test [ARGUMENTS]    starts every test server, runs all tests, counts what was skipped
+  demo [--ceph]       the main job before your eyes, with --ceph on a real cluster
   lint                formatting, clippy, documentation, tidy
   ci                  lint, test, and a minute of each fuzz target
   tidy [--accept]     the rules that the compiler does not check; --accept: specification and code agree as they are
@@ -30,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         "bench" => bench::command(rest),
         "ceph" => ceph::command(rest),
         "ci" => lint::ci(),
+        "demo" => demo::command(rest),
         "fuzz" => fuzz::command(rest),
         "lint" => lint::lint(),
         "test" => test::command(rest),
