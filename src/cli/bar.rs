@@ -19,8 +19,14 @@ const LINE_EVERY: Duration = Duration::from_secs(300);
 const BAR_WIDTH: usize = 20;
 const REDRAW_EVERY: Duration = Duration::from_millis(150);
 
-/// What the outcomes of a step are called: new, known, zero.
-pub type Words = [&'static str; 3];
+/// What is counted, and what the outcomes of a step are called; an empty word is left out.
+#[derive(Debug, Clone, Copy)]
+pub struct Words {
+    pub unit: &'static str,
+    pub new: &'static str,
+    pub known: &'static str,
+    pub zero: &'static str,
+}
 
 /// Chunks so far.
 #[derive(Debug, Default)]
@@ -156,21 +162,23 @@ impl Progress for Bar {
 }
 
 impl Counts {
-    /// `, 12 chunks: 4 new, 8 known, 0 zero`; nothing before the first.
+    /// `, 12 chunks: 4 new, 8 known, 0 zero` or `, 12 chunks read`; nothing before the first.
     fn text(&self, words: Words) -> String {
         let [new, known, zero] = [&self.new, &self.known, &self.zero].map(|c| c.load(Ordering::Relaxed));
-        match new + known + zero {
-            0 => String::new(),
-            all => format!(
-                ", {}: {} {}, {} {}, {} {}",
-                human::counted(all, "chunk"),
-                human::count(new),
-                words[0],
-                human::count(known),
-                words[1],
-                human::count(zero),
-                words[2]
-            ),
+        let all = new + known + zero;
+        if all == 0 {
+            return String::new();
+        }
+        let outcomes = [(new, words.new), (known, words.known), (zero, words.zero)];
+        let told: Vec<_> = outcomes.into_iter().filter(|(_, word)| !word.is_empty()).collect();
+        let all = human::counted(all, words.unit);
+        match told[..] {
+            [(_, word)] => format!(", {all} {word}"),
+            _ => {
+                let each: Vec<String> =
+                    told.iter().map(|(n, w)| format!("{} {w}", human::count(*n))).collect();
+                format!(", {all}: {}", each.join(", "))
+            }
         }
     }
 }
@@ -189,4 +197,22 @@ fn numbers(state: &ProgressState) -> String {
         human::size(total),
         human::size(state.per_sec() as u64)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counts, Words};
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn counts_in_words() {
+        let counts = Counts::default();
+        let words = Words { unit: "chunk", new: "fetched", known: "kept", zero: "zero" };
+        let one = Words { unit: "object", new: "read", known: "", zero: "" };
+        assert_eq!(counts.text(words), "");
+        counts.new.store(1, Ordering::Relaxed);
+        assert_eq!(counts.text(one), ", 1 object read");
+        counts.zero.store(1234, Ordering::Relaxed);
+        assert_eq!(counts.text(words), ", 1,235 chunks: 1 fetched, 0 kept, 1,234 zero");
+    }
 }

@@ -74,10 +74,10 @@ pub struct CephOptions {
     #[arg(short = 'c', long, value_name = "FILE", global = true, help_heading = CEPH)]
     pub conf: Option<PathBuf>,
     /// Ceph user without "client."
-    #[arg(long, value_name = "ID", global = true, help_heading = CEPH)]
+    #[arg(id = "ceph_id", long = "id", value_name = "ID", global = true, help_heading = CEPH)]
     pub id: Option<String>,
     /// Ceph user with its type, such as client.backup
-    #[arg(long, value_name = "TYPE.ID", global = true, help_heading = CEPH)]
+    #[arg(id = "ceph_name", long = "name", value_name = "TYPE.ID", global = true, help_heading = CEPH)]
     pub name: Option<String>,
     /// Keyring that holds the user's key [env: CEPH_KEYRING]
     #[arg(long, value_name = "FILE", global = true, help_heading = CEPH)]

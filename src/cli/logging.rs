@@ -11,7 +11,8 @@ use super::Ui;
 /// `CUTTLE_LOG` says it in the words of tracing-subscriber's `EnvFilter` instead.
 pub fn start(ui: &Ui) {
     let filter = match ui.verbose() {
-        0 => "warn",
+        // What verify finds is in its report.
+        0 => "warn,cuttle::verify=error",
         1 => "warn,cuttle=info",
         2 => "info,cuttle=debug",
         _ => "debug,cuttle=trace",

@@ -24,6 +24,7 @@ mod snapshots;
 mod summary;
 mod table;
 mod ui;
+mod verify;
 
 use clap::{Parser, Subcommand};
 
@@ -82,6 +83,7 @@ enum Command {
     Backup(backup::Args),
     Snapshots(snapshots::Args),
     Restore(restore::Args),
+    Verify(verify::Args),
     Key(key::Args),
     Project(project::Args),
     Completions(completions::Args),
@@ -115,6 +117,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Backup(args) => backup::run(context, args).await,
         Command::Snapshots(args) => snapshots::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,
+        Command::Verify(args) => verify::run(context, args).await,
         Command::Key(args) => key::run(context, args).await,
         Command::Project(args) => project::run(context, args).await,
         Command::Completions(args) => completions::run(context, &args),
@@ -132,10 +135,27 @@ pub fn usage(said: &clap::Error) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::Cli;
-    use clap::CommandFactory;
+    use clap::{Command, CommandFactory};
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// An argument with the id of a global one would silently be that one.
+    #[test]
+    fn no_argument_hides_a_global_one() {
+        fn check(command: &Command, globals: &[&str]) {
+            for sub in command.get_subcommands() {
+                let hidden = sub.get_arguments().find(|a| globals.contains(&a.get_id().as_str()));
+                assert!(hidden.is_none(), "{}: {hidden:?}", sub.get_name());
+                check(sub, globals);
+            }
+        }
+        let command = Cli::command();
+        let globals: Vec<&str> =
+            command.get_arguments().filter(|a| a.is_global_set()).map(|a| a.get_id().as_str()).collect();
+        assert!(globals.contains(&"repo") && globals.len() > 15);
+        check(&command, &globals);
     }
 }

@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn places_and_their_volumes() {
         for (text, volume) in [
-            ("rbd:vm", Some("rbd/vm")),
+            ("rbd:rbd/vm", Some("rbd/vm")),
             ("rbd:p/n/vm@s", Some("p/n/vm")),
             ("/srv/disk.img", Some("disk.img")),
             ("disk.img", Some("disk.img")),

@@ -15,6 +15,7 @@ use cuttle::sink::rbd::{RbdSink, RestoreTarget};
 use cuttle::sink::{Existing, Sink};
 use cuttle::{Error, Result};
 
+use super::bar::Words;
 use super::connect::{self, blocking};
 use super::place::{Place, standard_output};
 use super::summary::ledger_line;
@@ -22,7 +23,7 @@ use super::table::{Column, printable, table};
 use super::ui::json_text;
 use super::{Context, Exit, human};
 
-const WORDS: [&str; 3] = ["fetched", "kept", "zero"];
+const WORDS: Words = Words { unit: "chunk", new: "fetched", known: "kept", zero: "zero" };
 
 const EXAMPLES: &str = "\
 SNAPSHOT is VOLUME (its newest), VOLUME@latest, VOLUME@SEQ, VOLUME@SNAPNAME, or the first digits of an id.

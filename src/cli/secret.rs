@@ -16,6 +16,8 @@ use super::machine::{path_variable, variable};
 
 /// Longest password, in bytes.
 const PASSWORD_LEN_BYTES_MAX: usize = 4096;
+/// How the error begins where nobody can be asked.
+pub const NO_PASSWORD: &str = "no password is given";
 
 /// Where the secret is to be found.
 #[derive(Debug)]
@@ -102,11 +104,10 @@ fn prompt(question: &str, stdin_is_data: bool) -> Result<Zeroizing<String>> {
     if stdin_is_data || !std::io::stdin().is_terminal() {
         let why =
             if stdin_is_data { "standard input is the volume" } else { "standard input is no terminal" };
-        return Err(Error::invalid(format!("no password is given, and {why}, so none can be asked for"))
-            .help(
-                "set CUTTLE_PASSWORD_FILE, CUTTLE_PASSWORD_COMMAND, CUTTLE_PASSWORD or CUTTLE_KEY_FILE, \
+        return Err(Error::invalid(format!("{NO_PASSWORD}, and {why}, so none can be asked for")).help(
+            "set CUTTLE_PASSWORD_FILE, CUTTLE_PASSWORD_COMMAND, CUTTLE_PASSWORD or CUTTLE_KEY_FILE, \
              or use --password-file, --password-command or --key-file",
-            ));
+        ));
     }
     rpassword::prompt_password(question).map(Zeroizing::new).map_err(|e| match e.kind() {
         std::io::ErrorKind::Interrupted => Error::interrupted("interrupted"),

@@ -158,6 +158,7 @@ impl Ui {
         if self.inner.json {
             return self.json_line(&ErrorMessage { message_type: "error", during, failure });
         }
+        let during = during.filter(|d| !failure.message.contains(d));
         let during = during.map(|d| format!("{}: ", printable(d))).unwrap_or_default();
         let mut text = format!("{} {during}{}", self.paint(RED, "error:"), printable(&failure.message));
         for cause in &failure.causes {

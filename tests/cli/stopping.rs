@@ -41,9 +41,7 @@ fn a_backup_that_waits_for_its_source_ends_cleanly_and_the_next_goes_on() {
         // The stream stays open, so the backup waits for more of it.
         let mut input = child.stdin.take().expect("a pipe");
         input.write_all(&bytes).expect("write to the backup");
-        wait_until("three chunks to be stored", || {
-            bench.chunks().iter().filter(|n| !n.contains('#')).count() >= 3
-        });
+        wait_until("three chunks to be stored", || bench.chunks().len() >= 3);
         signal(&child, kind);
         let output = child.wait_with_output().expect("wait");
         drop(input);
@@ -68,14 +66,16 @@ fn a_backup_that_waits_for_its_source_ends_cleanly_and_the_next_goes_on() {
 #[test]
 fn a_backup_that_has_not_read_anything_ends_too() {
     let bench = Bench::with_repository();
-    let child = start(&bench, &["backup", "-", "--volume", "v"]);
-    // Once it has read the repository, it listens for signals.
-    let cache = bench.path("state/cuttle");
-    std::fs::remove_dir_all(&cache).expect("forget the repository");
-    wait_until("the repository to be opened", || cache.exists());
+    let state = bench.path("state/cuttle");
+    std::fs::remove_dir_all(&state).expect("forget the repository");
+    let mut child = start(&bench, &["backup", "-", "--volume", "v"]);
+    // Waiting would close it otherwise, and an empty stream is an error.
+    let input = child.stdin.take();
+    // What it remembers of the repository is there when it has opened it; long before, it listens for signals.
+    wait_until("the repository to be opened", || state.exists());
     signal(&child, Signal::INT);
-    let mut child = child;
     let status = child.wait().expect("wait");
+    drop(input);
     assert_eq!(status.code(), Some(130));
 }
 

@@ -20,13 +20,14 @@ use cuttle::source::raw_file::RawFile;
 use cuttle::source::rbd::RbdVolume;
 use cuttle::units::{VOLUME_SIZE_BYTES_MAX, VolumeName};
 
+use super::bar::Words;
 use super::connect::{self, blocking};
 use super::place::{Place, hint_at_rbd, standard_input};
 use super::{Context, Exit, human};
 use report::{Report, Result as VolumeResult};
 use sources::{Job, Sources};
 
-const WORDS: [&str; 3] = ["new", "known", "zero"];
+const WORDS: Words = Words { unit: "chunk", new: "new", known: "known", zero: "zero" };
 /// Volumes at once unless told otherwise: while one waits for its snapshot or its last upload, the other reads.
 const JOBS_DEFAULT: u32 = 2;
 const JOBS_MAX: i64 = 64;
