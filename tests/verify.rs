@@ -71,7 +71,7 @@ async fn what_a_short_listing_hides_is_asked_for_before_it_is_called_missing() {
     let chunks = bench.chunks().await;
     let hidden = chunks[10..40].to_vec();
     let missing = hidden[7].clone();
-    bench.faults.hide(move |key| hidden.iter().any(|h| h == key));
+    bench.faults.hide_from_listings(move |key| hidden.iter().any(|h| h == key));
     let before = bench.project.repository().store().ledger();
     assert!(bench.verify(false).await.ok());
     let asked = bench.project.repository().store().ledger() - before;
@@ -87,7 +87,9 @@ async fn what_a_short_listing_hides_is_asked_for_before_it_is_called_missing() {
 async fn a_short_listing_of_the_log_hides_no_snapshot() {
     let bench = Bench::new(5).await;
     assert_eq!(bench.verify(true).await.snapshots, 3);
-    bench.faults.hide(|key| key.ends_with("2.open") || key.ends_with("3.open") || key.ends_with("1.end"));
+    bench.faults.hide_from_listings(|key| {
+        key.ends_with("2.open") || key.ends_with("3.open") || key.ends_with("1.end")
+    });
     let report = bench.verify(true).await;
     assert!(report.ok(), "{:?}", report.damage);
     assert_eq!(report.snapshots, 3);

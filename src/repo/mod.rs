@@ -48,6 +48,9 @@ pub struct Environment {
 /// Name and version, as records show it.
 pub const PROGRAM: &str = concat!("cuttle ", env!("CARGO_PKG_VERSION"));
 
+/// Objects below a delta unless `init` is told otherwise: a chunk then takes at most nine requests to read.
+pub const DELTA_DEPTH_MAX_DEFAULT: u8 = 8;
+
 /// What `init` decides for good.
 #[derive(Debug, Clone)]
 pub struct InitOptions {
@@ -122,7 +125,33 @@ impl Repository {
 
     /// Opens a repository. Wrong secrets, an unknown version, and a repository that went back in time are errors.
     pub async fn open(store: Store, environment: Environment, ask: &mut AskSecret<'_>) -> Result<Arc<Self>> {
+        Self::open_as(store, environment, false, ask).await
+    }
+
+    /// Opens a repository for whoever holds a secret, and so expects it to be encrypted. One that is not is refused
+    /// before anything of it is believed or remembered: it may have been put in the other's place.
+    pub async fn open_encrypted(
+        store: Store,
+        environment: Environment,
+        ask: &mut AskSecret<'_>,
+    ) -> Result<Arc<Self>> {
+        Self::open_as(store, environment, true, ask).await
+    }
+
+    async fn open_as(
+        store: Store,
+        environment: Environment,
+        encrypted: bool,
+        ask: &mut AskSecret<'_>,
+    ) -> Result<Arc<Self>> {
         let (record, object) = read_repository(&store).await?;
+        if encrypted && !record.encrypted {
+            return Err(Error::wrong_key(format!(
+                "a password or key is given, but the repository at {} is not encrypted",
+                store.url()
+            ))
+            .help("if it never was, give none; otherwise someone put another repository in its place"));
+        }
         let memory = Memory::load(environment.memory_dir.as_deref(), store.url())?;
         memory.check_repository(&record)?;
         let master = match record.encrypted {

@@ -7,6 +7,7 @@ use zeroize::Zeroize;
 
 use crate::codec::{self, Place, Sealed};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::envelope::damaged;
 use crate::format::gc::{BeginRecord, Condemned};
 use crate::format::names::gc_prefix;
 use crate::format::record::{ProjectRecord, check_project};
@@ -167,8 +168,10 @@ impl Project {
         Ok(record)
     }
 
-    /// The newest generation and the rounds that are not over (repo-format.md §8.1, steps 1 and 3).
+    /// The newest generation and the rounds that are not over, as a listing shows them (repo-format.md §8.1, step 1).
     pub async fn gc_state(&self) -> Result<GcState> {
+        let memory = &self.repository().memory;
+        let expected = memory.generation(self.name());
         let mut state = GcState { generation: Generation(0), unfinished: Vec::new() };
         let mut done = Vec::new();
         for info in self.repository().store.list(&gc_prefix(self.name()), None).await? {
@@ -182,8 +185,34 @@ impl Project {
             }
         }
         state.unfinished.retain(|g| !done.contains(g));
-        self.repository().memory.saw_generation(self.name(), state.generation)?;
+        if state.generation < expected {
+            // A listing may be short; the object itself tells.
+            let begin = ObjectName::GcBegin(self.name().clone(), expected);
+            if self.repository().store.head(&begin.to_string()).await?.is_none() {
+                return Err(memory.generation_went_back(self.name(), state.generation, expected));
+            }
+            state.generation = expected;
+            state.unfinished.push(expected);
+        }
+        memory.saw_generation(self.name(), state.generation);
         Ok(state)
+    }
+
+    /// As [`gc_state`](Self::gc_state), confirmed by a request that must find nothing: a short listing never hides a
+    /// round (§8.1, step 3).
+    pub async fn confirmed_gc_state(&self) -> Result<GcState> {
+        let mut state = self.gc_state().await?;
+        loop {
+            let next = Generation(state.generation.0.saturating_add(1));
+            let begin = ObjectName::GcBegin(self.name().clone(), next);
+            if next == state.generation || self.repository().store.head(&begin.to_string()).await?.is_none() {
+                self.repository().memory.saw_generation(self.name(), state.generation);
+                return Ok(state);
+            }
+            // Whether it is over does not matter: what it condemned is written anew, which costs no more than uploads.
+            state.generation = next;
+            state.unfinished.push(next);
+        }
     }
 
     /// What the rounds under way may delete.
@@ -199,7 +228,7 @@ impl Project {
                 codec::open(self.place(&name), &object, None, GC_PART_LEN_BYTES_MAX, &mut plain)
                     .context(&name)?;
                 if self.identify_page(&plain) != part.id {
-                    return Err(Error::corrupt(format!("{name}: its content has another id")));
+                    return Err(damaged(format!("{name}: its content has another id")));
                 }
                 all = all.merge(Condemned::decode(&plain, part.entries).context(&name)?);
             }

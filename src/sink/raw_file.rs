@@ -51,6 +51,27 @@ impl RawFileSink {
         }
     }
 
+    /// What [`RawFileSink::open`] would find, or why it would refuse; changes nothing. What is read may be shorter or
+    /// longer than the volume.
+    pub fn preview(target: &Path, size_bytes: u64, overwrite: bool) -> Result<Existing> {
+        let (path, exists) = match std::fs::metadata(target) {
+            Ok(metadata) => {
+                check_existing(target, &metadata, size_bytes, overwrite)?;
+                (target.to_owned(), true)
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => (partial_path(target)?, false),
+            Err(e) => return Err(io_error(format!("find {}", target.display()), e)),
+        };
+        let mut file = match File::open(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !exists => return Ok(Existing::Blank),
+            other => other.map_err(|e| io_error(format!("open {}", path.display()), e))?,
+        };
+        let size_bytes = file
+            .seek(SeekFrom::End(0))
+            .map_err(|e| io_error(format!("find the size of {}", path.display()), e))?;
+        Ok(Existing::Content(Arc::new(FileReader { file: Arc::new(file), path, size_bytes })))
+    }
+
     fn open_partial(target: &Path, size_bytes: u64) -> Result<Self> {
         let path = partial_path(target)?;
         let open = |options: &mut OpenOptions| {
@@ -76,21 +97,7 @@ impl RawFileSink {
 
     fn open_existing(target: &Path, metadata: &Metadata, size_bytes: u64, overwrite: bool) -> Result<Self> {
         let shown = target.display();
-        let device = metadata.file_type().is_block_device();
-        if !metadata.is_file() && !device {
-            let what = if metadata.is_dir() { "a directory" } else { "no file or block device" };
-            return Err(Error::invalid(format!(
-                "{shown} is {what}: expected a file, a block device or a new name"
-            )));
-        }
-        if !overwrite {
-            let what = if device { "block device" } else { "file" };
-            return Err(Error::conflict(format!(
-                "{what} {shown} exists already, and {} bytes would go into it",
-                size_bytes
-            ))
-            .help("Name another target, or add --overwrite to write into this one in place."));
-        }
+        let device = check_existing(target, metadata, size_bytes, overwrite)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         if device {
@@ -221,6 +228,26 @@ impl Sink for RawFileSink {
         let doing = format!("write folder {} to its disk", parent.display());
         File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| write_error(&doing, e))
     }
+}
+
+/// Refuses what cannot be or may not be written to. Whether it is a device.
+fn check_existing(target: &Path, metadata: &Metadata, size_bytes: u64, overwrite: bool) -> Result<bool> {
+    let shown = target.display();
+    let device = metadata.file_type().is_block_device();
+    if !metadata.is_file() && !device {
+        let what = if metadata.is_dir() { "a directory" } else { "no file or block device" };
+        return Err(Error::invalid(format!(
+            "{shown} is {what}: expected a file, a block device or a new name"
+        )));
+    }
+    if !overwrite {
+        let what = if device { "block device" } else { "file" };
+        return Err(Error::conflict(format!(
+            "{what} {shown} exists already, and {size_bytes} bytes would go into it"
+        ))
+        .help("Name another target, or add --overwrite to write into this one in place."));
+    }
+    Ok(device)
 }
 
 fn partial_path(target: &Path) -> Result<PathBuf> {

@@ -64,10 +64,7 @@ impl RbdSink {
     /// overwriting is allowed. To resume right after a crash, it is waited until the cluster has forgotten the dead
     /// client.
     pub fn open(cluster: &Cluster, spec: &RbdSpec, target: &RestoreTarget<'_>) -> Result<Self> {
-        if spec.is_all() || spec.snapshot.is_some() {
-            return Err(Error::invalid(format!("{spec}: expected one image, without a snapshot, as target")));
-        }
-        let pool = cluster.pool(&spec.pool, &spec.namespace)?;
+        let pool = target_pool(cluster, spec)?;
         let found = look(&pool, spec, target)?;
         if found == Found::Absent {
             create(&pool, &spec.image, target)?;
@@ -97,6 +94,17 @@ impl RbdSink {
         let image = Arc::new(image);
         let reader = Arc::new(RbdReader::new(image.clone())?);
         Ok(Self { image, reader, size_bytes: target.size_bytes, found, metadata })
+    }
+
+    /// What [`RbdSink::open`] would find, or why it would refuse; changes nothing. The image may be smaller or larger than
+    /// the volume.
+    pub fn preview(cluster: &Cluster, spec: &RbdSpec, target: &RestoreTarget<'_>) -> Result<Existing> {
+        let pool = target_pool(cluster, spec)?;
+        if look(&pool, spec, target)? == Found::Absent {
+            return Ok(Existing::Blank);
+        }
+        let image = Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadOnly)?;
+        Ok(Existing::Content(Arc::new(RbdReader::new(Arc::new(image))?)))
     }
 
     /// What was there before. Where nothing was, all reads as zero: nothing need be compared or zeroed.
@@ -143,6 +151,13 @@ impl Sink for RbdSink {
         self.image.remove_metadata(MARK_MADE)?;
         self.image.remove_metadata(MARK)
     }
+}
+
+fn target_pool(cluster: &Cluster, spec: &RbdSpec) -> Result<Pool> {
+    if spec.is_all() || spec.snapshot.is_some() {
+        return Err(Error::invalid(format!("{spec}: expected one image, without a snapshot, as target")));
+    }
+    cluster.pool(&spec.pool, &spec.namespace)
 }
 
 /// What is there, or why it must not be touched.

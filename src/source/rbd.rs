@@ -22,9 +22,37 @@ impl RbdReader {
         let size_bytes = image.size_bytes()?;
         Ok(Self { image, size_bytes })
     }
+
+    /// Opens the named snapshot of an image; where none is named, the one that a backup was read from.
+    pub fn of_snapshot(cluster: &Cluster, spec: &RbdSpec, point: Option<&SnapshotPoint>) -> Result<Self> {
+        let (name, id) = match (&spec.snapshot, point) {
+            (Some(named), _) => (named, None),
+            (None, Some(point)) => (&point.name, Some(point.rbd_snap_id).filter(|id| *id != 0)),
+            (None, None) => {
+                return Err(Error::invalid(format!(
+                    "{spec}: the backup does not say of which snapshot it is"
+                ))
+                .help(format!("name it: {spec}@SNAP")));
+            }
+        };
+        let pool = cluster.pool(&spec.pool, &spec.namespace)?;
+        let present = Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadOnly)?.snapshots()?;
+        let found = present.iter().find(|s| s.name == *name && id.is_none_or(|id| s.id == id));
+        let snapshot = found.ok_or_else(|| {
+            let id = id.map(|id| format!(" (id {id})")).unwrap_or_default();
+            Error::not_found(format!("no snapshot {name}{id} of image {}", spec.path()))
+                .help("of its own snapshots cuttle keeps the newest only: compare the newest backup")
+        })?;
+        let image = Image::open(&pool, OpenBy::Name(&spec.image), Access::Snapshot(snapshot.id))?;
+        Self::new(Arc::new(image))
+    }
 }
 
 impl ReadAt for RbdReader {
+    fn reads_inflight(&self) -> usize {
+        8
+    }
+
     fn size_bytes(&self) -> u64 {
         self.size_bytes
     }

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+/// Transfers up to this do not wait for their turn, only later ones for theirs: records of a few hundred bytes, by which
+/// a backup registers or is given up, are not held up by the data that waits.
+const UNDELAYED_BYTES_MAX: u64 = 16 << 10;
+
 /// Spaces transfers so that their long-run average keeps to a speed. Without a limit it costs nothing.
 #[derive(Debug)]
 pub(crate) struct Bandwidth {
@@ -18,7 +22,7 @@ impl Bandwidth {
         Self { bytes_per_second: bytes_per_second.map(|b| b.max(1)), free_at: Mutex::new(None) }
     }
 
-    /// Waits for everything booked before, then lets `bytes` through.
+    /// Waits for everything booked before, then lets `bytes` through. What is small is booked, but let through at once.
     pub(crate) async fn pass(&self, bytes: u64) {
         let Some(speed) = self.bytes_per_second else { return };
         let begin = {
@@ -29,6 +33,8 @@ impl Bandwidth {
             *free_at = Some(begin + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 4)));
             begin
         };
-        sleep_until(begin).await;
+        if bytes > UNDELAYED_BYTES_MAX {
+            sleep_until(begin).await;
+        }
     }
 }

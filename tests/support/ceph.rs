@@ -29,9 +29,14 @@ impl Ceph {
     }
 
     fn at(variable: &str) -> Option<Self> {
-        let conf = super::server(variable)?;
+        super::server(variable).map(Self::of)
+    }
+
+    /// The cluster of a configuration file.
+    pub fn of(conf: String) -> Self {
         let config = CephConfig { conf: Some(conf.clone().into()), ..CephConfig::default() };
-        Some(Self { conf, cluster: Cluster::connect(&config).expect("connect to the test cluster") })
+        let cluster = Cluster::connect(&config).expect("connect to the test cluster");
+        Self { conf, cluster }
     }
 
     /// Runs `rbd`, which must succeed; its standard output.

@@ -63,7 +63,6 @@ pub struct Op {
 }
 
 type Matcher = Box<dyn Fn(&Op) -> bool + Send>;
-type KeyMatcher = Box<dyn Fn(&str) -> bool + Send>;
 
 /// Wraps a store; clones share everything.
 #[derive(Clone)]
@@ -76,12 +75,18 @@ pub struct FaultStore {
 struct State {
     ops: Vec<Op>,
     at: BTreeMap<usize, Fault>,
+    /// From this operation on all fail.
+    from: Option<(usize, Fault)>,
+    /// This operation fails, and so does every later one of its kind and key.
+    stuck_at: Option<(usize, Fault)>,
+    stuck: Option<(Op, Fault)>,
     always: Option<Fault>,
     always_for: Vec<(Matcher, Fault)>,
-    /// Keys that no listing shows.
-    hidden: Vec<KeyMatcher>,
     /// State of the generator, and how many operations there are to one fault.
     random: Option<(u64, u64)>,
+    /// Keys that listings do not show.
+    hidden: Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>,
+    ignores_conditions: bool,
     gates: Vec<(Matcher, watch::Sender<bool>, watch::Receiver<bool>)>,
 }
 
@@ -113,6 +118,16 @@ impl FaultStore {
         self.lock().at.insert(k, fault);
     }
 
+    /// Fails the `k`-th operation and all that follow: the client is cut off.
+    pub fn fail_from(&self, k: usize, fault: Fault) {
+        self.lock().from = Some((k, fault));
+    }
+
+    /// Fails the `k`-th operation however often it is tried again, and no other.
+    pub fn fail_for_good_at(&self, k: usize, fault: Fault) {
+        self.lock().stuck_at = Some((k, fault));
+    }
+
     /// Fails every operation.
     pub fn fail_always(&self, fault: Option<Fault>) {
         self.lock().always = fault;
@@ -123,14 +138,19 @@ impl FaultStore {
         self.lock().always_for.push((Box::new(matches), fault));
     }
 
-    /// Leaves keys out of all listings: a list may be short.
-    pub fn hide(&self, matches: impl Fn(&str) -> bool + Send + 'static) {
-        self.lock().hidden.push(Box::new(matches));
-    }
-
     /// Fails about one in `one_in` operations, each with one of [`FAULTS`], both chosen by the seed.
     pub fn fail_at_random(&self, seed: u64, one_in: u64) {
         self.lock().random = Some((seed, one_in));
+    }
+
+    /// Leaves out of listings what matches, though it is there: as a store whose listings are behind.
+    pub fn hide_from_listings(&self, matches: impl Fn(&str) -> bool + Send + Sync + 'static) {
+        self.lock().hidden = Some(Arc::new(matches));
+    }
+
+    /// Behaves as stores do that know no conditions: a create overwrites.
+    pub fn ignore_conditions(&self) {
+        self.lock().ignores_conditions = true;
     }
 
     /// Holds the first operation from now on that matches.
@@ -158,9 +178,9 @@ impl FaultStore {
             let k = state.ops.len();
             let position = state.gates.iter().position(|(matches, _, _)| matches(&op));
             let gate = position.map(|i| state.gates.remove(i));
-            let always = state.always_for.iter().find(|(matches, _)| matches(&op)).map(|(_, fault)| *fault);
+            let fault = state.fault(k, &op);
             state.ops.push(op);
-            (always.or_else(|| state.fault(k)), gate)
+            (fault, gate)
         };
         if let Some((_, reached, mut open)) = gate {
             let _ = reached.send(true);
@@ -171,12 +191,24 @@ impl FaultStore {
 }
 
 impl State {
-    fn fault(&mut self, k: usize) -> Option<Fault> {
+    fn fault(&mut self, k: usize, op: &Op) -> Option<Fault> {
         if self.always.is_some() {
             return self.always;
         }
+        if let Some((_, fault)) = self.always_for.iter().find(|(matches, _)| matches(op)) {
+            return Some(*fault);
+        }
         if let Some(fault) = self.at.remove(&k) {
             return Some(fault);
+        }
+        if let Some((_, fault)) = self.from.filter(|(from, _)| k >= *from) {
+            return Some(fault);
+        }
+        if let Some((_, fault)) = self.stuck_at.take_if(|(at, _)| *at == k) {
+            self.stuck = Some((op.clone(), fault));
+        }
+        if let Some((_, fault)) = self.stuck.as_ref().filter(|(stuck, _)| stuck == op) {
+            return Some(*fault);
         }
         let (state, one_in) = self.random.as_mut()?;
         let drawn = split_mix_64(state);
@@ -220,7 +252,11 @@ async fn cut(result: GetResult) -> Result<GetResult> {
 #[async_trait]
 impl ObjectStore for FaultStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let mut opts = opts;
         let create = opts.mode == PutMode::Create;
+        if self.lock().ignores_conditions {
+            opts.mode = PutMode::Overwrite;
+        }
         let kind = if create { OpKind::Create } else { OpKind::Put };
         match self.enter(kind, location.as_ref()).await {
             None => self.inner.put_opts(location, payload, opts).await,
@@ -244,7 +280,10 @@ impl ObjectStore for FaultStore {
         let kind = if head { OpKind::Head } else { OpKind::Get };
         match self.enter(kind, location.as_ref()).await {
             None => self.inner.get_opts(location, options).await,
-            Some(Fault::CutBody) if !head => cut(self.inner.get_opts(location, options).await?).await,
+            Some(Fault::CutBody) if !head => match self.inner.get_opts(location, options).await {
+                Ok(result) => cut(result).await,
+                Err(_) => Err(error(Fault::CutBody)),
+            },
             Some(fault) => Err(error(fault)),
         }
     }
@@ -291,6 +330,16 @@ impl ObjectStore for FaultStore {
 }
 
 impl FaultStore {
+    fn shown(
+        &self,
+        listing: BoxStream<'static, Result<ObjectMeta>>,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let Some(hidden) = self.lock().hidden.clone() else { return listing };
+        let is_hidden =
+            move |found: &Result<ObjectMeta>| found.as_ref().is_ok_and(|meta| hidden(meta.location.as_ref()));
+        listing.filter(move |found| std::future::ready(!is_hidden(found))).boxed()
+    }
+
     fn listing(
         &self,
         prefix: Option<&Path>,
@@ -300,15 +349,7 @@ impl FaultStore {
         let prefix = prefix.map_or(String::new(), ToString::to_string);
         let begin = async move {
             match this.enter(OpKind::List, &prefix).await {
-                None => {
-                    let hidden = move |key: &str| this.lock().hidden.iter().any(|hides| hides(key));
-                    inner
-                        .filter(move |meta| {
-                            let shown = !meta.as_ref().is_ok_and(|meta| hidden(meta.location.as_ref()));
-                            std::future::ready(shown)
-                        })
-                        .boxed()
-                }
+                None => this.shown(inner),
                 Some(fault) => stream::iter([Err(error(fault))]).boxed(),
             }
         };

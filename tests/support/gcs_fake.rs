@@ -22,6 +22,7 @@ type Objects = Arc<Mutex<BTreeMap<String, (u64, Bytes)>>>;
 /// The running server, with one bucket; it ends when this is dropped.
 pub struct GcsFake {
     pub url: String,
+    seen: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
 
@@ -29,12 +30,21 @@ impl GcsFake {
     pub async fn start(bucket: &str) -> Self {
         let objects = Objects::default();
         let bucket = Arc::new(bucket.to_owned());
-        let (url, task) = serve(move |request| {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&seen);
+        let (url, task) = serve(move |request: Request<Incoming>| {
+            let line = format!("{} {}", request.method(), request.uri()).replace("%2F", "/");
+            log.lock().expect("unpoisoned").push(line);
             let (objects, bucket) = (Arc::clone(&objects), Arc::clone(&bucket));
             async move { handle(request, &bucket, &objects).await }
         })
         .await;
-        Self { url, task }
+        Self { url, seen, task }
+    }
+
+    /// The requests since the last call, as `METHOD /BUCKET/KEY?QUERY`.
+    pub fn take_seen(&self) -> Vec<String> {
+        std::mem::take(&mut *self.seen.lock().expect("unpoisoned"))
     }
 }
 

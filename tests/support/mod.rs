@@ -3,11 +3,15 @@
 
 pub mod apply;
 pub mod buckets;
+pub mod by_hand;
 pub mod ceph;
 pub mod devices;
+pub mod ext4;
 pub mod fault_store;
 pub mod gcs_fake;
 pub mod http_script;
+pub mod own_cluster;
+pub mod program;
 pub mod repo;
 pub mod sink_suite;
 

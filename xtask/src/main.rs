@@ -1,8 +1,12 @@
 //! Development tasks: `cargo xtask help`.
 
+mod bench;
 mod ceph;
+mod demo;
+mod disk;
 mod fuzz;
 mod lint;
+mod places;
 mod servers;
 mod test;
 mod tidy;
@@ -11,10 +15,12 @@ const HELP: &str = "\
 cargo xtask TASK
 
   test [ARGUMENTS]    starts every test server, runs all tests, counts what was skipped
+  demo [--ceph]       the main job before your eyes, with --ceph on a real cluster
   lint                formatting, clippy, documentation, tidy
   ci                  lint, test, and a minute of each fuzz target
   tidy [--accept]     the rules that the compiler does not check; --accept: specification and code agree as they are
   fuzz [TARGET…] [--seconds N] [--save]
+  bench [--size GIB] [--from DIR]         backups and restores against the ceiling and beside other tools
   ceph up|down DIR [--port N] [--rgw N]   a real Ceph cluster on loopback
 ";
 
@@ -25,8 +31,10 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     };
     match task.as_str() {
+        "bench" => bench::command(rest),
         "ceph" => ceph::command(rest),
         "ci" => lint::ci(),
+        "demo" => demo::command(rest),
         "fuzz" => fuzz::command(rest),
         "lint" => lint::lint(),
         "test" => test::command(rest),

@@ -1,14 +1,16 @@
 //! The stand-ins for cloud storage that tests run against: installed under `target/servers`, started on free ports.
 
 use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+
+use crate::places::free_block;
 
 /// Versions are part of what the tests were seen to pass with; raise them on purpose.
 const MOTO: &str = "moto[server]==5.2.5";
@@ -79,31 +81,11 @@ pub fn s3rver(root: &Path) -> Result<Server> {
     start("s3rver", root, command, port)
 }
 
-/// Ports in a block given out by [`free_block`].
-pub const BLOCK_PORTS: u16 = 100;
-
-/// The first of a block of free ports, a different one on each call; the port `below` it is free, too.
-///
-/// Blocks lie under the range that outgoing connections take theirs from. Where the search begins depends on this
-/// process, so that two runs at once do not meet.
-pub fn free_block(below: u16) -> Result<u16> {
-    const FIRST: u16 = 12_000;
-    const BLOCKS: u16 = 190;
-    static GIVEN: AtomicU16 = AtomicU16::new(0);
-    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let begin = (std::process::id() % u32::from(BLOCKS)) as u16;
-    while GIVEN.load(Ordering::Relaxed) < BLOCKS {
-        let block = (begin + GIVEN.fetch_add(1, Ordering::Relaxed)) % BLOCKS;
-        let first = FIRST + block * BLOCK_PORTS;
-        if free(first - below) && (first..first + BLOCK_PORTS).all(free) {
-            return Ok(first);
-        }
-    }
-    bail!("no {BLOCK_PORTS} free ports in a row")
-}
-
 /// Installs packages by apt; needs root.
 pub fn apt_install(packages: &[&str]) -> Result<()> {
+    // Servers are installed at the same time, and apt has a lock that it does not wait for.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     eprintln!("installing {}", packages.join(" "));
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");

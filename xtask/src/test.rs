@@ -9,10 +9,8 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 
 use crate::ceph::{self, Cluster};
-use crate::servers::{self, BLOCK_PORTS, Server};
-
-/// The port of the monitor's newer wire protocol lies this much below that of the older.
-const MON_PORT_BELOW: u16 = 3000;
+use crate::places::{BLOCK_PORTS, MON_PORT_BELOW, cluster_directory, free_block};
+use crate::servers::{self, Server};
 
 /// What was started, and the variables that tell the tests of it.
 #[derive(Default)]
@@ -83,8 +81,10 @@ fn cargo_test(args: &[String], options: &[&str]) -> Command {
 fn start_all(root: &Path) -> (Running, Vec<anyhow::Error>) {
     let mut running = Running::default();
     let mut failures = Vec::new();
+    // Before the others: two apt at once would meet at its lock.
+    let installed = ceph::install();
     thread::scope(|scope| {
-        let ceph = scope.spawn(|| start_clusters(root));
+        let ceph = scope.spawn(|| start_clusters(root, installed));
         let servers = [
             ("CUTTLE_TEST_MOTO", scope.spawn(|| servers::moto(root))),
             ("CUTTLE_TEST_AZURITE", scope.spawn(|| servers::azurite(root))),
@@ -118,47 +118,24 @@ fn start_all(root: &Path) -> (Running, Vec<anyhow::Error>) {
 }
 
 /// Two clusters, one after the other; the first has an RGW. What was started is returned even when the rest failed.
-fn start_clusters(root: &Path) -> (Vec<Cluster>, Result<()>) {
+fn start_clusters(root: &Path, installed: Result<()>) -> (Vec<Cluster>, Result<()>) {
     let mut clusters = Vec::new();
     let result = (|| {
-        ceph::install()?;
+        installed?;
         for number in 1..=2 {
-            let mon_port = servers::free_block(MON_PORT_BELOW)?;
+            let mon_port = free_block(MON_PORT_BELOW)?;
             // The manager and the OSD take ports just above the monitor's; the block's last stays free.
             let rgw_port = (number == 1).then_some(mon_port + BLOCK_PORTS - 1);
-            let cluster = Cluster::start(&cluster_directory(root, number)?, mon_port, rgw_port)?;
+            let cluster = Cluster::start(
+                &cluster_directory(&format!("{}-{number}", root.display()))?,
+                mon_port,
+                rgw_port,
+            )?;
             clusters.push(cluster);
         }
         Ok(())
     })();
     (clusters, result)
-}
-
-/// A place for a cluster, without what an interrupted run left there.
-///
-/// On a memory file system where there is enough memory: commits of a small cluster are then three times faster.
-/// Short, since sockets in it have a limit of 107 bytes, and the same each time for one checkout.
-fn cluster_directory(root: &Path, number: u16) -> Result<PathBuf> {
-    let bytes = root.as_os_str().as_encoded_bytes();
-    let hash = bytes.iter().fold(FNV_OFFSET, |h, b| (h ^ u64::from(*b)).wrapping_mul(FNV_PRIME));
-    let name = format!("cuttle-test-{:08x}-{number}", hash as u32);
-    let (memory, disk) = (Path::new("/dev/shm").join(&name), std::env::temp_dir().join(&name));
-    ceph::down(&memory)?;
-    ceph::down(&disk)?;
-    let roomy = memory_available_kib().unwrap_or(0) >= MEMORY_FOR_CLUSTERS_KIB;
-    Ok(if roomy && Path::new("/dev/shm").is_dir() { memory } else { disk })
-}
-
-/// The constants of the FNV-1a hash.
-const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-const FNV_PRIME: u64 = 0x0100_0000_01b3;
-/// What two clusters and their data may need, with room for building and running the tests.
-const MEMORY_FOR_CLUSTERS_KIB: u64 = 12 << 20;
-
-fn memory_available_kib() -> Option<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 /// Cargo's target directory: this program lies in `target/PROFILE/xtask`.

@@ -1,0 +1,188 @@
+//! `cuttle backup`: backs up volumes, several at once, each on its own.
+
+mod report;
+mod sources;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::{StreamExt, stream};
+
+use cuttle::Result;
+use cuttle::backup::{self, BackupOptions, FULL_EVERY_DEFAULT, INFLIGHT_BYTES_DEFAULT, Input};
+use cuttle::cancel::interrupted;
+use cuttle::codec::LEVEL_DEFAULT;
+use cuttle::diff::Limits;
+use cuttle::progress::Progress;
+use cuttle::repo::Project;
+use cuttle::source::diff_stream;
+use cuttle::source::raw_file::RawFile;
+use cuttle::source::rbd::RbdVolume;
+use cuttle::units::{VOLUME_SIZE_BYTES_MAX, VolumeName};
+
+use super::bar::Words;
+use super::connect::{self, blocking};
+use super::place::{Place, hint_at_rbd, standard_input};
+use super::{Context, Exit, human};
+use report::{Report, Result as VolumeResult};
+use sources::{Job, Sources};
+
+const WORDS: Words = Words { unit: "chunk", new: "new", known: "known", zero: "zero" };
+/// Volumes at once unless told otherwise: while one waits for its snapshot or its last upload, the other reads.
+const JOBS_DEFAULT: u32 = 2;
+const JOBS_MAX: i64 = 64;
+/// Volumes share this, so that memory does not grow with `--jobs`.
+const INFLIGHT_BYTES_ALL: u64 = 2 * INFLIGHT_BYTES_DEFAULT;
+
+const EXAMPLES: &str = "\
+SOURCE is one of
+  rbd:[POOL/[NAMESPACE/]]IMAGE    an image: cuttle makes a snapshot, backs it up, and keeps it as the base of the next
+  rbd:[POOL/[NAMESPACE/]]IMAGE@SNAP    this snapshot of it
+  rbd:POOL/*                      all images of a pool (quote it)
+  PATH                            a file or block device that nothing writes to meanwhile
+  -                               standard input: `rbd export-diff`, `rbd export --export-format 2`, or raw bytes
+
+The volume of rbd:vms/db is named vms/db, that of a file by its file name. A source that fails does not stop the others.
+
+Examples:
+  cuttle backup rbd:vms/web rbd:vms/db --tag nightly
+  cuttle backup 'rbd:vms/*' --jobs 4
+  cuttle backup /dev/vg0/snap --volume web-root
+  rbd export-diff --from-snap mon vms/db@tue - | cuttle backup - --volume vms/db
+  cuttle backup -n rbd:vms/db     what would be new; nothing is uploaded
+
+JSON: one line for each volume as it ends, then a summary.
+  {\"message_type\":\"volume\",\"status\":\"ok\",\"source\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"full_read\",\"parent\",
+   \"read_bytes\",\"new_chunks\",\"new_bytes\",\"stored_bytes\",\"known_chunks\",\"zero_chunks\",\"notes\":[],\"seconds\"}
+  {\"message_type\":\"volume\",\"status\":\"failed\"|\"not_started\",\"source\",\"volume\",\"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
+  {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_not_started\",\"read_bytes\",…,\"seconds\",
+   \"ledger\":{\"put_requests\",\"get_requests\",…}}";
+
+/// Back up volumes
+///
+/// The first backup of a volume reads all of it, the following ones what changed. Chunks that the project has already
+/// are not stored again.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// What to back up
+    #[arg(value_name = "SOURCE", required = true)]
+    sources: Vec<String>,
+    /// Name of the volume, where the source's own is not wanted
+    #[arg(long, value_name = "NAME")]
+    volume: Option<VolumeName>,
+    /// Mark the snapshot; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// Read all of the volume, not only what is reported as changed
+    #[arg(long)]
+    full: bool,
+    /// Read all of the volume when N backups did not; 0 for never
+    #[arg(long, value_name = "N", default_value_t = FULL_EVERY_DEFAULT)]
+    full_every: u32,
+    /// Go on under the volume's name although it is another image than before: it was moved or restored
+    #[arg(long)]
+    accept_new_identity: bool,
+    /// Back up so many volumes at once
+    #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=JOBS_MAX))]
+    jobs: u32,
+    /// Compression level of zstd
+    #[arg(long, value_name = "N", default_value_t = LEVEL_DEFAULT, allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(i32).range(-7..=19), hide_short_help = true)]
+    level: i32,
+    /// Decode every new chunk before it is uploaded, against memory that forgets
+    #[arg(long, hide_short_help = true)]
+    check_encoding: bool,
+    /// Largest volume taken from standard input
+    #[arg(long, value_name = "SIZE", value_parser = human::parse_size_nonzero, hide_short_help = true)]
+    max_size: Option<u64>,
+}
+
+pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
+    let started = Instant::now();
+    let places = args.sources.iter().map(|s| Place::parse(s)).collect::<Result<Vec<_>>>()?;
+    sources::check(&places, args.volume.as_ref())?;
+    let streamed = places.contains(&Place::Stream);
+    let project = connect::project(context, streamed).await?;
+    let Sources { jobs, cluster, failed } = sources::resolve(context, &places, args.volume.as_ref()).await?;
+    let mut report = Report::new(context, jobs.len() + failed.len());
+    for (source, failure) in failed {
+        report.add(&source, &source, VolumeResult::Failed(failure))?;
+    }
+    let night = &Night { context, project: &project, args: &args, cluster, several: jobs.len() > 1 };
+    let mut running = stream::iter(&jobs)
+        .map(|job| async move { (job, night.back_up(job).await) })
+        .buffer_unordered(args.jobs as usize);
+    while let Some((job, result)) = running.next().await {
+        report.add(&job.source.to_string(), job.volume.as_str(), result)?;
+    }
+    report.finish(project.repository().store().ledger(), started.elapsed())
+}
+
+/// What all volumes of one run share.
+struct Night<'a> {
+    context: &'a Context<'a>,
+    project: &'a Project,
+    args: &'a Args,
+    cluster: Option<cuttle::rbd::Cluster>,
+    several: bool,
+}
+
+impl Night<'_> {
+    async fn back_up(&self, job: &Job) -> VolumeResult {
+        if self.context.cancel.is_cancelled() {
+            return VolumeResult::NotStarted((&interrupted()).into());
+        }
+        let bar = self.context.ui.progress(job.volume.as_str(), WORDS, self.several);
+        let result = async {
+            let input = self.input(job).await?;
+            let progress: Arc<dyn Progress> = bar.clone();
+            let cancel = self.context.cancel.clone();
+            backup::run(self.project, input, &self.options(job), progress, cancel).await
+        };
+        let result = result.await;
+        bar.done();
+        match result {
+            Ok(done) => VolumeResult::Done(Box::new(done)),
+            Err(e) => VolumeResult::Failed((&e).into()),
+        }
+    }
+
+    fn options(&self, job: &Job) -> BackupOptions {
+        let args = self.args;
+        let at_once = if self.several { u64::from(args.jobs.max(1)) } else { 1 };
+        BackupOptions {
+            tags: args.tags.clone(),
+            full: args.full,
+            full_every: args.full_every,
+            accept_new_identity: args.accept_new_identity,
+            inflight_bytes: (INFLIGHT_BYTES_ALL / at_once).min(INFLIGHT_BYTES_DEFAULT),
+            level: args.level,
+            check_encoding: args.check_encoding,
+            dry_run: self.context.global.dry_run,
+            ..BackupOptions::new(job.volume.clone())
+        }
+    }
+
+    async fn input(&self, job: &Job) -> Result<Input> {
+        match (&job.source, &self.cluster) {
+            (Place::Rbd(spec), Some(cluster)) => {
+                let (cluster, spec) = (cluster.clone(), spec.clone());
+                let volume = blocking(self.context, move || RbdVolume::open(&cluster, &spec)).await?;
+                Ok(Input::Volume(Arc::new(volume)))
+            }
+            (Place::Rbd(spec), None) => Err(cuttle::Error::internal(format!("{spec} without a cluster"))),
+            (Place::File(path), _) => {
+                let at = path.clone();
+                let found = blocking(self.context, move || RawFile::find(&at)).await;
+                Ok(Input::Volume(Arc::new(found.map_err(|e| hint_at_rbd(e, path))?)))
+            }
+            (Place::Stream, _) => {
+                let limits = Limits { size_bytes_max: self.args.max_size.unwrap_or(VOLUME_SIZE_BYTES_MAX) };
+                let input = standard_input()?;
+                blocking(self.context, move || diff_stream::open(input, limits)).await.map(Input::Stream)
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What a run of backups came to.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use cuttle::backup::BackupReport;
+use cuttle::format::record::BackupStats;
+use cuttle::store::Ledger;
+
+use crate::cli::failure::Failure;
+use crate::cli::summary::ledger_line;
+use crate::cli::table::{Column, table};
+use crate::cli::{Context, Exit, human};
+
+/// What became of one volume.
+pub enum Result {
+    Done(Box<BackupReport>),
+    Failed(Failure),
+    /// The user wanted to stop before its turn came.
+    NotStarted(Failure),
+}
+
+/// Gathers what became of each volume, and tells it.
+pub struct Report<'a> {
+    context: &'a Context<'a>,
+    /// How many volumes there will be.
+    expected: usize,
+    rows: Vec<Vec<String>>,
+    summary: Summary,
+    interrupted: bool,
+}
+
+#[derive(Serialize)]
+struct DoneLine<'a> {
+    message_type: &'static str,
+    status: &'static str,
+    source: &'a str,
+    #[serde(flatten)]
+    report: &'a BackupReport,
+}
+
+#[derive(Serialize)]
+struct FailedLine<'a> {
+    message_type: &'static str,
+    status: &'static str,
+    source: &'a str,
+    volume: &'a str,
+    error: &'a Failure,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    message_type: &'static str,
+    dry_run: bool,
+    volumes_ok: u64,
+    volumes_failed: u64,
+    volumes_not_started: u64,
+    #[serde(flatten)]
+    stats: BackupStats,
+    seconds: f64,
+    ledger: Ledger,
+}
+
+impl<'a> Report<'a> {
+    pub fn new(context: &'a Context<'a>, expected: usize) -> Self {
+        let summary = Summary {
+            message_type: "summary",
+            dry_run: context.global.dry_run,
+            volumes_ok: 0,
+            volumes_failed: 0,
+            volumes_not_started: 0,
+            stats: BackupStats::default(),
+            seconds: 0.0,
+            ledger: Ledger::default(),
+        };
+        Self { context, expected, rows: Vec::new(), summary, interrupted: false }
+    }
+
+    /// Takes up what became of a volume; an error is told at once.
+    pub fn add(&mut self, source: &str, volume: &str, result: Result) -> cuttle::Result<()> {
+        let ui = self.context.ui;
+        match result {
+            Result::Done(report) => {
+                self.summary.volumes_ok += 1;
+                add_stats(&mut self.summary.stats, &report.stats);
+                self.rows.push(row(&report));
+                let (message_type, status) = ("volume", "ok");
+                if ui.is_json() {
+                    ui.print_json(&DoneLine { message_type, status, source, report: &report })?;
+                }
+            }
+            Result::Failed(error) => {
+                self.summary.volumes_failed += 1;
+                self.interrupted |= error.kind == "interrupted";
+                ui.error(&error, (self.expected > 1).then_some(source));
+                self.failed("failed", source, volume, &error)?;
+            }
+            Result::NotStarted(error) => {
+                self.summary.volumes_not_started += 1;
+                self.interrupted = true;
+                self.failed("not_started", source, volume, &error)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(
+        &mut self,
+        status: &'static str,
+        source: &str,
+        volume: &str,
+        error: &Failure,
+    ) -> cuttle::Result<()> {
+        let note = match (status, error.kind) {
+            ("failed", "interrupted") => "interrupted",
+            ("failed", _) => "FAILED",
+            _ => "not started",
+        };
+        let mut row = vec![String::new(); COLUMNS.len()];
+        (row[0], row[COLUMNS.len() - 1]) = (volume.to_owned(), note.to_owned());
+        self.rows.push(row);
+        if self.context.ui.is_json() {
+            let line = FailedLine { message_type: "volume", status, source, volume, error };
+            self.context.ui.print_json(&line)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the totals.
+    pub fn finish(mut self, ledger: Ledger, elapsed: Duration) -> cuttle::Result<Exit> {
+        let ui = self.context.ui;
+        (self.summary.ledger, self.summary.seconds) = (ledger, elapsed.as_secs_f64());
+        if ui.is_json() {
+            ui.print_json(&self.summary)?;
+        } else if ui.is_talkative() {
+            self.rows.sort();
+            ui.print(&table(&COLUMNS, std::mem::take(&mut self.rows)))?;
+            ui.print(&self.totals())?;
+            ui.print(&ledger_line(&self.summary.ledger))?;
+        }
+        Ok(match (self.summary.volumes_ok, self.summary.volumes_failed) {
+            _ if self.interrupted => Exit::Interrupted,
+            (_, 0) => Exit::Success,
+            (0, _) => Exit::Failure,
+            _ => Exit::Partial,
+        })
+    }
+
+    fn totals(&self) -> String {
+        let s = &self.summary;
+        let mut text = match s.dry_run {
+            true => format!("dry run, nothing was stored: {} read", human::counted(s.volumes_ok, "volume")),
+            false => format!("{} backed up", human::counted(s.volumes_ok, "volume")),
+        };
+        if self.interrupted {
+            text = format!("interrupted: {text}");
+        }
+        for (n, what) in [(s.volumes_failed, "FAILED"), (s.volumes_not_started, "not started")] {
+            if n > 0 {
+                text += &format!(", {} {what}", human::count(n));
+            }
+        }
+        let [read, new, stored] =
+            [s.stats.read_bytes, s.stats.new_bytes, s.stats.stored_bytes].map(human::size);
+        let stored = if s.dry_run { format!("{stored} to store") } else { format!("{stored} stored") };
+        format!("{text}: {read} read, {new} new, {stored} in {}", human::duration(s.seconds))
+    }
+}
+
+const COLUMNS: [Column; 9] = [
+    Column::Text("VOLUME"),
+    Column::Number("SEQ"),
+    Column::Number("SIZE"),
+    Column::Number("READ"),
+    Column::Number("NEW"),
+    Column::Number("STORED"),
+    Column::Number("KNOWN/ZERO CHUNKS"),
+    Column::Number("TIME"),
+    Column::Text("NOTE"),
+];
+
+fn row(report: &BackupReport) -> Vec<String> {
+    let stats = &report.stats;
+    let mut note = match report.parent {
+        None => "first".to_owned(),
+        Some(_) if report.full_read => "all read".to_owned(),
+        Some(parent) => format!("changes since {parent}"),
+    };
+    if !report.notes.is_empty() {
+        note += &format!(", {}", human::counted(report.notes.len() as u64, "warning"));
+    }
+    vec![
+        report.volume.clone(),
+        report.sequence.map(|s| s.to_string()).unwrap_or_default(),
+        human::size(report.size_bytes),
+        human::size(stats.read_bytes),
+        human::size(stats.new_bytes),
+        human::size(stats.stored_bytes),
+        format!("{}/{}", human::count(stats.known_chunks), human::count(stats.zero_chunks)),
+        human::duration(report.seconds),
+        note,
+    ]
+}
+
+fn add_stats(all: &mut BackupStats, one: &BackupStats) {
+    all.read_bytes += one.read_bytes;
+    all.new_chunks += one.new_chunks;
+    all.new_bytes += one.new_bytes;
+    all.stored_bytes += one.stored_bytes;
+    all.known_chunks += one.known_chunks;
+    all.zero_chunks += one.zero_chunks;
+}

@@ -1,0 +1,167 @@
+//! From options to an open store, repository, project or cluster.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cuttle::error::io_error;
+use cuttle::rbd::{CephConfig, Cluster};
+use cuttle::repo::{Project, Repository, default_project};
+use cuttle::store::{Limits, Store, StoreConfig};
+use cuttle::units::ProjectName;
+use cuttle::{Error, ErrorKind, Result};
+
+use super::machine::{self, path_variable, variable};
+use super::{Context, secret};
+
+/// How often a mistyped password may be typed again.
+const PROMPTS_MAX: u32 = 3;
+/// Longest address that a file may hold.
+const ADDRESS_LEN_BYTES_MAX: u64 = 4096;
+
+/// What the store is opened with.
+pub fn store_config(context: &Context<'_>) -> Result<StoreConfig> {
+    let options = &context.global.repository;
+    Ok(StoreConfig {
+        url: address(context)?,
+        options: options.options.clone(),
+        environment: machine::store_variables(),
+        limits: Limits {
+            upload_bytes_per_second: options.limit_upload,
+            download_bytes_per_second: options.limit_download,
+            ..Limits::default()
+        },
+    })
+}
+
+fn address(context: &Context<'_>) -> Result<String> {
+    let given = match &context.global.repository.repo {
+        Some(repo) => Some(repo.clone()),
+        None => match (variable("CUTTLE_REPOSITORY")?, path_variable("CUTTLE_REPOSITORY_FILE")) {
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid("CUTTLE_REPOSITORY and CUTTLE_REPOSITORY_FILE are both set")
+                    .help("unset one of them, or say which with -r/--repo"));
+            }
+            (None, Some(path)) => Some(address_in(&path)?),
+            (given, None) => given,
+        },
+    };
+    let given = given.filter(|g| !g.is_empty()).ok_or_else(|| {
+        Error::invalid("no repository is given")
+            .help("name it with -r/--repo or CUTTLE_REPOSITORY: a path, s3://…, gs://… or az://…")
+    })?;
+    if given.contains("://") {
+        return Ok(given);
+    }
+    // What is remembered of a repository goes by its address, which must not depend on the folder one is in.
+    let absolute = std::path::absolute(&given).map_err(|e| io_error(format!("find {given}"), e))?;
+    let clean: PathBuf = absolute.components().collect();
+    Ok(clean.display().to_string())
+}
+
+fn address_in(path: &Path) -> Result<String> {
+    let doing = || format!("read CUTTLE_REPOSITORY_FILE {}", path.display());
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(ADDRESS_LEN_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|e| io_error(doing(), e))?;
+    match text.trim() {
+        "" => Err(Error::invalid(format!("{}: it is empty", doing()))),
+        address if address.lines().count() == 1 => Ok(address.to_owned()),
+        _ => Err(Error::invalid(format!("{}: expected one line", doing()))),
+    }
+}
+
+/// Opens the repository. `stdin_is_data` keeps from asking for a password.
+pub async fn repository(context: &Context<'_>, stdin_is_data: bool) -> Result<Arc<Repository>> {
+    let source = secret::source(&context.global.secret)?;
+    let store = Store::open(&store_config(context)?)?;
+    let environment = machine::environment(&context.global.repository);
+    let question = format!("Password for {}: ", store.url());
+    for attempt in 1.. {
+        // Asking waits for a person: the other threads go on meanwhile.
+        let mut ask = || tokio::task::block_in_place(|| source.get(&question, stdin_is_data));
+        let (store, environment) = (store.clone(), environment.clone());
+        let opened = match source.is_prompt() {
+            true => Repository::open(store, environment, &mut ask).await,
+            false => Repository::open_encrypted(store, environment, &mut ask).await,
+        };
+        match opened {
+            Err(e) if e.kind() == ErrorKind::WrongKey && source.is_prompt() && attempt < PROMPTS_MAX => {
+                context.ui.line("That password opens no key of the repository. Try again.");
+            }
+            other => return other,
+        }
+    }
+    Err(Error::internal("no attempt was the last one"))
+}
+
+/// Opens the project that is meant.
+pub async fn project(context: &Context<'_>, stdin_is_data: bool) -> Result<Project> {
+    let name = project_name(context)?;
+    repository(context, stdin_is_data).await?.project(&name).await
+}
+
+fn project_name(context: &Context<'_>) -> Result<ProjectName> {
+    match (&context.global.repository.project, variable("CUTTLE_PROJECT")?) {
+        (Some(name), _) => Ok(name.clone()),
+        (None, Some(name)) => name.parse().map_err(|e: Error| e.context("CUTTLE_PROJECT")),
+        (None, None) => Ok(default_project()),
+    }
+}
+
+/// How Ceph is reached, by the options and then by its own environment variables.
+fn ceph_config(context: &Context<'_>) -> Result<CephConfig> {
+    let options = &context.global.ceph;
+    let user = match (&options.id, &options.name) {
+        (Some(_), Some(_)) => {
+            return Err(Error::invalid("--id and --name are given: expected one of them"));
+        }
+        (Some(id), None) => Some(format!("client.{id}")),
+        (None, name) => name.clone(),
+    };
+    let config = CephConfig {
+        conf: options.conf.clone(),
+        cluster_name: options.cluster.clone(),
+        user,
+        keyring: options.keyring.clone(),
+        mon_host: options.mon_host.clone(),
+        ..CephConfig::default()
+    };
+    let words = variable("CEPH_ARGS")?.unwrap_or_default();
+    let mut config = config.with_args(words.split_whitespace().map(str::to_owned))?;
+    config.conf = config.conf.or_else(|| path_variable("CEPH_CONF"));
+    config.keyring = config.keyring.or_else(|| path_variable("CEPH_KEYRING"));
+    Ok(config)
+}
+
+/// Connects to the cluster.
+pub async fn cluster(context: &Context<'_>) -> Result<Cluster> {
+    let config = ceph_config(context)?;
+    blocking(context, move || Cluster::connect(&config)).await
+}
+
+/// Runs what blocks away from the async threads; gives it up, but cannot end it, when the user wants to stop.
+pub async fn blocking<T: Send + 'static>(
+    context: &Context<'_>,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let mut cancel = context.cancel.clone();
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(cuttle::cancel::interrupted()),
+        done = tokio::task::spawn_blocking(work) => {
+            done.map_err(|e| Error::internal("a blocking call ended without an answer").caused_by(e))?
+        }
+    }
+}
+
+/// Refuses `--dry-run` where nothing but the real thing can be done.
+pub fn refuse_dry_run(context: &Context<'_>, command: &str) -> Result<()> {
+    match context.global.dry_run {
+        true => Err(Error::invalid(format!("{command} knows no --dry-run"))
+            .help("it is for backup and restore; leave it out here")),
+        false => Ok(()),
+    }
+}

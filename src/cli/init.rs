@@ -1,0 +1,131 @@
+//! `cuttle init`: makes a repository.
+
+use serde::Serialize;
+
+use cuttle::repo::{DELTA_DEPTH_MAX_DEFAULT, InitOptions, Repository, read_repository};
+use cuttle::store::{Ledger, Store};
+use cuttle::units::{CHUNK_SIZE_BYTES_DEFAULT, hex};
+use cuttle::{Error, ErrorKind, Result};
+
+use super::connect::{refuse_dry_run, store_config};
+use super::secret::{self, SecretSource};
+use super::{Context, Exit, human, machine};
+
+const EXAMPLES: &str = "\
+Examples:
+  cuttle init -r /srv/backup                             asks for a password twice
+  cuttle init -r s3://my-bucket/ceph --password-file /etc/cuttle/password
+  head -c 32 /dev/urandom > /etc/cuttle/key && cuttle init -r gs://my-bucket/ceph --key-file /etc/cuttle/key
+
+Without the password or key nothing in the repository can ever be read again: keep a copy elsewhere.
+
+JSON: {\"message_type\":\"initialized\",\"repository\",\"id\",\"encrypted\",\"create_if_absent\",\"chunk_size_bytes\",\"ledger\"}";
+
+/// Make a new repository
+///
+/// Makes a repository in an empty place, with one project named "default". It is encrypted unless told otherwise, with
+/// a password or a key file. The store is tested first: whether it can refuse to overwrite what is there.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// Encrypt nothing: whoever reads the store reads the volumes
+    #[arg(long)]
+    insecure_no_encryption: bool,
+    /// Size of a chunk, a power of two from 4KiB to 16MiB; Ceph's objects have 4MiB
+    #[arg(long, value_name = "SIZE", value_parser = human::parse_size_nonzero, hide_short_help = true)]
+    chunk_size: Option<u64>,
+    /// Never store a chunk as the difference from another
+    #[arg(long, hide_short_help = true)]
+    no_delta: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    message_type: &'static str,
+    repository: &'a str,
+    id: String,
+    encrypted: bool,
+    create_if_absent: bool,
+    chunk_size_bytes: u32,
+    ledger: Ledger,
+}
+
+pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
+    refuse_dry_run(context, "init")?;
+    let source = secret::source(&context.global.secret)?;
+    let chunk_size = args.chunk_size.unwrap_or(u64::from(CHUNK_SIZE_BYTES_DEFAULT));
+    let options = InitOptions {
+        chunk_size_bytes: u32::try_from(chunk_size)
+            .map_err(|_| Error::invalid(format!("chunk size {chunk_size} bytes: expected at most 16 MiB")))?,
+        delta_depth_max: if args.no_delta { 0 } else { DELTA_DEPTH_MAX_DEFAULT },
+    };
+    cuttle::units::check_chunk_size(options.chunk_size_bytes)?;
+    let config = store_config(context)?;
+    Store::prepare(&config)?;
+    let store = Store::open(&config)?;
+    if source.is_prompt() && !args.insecure_no_encryption {
+        // Before anybody has to think of a password.
+        refuse_another(&store).await?;
+    }
+    let unlock = match (&source, args.insecure_no_encryption) {
+        (SecretSource::Prompt, true) => None,
+        (_, true) => {
+            return Err(Error::invalid("--insecure-no-encryption and a password or key are given")
+                .help("leave one of them out, also CUTTLE_PASSWORD and its like in the environment"));
+        }
+        (source, false) => Some(tokio::task::block_in_place(|| source.get_new())?),
+    };
+    let environment = machine::environment(&context.global.repository);
+    let repository = Repository::init(store, environment, &options, unlock.as_ref()).await?;
+    tell(context, &repository)?;
+    Ok(Exit::Success)
+}
+
+async fn refuse_another(store: &Store) -> Result<()> {
+    match read_repository(store).await {
+        Err(e) if e.kind() == ErrorKind::NoRepository => Ok(()),
+        Err(e) => Err(e),
+        Ok(_) => Err(Error::conflict(format!("there already is a repository at {}", store.url()))
+            .help("use it as it is, or choose another place")),
+    }
+}
+
+fn tell(context: &Context<'_>, repository: &Repository) -> Result<()> {
+    let (ui, record) = (context.ui, repository.record());
+    if !record.create_if_absent {
+        ui.warn(
+            "THIS STORE OVERWRITES WHAT IS THERE even when asked not to (no create-if-absent). Two backups at the same \
+             time, or a backup beside a prune, may then damage each other. Never run two at once here; better, use a \
+             store that honours If-None-Match, as those of Amazon, Google and Microsoft do",
+        );
+    }
+    if !record.encrypted {
+        ui.warn("the repository is not encrypted: whoever reads the store reads the volumes");
+    }
+    if ui.is_json() {
+        return ui.print_json(&Report {
+            message_type: "initialized",
+            repository: repository.store().url(),
+            id: hex(&record.repo_id),
+            encrypted: record.encrypted,
+            create_if_absent: record.create_if_absent,
+            chunk_size_bytes: record.chunk_size_bytes,
+            ledger: repository.store().ledger(),
+        });
+    }
+    if !ui.is_talkative() {
+        return Ok(());
+    }
+    ui.print(&format!("made repository {} at {}", &hex(&record.repo_id)[..8], repository.store().url()))?;
+    if record.create_if_absent {
+        ui.print(
+            "the store refuses to overwrite what is there (create-if-absent): many hosts may use it at once",
+        )?;
+    }
+    if record.encrypted {
+        ui.print(
+            "keep a copy of the password or key file elsewhere: without it nothing here can be read again",
+        )?;
+    }
+    Ok(())
+}

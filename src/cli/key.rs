@@ -1,0 +1,178 @@
+//! `cuttle key`: the passwords and key files that open a repository.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use cuttle::format::record::{Kdf, KeySlotRecord};
+use cuttle::{Error, Result};
+
+use super::connect::{refuse_dry_run, repository};
+use super::secret::{self, SecretSource};
+use super::table::{Column, table};
+use super::{Context, Exit, human};
+
+const EXAMPLES: &str = "\
+Each password or key file opens the whole repository, in all its projects. To change a password, add the new one, try
+it, and remove the old one. A key that was copied by someone still opens a copy of the repository made before.
+
+Examples:
+  cuttle key add                                  asks for the new password twice
+  cuttle key add --new-key-file /etc/cuttle/key --label nightly
+  cuttle key list
+  cuttle key remove 3f2a91c04b5d6e7f
+
+JSON: list prints [{\"id\",\"kind\",\"label\",\"created\"}] with kind \"password\" or \"key_file\";
+add and remove print {\"message_type\":\"key_added\"|\"key_removed\",\"id\"}";
+
+/// List, add and remove passwords and key files
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the keys
+    List,
+    /// Add a password or key file
+    Add(AddArgs),
+    /// Remove a key, but never the last one
+    Remove {
+        /// The key's id, as `cuttle key list` shows it, or its first digits
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct AddArgs {
+    /// Read the new password from a file
+    #[arg(long, value_name = "FILE")]
+    new_password_file: Option<PathBuf>,
+    /// Add a key file: 32 bytes to 1 MiB of anything secret
+    #[arg(long, value_name = "FILE", conflicts_with = "new_password_file")]
+    new_key_file: Option<PathBuf>,
+    /// What the key is for, to be shown by `cuttle key list` [default: the host's name]
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    id: String,
+    kind: &'static str,
+    label: String,
+    created: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Changed {
+    message_type: &'static str,
+    id: String,
+}
+
+pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
+    match args.command {
+        Command::List => list(context).await,
+        Command::Add(args) => add(context, args).await,
+        Command::Remove { id } => remove(context, &id).await,
+    }
+}
+
+async fn list(context: &Context<'_>) -> Result<Exit> {
+    let repository = repository(context, false).await?;
+    let keys = repository.keys().await?;
+    let ui = context.ui;
+    if ui.is_json() {
+        let listed = |(slot, record): &(u64, KeySlotRecord)| Listed {
+            id: id(*slot),
+            kind: kind(record).0,
+            label: record.label.clone(),
+            created: human::utc_time(record.created_unix_ms),
+        };
+        ui.print_json(&keys.iter().map(listed).collect::<Vec<_>>())?;
+        return Ok(Exit::Success);
+    }
+    if !repository.record().encrypted {
+        ui.note("the repository is not encrypted: it has no keys");
+        return Ok(Exit::Success);
+    }
+    let columns = [Column::Text("ID"), Column::Text("KIND"), Column::Text("LABEL"), Column::Text("CREATED")];
+    let row = |(slot, record): &(u64, KeySlotRecord)| {
+        vec![
+            id(*slot),
+            kind(record).1.to_owned(),
+            record.label.clone(),
+            human::local_time(record.created_unix_ms),
+        ]
+    };
+    ui.print(&table(&columns, keys.iter().map(row)))?;
+    Ok(Exit::Success)
+}
+
+async fn add(context: &Context<'_>, args: AddArgs) -> Result<Exit> {
+    refuse_dry_run(context, "key add")?;
+    let source = match (args.new_password_file, args.new_key_file) {
+        (Some(path), _) => SecretSource::PasswordFile(path),
+        (None, Some(path)) => SecretSource::KeyFile(path),
+        (None, None) => SecretSource::Prompt,
+    };
+    if source.is_prompt() && secret::source(&context.global.secret)?.is_prompt() {
+        context.ui.note("first the password that opens the repository now, then the new one");
+    }
+    let repository = repository(context, false).await?;
+    if !repository.record().encrypted {
+        return Err(Error::unsupported("this repository is not encrypted: it has no keys")
+            .help("make an encrypted one with `cuttle init` and back up into it"));
+    }
+    let unlock = tokio::task::block_in_place(|| source.get_new())?;
+    let label =
+        args.label.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+    let slot = repository.add_key(&unlock, &label).await?;
+    tell(context, "key_added", "added", slot)
+}
+
+async fn remove(context: &Context<'_>, given: &str) -> Result<Exit> {
+    refuse_dry_run(context, "key remove")?;
+    let repository = repository(context, false).await?;
+    let keys = repository.keys().await?;
+    let mut found = keys.iter().map(|(slot, _)| *slot).filter(|slot| id(*slot).starts_with(given));
+    let slot = match (found.next(), found.next()) {
+        (Some(slot), None) if !given.is_empty() => slot,
+        (Some(_), _) => {
+            return Err(Error::invalid(format!("several keys begin with {given:?}"))
+                .help("give more digits, as `cuttle key list` shows them"));
+        }
+        (None, _) => {
+            return Err(Error::not_found(format!("there is no key {given:?}")).help("see `cuttle key list`"));
+        }
+    };
+    repository.remove_key(slot).await?;
+    tell(context, "key_removed", "removed", slot)
+}
+
+fn tell(context: &Context<'_>, message_type: &'static str, verb: &str, slot: u64) -> Result<Exit> {
+    let ui = context.ui;
+    if ui.is_json() {
+        ui.print_json(&Changed { message_type, id: id(slot) })?;
+    } else if ui.is_talkative() {
+        ui.print(&format!("{verb} key {}", id(slot)))?;
+    }
+    Ok(Exit::Success)
+}
+
+fn id(slot: u64) -> String {
+    format!("{slot:016x}")
+}
+
+/// What a key is, for scripts and for people.
+fn kind(record: &KeySlotRecord) -> (&'static str, &'static str) {
+    match record.kdf {
+        Kdf::Argon2id { .. } => ("password", "password"),
+        Kdf::KeyFile => ("key_file", "key file"),
+    }
+}

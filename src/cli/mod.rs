@@ -1,0 +1,161 @@
+//! The command line: what can be said, and how it is answered. Nothing else prints, reads the environment or asks.
+//!
+//! One file holds one command. What they share: [`global`] (options), [`connect`] (from options to an open project),
+//! [`secret`], [`place`] (SOURCE and TARGET), [`ui`] with [`bar`] and [`table`] (everything that is shown).
+
+mod backup;
+mod bar;
+mod completions;
+mod connect;
+mod exit;
+mod failure;
+mod global;
+mod human;
+mod init;
+mod key;
+mod logging;
+mod machine;
+mod place;
+mod project;
+mod restore;
+mod secret;
+mod signals;
+mod snapshots;
+mod summary;
+mod table;
+mod ui;
+mod verify;
+
+use clap::{Parser, Subcommand};
+
+use cuttle::Result;
+use cuttle::cancel::Cancel;
+
+pub use exit::Exit;
+pub use global::Global;
+pub use ui::Ui;
+
+const ABOUT: &str = "Content-addressed, deduplicating backups of Ceph RBD volumes to object storage";
+
+const EXAMPLES: &str = "\
+Examples:
+  export CUTTLE_REPOSITORY=s3://my-bucket/ceph CUTTLE_PASSWORD_FILE=/etc/cuttle/password
+  cuttle init                                     make the repository, once
+  cuttle backup rbd:vms/web rbd:vms/db            back up two images; run it every night
+  cuttle backup 'rbd:vms/*'                       all images of a pool
+  cuttle snapshots                                what can be restored
+  cuttle restore vms/db rbd:vms/db-restored       the latest snapshot into a new image
+  cuttle verify --slice 3/30 --read-data          read a thirtieth of all data and check it
+
+Environment:
+  CUTTLE_REPOSITORY, CUTTLE_REPOSITORY_FILE       the repository, or a file that names it
+  CUTTLE_PASSWORD, CUTTLE_PASSWORD_FILE, CUTTLE_PASSWORD_COMMAND, CUTTLE_KEY_FILE
+  CUTTLE_PROJECT, CUTTLE_CACHE_DIR, CUTTLE_LOG
+  AWS_*, GOOGLE_*, AZURE_*                        credentials, as the providers name them
+  CEPH_CONF, CEPH_ARGS, CEPH_KEYRING              as for Ceph's own programs
+
+Exit codes:
+  0    all went well
+  1    it failed, or verify found damage
+  3    some of several sources failed, the others are backed up
+  10   there is no repository
+  12   the password or key is wrong
+  130  interrupted
+
+Output:
+  Listings, summaries, JSON and raw data go to standard output; progress, warnings and errors to standard
+  error. With --json, each warning and error is a line of JSON too: {\"message_type\":\"warning\"|\"error\", …}.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "cuttle", version, about = ABOUT, after_long_help = EXAMPLES, subcommand_required = true)]
+#[command(arg_required_else_help = true, max_term_width = 110, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::Args),
+    Backup(backup::Args),
+    Snapshots(snapshots::Args),
+    Restore(restore::Args),
+    Verify(verify::Args),
+    Key(key::Args),
+    Project(project::Args),
+    Completions(completions::Args),
+    Man(completions::ManArgs),
+}
+
+/// What every command gets.
+pub struct Context<'a> {
+    pub global: &'a Global,
+    pub ui: &'a Ui,
+    pub cancel: Cancel,
+}
+
+/// Carries a command out, and says so when it fails.
+pub async fn run(cli: Cli, ui: &Ui) -> Exit {
+    logging::start(ui);
+    let cancel = match signals::watch(ui) {
+        Ok(cancel) => cancel,
+        Err(e) => return ui.failed(&e),
+    };
+    let context = Context { global: &cli.global, ui, cancel };
+    match dispatch(&context, cli.command).await {
+        Ok(exit) => exit,
+        Err(e) => ui.failed(&e),
+    }
+}
+
+async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
+    match command {
+        Command::Init(args) => init::run(context, args).await,
+        Command::Backup(args) => backup::run(context, args).await,
+        Command::Snapshots(args) => snapshots::run(context, args).await,
+        Command::Restore(args) => restore::run(context, args).await,
+        Command::Verify(args) => verify::run(context, args).await,
+        Command::Key(args) => key::run(context, args).await,
+        Command::Project(args) => project::run(context, args).await,
+        Command::Completions(args) => completions::run(context, &args),
+        Command::Man(args) => completions::man(&args),
+    }
+}
+
+/// Answers what is no command: help, version, or a mistake.
+pub fn usage(said: &clap::Error) -> Exit {
+    // Where nobody reads it, nothing more can be said.
+    let _ = said.print();
+    if said.use_stderr() { Exit::Failure } else { Exit::Success }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::{Command, CommandFactory};
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// An argument with the id of a global one would silently be that one.
+    #[test]
+    fn no_argument_hides_a_global_one() {
+        fn check(command: &Command, globals: &[&str]) {
+            for sub in command.get_subcommands() {
+                let hidden = sub.get_arguments().find(|a| globals.contains(&a.get_id().as_str()));
+                assert!(hidden.is_none(), "{}: {hidden:?}", sub.get_name());
+                check(sub, globals);
+            }
+        }
+        let command = Cli::command();
+        let globals: Vec<&str> =
+            command.get_arguments().filter(|a| a.is_global_set()).map(|a| a.get_id().as_str()).collect();
+        assert!(globals.contains(&"repo") && globals.len() > 15);
+        check(&command, &globals);
+    }
+}

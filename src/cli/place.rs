@@ -1,0 +1,120 @@
+//! What SOURCE and TARGET stand for on the command line.
+
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use cuttle::error::io_error;
+use cuttle::rbd::{RbdSpec, SCHEME};
+use cuttle::units::VolumeName;
+use cuttle::{Error, ErrorKind, Result};
+
+/// Where a volume is read from or written to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    Rbd(RbdSpec),
+    /// A file or a block device.
+    File(PathBuf),
+    /// `-`: standard input or output.
+    Stream,
+}
+
+impl Place {
+    pub fn parse(text: &str) -> Result<Self> {
+        match text {
+            "" => Err(Error::invalid("a source or target is empty").help(HELP)),
+            "-" => Ok(Self::Stream),
+            _ if text.starts_with(SCHEME) => text.parse().map(Self::Rbd),
+            path => Ok(Self::File(path.into())),
+        }
+    }
+
+    /// The name of the volume, unless the user gives another.
+    pub fn volume_name(&self) -> Result<VolumeName> {
+        match self {
+            Self::Rbd(spec) => spec.volume_name(),
+            Self::File(path) => {
+                let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| {
+                    Error::invalid(format!("{} has no file name that could name the volume", path.display()))
+                        .help("name it with --volume NAME")
+                })?;
+                name.parse().map_err(|e: Error| e.help("name the volume with --volume NAME"))
+            }
+            Self::Stream => Err(Error::invalid("a volume on standard input has no name")
+                .help("name it with --volume NAME, for example the image's name: --volume vms/db")),
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Rbd(spec) => spec.fmt(f),
+            Self::File(path) => path.display().fmt(f),
+            Self::Stream => f.write_str("-"),
+        }
+    }
+}
+
+const HELP: &str = "expected rbd:[POOL/[NAMESPACE/]]IMAGE[@SNAP], the path of a file or block device, or -";
+
+/// Tells of `rbd:` to who named an image as Ceph's own `rbd` does, and there is no such file.
+pub fn hint_at_rbd(error: Error, path: &Path) -> Error {
+    let text = path.to_string_lossy();
+    match error.kind() == ErrorKind::NotFound && !text.starts_with(['/', '.']) && error.help_text().is_none()
+    {
+        true => error.help(format!("for an RBD image write {SCHEME}{text}")),
+        false => error,
+    }
+}
+
+/// Standard input as a file: without a buffer and a lock of its own.
+pub fn standard_input() -> Result<File> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        return Err(Error::invalid("standard input is a terminal: expected the volume or a diff of it")
+            .help(
+                "for example: rbd export-diff --from-snap A vms/db@B - | cuttle backup - --volume vms/db",
+            ));
+    }
+    let owned = stdin.as_fd().try_clone_to_owned();
+    owned.map(File::from).map_err(|e| io_error("open standard input", e))
+}
+
+/// Standard output as a file; never a terminal.
+pub fn standard_output() -> Result<File> {
+    let stdout = io::stdout();
+    if stdout.is_terminal() {
+        return Err(Error::invalid("standard output is a terminal, and a volume is no text")
+            .help("redirect it: cuttle restore SNAPSHOT - > FILE, or name a file as target"));
+    }
+    let owned = stdout.as_fd().try_clone_to_owned();
+    owned.map(File::from).map_err(|e| io_error("open standard output", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Place;
+
+    #[test]
+    fn places_and_their_volumes() {
+        for (text, volume) in [
+            ("rbd:rbd/vm", Some("rbd/vm")),
+            ("rbd:p/n/vm@s", Some("p/n/vm")),
+            ("/srv/disk.img", Some("disk.img")),
+            ("disk.img", Some("disk.img")),
+            ("./rbd:x", Some("rbd:x")),
+            ("/", None),
+            ("a@b", None),
+            ("-", None),
+        ] {
+            let place = Place::parse(text).expect(text);
+            assert_eq!(place.to_string(), text);
+            assert_eq!(place.volume_name().ok().as_ref().map(|v| v.as_str()), volume, "{text}");
+        }
+        for text in ["", "rbd:", "rbd:a/b/c/d"] {
+            assert!(Place::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `cuttle project`: the projects of a repository.
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use cuttle::Result;
+use cuttle::units::ProjectName;
+
+use super::connect::{refuse_dry_run, repository};
+use super::{Context, Exit};
+
+const EXAMPLES: &str = "\
+A project shares no data with another, not even equal chunks, and has its own keys: give each tenant one.
+
+Examples:
+  cuttle project create tenant-a
+  cuttle --project tenant-a backup rbd:tenant-a/db
+  cuttle project list
+
+JSON: list prints [{\"name\"}], create prints {\"message_type\":\"project_created\",\"name\"}";
+
+/// List and make projects
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the projects
+    List,
+    /// Make a project
+    Create {
+        /// 1 to 63 of a-z, 0-9, '.', '_' and '-'
+        name: ProjectName,
+    },
+}
+
+#[derive(Serialize)]
+struct Listed {
+    name: String,
+}
+
+#[derive(Serialize)]
+struct Created {
+    message_type: &'static str,
+    name: String,
+}
+
+pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
+    let ui = context.ui;
+    match args.command {
+        Command::List => {
+            let mut names = repository(context, false).await?.projects().await?;
+            names.sort();
+            if ui.is_json() {
+                let listed: Vec<_> = names.iter().map(|n| Listed { name: n.to_string() }).collect();
+                ui.print_json(&listed)?;
+            } else {
+                names.iter().try_for_each(|name| ui.print(name.as_str()))?;
+            }
+        }
+        Command::Create { name } => {
+            refuse_dry_run(context, "project create")?;
+            repository(context, false).await?.create_project(&name).await?;
+            if ui.is_json() {
+                ui.print_json(&Created { message_type: "project_created", name: name.to_string() })?;
+            } else if ui.is_talkative() {
+                ui.print(&format!("made project {name}"))?;
+            }
+        }
+    }
+    Ok(Exit::Success)
+}

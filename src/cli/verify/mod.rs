@@ -1,0 +1,168 @@
+//! `cuttle verify`: whether what was backed up can be restored.
+
+mod report;
+
+use std::io::{IsTerminal, stdin};
+use std::sync::Arc;
+
+use cuttle::progress::Progress;
+use cuttle::repo::Project;
+use cuttle::repo::log::SnapshotEntry;
+use cuttle::source::raw_file::RawFile;
+use cuttle::source::rbd::RbdReader;
+use cuttle::source::{FreezeRequest, Frozen, ReadAt, Volume};
+use cuttle::store::Store;
+use cuttle::verify::{self, AgainstReport, INFLIGHT_BYTES_DEFAULT, ScrubOptions, Slice, VerifyOptions};
+use cuttle::{Error, ErrorKind, Result};
+
+use super::bar::Words;
+use super::connect::{self, blocking, store_config};
+use super::place::{Place, hint_at_rbd};
+use super::{Context, Exit, secret};
+
+const READ: Words = Words { unit: "chunk", new: "read", known: "", zero: "" };
+const SCRUBBED: Words = Words { unit: "object", new: "read", known: "", zero: "" };
+const COMPARED: Words = Words { unit: "chunk", new: "", known: "compared", zero: "" };
+
+const EXAMPLES: &str = "\
+Without options it reads all metadata and looks whether every chunk is there, with its right size. --read-data also
+reads, authenticates and re-hashes every chunk, as a restore does; with --slice n/N only an N-th of them.
+
+Examples:
+  cuttle verify                               what every snapshot needs is there
+  cuttle verify vms/db@latest --read-data     one snapshot, every byte
+  cuttle verify --read-data --slice $(( $(date +%-j) % 30 + 1 ))/30     all data, once in thirty nights
+  cuttle verify vms/db --against rbd:vms/db   the newest backup, and the snapshot that it was made from
+  cuttle verify --no-key                      every object against its own checksum, without any key
+
+It goes on after damage, reports all that is hurt, and then ends with exit code 1.
+
+JSON: {\"message_type\":\"summary\",\"mode\":\"verify\",\"ok\",\"hurt\":[{\"volume\",\"sequence\",\"snapshot_id\",\"whole\",
+\"ranges\":[{\"offset_bytes\",\"length_bytes\"}]}],\"damage\":[{\"object\",\"problem\",\"message\",\"hurts\":[…]}],\"project\",\"snapshots\",
+\"chunks\",\"chunks_read\",\"read_bytes\",…,\"ledger\":{…},\"seconds\"}; with --no-key \"mode\":\"no_key\" and \"objects\",\"bytes\";
+with --against \"mode\":\"against\" and \"differing\":[ranges],\"differing_bytes\".";
+
+/// Check that snapshots can be restored
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// What to verify: VOLUME, VOLUME@latest, VOLUME@SEQ, VOLUME@SNAPNAME or an id [default: all of the project]
+    #[arg(value_name = "SNAPSHOT")]
+    snapshots: Vec<String>,
+    /// Read every chunk and check what is in it
+    #[arg(long)]
+    read_data: bool,
+    /// Only the n-th of N parts of the data
+    #[arg(long, value_name = "n/N")]
+    slice: Option<Slice>,
+    /// Compare a snapshot with an image, the snapshot of one, a file or a device
+    #[arg(long, value_name = "rbd:…|PATH", conflicts_with_all = ["read_data", "slice", "no_key"])]
+    against: Option<String>,
+    /// Check each object's own checksum, for which no key is needed
+    #[arg(long, conflicts_with_all = ["read_data", "snapshots"])]
+    no_key: bool,
+}
+
+pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
+    if args.no_key {
+        return scrub(context, args.slice).await;
+    }
+    let against = args.against.as_deref().map(Place::parse).transpose()?;
+    if against.is_some() && args.snapshots.len() != 1 {
+        let found = args.snapshots.len();
+        return Err(Error::invalid(format!("--against compares one SNAPSHOT, {found} are named"))
+            .help("for example: cuttle verify vms/db --against rbd:vms/db"));
+    }
+    let project = connect::project(context, false).await.map_err(|e| tell_of_no_key(context, e))?;
+    if let (Some(place), [snapshot]) = (against, &args.snapshots[..]) {
+        return compare(context, &project, snapshot, place).await;
+    }
+    let options = VerifyOptions {
+        snapshots: args.snapshots,
+        read_data: args.read_data,
+        slice: args.slice,
+        ..VerifyOptions::default()
+    };
+    let bar = context.ui.progress(&format!("project {}", project.name()), READ, false);
+    let progress: Arc<dyn Progress> = bar.clone();
+    let result = verify::run(&project, options, progress, context.cancel.clone()).await;
+    bar.done();
+    let mut found = result?;
+    found.ledger = project.repository().store().ledger();
+    report::verified(context, &found)
+}
+
+/// Who has no key can do something all the same.
+fn tell_of_no_key(context: &Context<'_>, error: Error) -> Error {
+    let asked = secret::source(&context.global.secret).is_ok_and(|source| source.is_prompt());
+    let unasked = error.kind() == ErrorKind::Invalid && error.message().starts_with(secret::NO_PASSWORD);
+    if !asked || !unasked || stdin().is_terminal() {
+        return error;
+    }
+    let help = error.help_text().unwrap_or_default().to_owned();
+    error.help(format!("{help}; without any key, `cuttle verify --no-key` checks every object's checksum"))
+}
+
+async fn scrub(context: &Context<'_>, slice: Option<Slice>) -> Result<Exit> {
+    let store = Store::open(&store_config(context)?)?;
+    let bar = context.ui.progress(store.url(), SCRUBBED, false);
+    let progress: Arc<dyn Progress> = bar.clone();
+    let options = ScrubOptions { slice, ..ScrubOptions::default() };
+    let result = verify::scrub(&store, options, progress, context.cancel.clone()).await;
+    bar.done();
+    report::scrubbed(context, &result?)
+}
+
+async fn compare(context: &Context<'_>, project: &Project, snapshot: &str, place: Place) -> Result<Exit> {
+    let snapshot = project.find_snapshot(snapshot).await?;
+    let other = Other::open(context, &snapshot, &place).await?;
+    let label = format!("{}@{} and {place}", snapshot.volume_name, snapshot.snapshot.sequence);
+    let bar = context.ui.progress(&label, COMPARED, false);
+    let progress: Arc<dyn Progress> = bar.clone();
+    let (reader, cancel) = (Arc::clone(&other.reader), context.cancel.clone());
+    let result = verify::against(project, &snapshot, reader, INFLIGHT_BYTES_DEFAULT, progress, cancel).await;
+    bar.done();
+    let found: AgainstReport = result?;
+    other.check(context, &found).await;
+    report::compared(context, &place, &found, &project.repository().store().ledger())
+}
+
+/// What a snapshot is compared with.
+struct Other {
+    reader: Arc<dyn ReadAt>,
+    /// Of a file, which may change meanwhile.
+    frozen: Option<Arc<dyn Frozen>>,
+}
+
+impl Other {
+    async fn open(context: &Context<'_>, snapshot: &SnapshotEntry, place: &Place) -> Result<Self> {
+        match place.clone() {
+            Place::Stream => {
+                Err(Error::invalid("--against reads anywhere: expected an image, a file or a device"))
+            }
+            Place::Rbd(spec) => {
+                let (cluster, point) = (connect::cluster(context).await?, snapshot.snapshot.point.clone());
+                let open = move || RbdReader::of_snapshot(&cluster, &spec, point.as_ref());
+                let reader: Arc<dyn ReadAt> = Arc::new(blocking(context, open).await?);
+                Ok(Self { reader, frozen: None })
+            }
+            Place::File(path) => {
+                let at = path.clone();
+                let request =
+                    FreezeRequest { own_name: String::new(), own_prefix: String::new(), parent: None };
+                let open = move || RawFile::find(&at)?.freeze(&request);
+                let frozen = blocking(context, open).await.map_err(|e| hint_at_rbd(e, &path))?;
+                let frozen: Arc<dyn Frozen> = frozen.into();
+                Ok(Self { reader: frozen.reader(), frozen: Some(frozen) })
+            }
+        }
+    }
+
+    /// Says so when what was read changed meanwhile, as then a difference means nothing.
+    async fn check(&self, context: &Context<'_>, report: &AgainstReport) {
+        let Some(frozen) = self.frozen.clone().filter(|_| !report.ok()) else { return };
+        if let Err(e) = blocking(context, move || frozen.check()).await {
+            context.ui.warn(&e.to_string());
+        }
+    }
+}

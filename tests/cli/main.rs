@@ -1,0 +1,12 @@
+//! The `cuttle` command as a user runs it, on local repositories and a fake bucket.
+
+mod bench;
+mod help;
+mod isolation;
+mod outcomes;
+mod round_trips;
+mod secrets;
+mod stopping;
+#[path = "../support/mod.rs"]
+mod support;
+mod verify;

@@ -1,0 +1,61 @@
+//! Where test servers go: free ports, and folders for clusters.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use anyhow::{Result, bail};
+
+use super::ceph;
+
+/// The port of the monitor's newer wire protocol lies this much below that of the older.
+pub const MON_PORT_BELOW: u16 = 3000;
+/// Ports in a block given out by [`free_block`].
+pub const BLOCK_PORTS: u16 = 100;
+
+/// The first of a block of free ports, a different one on each call; the port `below` it is free, too.
+///
+/// Blocks lie under the range that outgoing connections take theirs from. Where the search begins depends on this
+/// process, so that two runs at once do not meet.
+pub fn free_block(below: u16) -> Result<u16> {
+    const FIRST: u16 = 12_000;
+    const BLOCKS: u16 = 190;
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let begin = (std::process::id() % u32::from(BLOCKS)) as u16;
+    while GIVEN.load(Ordering::Relaxed) < BLOCKS {
+        let block = (begin + GIVEN.fetch_add(1, Ordering::Relaxed)) % BLOCKS;
+        let first = FIRST + block * BLOCK_PORTS;
+        if free(first - below) && (first..first + BLOCK_PORTS).all(free) {
+            return Ok(first);
+        }
+    }
+    bail!("no {BLOCK_PORTS} free ports in a row")
+}
+
+/// A place for a cluster, without what an interrupted run left there. The same each time for one `name`.
+///
+/// On a memory file system where there is enough memory: commits of a small cluster are then three times faster.
+/// Short, since sockets in it have a limit of 107 bytes.
+pub fn cluster_directory(name: &str) -> Result<PathBuf> {
+    let hash = name.bytes().fold(FNV_OFFSET, |h, b| (h ^ u64::from(b)).wrapping_mul(FNV_PRIME));
+    let short = format!("cuttle-test-{:08x}", hash as u32);
+    let (memory, disk) = (Path::new("/dev/shm").join(&short), std::env::temp_dir().join(&short));
+    ceph::down(&memory)?;
+    ceph::down(&disk)?;
+    let roomy = memory_available_kib().unwrap_or(0) >= MEMORY_FOR_CLUSTERS_KIB;
+    Ok(if roomy && Path::new("/dev/shm").is_dir() { memory } else { disk })
+}
+
+/// The constants of the FNV-1a hash.
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
+/// What clusters and their data may need, with room for building and running the tests.
+const MEMORY_FOR_CLUSTERS_KIB: u64 = 12 << 20;
+
+fn memory_available_kib() -> Option<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
