@@ -17,6 +17,7 @@ pub mod keys;
 pub mod plan;
 pub mod progress;
 pub mod rbd;
+pub(crate) mod reading;
 pub mod repo;
 pub mod restore;
 pub mod sink;

@@ -10,8 +10,8 @@ use crate::cancel::{Cancel, interrupted};
 use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Fetch, Plan};
 use crate::progress::Outcome;
+use crate::reading::budget::{Share, fetch_bytes};
 use crate::restore::Work;
-use crate::restore::budget::{Share, fetch_bytes};
 
 /// Chunks and ranges in flight, however small they are.
 const TASKS_MAX: usize = 256;

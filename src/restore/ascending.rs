@@ -11,10 +11,10 @@ use crate::cancel::{Cancel, interrupted};
 use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Plan};
 use crate::progress::Outcome;
+use crate::reading::budget::{Share, fetch_bytes};
 use crate::repo::chunks::ChunkBuffers;
 use crate::restore::Work;
 use crate::restore::any::pieces;
-use crate::restore::budget::{Share, fetch_bytes};
 
 /// Pieces that may wait for their turn.
 const QUEUE_LEN_MAX: usize = 4096;

@@ -4,13 +4,8 @@
 //! is bounded by [`RestoreOptions::inflight_bytes`], whatever the volume's size: a share is taken before a chunk is
 //! fetched and given back when it is written.
 
-pub(crate) mod any;
+mod any;
 mod ascending;
-pub(crate) mod budget;
-pub(crate) mod local;
-#[cfg(test)]
-mod tests;
-pub(crate) mod windows;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,13 +23,13 @@ use crate::format::CLOSURE_LEN_MAX;
 use crate::format::page::ObjectRef;
 use crate::plan::restore::{Fetch, Plan, Target, Totals, plan as plan_window};
 use crate::progress::{Outcome, Progress, Step};
+use crate::reading::budget::{Budget, Buffers};
+use crate::reading::local::LocalReader;
+use crate::reading::windows::Windows;
 use crate::repo::Project;
 use crate::repo::chunks::ChunkBuffers;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::manifest::Manifest;
-use crate::restore::budget::{Budget, Buffers};
-use crate::restore::local::LocalReader;
-use crate::restore::windows::Windows;
 use crate::sink::{Existing, Order, Sink};
 use crate::source::ReadAt;
 use crate::store::Ledger;
@@ -331,3 +326,6 @@ impl Work {
         self.step(range_bytes.end - range_bytes.start, Outcome::Known);
     }
 }
+
+#[cfg(test)]
+mod tests;

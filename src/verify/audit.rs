@@ -12,9 +12,9 @@ use crate::format::envelope::scrub;
 use crate::format::page::ObjectRef;
 use crate::format::{ObjectName, Page, Record};
 use crate::progress::Progress;
+use crate::reading::budget::{Budget, Buffers};
 use crate::repo::Project;
 use crate::repo::chunks::chunk_object_len_bytes_max;
-use crate::restore::budget::{Budget, Buffers};
 use crate::verify::report::{Flaw, Looked, looked};
 
 /// Everything is read from the store, never from the cache: what stands in the store is the question.

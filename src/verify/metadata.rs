@@ -6,21 +6,21 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::codec;
 use crate::cpu;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::{BeginRecord, DoneRecord, SealRecord};
 use crate::format::names::{gc_prefix, keys_prefix, volumes_prefix};
 use crate::format::page::Page;
-use crate::format::record::{
-    EndRecord, ForgetRecord, KeySlotRecord, NoteRecord, OpenRecord, Outcome, VolumeRecord,
-};
+use crate::format::record::{EndRecord, KeySlotRecord, Outcome, VolumeRecord};
 use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName, Record};
-use crate::repo::log::{LogEntry, VolumeLog};
+use crate::repo::log::LogEntry;
 use crate::units::{ChunkId, Generation, Geometry, Sequence, SnapshotId, VolumeNumber};
 use crate::verify::audit::Audit;
+use crate::verify::logs::{Finding, LogAudit, VolumeInfo};
 use crate::verify::report::{Findings, Flaw, Hurt, Looked, Problem, looked};
 
-/// Logs read at once, and records of a log.
+/// Logs read at once.
 const LOGS_INFLIGHT_MAX: usize = 4;
+/// Other records read at once.
 const RECORDS_INFLIGHT_MAX: usize = 16;
 /// Refs of root pages that are kept from the first look on (about 80 MiB); others are read again when needed.
 const ROOT_REFS_KEPT_MAX: usize = 1 << 20;
@@ -35,7 +35,7 @@ pub(crate) struct Subject {
     pub(crate) generation: Generation,
     pub(crate) geometry: Geometry,
     /// `None` where it is read again.
-    root: Option<Arc<Page>>,
+    pub(crate) root: Option<Arc<Page>>,
 }
 
 /// What the metadata tells.
@@ -46,9 +46,6 @@ pub(crate) struct Metadata {
     pub(crate) unfinished: u64,
     root_refs: usize,
 }
-
-/// A flaw, the object it is of, and the snapshot that is lost by it.
-type Finding = (String, Flaw, Option<Hurt>);
 
 impl Subject {
     pub(crate) fn hurt(&self) -> Hurt {
@@ -70,9 +67,7 @@ impl Subject {
         let end: EndRecord = audit.project.read_known_record(&name).await?;
         match end.outcome {
             Outcome::Committed(snapshot) => snapshot.root_page().map(Arc::new),
-            Outcome::Aborted { .. } => {
-                Err(crate::Error::corrupt(format!("{name} changed while it was read")))
-            }
+            Outcome::Aborted { .. } => Err(Error::corrupt(format!("{name} changed while it was read"))),
         }
     }
 }
@@ -152,29 +147,6 @@ impl Metadata {
     }
 }
 
-struct VolumeInfo {
-    number: VolumeNumber,
-    name: Arc<str>,
-}
-
-/// What was found in a log, or for one sequence of it.
-#[derive(Default)]
-struct LogAudit {
-    subjects: Vec<Subject>,
-    findings: Vec<Finding>,
-    unfinished: u64,
-}
-
-impl LogAudit {
-    fn flaw(&mut self, name: &ObjectName, flaw: Flaw) {
-        self.findings.push((name.to_string(), flaw, None));
-    }
-
-    fn note<T>(&mut self, name: &ObjectName, found: std::result::Result<T, Flaw>) -> Option<T> {
-        found.map_err(|flaw| self.flaw(name, flaw)).ok()
-    }
-}
-
 impl Audit {
     /// The repository and project records, the keys, and the prune rounds.
     async fn common(&self) -> Result<Vec<Finding>> {
@@ -187,7 +159,7 @@ impl Audit {
         }
         let looked = stream::iter(names).map(|name| async move {
             let found = self.common_object(&name).await?;
-            Ok::<_, crate::Error>(found.err().map(|flaw| (name.to_string(), flaw, None)))
+            Ok::<_, Error>(found.err().map(|flaw| (name.to_string(), flaw, None)))
         });
         looked.buffered(RECORDS_INFLIGHT_MAX).try_filter_map(|found| async { Ok(found) }).try_collect().await
     }
@@ -238,7 +210,7 @@ impl Audit {
                 codec::open(project.place(&name), &bytes, None, GC_PART_LEN_BYTES_MAX, &mut plain)?;
                 match project.identify_page(&plain) == id {
                     true => Ok(()),
-                    false => Err(crate::Error::corrupt("its content has another id")),
+                    false => Err(Error::corrupt("its content has another id")),
                 }
             })
             .await,
@@ -289,136 +261,4 @@ impl Audit {
         }
         Ok(volumes)
     }
-
-    async fn volume(&self, number: VolumeNumber, name: Arc<str>) -> Result<LogAudit> {
-        self.cancel.check()?;
-        let volume = VolumeInfo { number, name };
-        let mut out = LogAudit::default();
-        let log = self.volume_log(&volume, &mut out).await?;
-        let all = stream::iter(log.entries)
-            .map(|(sequence, entry)| {
-                let volume = &volume;
-                async move { self.sequence(volume, sequence, &entry).await }
-            })
-            .buffered(RECORDS_INFLIGHT_MAX);
-        tokio::pin!(all);
-        while let Some(one) = all.try_next().await? {
-            out.subjects.extend(one.subjects);
-            out.findings.extend(one.findings);
-            out.unfinished += one.unfinished;
-        }
-        Ok(out)
-    }
-
-    async fn volume_log(&self, volume: &VolumeInfo, out: &mut LogAudit) -> Result<VolumeLog> {
-        let project = &self.project;
-        let name = |s| ObjectName::Open(project.name().clone(), volume.number, s);
-        let memory = &project.repository().memory;
-        let expected = memory.sequence(project.name(), volume.number);
-        let log = project.listed_log(volume.number).await?;
-        let log = project.confirm_log(volume.number, log).await?;
-        if log.last() < expected {
-            let error = memory.log_went_back(project.name(), volume.number, log.last(), expected);
-            out.flaw(&name(log.last()), Flaw { problem: Problem::WentBack, message: error.to_string() });
-        }
-        memory.saw_sequence(project.name(), volume.number, log.last());
-        for sequence in log.gaps() {
-            let message = format!("{} exists, so this must", log.last());
-            out.flaw(&name(sequence), Flaw { problem: Problem::Gap, message });
-        }
-        Ok(log)
-    }
-
-    /// All records of one sequence.
-    async fn sequence(&self, volume: &VolumeInfo, sequence: Sequence, entry: &LogEntry) -> Result<LogAudit> {
-        let (p, n) = (self.project.name().clone(), volume.number);
-        let mut out = LogAudit::default();
-        let mut ids: Vec<(ObjectName, SnapshotId)> = Vec::new();
-        if entry.opened_unix_ms.is_some() {
-            let name = ObjectName::Open(p.clone(), n, sequence);
-            if let Some(open) = out.note(&name, self.record::<OpenRecord>(&name).await?) {
-                ids.push((name, open.snapshot_id));
-            }
-        }
-        let mut forgotten = entry.forgotten;
-        if forgotten {
-            let name = ObjectName::Forget(p.clone(), n, sequence);
-            if let Some(forget) = out.note(&name, self.record::<ForgetRecord>(&name).await?) {
-                ids.push((name, forget.snapshot_id));
-            }
-        }
-        for k in 1..=entry.notes {
-            let name = ObjectName::Note(p.clone(), n, sequence, k);
-            out.note(&name, self.record::<NoteRecord>(&name).await?);
-        }
-        let name = ObjectName::End(p, n, sequence);
-        let end = match self.record::<EndRecord>(&name).await? {
-            Ok(end) => Some(end),
-            // Prune may have removed the outcome of what is forgotten.
-            Err(flaw) if flaw.problem == Problem::Missing && (forgotten || entry.ended_unix_ms.is_none()) => {
-                out.unfinished += u64::from(!forgotten);
-                forgotten = true;
-                None
-            }
-            Err(flaw) => {
-                let hurt = (!forgotten).then(|| whole(volume, sequence));
-                out.findings.push((name.to_string(), flaw, hurt));
-                None
-            }
-        };
-        if let Some(end) = end {
-            ids.push((name.clone(), end.snapshot_id));
-            if let (false, Outcome::Committed(snapshot)) = (forgotten, end.outcome) {
-                match subject(self, volume, sequence, end.snapshot_id, &snapshot) {
-                    Ok(subject) => out.subjects.push(subject),
-                    Err(e) => {
-                        let hurt = Some(whole(volume, sequence));
-                        out.findings.push((name.to_string(), Flaw::of(e)?, hurt));
-                    }
-                }
-            }
-        }
-        if let Some((first, id)) = ids.first().cloned() {
-            for (name, other) in ids.iter().filter(|(_, other)| *other != id) {
-                out.flaw(name, Flaw::damaged(format!("it is of snapshot {other}, {first} of {id}")));
-            }
-        }
-        Ok(out)
-    }
-}
-
-fn whole(volume: &VolumeInfo, sequence: Sequence) -> Hurt {
-    Hurt {
-        volume: volume.name.to_string(),
-        sequence: sequence.0,
-        snapshot_id: String::new(),
-        whole: true,
-        ranges: Vec::new(),
-    }
-}
-
-fn subject(
-    audit: &Audit,
-    volume: &VolumeInfo,
-    sequence: Sequence,
-    snapshot_id: SnapshotId,
-    snapshot: &crate::format::record::Snapshot,
-) -> Result<Subject> {
-    let found = (snapshot.volume, snapshot.sequence, snapshot.chunk_size_bytes);
-    let expected = (volume.number, sequence, audit.project.chunk_size_bytes());
-    if found != expected {
-        return Err(crate::Error::corrupt(format!(
-            "it holds snapshot {} of volume {} with chunks of {} bytes, expected {} of {} with {}",
-            found.1, found.0, found.2, expected.1, expected.0, expected.2
-        )));
-    }
-    Ok(Subject {
-        volume: volume.number,
-        volume_name: Arc::clone(&volume.name),
-        sequence,
-        snapshot_id,
-        generation: snapshot.generation,
-        geometry: snapshot.geometry()?,
-        root: Some(Arc::new(snapshot.root_page()?)),
-    })
 }

@@ -8,14 +8,13 @@ mod against;
 mod audit;
 mod data;
 mod hurt;
+mod logs;
 mod metadata;
 mod pages;
 mod present;
 mod report;
 mod scrub;
 mod slice;
-#[cfg(test)]
-mod tests;
 mod wanted;
 
 use std::sync::Arc;
@@ -25,8 +24,8 @@ use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::format::page::{ObjectRef, PageRef};
 use crate::progress::Progress;
+use crate::reading::budget::{Budget, Buffers};
 use crate::repo::Project;
-use crate::restore::budget::{Budget, Buffers};
 use crate::units::{ChunkId, ChunkIndex, Generation, Geometry};
 use crate::verify::audit::Audit;
 use crate::verify::metadata::Metadata;
@@ -210,3 +209,6 @@ fn in_slice_id(slice: Option<Slice>, root: &ObjectRef) -> bool {
 fn len_bytes(geometry: Geometry, first: ChunkIndex, at: usize) -> u32 {
     geometry.chunk_len_bytes(ChunkIndex(first.0 + at as u64))
 }
+
+#[cfg(test)]
+mod tests;

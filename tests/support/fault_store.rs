@@ -84,6 +84,7 @@ struct State {
     stuck_at: Option<(usize, Fault)>,
     stuck: Option<(Op, Fault)>,
     always: Option<Fault>,
+    always_for: Vec<(Matcher, Fault)>,
     /// State of the generator, and how many operations there are to one fault.
     random: Option<(u64, u64)>,
     /// Keys that listings do not show.
@@ -133,6 +134,11 @@ impl FaultStore {
     /// Fails every operation.
     pub fn fail_always(&self, fault: Option<Fault>) {
         self.lock().always = fault;
+    }
+
+    /// Fails every operation that matches.
+    pub fn fail_always_for(&self, matches: impl Fn(&Op) -> bool + Send + 'static, fault: Fault) {
+        self.lock().always_for.push((Box::new(matches), fault));
     }
 
     /// Fails about one in `one_in` operations, each with one of [`FAULTS`], both chosen by the seed.
@@ -191,6 +197,9 @@ impl State {
     fn fault(&mut self, k: usize, op: &Op) -> Option<Fault> {
         if self.always.is_some() {
             return self.always;
+        }
+        if let Some((_, fault)) = self.always_for.iter().find(|(matches, _)| matches(op)) {
+            return Some(*fault);
         }
         if let Some(fault) = self.at.remove(&k) {
             return Some(fault);

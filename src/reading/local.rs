@@ -10,8 +10,8 @@ use crate::codec::is_zero;
 use crate::cpu;
 use crate::error::{Context, Error, Result};
 use crate::plan::restore::{Local, Window};
+use crate::reading::budget::{Budget, Buffers};
 use crate::repo::Project;
-use crate::restore::budget::{Budget, Buffers};
 use crate::source::ReadAt;
 use crate::units::ChunkIndex;
 

@@ -1,0 +1,184 @@
+//! One volume's log: every record of every sequence.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::error::{Error, Result};
+use crate::format::ObjectName;
+use crate::format::record::{EndRecord, ForgetRecord, NoteRecord, OpenRecord, Outcome, Snapshot};
+use crate::repo::log::{LogEntry, VolumeLog};
+use crate::units::{Sequence, SnapshotId, VolumeNumber};
+use crate::verify::audit::Audit;
+use crate::verify::metadata::Subject;
+use crate::verify::report::{Flaw, Hurt, Problem};
+
+/// Records of a log read at once.
+const RECORDS_INFLIGHT_MAX: usize = 16;
+
+/// A flaw, the object it is of, and the snapshot that is lost by it.
+pub(crate) type Finding = (String, Flaw, Option<Hurt>);
+
+/// A volume as findings name it.
+pub(crate) struct VolumeInfo {
+    pub(crate) number: VolumeNumber,
+    pub(crate) name: Arc<str>,
+}
+
+/// What was found in a log, or for one sequence of it.
+#[derive(Default)]
+pub(crate) struct LogAudit {
+    pub(crate) subjects: Vec<Subject>,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) unfinished: u64,
+}
+
+impl LogAudit {
+    fn flaw(&mut self, name: &ObjectName, flaw: Flaw) {
+        self.findings.push((name.to_string(), flaw, None));
+    }
+
+    fn note<T>(&mut self, name: &ObjectName, found: std::result::Result<T, Flaw>) -> Option<T> {
+        found.map_err(|flaw| self.flaw(name, flaw)).ok()
+    }
+}
+
+impl Audit {
+    /// Reads a volume's whole log.
+    pub(crate) async fn volume(&self, number: VolumeNumber, name: Arc<str>) -> Result<LogAudit> {
+        self.cancel.check()?;
+        let volume = VolumeInfo { number, name };
+        let mut out = LogAudit::default();
+        let log = self.volume_log(&volume, &mut out).await?;
+        let all = stream::iter(log.entries)
+            .map(|(sequence, entry)| {
+                let volume = &volume;
+                async move { self.sequence(volume, sequence, &entry).await }
+            })
+            .buffered(RECORDS_INFLIGHT_MAX);
+        tokio::pin!(all);
+        while let Some(one) = all.try_next().await? {
+            out.subjects.extend(one.subjects);
+            out.findings.extend(one.findings);
+            out.unfinished += one.unfinished;
+        }
+        Ok(out)
+    }
+
+    async fn volume_log(&self, volume: &VolumeInfo, out: &mut LogAudit) -> Result<VolumeLog> {
+        let project = &self.project;
+        let name = |s| ObjectName::Open(project.name().clone(), volume.number, s);
+        let memory = &project.repository().memory;
+        let expected = memory.sequence(project.name(), volume.number);
+        let log = project.listed_log(volume.number).await?;
+        let log = project.confirm_log(volume.number, log).await?;
+        if log.last() < expected {
+            let error = memory.log_went_back(project.name(), volume.number, log.last(), expected);
+            out.flaw(&name(log.last()), Flaw { problem: Problem::WentBack, message: error.to_string() });
+        }
+        memory.saw_sequence(project.name(), volume.number, log.last());
+        for sequence in log.gaps() {
+            let message = format!("{} exists, so this must", log.last());
+            out.flaw(&name(sequence), Flaw { problem: Problem::Gap, message });
+        }
+        Ok(log)
+    }
+
+    /// All records of one sequence.
+    pub(crate) async fn sequence(
+        &self,
+        volume: &VolumeInfo,
+        sequence: Sequence,
+        entry: &LogEntry,
+    ) -> Result<LogAudit> {
+        let (p, n) = (self.project.name().clone(), volume.number);
+        let mut out = LogAudit::default();
+        let mut ids: Vec<(ObjectName, SnapshotId)> = Vec::new();
+        if entry.opened_unix_ms.is_some() {
+            let name = ObjectName::Open(p.clone(), n, sequence);
+            if let Some(open) = out.note(&name, self.record::<OpenRecord>(&name).await?) {
+                ids.push((name, open.snapshot_id));
+            }
+        }
+        let mut forgotten = entry.forgotten;
+        if forgotten {
+            let name = ObjectName::Forget(p.clone(), n, sequence);
+            if let Some(forget) = out.note(&name, self.record::<ForgetRecord>(&name).await?) {
+                ids.push((name, forget.snapshot_id));
+            }
+        }
+        for k in 1..=entry.notes {
+            let name = ObjectName::Note(p.clone(), n, sequence, k);
+            out.note(&name, self.record::<NoteRecord>(&name).await?);
+        }
+        let name = ObjectName::End(p, n, sequence);
+        let end = match self.record::<EndRecord>(&name).await? {
+            Ok(end) => Some(end),
+            // Prune may have removed the outcome of what is forgotten.
+            Err(flaw) if flaw.problem == Problem::Missing && (forgotten || entry.ended_unix_ms.is_none()) => {
+                out.unfinished += u64::from(!forgotten);
+                forgotten = true;
+                None
+            }
+            Err(flaw) => {
+                let hurt = (!forgotten).then(|| whole(volume, sequence));
+                out.findings.push((name.to_string(), flaw, hurt));
+                None
+            }
+        };
+        if let Some(end) = end {
+            ids.push((name.clone(), end.snapshot_id));
+            if let (false, Outcome::Committed(snapshot)) = (forgotten, end.outcome) {
+                match subject(self, volume, sequence, end.snapshot_id, &snapshot) {
+                    Ok(subject) => out.subjects.push(subject),
+                    Err(e) => {
+                        let hurt = Some(whole(volume, sequence));
+                        out.findings.push((name.to_string(), Flaw::of(e)?, hurt));
+                    }
+                }
+            }
+        }
+        if let Some((first, id)) = ids.first().cloned() {
+            for (name, other) in ids.iter().filter(|(_, other)| *other != id) {
+                out.flaw(name, Flaw::damaged(format!("it is of snapshot {other}, {first} of {id}")));
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn whole(volume: &VolumeInfo, sequence: Sequence) -> Hurt {
+    Hurt {
+        volume: volume.name.to_string(),
+        sequence: sequence.0,
+        snapshot_id: String::new(),
+        whole: true,
+        ranges: Vec::new(),
+    }
+}
+
+fn subject(
+    audit: &Audit,
+    volume: &VolumeInfo,
+    sequence: Sequence,
+    snapshot_id: SnapshotId,
+    snapshot: &Snapshot,
+) -> Result<Subject> {
+    let found = (snapshot.volume, snapshot.sequence, snapshot.chunk_size_bytes);
+    let expected = (volume.number, sequence, audit.project.chunk_size_bytes());
+    if found != expected {
+        return Err(Error::corrupt(format!(
+            "it holds snapshot {} of volume {} with chunks of {} bytes, expected {} of {} with {}",
+            found.1, found.0, found.2, expected.1, expected.0, expected.2
+        )));
+    }
+    Ok(Subject {
+        volume: volume.number,
+        volume_name: Arc::clone(&volume.name),
+        sequence,
+        snapshot_id,
+        generation: snapshot.generation,
+        geometry: snapshot.geometry()?,
+        root: Some(Arc::new(snapshot.root_page()?)),
+    })
+}
