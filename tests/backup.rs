@@ -5,15 +5,12 @@ mod support;
 use std::sync::Arc;
 
 use cuttle::ErrorKind;
-use cuttle::backup::{self, Input};
-use cuttle::cancel::Cancel;
-use cuttle::diff::Limits as StreamLimits;
-use cuttle::progress::Silent;
-use cuttle::source::StreamSource;
-use cuttle::source::diff_stream;
+use cuttle::backup;
 use object_store::ObjectStore;
 use support::Numbers;
-use support::repo::{CHUNK, MemoryVolume, back_up, in_memory, latest, options, read_back, reopen};
+use support::repo::{
+    CHUNK, MemoryVolume, back_up, back_up_stream, diff_v1, in_memory, latest, options, read_back, reopen,
+};
 
 fn filled(len: usize, seed: u64) -> Vec<u8> {
     Numbers::new(seed).bytes(len)
@@ -218,9 +215,7 @@ async fn wrong_secrets_open_nothing() {
 }
 
 async fn stream(project: &cuttle::repo::Project, bytes: Vec<u8>) -> cuttle::Result<backup::BackupReport> {
-    let source: Box<dyn StreamSource> =
-        diff_stream::open(std::io::Cursor::new(bytes), StreamLimits::default())?;
-    backup::run(project, Input::Stream(source), &options("s"), Arc::new(Silent), Cancel::never()).await
+    back_up_stream(project, bytes, &options("s")).await
 }
 
 #[tokio::test]
@@ -238,27 +233,6 @@ async fn raw_streams_come_back() {
     stream(&project, content.clone()).await.expect("backed up");
     let report = stream(&project, content).await.expect("backed up");
     assert_eq!(report.stats.new_chunks, 0, "the same stream again uploads nothing");
-}
-
-/// An `rbd diff v1` stream, written by hand.
-fn diff_v1(from: Option<&str>, to: &str, size: u64, extents: &[(u64, Vec<u8>)]) -> Vec<u8> {
-    let name = |tag: u8, s: &str| [&[tag][..], &(s.len() as u32).to_le_bytes(), s.as_bytes()].concat();
-    let mut out = b"rbd diff v1\n".to_vec();
-    out.extend(from.map(|f| name(b'f', f)).unwrap_or_default());
-    out.extend(name(b't', to));
-    out.push(b's');
-    out.extend(size.to_le_bytes());
-    for (offset, data) in extents {
-        let zero = data.iter().all(|b| *b == 0);
-        out.push(if zero { b'z' } else { b'w' });
-        out.extend(offset.to_le_bytes());
-        out.extend((data.len() as u64).to_le_bytes());
-        if !zero {
-            out.extend(data);
-        }
-    }
-    out.push(b'e');
-    out
 }
 
 #[tokio::test]

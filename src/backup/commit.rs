@@ -50,7 +50,7 @@ impl Job<'_> {
         };
         self.cancel.check()?;
         match session.commit(snapshot).await.context("commit the backup")? {
-            Committed::Done => Ok(BackupReport {
+            Committed::Done | Committed::Before => Ok(BackupReport {
                 volume: session.volume.name.clone(),
                 sequence: Some(session.sequence.0),
                 snapshot_id: Some(session.snapshot_id.to_string()),

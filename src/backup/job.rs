@@ -60,13 +60,19 @@ impl Job<'_> {
         let volume = self.project.ensure_volume(&self.options.volume, &self.identity).await?;
         let session = Session::register(self.project, &volume).await?;
         let result = self.registered(&session, input).await;
-        if let Err(error) = &result {
-            // The outcome is settled in any case: if not here, then by the next backup of this host, or by prune.
-            if let Err(e) = session.abort(&error.to_string()).await {
+        let Err(error) = result else { return result };
+        // The outcome is settled in any case: if not here, then by the next backup of this host, or by prune.
+        match session.abort(&error.to_string()).await {
+            Ok(false) => Err(error),
+            Ok(true) => Err(error.help(format!(
+                "backup {} was committed all the same and can be restored; the next one goes on from it",
+                session.sequence
+            ))),
+            Err(e) => {
                 self.note(format!("backup {} could not be marked as aborted: {e}", session.sequence));
+                Err(error)
             }
         }
-        result
     }
 
     pub(super) async fn registered(&mut self, session: &Session, input: Input) -> Result<BackupReport> {

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::backup::assemble::{Assembler, Item};
 use crate::backup::encode::{Before, Encoded, Encoder};
 use crate::backup::pipeline::{Budget, ItemSender, collect, spawn_thread};
-use crate::cancel::Cancel;
+use crate::cancel::{Cancel, interrupted};
 use crate::chunker::Span;
 use crate::error::{Context, Result};
 use crate::format::gc::Condemned;
@@ -15,8 +15,6 @@ use crate::repo::manifest::Manifest;
 use crate::source::ReadAt;
 use crate::units::{ChunkIndex, Geometry};
 
-/// Threads that read the source. A cluster answers many requests at once; a disk is served by fewer.
-const READERS: usize = 6;
 /// Chunks planned ahead of the readers.
 const WORK_AHEAD_MAX: usize = 64;
 const FANOUT: u64 = 1024;
@@ -70,8 +68,12 @@ pub async fn run(
     let (items_tx, mut items) = mpsc::unbounded_channel();
     let (work_tx, work_rx) = mpsc::channel(WORK_AHEAD_MAX);
     let work_rx = Arc::new(Mutex::new(work_rx));
-    for n in 0..READERS {
+    let readers = plan.reader.reads_inflight();
+    // What is read waits for a CPU thread in few buffers, used again while the processor's cache still holds them.
+    let slots = Arc::new(Semaphore::new(readers + rayon::current_num_threads()));
+    for n in 0..readers {
         let reader = Reader {
+            slots: Arc::clone(&slots),
             plan: Arc::clone(&plan),
             encoder: Arc::clone(&encoder),
             budget: Arc::clone(&budget),
@@ -160,6 +162,7 @@ fn send_zeros(plan: &VolumePlan, first: u64, end: u64, items: &ItemSender) {
 }
 
 struct Reader {
+    slots: Arc<Semaphore>,
     plan: Arc<VolumePlan>,
     encoder: Arc<Encoder>,
     budget: Arc<Budget>,
@@ -184,6 +187,8 @@ impl Reader {
 
     fn read(&self, work: Work) -> Result<()> {
         let permit = self.budget.acquire(&self.runtime, 1)?;
+        let slot =
+            self.runtime.block_on(Arc::clone(&self.slots).acquire_owned()).map_err(|_| interrupted())?;
         let geometry = self.plan.geometry;
         let len_bytes = geometry.chunk_len_bytes(work.index);
         let mut plain = self.budget.buffer(len_bytes);
@@ -198,6 +203,7 @@ impl Reader {
             let Work { index, before, sample } = work;
             let encoded = encoder.encode(&plain, before.as_ref());
             budget.give_back(plain);
+            drop(slot);
             let item =
                 encoded.map(|encoded| Item { index, len_bytes, encoded, permit: Some(permit), sample });
             // The assembler is gone only when the backup failed already.

@@ -69,8 +69,17 @@ impl VolumeLog {
 impl Project {
     /// Lists a volume's log. The tail is what the listing showed: see [`Project::confirmed_log`].
     pub(crate) async fn log(&self, volume: VolumeNumber) -> Result<VolumeLog> {
+        let memory = &self.repository().memory;
+        let expected = memory.sequence(self.name(), volume);
         let log = self.listed_log(volume).await?;
-        self.repository().memory.saw_sequence(self.name(), volume, log.last())?;
+        if log.last() < expected {
+            // A listing may be short; the object itself tells.
+            let open = ObjectName::Open(self.name().clone(), volume, expected);
+            if self.repository().store.head(&open.to_string()).await?.is_none() {
+                return Err(memory.log_went_back(self.name(), volume, log.last(), expected));
+            }
+        }
+        memory.saw_sequence(self.name(), volume, log.last());
         Ok(log)
     }
 

@@ -34,6 +34,38 @@ struct SeenProject {
     sequences: BTreeMap<u32, u32>,
 }
 
+impl Seen {
+    /// Takes over what another process saw of the same repository.
+    fn merge(&mut self, other: Self) {
+        if self.repo_id != other.repo_id {
+            return;
+        }
+        for (name, theirs) in other.projects {
+            let ours = self.projects.entry(name).or_default();
+            ours.generation = ours.generation.max(theirs.generation);
+            for (volume, sequence) in theirs.sequences {
+                let known = ours.sequences.entry(volume).or_default();
+                *known = sequence.max(*known);
+            }
+        }
+    }
+}
+
+/// Reads a memory file; `None` where there is none.
+fn read(path: &Path) -> Result<Option<Seen>> {
+    let unreadable = |why: String| {
+        Error::invalid(format!("{} cannot be read: {why}", path.display())).help(
+            "it holds what this host remembers of the repository; remove it to begin anew, if you trust the repository",
+        )
+    };
+    let Ok(meta) = fs::metadata(path) else { return Ok(None) };
+    if meta.len() > FILE_LEN_BYTES_MAX {
+        return Err(unreadable(format!("{} bytes, at most {FILE_LEN_BYTES_MAX}", meta.len())));
+    }
+    let text = fs::read(path).map_err(|e| io_error(format!("read {}", path.display()), e))?;
+    serde_json::from_slice(&text).map(Some).map_err(|e| unreadable(e.to_string()))
+}
+
 /// The memory of one repository, by its URL.
 pub struct Memory {
     path: Option<PathBuf>,
@@ -46,19 +78,8 @@ impl Memory {
         let file = format!("{}.json", hex(&blake3::hash(url.as_bytes()).as_bytes()[..16]));
         let path = dir.map(|d| d.join(file));
         let mut seen = Seen { url: url.to_owned(), ..Seen::default() };
-        if let Some(path) = &path
-            && let Ok(meta) = fs::metadata(path)
-        {
-            let unreadable = |why: String| {
-                Error::invalid(format!("{} cannot be read: {why}", path.display())).help(
-                    "it holds what this host remembers of the repository; remove it to begin anew, if you trust the repository",
-                )
-            };
-            if meta.len() > FILE_LEN_BYTES_MAX {
-                return Err(unreadable(format!("{} bytes, at most {FILE_LEN_BYTES_MAX}", meta.len())));
-            }
-            let text = fs::read(path).map_err(|e| io_error(format!("read {}", path.display()), e))?;
-            seen = serde_json::from_slice(&text).map_err(|e| unreadable(e.to_string()))?;
+        if let Some(saved) = path.as_deref().map_or(Ok(None), read)? {
+            seen = saved;
         }
         Ok(Self { path, seen: Mutex::new((seen, false)) })
     }
@@ -128,42 +149,59 @@ impl Memory {
         self.update(|seen| seen.key_slot = Some(format!("{slot:016x}")));
     }
 
-    /// Checks and remembers a project's generation.
-    pub(super) fn saw_generation(&self, project: &ProjectName, generation: Generation) -> Result<()> {
-        let known = self.lock().0.projects.get(project.as_str()).map_or(0, |p| p.generation);
-        if generation.0 < known {
-            return Err(self.went_back(format!(
-                "project {project} is at generation {generation}, expected at least {known}"
-            )));
-        }
-        self.update(|seen| seen.projects.entry(project.to_string()).or_default().generation = generation.0);
-        Ok(())
+    /// The generation that a project had reached when it was last looked at. Asked before a request, so that what other
+    /// clients do meanwhile is not held against its answer.
+    pub(super) fn generation(&self, project: &ProjectName) -> Generation {
+        Generation(self.lock().0.projects.get(project.as_str()).map_or(0, |p| p.generation))
     }
 
-    /// Checks and remembers the highest sequence of a volume's log.
-    pub(crate) fn saw_sequence(
+    /// Remembers a project's generation, which must not lie below `expected`.
+    pub(super) fn saw_generation(
         &self,
         project: &ProjectName,
-        volume: VolumeNumber,
-        sequence: Sequence,
+        found: Generation,
+        expected: Generation,
     ) -> Result<()> {
-        let known = self
-            .lock()
-            .0
-            .projects
-            .get(project.as_str())
-            .and_then(|p| p.sequences.get(&volume.0).copied())
-            .unwrap_or(0);
-        if sequence.0 < known {
+        if found < expected {
             return Err(self.went_back(format!(
-                "the log of volume {volume} in project {project} ends at {sequence}, expected at least {known}"
+                "project {project} is at generation {found}, expected at least {expected}"
             )));
         }
         self.update(|seen| {
-            let project = seen.projects.entry(project.to_string()).or_default();
-            project.sequences.insert(volume.0, sequence.0);
+            let known = &mut seen.projects.entry(project.to_string()).or_default().generation;
+            *known = found.0.max(*known);
         });
         Ok(())
+    }
+
+    /// The highest sequence that a volume's log was seen to have; asked before a request, as
+    /// [`generation`](Self::generation) is.
+    pub(crate) fn sequence(&self, project: &ProjectName, volume: VolumeNumber) -> Sequence {
+        let guard = self.lock();
+        let known = guard.0.projects.get(project.as_str()).and_then(|p| p.sequences.get(&volume.0));
+        Sequence(known.copied().unwrap_or(0))
+    }
+
+    /// A volume's log ends below what it was seen to have.
+    pub(crate) fn log_went_back(
+        &self,
+        project: &ProjectName,
+        volume: VolumeNumber,
+        found: Sequence,
+        expected: Sequence,
+    ) -> Error {
+        self.went_back(format!(
+            "the log of volume {volume} in project {project} ends at {found}, expected at least {expected}"
+        ))
+    }
+
+    /// Remembers that a volume's log has a sequence.
+    pub(crate) fn saw_sequence(&self, project: &ProjectName, volume: VolumeNumber, sequence: Sequence) {
+        self.update(|seen| {
+            let project = seen.projects.entry(project.to_string()).or_default();
+            let known = project.sequences.entry(volume.0).or_default();
+            *known = sequence.0.max(*known);
+        });
     }
 
     /// Writes what changed, atomically.
@@ -172,6 +210,10 @@ impl Memory {
         let Some(path) = self.path.as_ref().filter(|_| guard.1) else { return Ok(()) };
         let doing = || format!("write {}", path.display());
         let parent = path.parent().ok_or_else(|| Error::internal("a memory file without a directory"))?;
+        // Another process may have seen more meanwhile.
+        if let Ok(Some(saved)) = read(path) {
+            guard.0.merge(saved);
+        }
         let text = serde_json::to_vec_pretty(&guard.0)
             .map_err(|e| Error::internal("the memory could not be encoded").caused_by(e))?;
         fs::create_dir_all(parent)

@@ -167,8 +167,10 @@ impl Project {
         Ok(record)
     }
 
-    /// The newest generation and the rounds that are not over (repo-format.md §8.1, steps 1 and 3).
+    /// The newest generation and the rounds that are not over, as a listing shows them (repo-format.md §8.1, step 1).
     pub async fn gc_state(&self) -> Result<GcState> {
+        let memory = &self.repository().memory;
+        let expected = memory.generation(self.name());
         let mut state = GcState { generation: Generation(0), unfinished: Vec::new() };
         let mut done = Vec::new();
         for info in self.repository().store.list(&gc_prefix(self.name()), None).await? {
@@ -182,8 +184,24 @@ impl Project {
             }
         }
         state.unfinished.retain(|g| !done.contains(g));
-        self.repository().memory.saw_generation(self.name(), state.generation)?;
+        memory.saw_generation(self.name(), state.generation, expected)?;
         Ok(state)
+    }
+
+    /// As [`gc_state`](Self::gc_state), confirmed by a request that must find nothing: a short listing never hides a
+    /// round (§8.1, step 3).
+    pub async fn confirmed_gc_state(&self) -> Result<GcState> {
+        let mut state = self.gc_state().await?;
+        loop {
+            let next = Generation(state.generation.0.saturating_add(1));
+            let begin = ObjectName::GcBegin(self.name().clone(), next);
+            if next == state.generation || self.repository().store.head(&begin.to_string()).await?.is_none() {
+                return Ok(state);
+            }
+            // Whether it is over does not matter: what it condemned is written anew, which costs no more than uploads.
+            state.generation = next;
+            state.unfinished.push(next);
+        }
     }
 
     /// What the rounds under way may delete.

@@ -34,6 +34,8 @@ pub struct Session {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Committed {
     Done,
+    /// The session was to be aborted, but its own commit had landed.
+    Before,
     /// Somebody aborted the session first, and says why.
     Lost {
         by: String,
@@ -48,7 +50,7 @@ impl Session {
             let before = project.gc_state().await?;
             let log = project.log(volume.number).await?;
             let mut session = Self::open(project, volume, log, before.generation).await?;
-            let after = project.gc_state().await?;
+            let after = project.confirmed_gc_state().await?;
             if after.generation == before.generation {
                 session.condemned = project.condemned(&after).await?;
                 return Ok(session);
@@ -123,10 +125,12 @@ impl Session {
         self.end(Outcome::Committed(Box::new(snapshot))).await
     }
 
-    /// Gives the session up. That a commit or another abort was first is not an error.
-    pub async fn abort(&self, reason: &str) -> Result<()> {
+    /// Gives the session up. That another abort was first is not an error. Whether the session's own commit was, whose
+    /// answer got lost, is told: then the snapshot stands.
+    pub async fn abort(&self, reason: &str) -> Result<bool> {
         let by = self.project.repository().environment.host.clone();
-        self.end(Outcome::Aborted { by, reason: reason.to_owned() }).await.map(|_| ())
+        let aborted = Outcome::Aborted { by, reason: reason.to_owned() };
+        Ok(matches!(self.end(aborted).await?, Committed::Before))
     }
 
     async fn end(&self, outcome: Outcome) -> Result<Committed> {
@@ -134,8 +138,11 @@ impl Session {
         let record = EndRecord { snapshot_id: self.snapshot_id, outcome };
         if let Created::New = self.project.create_record(&name, &record).await? {
             let memory = &self.project.repository().memory;
-            memory.saw_sequence(self.project.name(), self.volume.number, self.sequence)?;
-            memory.save()?;
+            memory.saw_sequence(self.project.name(), self.volume.number, self.sequence);
+            // The outcome stands, whatever this host can write down about it.
+            if let Err(error) = memory.save() {
+                tracing::warn!(%error, "what this host remembers of the repository could not be saved");
+            }
             return Ok(Committed::Done);
         }
         // Settled by reading it back: a retry may have met its own success.
@@ -143,6 +150,7 @@ impl Session {
         match found.outcome {
             _ if found == record => Ok(Committed::Done),
             Outcome::Aborted { by, reason } => Ok(Committed::Lost { by, reason }),
+            Outcome::Committed(_) if found.snapshot_id == self.snapshot_id => Ok(Committed::Before),
             Outcome::Committed(_) => {
                 Err(Error::corrupt(format!("{name} holds the outcome of another backup")))
             }

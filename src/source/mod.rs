@@ -24,6 +24,11 @@ pub trait ReadAt: Send + Sync {
     /// Size of what can be read.
     fn size_bytes(&self) -> u64;
 
+    /// How many reads at once serve best. A cluster answers many; a local file is memory or one disk.
+    fn reads_inflight(&self) -> usize {
+        2
+    }
+
     /// Fills all of `buf` from `offset_bytes`. Reading past the end is an error, never zeros.
     fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<()>;
 }

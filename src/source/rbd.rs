@@ -49,6 +49,10 @@ impl RbdReader {
 }
 
 impl ReadAt for RbdReader {
+    fn reads_inflight(&self) -> usize {
+        8
+    }
+
     fn size_bytes(&self) -> u64 {
         self.size_bytes
     }

@@ -313,15 +313,15 @@ impl Audit {
     async fn volume_log(&self, volume: &VolumeInfo, out: &mut LogAudit) -> Result<VolumeLog> {
         let project = &self.project;
         let name = |s| ObjectName::Open(project.name().clone(), volume.number, s);
+        let memory = &project.repository().memory;
+        let expected = memory.sequence(project.name(), volume.number);
         let log = project.listed_log(volume.number).await?;
         let log = project.confirm_log(volume.number, log).await?;
-        match project.repository().memory.saw_sequence(project.name(), volume.number, log.last()) {
-            Ok(()) => {}
-            Err(e) => {
-                let flaw = Flaw { problem: Problem::WentBack, message: e.to_string() };
-                out.flaw(&name(log.last()), flaw);
-            }
+        if log.last() < expected {
+            let error = memory.log_went_back(project.name(), volume.number, log.last(), expected);
+            out.flaw(&name(log.last()), Flaw { problem: Problem::WentBack, message: error.to_string() });
         }
+        memory.saw_sequence(project.name(), volume.number, log.last());
         for sequence in log.gaps() {
             let message = format!("{} exists, so this must", log.last());
             out.flaw(&name(sequence), Flaw { problem: Problem::Gap, message });

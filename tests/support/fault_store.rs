@@ -75,9 +75,16 @@ pub struct FaultStore {
 struct State {
     ops: Vec<Op>,
     at: BTreeMap<usize, Fault>,
+    /// From this operation on all fail.
+    from: Option<(usize, Fault)>,
+    /// This operation fails, and so does every later one of its kind and key.
+    stuck_at: Option<(usize, Fault)>,
+    stuck: Option<(Op, Fault)>,
     always: Option<Fault>,
     /// State of the generator, and how many operations there are to one fault.
     random: Option<(u64, u64)>,
+    /// Keys that listings do not show.
+    hidden: Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>,
     gates: Vec<(Matcher, watch::Sender<bool>, watch::Receiver<bool>)>,
 }
 
@@ -109,6 +116,16 @@ impl FaultStore {
         self.lock().at.insert(k, fault);
     }
 
+    /// Fails the `k`-th operation and all that follow: the client is cut off.
+    pub fn fail_from(&self, k: usize, fault: Fault) {
+        self.lock().from = Some((k, fault));
+    }
+
+    /// Fails the `k`-th operation however often it is tried again, and no other.
+    pub fn fail_for_good_at(&self, k: usize, fault: Fault) {
+        self.lock().stuck_at = Some((k, fault));
+    }
+
     /// Fails every operation.
     pub fn fail_always(&self, fault: Option<Fault>) {
         self.lock().always = fault;
@@ -117,6 +134,11 @@ impl FaultStore {
     /// Fails about one in `one_in` operations, each with one of [`FAULTS`], both chosen by the seed.
     pub fn fail_at_random(&self, seed: u64, one_in: u64) {
         self.lock().random = Some((seed, one_in));
+    }
+
+    /// Leaves out of listings what matches, though it is there: as a store whose listings are behind.
+    pub fn hide_from_listings(&self, matches: impl Fn(&str) -> bool + Send + Sync + 'static) {
+        self.lock().hidden = Some(Arc::new(matches));
     }
 
     /// Holds the first operation from now on that matches.
@@ -144,8 +166,9 @@ impl FaultStore {
             let k = state.ops.len();
             let position = state.gates.iter().position(|(matches, _, _)| matches(&op));
             let gate = position.map(|i| state.gates.remove(i));
+            let fault = state.fault(k, &op);
             state.ops.push(op);
-            (state.fault(k), gate)
+            (fault, gate)
         };
         if let Some((_, reached, mut open)) = gate {
             let _ = reached.send(true);
@@ -156,12 +179,21 @@ impl FaultStore {
 }
 
 impl State {
-    fn fault(&mut self, k: usize) -> Option<Fault> {
+    fn fault(&mut self, k: usize, op: &Op) -> Option<Fault> {
         if self.always.is_some() {
             return self.always;
         }
         if let Some(fault) = self.at.remove(&k) {
             return Some(fault);
+        }
+        if let Some((_, fault)) = self.from.filter(|(from, _)| k >= *from) {
+            return Some(fault);
+        }
+        if let Some((_, fault)) = self.stuck_at.take_if(|(at, _)| *at == k) {
+            self.stuck = Some((op.clone(), fault));
+        }
+        if let Some((_, fault)) = self.stuck.as_ref().filter(|(stuck, _)| stuck == op) {
+            return Some(*fault);
         }
         let (state, one_in) = self.random.as_mut()?;
         let drawn = split_mix_64(state);
@@ -229,7 +261,10 @@ impl ObjectStore for FaultStore {
         let kind = if head { OpKind::Head } else { OpKind::Get };
         match self.enter(kind, location.as_ref()).await {
             None => self.inner.get_opts(location, options).await,
-            Some(Fault::CutBody) if !head => cut(self.inner.get_opts(location, options).await?).await,
+            Some(Fault::CutBody) if !head => match self.inner.get_opts(location, options).await {
+                Ok(result) => cut(result).await,
+                Err(_) => Err(error(Fault::CutBody)),
+            },
             Some(fault) => Err(error(fault)),
         }
     }
@@ -276,6 +311,16 @@ impl ObjectStore for FaultStore {
 }
 
 impl FaultStore {
+    fn shown(
+        &self,
+        listing: BoxStream<'static, Result<ObjectMeta>>,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let Some(hidden) = self.lock().hidden.clone() else { return listing };
+        let is_hidden =
+            move |found: &Result<ObjectMeta>| found.as_ref().is_ok_and(|meta| hidden(meta.location.as_ref()));
+        listing.filter(move |found| std::future::ready(!is_hidden(found))).boxed()
+    }
+
     fn listing(
         &self,
         prefix: Option<&Path>,
@@ -285,7 +330,7 @@ impl FaultStore {
         let prefix = prefix.map_or(String::new(), ToString::to_string);
         let begin = async move {
             match this.enter(OpKind::List, &prefix).await {
-                None => inner,
+                None => this.shown(inner),
                 Some(fault) => stream::iter([Err(error(fault))]).boxed(),
             }
         };

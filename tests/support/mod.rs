@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod buckets;
+pub mod by_hand;
 pub mod ceph;
 pub mod devices;
 pub mod ext4;

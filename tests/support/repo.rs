@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex};
 use cuttle::backup::{self, BackupOptions, BackupReport, Input};
 use cuttle::cancel::Cancel;
 use cuttle::clock::SystemClock;
+use cuttle::diff::Limits as StreamLimits;
 use cuttle::keys::Unlock;
 use cuttle::progress::Silent;
 use cuttle::repo::log::SnapshotEntry;
 use cuttle::repo::manifest::Manifest;
 use cuttle::repo::{Environment, InitOptions, Project, Repository};
+use cuttle::source::diff_stream;
 use cuttle::source::{Changes, Content, Extent, FreezeRequest, Frozen, ReadAt, Volume};
 use cuttle::store::{Limits, Store};
 use cuttle::units::ChunkIndex;
@@ -69,10 +71,16 @@ pub async fn default(repository: &Arc<Repository>) -> Project {
 pub async fn read_back(project: &Project, snapshot: &SnapshotEntry) -> Result<Vec<u8>> {
     let manifest = Manifest::of(project, &snapshot.snapshot)?;
     let geometry = manifest.geometry();
-    let mut out = Vec::with_capacity(geometry.size_bytes as usize);
-    for index in (0..geometry.chunk_count()).map(ChunkIndex) {
-        let chunk = manifest.chunk(index).await?;
-        out.extend(project.fetch_chunk(&chunk, geometry.chunk_len_bytes(index)).await?);
+    let mut out = vec![0; geometry.size_bytes as usize];
+    for number in 0..manifest.leaf_count() {
+        for (at, chunk) in manifest.leaf(number).await?.refs.iter().enumerate() {
+            let index = ChunkIndex(number * 1024 + at as u64);
+            if !chunk.is_zero() {
+                let range = geometry.range_bytes(index);
+                let plain = project.fetch_chunk(chunk, geometry.chunk_len_bytes(index)).await?;
+                out[range.start as usize..range.end as usize].copy_from_slice(&plain);
+            }
+        }
     }
     Ok(out)
 }
@@ -94,12 +102,42 @@ pub async fn back_up(
     backup::run(project, input, options, Arc::new(Silent), Cancel::never()).await
 }
 
+pub async fn back_up_stream(
+    project: &Project,
+    bytes: Vec<u8>,
+    options: &BackupOptions,
+) -> Result<BackupReport> {
+    let source = diff_stream::open(std::io::Cursor::new(bytes), StreamLimits::default())?;
+    backup::run(project, Input::Stream(source), options, Arc::new(Silent), Cancel::never()).await
+}
+
+/// An `rbd diff v1` stream, written by hand.
+pub fn diff_v1(from: Option<&str>, to: &str, size: u64, extents: &[(u64, Vec<u8>)]) -> Vec<u8> {
+    let name = |tag: u8, s: &str| [&[tag][..], &(s.len() as u32).to_le_bytes(), s.as_bytes()].concat();
+    let mut out = b"rbd diff v1\n".to_vec();
+    out.extend(from.map(|f| name(b'f', f)).unwrap_or_default());
+    out.extend(name(b't', to));
+    out.push(b's');
+    out.extend(size.to_le_bytes());
+    for (offset, data) in extents {
+        let zero = data.iter().all(|b| *b == 0);
+        out.push(if zero { b'z' } else { b'w' });
+        out.extend(offset.to_le_bytes());
+        out.extend((data.len() as u64).to_le_bytes());
+        if !zero {
+            out.extend(data);
+        }
+    }
+    out.push(b'e');
+    out
+}
+
 /// A volume in memory that keeps its snapshots and reports changes by comparing them.
 pub struct MemoryVolume {
     inner: Arc<Mutex<Inner>>,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Inner {
     identity: String,
     content: Vec<u8>,
@@ -118,6 +156,11 @@ impl MemoryVolume {
 
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().expect("not poisoned")
+    }
+
+    /// Another one with the same content and snapshots.
+    pub fn fork(&self) -> Arc<Self> {
+        Arc::new(Self { inner: Arc::new(Mutex::new(self.inner().clone())) })
     }
 
     pub fn edit(&self, change: impl FnOnce(&mut Vec<u8>)) {
@@ -202,22 +245,22 @@ impl Frozen for FrozenMemory {
     }
 
     fn changes(&self) -> Result<Changes> {
-        let block = |content: &[u8], at: usize| {
-            content.get(at..content.len().min(at + 512)).unwrap_or_default().to_vec()
-        };
-        let zero = |b: &[u8]| b.iter().all(|b| *b == 0);
+        fn block(content: &[u8], at: usize) -> &[u8] {
+            content.get(at..content.len().min(at + 512)).unwrap_or_default()
+        }
+        let zero = |b: &[u8]| *b == [0; 512][..b.len()];
         let mut extents = Vec::new();
         for at in (0..self.content.len()).step_by(512) {
             let now = block(&self.content, at);
             let listed = match &self.base {
-                None => !zero(&now),
+                None => !zero(now),
                 Some(base) => block(base, at) != now && !self.lies.contains(&(at as u64)),
             };
             if listed {
                 extents.push(Extent {
                     offset_bytes: at as u64,
                     length_bytes: now.len() as u64,
-                    content: if zero(&now) { Content::Zero } else { Content::Data },
+                    content: if zero(now) { Content::Zero } else { Content::Data },
                 });
             }
         }

@@ -1,5 +1,6 @@
 //! Development tasks: `cargo xtask help`.
 
+mod bench;
 mod ceph;
 mod demo;
 mod disk;
@@ -19,6 +20,7 @@ cargo xtask TASK
   ci                  lint, test, and a minute of each fuzz target
   tidy [--accept]     the rules that the compiler does not check; --accept: specification and code agree as they are
   fuzz [TARGET…] [--seconds N] [--save]
+  bench [--size GIB] [--from DIR]         backups and restores against the ceiling and beside other tools
   ceph up|down DIR [--port N] [--rgw N]   a real Ceph cluster on loopback
 ";
 
@@ -29,6 +31,7 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     };
     match task.as_str() {
+        "bench" => bench::command(rest),
         "ceph" => ceph::command(rest),
         "ci" => lint::ci(),
         "demo" => demo::command(rest),

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -82,6 +83,9 @@ pub fn s3rver(root: &Path) -> Result<Server> {
 
 /// Installs packages by apt; needs root.
 pub fn apt_install(packages: &[&str]) -> Result<()> {
+    // Servers are installed at the same time, and apt has a lock that it does not wait for.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     eprintln!("installing {}", packages.join(" "));
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");

@@ -81,8 +81,10 @@ fn cargo_test(args: &[String], options: &[&str]) -> Command {
 fn start_all(root: &Path) -> (Running, Vec<anyhow::Error>) {
     let mut running = Running::default();
     let mut failures = Vec::new();
+    // Before the others: two apt at once would meet at its lock.
+    let installed = ceph::install();
     thread::scope(|scope| {
-        let ceph = scope.spawn(|| start_clusters(root));
+        let ceph = scope.spawn(|| start_clusters(root, installed));
         let servers = [
             ("CUTTLE_TEST_MOTO", scope.spawn(|| servers::moto(root))),
             ("CUTTLE_TEST_AZURITE", scope.spawn(|| servers::azurite(root))),
@@ -116,10 +118,10 @@ fn start_all(root: &Path) -> (Running, Vec<anyhow::Error>) {
 }
 
 /// Two clusters, one after the other; the first has an RGW. What was started is returned even when the rest failed.
-fn start_clusters(root: &Path) -> (Vec<Cluster>, Result<()>) {
+fn start_clusters(root: &Path, installed: Result<()>) -> (Vec<Cluster>, Result<()>) {
     let mut clusters = Vec::new();
     let result = (|| {
-        ceph::install()?;
+        installed?;
         for number in 1..=2 {
             let mon_port = free_block(MON_PORT_BELOW)?;
             // The manager and the OSD take ports just above the monitor's; the block's last stays free.

@@ -1,0 +1,185 @@
+//! A second way into a repository: objects made and read by hand, from the format's own parts alone.
+//!
+//! For what no writer does yet or ever should: rounds of a prune, deltas, hostile records.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cuttle::codec::{self, Base, Place, Sealed};
+use cuttle::format::gc::{BeginRecord, Condemned, DoneRecord, PartRef};
+use cuttle::format::names::ContentName;
+use cuttle::format::page::{ObjectRef, PageRef};
+use cuttle::format::record::{KeySlotRecord, ProjectRecord, RepositoryRecord};
+use cuttle::format::{ObjectName, ObjectType, Record};
+use cuttle::keys::{MasterKey, ProjectKeys, SealingKey, Unlock};
+use cuttle::units::{ChunkId, Generation, ProjectName};
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+/// An open project of a repository, by its objects.
+pub struct ByHand {
+    pub objects: Arc<dyn ObjectStore>,
+    pub repository: RepositoryRecord,
+    pub project: ProjectName,
+    master: Option<MasterKey>,
+    keys: ProjectKeys,
+}
+
+/// An object's bytes.
+pub async fn get(objects: &dyn ObjectStore, name: &str) -> Bytes {
+    let found = objects.get(&Path::from(name)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+    found.bytes().await.expect("a body")
+}
+
+/// Puts bytes in an object's place, whatever was there.
+pub async fn put(objects: &dyn ObjectStore, name: &str, bytes: impl Into<Bytes>) {
+    objects.put(&Path::from(name), bytes.into().into()).await.expect("put");
+}
+
+pub async fn delete(objects: &dyn ObjectStore, name: &str) {
+    ObjectStoreExt::delete(objects, &Path::from(name)).await.expect("deleted");
+}
+
+/// The names of all objects that begin so, sorted.
+pub async fn names(objects: &dyn ObjectStore, prefix: &str) -> Vec<String> {
+    let all: Vec<_> = objects.list(None).try_collect().await.expect("a listing");
+    let mut names: Vec<String> = all.into_iter().map(|o| o.location.to_string()).collect();
+    names.retain(|name| name.starts_with(prefix));
+    names.sort();
+    names
+}
+
+impl ByHand {
+    pub async fn open(objects: Arc<dyn ObjectStore>, unlock: &Unlock, project: &str) -> Self {
+        let object = get(&*objects, "repository").await;
+        let name = ObjectName::Repository;
+        let place = Place { repo_id: &[0; 16], name: &name, key: None };
+        let repository: RepositoryRecord = codec::open_record(place, &object).expect("a repository");
+        let master = match repository.encrypted {
+            false => None,
+            true => Some(master_key(&*objects, &repository, &object, unlock).await),
+        };
+        let project: ProjectName = project.parse().expect("a project's name");
+        let name = ObjectName::Project(project.clone());
+        let key = master.as_ref().map(|m| SealingKey::new(m.project_key()));
+        let place = Place { repo_id: &repository.repo_id, name: &name, key: key.as_ref() };
+        let record: ProjectRecord =
+            codec::open_record(place, &get(&*objects, &name.to_string()).await).expect("a project");
+        let keys = ProjectKeys::derive(&record);
+        Self { objects, repository, project, master, keys }
+    }
+
+    /// Calls `with` with the place of an object and the key that seals it.
+    pub fn at<T>(&self, name: &ObjectName, with: impl FnOnce(Place<'_>) -> T) -> T {
+        let repo_id = match name {
+            ObjectName::Repository => &[0; 16],
+            _ => &self.repository.repo_id,
+        };
+        let project_key = self.master.as_ref().map(|m| SealingKey::new(m.project_key()));
+        let key = match name.object_type() {
+            ObjectType::Repository | ObjectType::Key => None,
+            ObjectType::Project => project_key.as_ref(),
+            ObjectType::Chunk => Some(&self.keys.data),
+            _ => Some(&self.keys.metadata),
+        };
+        with(Place { repo_id, name, key: key.filter(|_| self.repository.encrypted) })
+    }
+
+    pub fn chunk_id(&self, plain: &[u8]) -> ChunkId {
+        codec::identify(self.keys.chunk_id_key(), plain)
+    }
+
+    pub fn page_id(&self, plain: &[u8]) -> ChunkId {
+        codec::identify(self.keys.page_id_key(), plain)
+    }
+
+    pub fn chunk_name(&self, name: ContentName) -> ObjectName {
+        ObjectName::Chunk(self.project.clone(), name)
+    }
+
+    /// Puts any plaintext under any name, sealed as it must be.
+    pub async fn put_plain(&self, name: &ObjectName, plain: &[u8]) -> u32 {
+        let sealed = self.at(name, |place| codec::seal(place, plain, 1)).expect("sealed");
+        self.put_sealed(&sealed).await
+    }
+
+    pub async fn put_record<R: Record + PartialEq>(&self, name: &ObjectName, record: &R) {
+        let sealed = self.at(name, |place| codec::seal_record(place, record)).expect("sealed");
+        self.put_sealed(&sealed).await;
+    }
+
+    pub async fn record<R: Record>(&self, name: &ObjectName) -> R {
+        let object = get(&*self.objects, &name.to_string()).await;
+        self.at(name, |place| codec::open_record(place, &object)).expect("a record")
+    }
+
+    async fn put_sealed(&self, sealed: &Sealed) -> u32 {
+        put(&*self.objects, &sealed.name().to_string(), sealed.bytes().clone()).await;
+        sealed.len_bytes()
+    }
+
+    /// Puts a full chunk and returns its ref.
+    pub async fn chunk(&self, plain: &[u8], generation: u32) -> PageRef {
+        let id = self.chunk_id(plain);
+        let name = ContentName { generation: Generation(generation), id, variant: 0 };
+        let sealed_len_bytes = self.put_plain(&self.chunk_name(name), plain).await;
+        PageRef::full(ObjectRef { name, sealed_len_bytes })
+    }
+
+    /// Puts a chunk as a delta against another and returns its ref.
+    pub async fn delta(&self, plain: &[u8], base: &PageRef, base_plain: &[u8], variant: u32) -> PageRef {
+        let closure: Vec<ObjectRef> = base.objects().copied().collect();
+        let below = Base { name: closure[0].name, depth: closure.len() as u8, plain: base_plain };
+        let name = ContentName { id: self.chunk_id(plain), variant, ..closure[0].name };
+        let sealed = self.at(&self.chunk_name(name), |place| codec::seal_delta(place, plain, below, 1));
+        let sealed_len_bytes = self.put_sealed(&sealed.expect("sealed")).await;
+        PageRef::Stored { object: ObjectRef { name, sealed_len_bytes }, closure }
+    }
+
+    /// Begins a prune round that condemns these ids.
+    pub async fn begin_round(&self, generation: u32, ids: &[ChunkId]) {
+        let generation = Generation(generation);
+        let plain = Condemned::new(ids.iter().map(cuttle::format::gc::prefix).collect()).encode();
+        let id = self.page_id(&plain);
+        let part = ObjectName::GcPart(self.project.clone(), generation, id);
+        let sealed_len_bytes = self.put_plain(&part, &plain).await;
+        let condemned = vec![PartRef { id, sealed_len_bytes, entries: (plain.len() / 8) as u32 }];
+        let begin = ObjectName::GcBegin(self.project.clone(), generation);
+        self.put_record(&begin, &BeginRecord { generation, condemned }).await;
+    }
+
+    pub async fn end_round(&self, generation: u32) {
+        let generation = Generation(generation);
+        let done = ObjectName::GcDone(self.project.clone(), generation);
+        self.put_record(&done, &DoneRecord { generation }).await;
+    }
+
+    /// The chunks and pages in the store, by what they are.
+    pub async fn contents(&self) -> BTreeMap<String, ContentName> {
+        let all = names(&*self.objects, &format!("projects/{}/", self.project)).await;
+        let content = |name: &String| match ObjectName::parse(name)? {
+            ObjectName::Chunk(_, content) | ObjectName::Page(_, content) => Some(content),
+            _ => None,
+        };
+        all.into_iter().filter_map(|name| content(&name).map(|content| (name, content))).collect()
+    }
+}
+
+async fn master_key(
+    objects: &dyn ObjectStore,
+    repository: &RepositoryRecord,
+    object: &[u8],
+    unlock: &Unlock,
+) -> MasterKey {
+    for name in names(objects, "keys/").await {
+        let key = ObjectName::parse(&name).expect("a key slot's name");
+        let place = Place { repo_id: &repository.repo_id, name: &key, key: None };
+        let slot: KeySlotRecord = codec::open_record(place, &get(objects, &name).await).expect("a slot");
+        if let Some(master) = MasterKey::unwrap(&slot, unlock, object).expect("a slot of this repository") {
+            return master;
+        }
+    }
+    panic!("no slot opens");
+}
