@@ -170,6 +170,44 @@ async fn a_commit_lost_to_another_while_in_doubt_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_commit_that_landed_late_is_ours_though_the_store_then_refuses() {
+    let faulty = FaultStore::new(Arc::new(InMemory::new()));
+    let limits = Limits { attempts_max: 3, ..Limits::default() };
+    let store = Store::with_object_store(Arc::new(faulty.clone()), limits);
+    let late = Store::with_object_store(Arc::new(faulty.clone()), Limits::default());
+    // The first create is in doubt and not there yet; the second and third are refused.
+    for (k, fault) in [(0, Fault::TimeoutBefore), (2, Fault::Status(503)), (3, Fault::Status(503))] {
+        faulty.fail_at(k, fault);
+    }
+    let mut second = faulty.gate(|op| op.kind == OpKind::Get);
+    let (created, ()) = tokio::join!(store.create("log/1/1.end", body(1)), async {
+        second.reached().await;
+        let mut third = faulty.gate(|op| op.kind == OpKind::Create);
+        second.open();
+        third.reached().await;
+        let mut fourth = faulty.gate(|op| op.kind == OpKind::Create);
+        third.open();
+        fourth.reached().await;
+        late.replace("log/1/1.end", body(1)).await.expect("land");
+        fourth.open();
+    });
+    assert_eq!(created.expect("create"), Created::New);
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_conditions_is_found_out() {
+    let (faulty, store) = faulty();
+    assert!(store.probe_create_if_absent("p").await.expect("probe"));
+    faulty.ignore_conditions();
+    assert!(!store.probe_create_if_absent("p").await.expect("probe"));
+    assert_eq!(content(&faulty).await, []);
+    store.without_create_if_absent();
+    assert_eq!(store.create("a", body(1)).await.expect("create"), Created::New);
+    let exists = Created::Exists { head: body(1).slice(..128), size_bytes: 1000 };
+    assert_eq!(store.create("a", body(2)).await.expect("create"), exists);
+}
+
+#[tokio::test(start_paused = true)]
 async fn slow_down_lowers_the_number_in_flight_and_success_raises_it() {
     let (faulty, store) = faulty();
     assert_eq!(store.inflight_limit(), 32);

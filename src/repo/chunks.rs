@@ -5,7 +5,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::codec::{self, Base, Sealed};
 use crate::error::{Context, Error, Result};
-use crate::format::envelope::Header;
+use crate::format::envelope::{Header, damaged};
 use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, Page, PageRef};
 use crate::format::{CLOSURE_LEN_MAX, ObjectName, ObjectType};
@@ -160,8 +160,7 @@ impl Project {
         if self.identify(plain) == object.name.id {
             return Ok(());
         }
-        Err(Error::corrupt(format!("{name}: its content has another id"))
-            .help("run `cuttle verify` to see what is hurt"))
+        Err(damaged(format!("{name}: its content has another id")))
     }
 
     /// Reads a manifest page; the cache may answer.
@@ -195,7 +194,7 @@ impl Project {
             let max = ObjectType::Page.plain_len_bytes_max();
             codec::open(project.place(&name), &bytes, None, max, &mut plain).context(&name)?;
             if project.identify_page(&plain) != id {
-                return Err(Error::corrupt(format!("{name}: its content has another id")));
+                return Err(damaged(format!("{name}: its content has another id")));
             }
             Page::decode(&plain, level, count).context(&name)
         })

@@ -155,23 +155,22 @@ impl Memory {
         Generation(self.lock().0.projects.get(project.as_str()).map_or(0, |p| p.generation))
     }
 
-    /// Remembers a project's generation, which must not lie below `expected`.
-    pub(super) fn saw_generation(
+    /// A project is at a generation below the one it was seen at.
+    pub(super) fn generation_went_back(
         &self,
         project: &ProjectName,
         found: Generation,
         expected: Generation,
-    ) -> Result<()> {
-        if found < expected {
-            return Err(self.went_back(format!(
-                "project {project} is at generation {found}, expected at least {expected}"
-            )));
-        }
+    ) -> Error {
+        self.went_back(format!("project {project} is at generation {found}, expected at least {expected}"))
+    }
+
+    /// Remembers that a project reached a generation.
+    pub(super) fn saw_generation(&self, project: &ProjectName, generation: Generation) {
         self.update(|seen| {
             let known = &mut seen.projects.entry(project.to_string()).or_default().generation;
-            *known = found.0.max(*known);
+            *known = generation.0.max(*known);
         });
-        Ok(())
     }
 
     /// The highest sequence that a volume's log was seen to have; asked before a request, as

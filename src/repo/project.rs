@@ -7,6 +7,7 @@ use zeroize::Zeroize;
 
 use crate::codec::{self, Place, Sealed};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::envelope::damaged;
 use crate::format::gc::{BeginRecord, Condemned};
 use crate::format::names::gc_prefix;
 use crate::format::record::{ProjectRecord, check_project};
@@ -184,7 +185,16 @@ impl Project {
             }
         }
         state.unfinished.retain(|g| !done.contains(g));
-        memory.saw_generation(self.name(), state.generation, expected)?;
+        if state.generation < expected {
+            // A listing may be short; the object itself tells.
+            let begin = ObjectName::GcBegin(self.name().clone(), expected);
+            if self.repository().store.head(&begin.to_string()).await?.is_none() {
+                return Err(memory.generation_went_back(self.name(), state.generation, expected));
+            }
+            state.generation = expected;
+            state.unfinished.push(expected);
+        }
+        memory.saw_generation(self.name(), state.generation);
         Ok(state)
     }
 
@@ -196,6 +206,7 @@ impl Project {
             let next = Generation(state.generation.0.saturating_add(1));
             let begin = ObjectName::GcBegin(self.name().clone(), next);
             if next == state.generation || self.repository().store.head(&begin.to_string()).await?.is_none() {
+                self.repository().memory.saw_generation(self.name(), state.generation);
                 return Ok(state);
             }
             // Whether it is over does not matter: what it condemned is written anew, which costs no more than uploads.
@@ -217,7 +228,7 @@ impl Project {
                 codec::open(self.place(&name), &object, None, GC_PART_LEN_BYTES_MAX, &mut plain)
                     .context(&name)?;
                 if self.identify_page(&plain) != part.id {
-                    return Err(Error::corrupt(format!("{name}: its content has another id")));
+                    return Err(damaged(format!("{name}: its content has another id")));
                 }
                 all = all.merge(Condemned::decode(&plain, part.entries).context(&name)?);
             }

@@ -192,3 +192,42 @@ pub(crate) fn key_path(key: &str) -> Result<Path> {
     }
     Path::parse(key).map_err(|e| Error::invalid(format!("object key {key:?}: {e}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Patience, Shared};
+    use crate::store::Limits;
+    use crate::store::ledger::Counters;
+    use object_store::memory::InMemory;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[test]
+    fn delays_double_up_to_the_maximum_and_half_of_each_is_random() {
+        let limits = Limits {
+            backoff_first: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(2),
+            jitter_seed: Some(3),
+            ..Limits::default()
+        };
+        let shared = Shared::new(
+            Arc::new(InMemory::new()),
+            String::new(),
+            limits,
+            Arc::new(Counters::default()),
+            false,
+        );
+        for (attempts, expected_ms) in [(1, 100), (2, 200), (3, 400), (5, 1600), (6, 2000), (60, 2000)] {
+            let delays: Vec<Duration> =
+                (0..100).map(|_| Patience { attempts }.delay(&shared, None)).collect();
+            let (low, high) = (Duration::from_millis(expected_ms / 2), Duration::from_millis(expected_ms));
+            assert!(delays.iter().all(|d| (low..=high).contains(d)), "{attempts}: {delays:?}");
+            let spread = *delays.iter().max().expect("some") - *delays.iter().min().expect("some");
+            assert!(spread > low / 2, "{attempts}: {spread:?}");
+        }
+        let asked = |seconds| Patience { attempts: 1 }.delay(&shared, Some(Duration::from_secs(seconds)));
+        assert_eq!(asked(1), Duration::from_secs(1));
+        assert_eq!(asked(100_000), Duration::from_secs(2));
+        assert!(asked(0) >= Duration::from_millis(50));
+    }
+}

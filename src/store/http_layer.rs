@@ -66,14 +66,7 @@ impl HttpService for Observed {
             return Ok(response);
         }
         let (parts, body) = response.into_parts();
-        let body = read_bounded(body).await?;
-        let error = status_error(&parts, &body);
-        // What object_store itself tells apart by status it shall go on seeing.
-        let object_missing = status == http::StatusCode::NOT_FOUND
-            && !matches!(error.code.as_deref(), Some("NoSuchBucket" | "ContainerNotFound"));
-        if object_missing || status == http::StatusCode::PRECONDITION_FAILED {
-            return Ok(HttpResponse::from_parts(parts, body.into()));
-        }
+        let error = status_error(&parts, &read_bounded(body).await?);
         tracing::debug!(%error, "the store refused a request");
         Err(HttpError::new(HttpErrorKind::Unknown, error))
     }

@@ -9,3 +9,4 @@ mod secrets;
 mod stopping;
 #[path = "../support/mod.rs"]
 mod support;
+mod verify;

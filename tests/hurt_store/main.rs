@@ -3,6 +3,8 @@
 
 mod crash;
 mod faults;
+mod memory;
+mod prune;
 mod race;
 
 #[path = "../support/mod.rs"]

@@ -42,7 +42,7 @@ pub struct World {
     /// The live snapshots, by volume and sequence.
     history: BTreeMap<(String, u32), Vec<u8>>,
     /// What the next backup of [`VOLUME`] holds.
-    next: Vec<u8>,
+    pub next: Vec<u8>,
 }
 
 /// One try from that state on.

@@ -85,6 +85,7 @@ struct State {
     random: Option<(u64, u64)>,
     /// Keys that listings do not show.
     hidden: Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>,
+    ignores_conditions: bool,
     gates: Vec<(Matcher, watch::Sender<bool>, watch::Receiver<bool>)>,
 }
 
@@ -139,6 +140,11 @@ impl FaultStore {
     /// Leaves out of listings what matches, though it is there: as a store whose listings are behind.
     pub fn hide_from_listings(&self, matches: impl Fn(&str) -> bool + Send + Sync + 'static) {
         self.lock().hidden = Some(Arc::new(matches));
+    }
+
+    /// Behaves as stores do that know no conditions: a create overwrites.
+    pub fn ignore_conditions(&self) {
+        self.lock().ignores_conditions = true;
     }
 
     /// Holds the first operation from now on that matches.
@@ -237,7 +243,11 @@ async fn cut(result: GetResult) -> Result<GetResult> {
 #[async_trait]
 impl ObjectStore for FaultStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let mut opts = opts;
         let create = opts.mode == PutMode::Create;
+        if self.lock().ignores_conditions {
+            opts.mode = PutMode::Overwrite;
+        }
         let kind = if create { OpKind::Create } else { OpKind::Put };
         match self.enter(kind, location.as_ref()).await {
             None => self.inner.put_opts(location, payload, opts).await,
