@@ -133,6 +133,9 @@ fn a_cluster_is_lost_and_every_night_of_it_comes_back_on_a_fresh_one() {
         assert!(diff.number("new_chunks") <= u64::from(night == 4), "night {night}: {diff:?}");
         assert_eq!(whole.number("new_chunks"), 0, "night {night}: {whole:?}");
     }
+    // With all its snapshots in the stream; what counts is what the image holds last.
+    let history = ceph.rbd(&["export", "--no-progress", "--export-format", "2", image, "-"]);
+    cuttle.backup_stream(&["-", "--volume", "streams/history"], &history);
     let [.., shrunk, quiet] = nights.kept.as_slice() else { panic!("six nights") };
     assert_same(&quiet.bytes, &shrunk.bytes, "the quiet night");
     let kept = nights.kept;
@@ -151,6 +154,8 @@ fn a_cluster_is_lost_and_every_night_of_it_comes_back_on_a_fresh_one() {
             assert_same(&found, bytes, &format!("{volume}, night {night}"));
         }
     }
+    let found = cuttle.ok(&["restore", "streams/history", "-"]);
+    assert_same(&found, &kept[5].bytes, "the stream with all snapshots");
     the_nights_go_on(&cuttle, ceph, image, &kept[5].bytes);
     cuttle.ok(&["verify", "--read-data"]);
 }

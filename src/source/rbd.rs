@@ -186,8 +186,13 @@ impl RbdVolume {
                 "snapshot {name} of the last backup is newer than {taken}, which is read now"
             )));
         }
-        let base = Arc::new(self.target.open(Access::Snapshot(found.id))?);
-        Ok(Ok(Base { snapshot: found.clone(), image: base }))
+        match self.target.open(Access::Snapshot(found.id)) {
+            Ok(base) => Ok(Ok(Base { snapshot: found.clone(), image: Arc::new(base) })),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Ok(Err(format!("snapshot {name} (id {id}) of the last backup was removed just now")))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
