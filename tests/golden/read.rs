@@ -22,10 +22,14 @@ use crate::support::by_hand::{names, put};
 use crate::support::repo::{MemoryVolume, back_up, environment, options, store};
 
 /// A golden repository: its name, and what opens it.
-pub const GOLDEN: [(&str, fn() -> Unlock); 2] = [("v1-encrypted", key_file), ("v1-open", key_file)];
+type Golden = (&'static str, fn() -> Unlock);
+
+pub const GOLDEN: [Golden; 2] = [("v1-encrypted", key_file), ("v1-open", key_file)];
 
 /// What a repository must hold, by project, volume and sequence: the state, and the size and hash of the content.
-pub type Expected = BTreeMap<(String, String, u32), (String, u64, String)>;
+pub type Expected = BTreeMap<Key, State>;
+type Key = (String, String, u32);
+type State = (String, u64, String);
 
 pub fn expected(table: &str) -> Expected {
     let row = |line: &str| {
