@@ -10,6 +10,10 @@ use clap::Parser;
 
 use cli::{Cli, Exit, Ui};
 
+/// Gives the buffers of chunks back; see Cargo.toml.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

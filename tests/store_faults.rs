@@ -9,6 +9,7 @@ use cuttle::ErrorKind;
 use cuttle::store::{Created, Limits, Store};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
+use object_store::chunked::ChunkedStore;
 use object_store::memory::InMemory;
 use support::fault_store::{FAULTS, Fault, FaultStore, OpKind};
 
@@ -241,6 +242,19 @@ async fn bandwidth_limits_hold_over_the_long_run() {
         store.get(&n.to_string(), 1 << 20).await.expect("get");
     }
     assert_eq!(begin.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_come_in_small_pieces_keep_to_the_bandwidth_limit() {
+    let limits = Limits { download_bytes_per_second: Some(1 << 20), ..Limits::default() };
+    let pieces = ChunkedStore::new(Arc::new(InMemory::new()), 1000);
+    let store = Store::with_object_store(Arc::new(pieces), limits);
+    store.create("a", vec![1; 1 << 20].into()).await.expect("create");
+    let begin = tokio::time::Instant::now();
+    for _ in 0..10 {
+        store.get("a", 1 << 20).await.expect("get");
+    }
+    assert!((9..=10).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,10 +7,11 @@ use futures::{StreamExt, stream};
 
 use crate::codec::{self, Sealed};
 use crate::error::{Error, Result};
-use crate::format::ObjectName;
 use crate::format::names::{ContentName, chunks_prefix};
 use crate::format::page::{ObjectRef, PageRef};
+use crate::format::{HEADER_LEN_BYTES, ObjectName};
 use crate::repo::Project;
+use crate::repo::chunks::chunk_object_len_bytes_max;
 use crate::store::ObjectInfo;
 use crate::units::{ChunkId, Generation};
 
@@ -126,8 +127,11 @@ impl Encoder {
         Ok(())
     }
 
+    /// Takes what a listing shows for what its name says, as far as its size can be right.
     fn learn(&self, info: &ObjectInfo) {
+        let sizes = HEADER_LEN_BYTES as u64..=chunk_object_len_bytes_max(self.project.chunk_size_bytes());
         if let Some(ObjectName::Chunk(_, ContentName { id, variant: 0, .. })) = ObjectName::parse(&info.key)
+            && sizes.contains(&info.size_bytes)
             && let Ok(sealed_len_bytes) = u32::try_from(info.size_bytes)
         {
             self.known().insert(id, Known::Stored { sealed_len_bytes, variant: 0 });

@@ -10,7 +10,7 @@ use crate::backup::volume::VolumePlan;
 use crate::backup::{BackupOptions, BackupReport, Input, blocking, own_prefix, sample, volume};
 use crate::cancel::Cancel;
 use crate::chunker::{self, Unlisted};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::Condemned;
 use crate::format::page::Page;
 use crate::format::record::BackupStats;
@@ -173,14 +173,23 @@ impl Job<'_> {
         ground: &Ground,
         frozen: &Arc<dyn Frozen>,
     ) -> Result<BackupReport> {
-        let mut pass = self.pass(ground, frozen, None).await?;
-        if pass.is_none() {
-            pass = self.pass(ground, frozen, Some(everything(frozen)?)).await?;
-        }
-        let pass = pass.ok_or_else(|| Error::internal("a full read was found to miss changes"))?;
+        let passed = self.passes(ground, frozen).await;
         let checked = Arc::clone(frozen);
-        blocking(move || checked.check()).await?;
-        self.commit(session, ground, pass, frozen.point(), frozen.layout()).await
+        match (passed, blocking(move || checked.check()).await) {
+            (Ok(pass), Ok(())) => self.commit(session, ground, pass, frozen.point(), frozen.layout()).await,
+            // A source that went away is why it could not be read.
+            (Err(e), Err(gone)) if gone.kind() == ErrorKind::Conflict => Err(gone.caused_by(e)),
+            (Err(e), _) | (_, Err(e)) => Err(e),
+        }
+    }
+
+    /// Reads what changed; all, when that was found to be wrong.
+    async fn passes(&mut self, ground: &Ground, frozen: &Arc<dyn Frozen>) -> Result<Pass> {
+        if let Some(pass) = self.pass(ground, frozen, None).await? {
+            return Ok(pass);
+        }
+        let all = self.pass(ground, frozen, Some(everything(frozen)?)).await?;
+        all.ok_or_else(|| Error::internal("a full read was found to miss changes"))
     }
 
     /// Reads what changed, or `all`. `None` when the source was found to have missed changes.

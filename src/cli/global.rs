@@ -36,7 +36,8 @@ pub struct RepositoryOptions {
     /// Project within the repository [env: CUTTLE_PROJECT] [default: default]
     #[arg(long, value_name = "NAME", global = true, help_heading = REPOSITORY)]
     pub project: Option<ProjectName>,
-    /// Option of the store, may be repeated; an unknown one is an error that lists those there are
+    /// Option of the store, may be repeated, all on the same side of the command's name; an unknown one is an error that
+    /// lists those there are
     #[arg(short = 'o', long = "option", value_name = "KEY=VALUE", value_parser = key_value)]
     #[arg(global = true, help_heading = REPOSITORY)]
     pub options: Vec<(String, String)>,

@@ -23,12 +23,15 @@ const LEAVES_DIRTY_MAX: usize = 256;
 const PAGES_INFLIGHT_MAX: usize = 16;
 const FANOUT: u64 = REFS_PER_PAGE as u64;
 
+/// A page that was read, by level and number.
+type Kept = ((u8, u64), Arc<Page>);
+
 /// A snapshot's chunks, read page by page as they are asked for.
 pub struct Manifest {
     project: Project,
     geometry: Geometry,
     root: Arc<Page>,
-    kept: Mutex<VecDeque<((u8, u64), Arc<Page>)>>,
+    kept: Mutex<VecDeque<Kept>>,
 }
 
 impl Manifest {

@@ -35,7 +35,7 @@ use crate::source::ReadAt;
 use crate::store::Ledger;
 
 /// Memory in flight unless asked otherwise: more than 16 chunks of 4 MiB, sealed and plain.
-pub const INFLIGHT_BYTES_DEFAULT: u64 = 160 << 20;
+pub const INFLIGHT_BYTES_DEFAULT: u64 = 96 << 20;
 
 /// How a restore is done.
 #[derive(Debug, Clone)]

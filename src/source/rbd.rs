@@ -186,8 +186,13 @@ impl RbdVolume {
                 "snapshot {name} of the last backup is newer than {taken}, which is read now"
             )));
         }
-        let base = Arc::new(self.target.open(Access::Snapshot(found.id))?);
-        Ok(Ok(Base { snapshot: found.clone(), image: base }))
+        match self.target.open(Access::Snapshot(found.id)) {
+            Ok(base) => Ok(Ok(Base { snapshot: found.clone(), image: Arc::new(base) })),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Ok(Err(format!("snapshot {name} (id {id}) of the last backup was removed just now")))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -265,15 +270,18 @@ impl Frozen for RbdFrozen {
         let base = self.plan.base().map(|base| &base.snapshot);
         for read in [Some(&self.snapshot), base].into_iter().flatten() {
             if !present.iter().any(|s| s.id == read.id) {
-                return Err(Error::conflict(format!(
-                    "snapshot {} (id {}) of {} was removed while it was read",
-                    read.name,
-                    read.id,
-                    self.target.path()
-                ))
-                .help(
-                    "nothing of this run counts; back up again, and keep the snapshot until it has ended",
-                ));
+                let help = match is_own(&read.name, &self.own_prefix) {
+                    true => {
+                        "most likely another backup of this volume has ended meanwhile and tidied up: its snapshot \
+                         stands, nothing of this run counts; let only one run at a time"
+                    }
+                    false => {
+                        "nothing of this run counts; back up again, and keep the snapshot until it has ended"
+                    }
+                };
+                let (name, id, path) = (&read.name, read.id, self.target.path());
+                let what = format!("snapshot {name} (id {id}) of {path} was removed while it was read");
+                return Err(Error::conflict(what).help(help));
             }
         }
         Ok(())

@@ -14,6 +14,10 @@ use super::fault::{Class, CutShort, Fault};
 use super::ledger::RequestKind;
 use super::{ObjectInfo, Store};
 
+/// Pieces of a body are gathered up to this before they are held up by the bandwidth limit: it lets what is small
+/// pass, and pieces are as small as the network makes them.
+const PASS_BYTES_MIN: u64 = 64 << 10;
+
 /// A part of an object, and how large the whole is.
 pub(crate) struct Part {
     pub(crate) bytes: Bytes,
@@ -125,17 +129,22 @@ async fn body(shared: &Shared, result: GetResult, expected: Range<u64>) -> Attem
     }
     let mut stream = result.into_stream();
     let mut gathered = Gathered::default();
+    let mut unpassed_bytes = 0;
     loop {
         let next = async { stream.next().await.transpose() };
         let Some(piece) = shared.within(shared.limits.stall_timeout, next).await? else { break };
         shared.counters.downloaded(piece.len() as u64);
-        shared.download.pass(piece.len() as u64).await;
+        unpassed_bytes += piece.len() as u64;
+        if unpassed_bytes >= PASS_BYTES_MIN {
+            shared.download.pass(std::mem::take(&mut unpassed_bytes)).await;
+        }
         if gathered.len() as u64 + piece.len() as u64 > expected_bytes {
             let found_bytes = gathered.len() as u64 + piece.len() as u64;
             return Err(Fault::in_doubt(CutShort { expected_bytes, found_bytes }));
         }
         gathered.push(piece, expected_bytes as usize);
     }
+    shared.download.pass(unpassed_bytes).await;
     whole(gathered.freeze(), expected_bytes)
 }
 

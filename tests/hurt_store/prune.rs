@@ -5,13 +5,10 @@ use std::sync::Arc;
 use cuttle::backup::BackupOptions;
 use cuttle::format::ObjectName;
 use cuttle::format::page::{ObjectRef, PageRef};
-use cuttle::format::record::Snapshot;
 use cuttle::repo::Project;
 use cuttle::repo::log::SnapshotEntry;
-use cuttle::repo::manifest::{Manifest, ManifestBuilder};
-use cuttle::repo::session::{Committed, Session};
-use cuttle::units::{ChunkId, ChunkIndex, Generation, Geometry, Sequence};
-use cuttle::volume::{Identity, ImageLayout};
+use cuttle::repo::manifest::Manifest;
+use cuttle::units::{ChunkId, Generation};
 use cuttle::{ErrorKind, Result};
 use object_store::memory::InMemory;
 
@@ -20,7 +17,8 @@ use crate::support::Numbers;
 use crate::support::by_hand::{ByHand, delete, names, put};
 use crate::support::fault_store::{Op, OpKind};
 use crate::support::repo::{
-    CHUNK, MemoryVolume, back_up, back_up_stream, diff_v1, environment, latest, options, read_back, secret,
+    CHUNK, MemoryVolume, back_up, back_up_stream, commit_by_hand, diff_v1, environment, latest, options,
+    read_back, secret,
 };
 use crate::world::{VOLUME, World, connect};
 
@@ -154,41 +152,6 @@ async fn back_up_by(way: &str, objects: &Arc<InMemory>, volume: &MemoryVolume, c
     Ok(())
 }
 
-/// Commits refs as they are: what a writer of deltas will do one day.
-async fn commit_by_hand(project: &Project, size_bytes: u64, refs: Vec<PageRef>) {
-    let geometry = Geometry::new(size_bytes, CHUNK).expect("valid");
-    let catalog = project.confirmed_catalog().await.expect("a catalog");
-    let volume = catalog.by_name(&VOLUME.parse().expect("valid")).expect("the volume").clone();
-    let session = Session::register(project, &volume).await.expect("registered");
-    let base = Arc::new(Manifest::zero(project, geometry));
-    let mut builder = ManifestBuilder::new(base, geometry, session.generation, Arc::default());
-    for (index, chunk) in refs.into_iter().enumerate() {
-        builder.set(ChunkIndex(index as u64), chunk).await.expect("set");
-    }
-    let root = builder.finish().await.expect("pages").encode();
-    let snapshot = Snapshot {
-        volume: volume.number,
-        sequence: session.sequence,
-        generation: session.generation,
-        size_bytes,
-        chunk_size_bytes: CHUNK,
-        identity: Identity::Stream,
-        point: Some(cuttle::volume::SnapshotPoint { name: "a".into(), rbd_snap_id: 0, own: false }),
-        layout: ImageLayout::default(),
-        host: "test".into(),
-        program: "test".into(),
-        started_unix_ms: 0,
-        tags: Vec::new(),
-        parent: None::<Sequence>,
-        full_read: true,
-        nights_since_full: 0,
-        sample_cursor: 0,
-        stats: Default::default(),
-        root,
-    };
-    assert_eq!(session.commit(snapshot).await.expect("committed"), Committed::Done);
-}
-
 /// A delta is condemned with any object of its closure.
 #[tokio::test]
 async fn a_delta_on_a_condemned_base_is_written_anew() {
@@ -206,21 +169,19 @@ async fn a_delta_on_a_condemned_base_is_written_anew() {
             let repository =
                 crate::support::repo::init_on(crate::world::store(objects.clone()), CHUNK, true).await;
             let project = crate::support::repo::default(&repository).await;
-            let first = diff_v1(None, "a", 10, &[(0, vec![1; 10])]);
-            back_up_stream(&project, first, &options(VOLUME)).await.expect("backed up");
             let hand = by_hand(&objects).await;
             let full = hand.chunk(&plains[0], 0).await;
             let middle = hand.delta(&plains[1], &full, &plains[0], 1).await;
             let top = hand.delta(&plains[2], &middle, &plains[1], 2).await;
             let content = [&plains[2][..], &plains[0]].concat();
-            commit_by_hand(&project, content.len() as u64, vec![top.clone(), full.clone()]).await;
+            commit_by_hand(&project, VOLUME, content.len() as u64, vec![top.clone(), full.clone()]).await;
             // The full chunk at the end, the delta between, or the one on top.
             let condemned = [[full, middle, top][seed].id().expect("stored")];
             hand.begin_round(1, &condemned).await;
             let again = connect(objects.clone(), environment()).await.expect("opened");
             let size = content.len() as u64;
             let bytes = match stream {
-                true => diff_v1(Some("a"), "b", size, &[]),
+                true => diff_v1(Some("by hand"), "b", size, &[]),
                 false => diff_v1(None, "b", size, &[(0, content.clone())]),
             };
             back_up_stream(&again, bytes, &options(VOLUME)).await.expect(&context);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use cuttle::codec::{self, Base, Place, Sealed};
 use cuttle::format::gc::{BeginRecord, Condemned, DoneRecord, PartRef};
 use cuttle::format::names::ContentName;
-use cuttle::format::page::{ObjectRef, PageRef};
+use cuttle::format::page::{ObjectRef, Page, PageRef};
 use cuttle::format::record::{KeySlotRecord, ProjectRecord, RepositoryRecord};
 use cuttle::format::{ObjectName, ObjectType, Record};
 use cuttle::keys::{MasterKey, ProjectKeys, SealingKey, Unlock};
@@ -115,6 +115,13 @@ impl ByHand {
         self.at(name, |place| codec::open_record(place, &object)).expect("a record")
     }
 
+    pub async fn page(&self, name: &ObjectName, level: u8, count: usize) -> Page {
+        let object = get(&*self.objects, &name.to_string()).await;
+        let (mut plain, max) = (Vec::new(), name.object_type().plain_len_bytes_max());
+        self.at(name, |place| codec::open(place, &object, None, max, &mut plain)).expect("a page");
+        Page::decode(&plain, level, count).expect("a page")
+    }
+
     async fn put_sealed(&self, sealed: &Sealed) -> u32 {
         put(&*self.objects, &sealed.name().to_string(), sealed.bytes().clone()).await;
         sealed.len_bytes()
@@ -122,8 +129,12 @@ impl ByHand {
 
     /// Puts a full chunk and returns its ref.
     pub async fn chunk(&self, plain: &[u8], generation: u32) -> PageRef {
+        self.chunk_variant(plain, generation, 0).await
+    }
+
+    pub async fn chunk_variant(&self, plain: &[u8], generation: u32, variant: u32) -> PageRef {
         let id = self.chunk_id(plain);
-        let name = ContentName { generation: Generation(generation), id, variant: 0 };
+        let name = ContentName { generation: Generation(generation), id, variant };
         let sealed_len_bytes = self.put_plain(&self.chunk_name(name), plain).await;
         PageRef::full(ObjectRef { name, sealed_len_bytes })
     }

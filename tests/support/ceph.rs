@@ -39,6 +39,13 @@ impl Ceph {
         Self { conf, cluster }
     }
 
+    /// Runs `ceph`, which must succeed.
+    pub fn ceph(&self, args: &[&str]) {
+        let output = Command::new("ceph").args(["--conf", &self.conf]).args(args).output().expect("run ceph");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ceph {}: {said}", args.join(" "));
+    }
+
     /// Runs `rbd`, which must succeed; its standard output.
     pub fn rbd(&self, args: &[&str]) -> Vec<u8> {
         self.rbd_with(args, &[])

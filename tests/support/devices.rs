@@ -37,6 +37,13 @@ impl SmallDisk {
         mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder).stderr(Stdio::null());
         mount.status().ok()?.success().then(|| Self(folder.to_owned()))
     }
+
+    /// Makes it larger.
+    pub fn grow(&self, size_bytes: u64) {
+        let size = format!("remount,size={size_bytes}");
+        let status = Command::new("mount").args(["-o", &size]).arg(&self.0).status().expect("run mount");
+        assert!(status.success(), "remount with {size_bytes} bytes");
+    }
 }
 
 impl Drop for SmallDisk {

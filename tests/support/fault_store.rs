@@ -64,6 +64,9 @@ pub struct Op {
 
 type Matcher = Box<dyn Fn(&Op) -> bool + Send>;
 
+/// Picks objects by name.
+type NameTest = dyn Fn(&str) -> bool + Send + Sync;
+
 /// Wraps a store; clones share everything.
 #[derive(Clone)]
 pub struct FaultStore {
@@ -85,7 +88,7 @@ struct State {
     /// State of the generator, and how many operations there are to one fault.
     random: Option<(u64, u64)>,
     /// Keys that listings do not show.
-    hidden: Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>,
+    hidden: Option<Arc<NameTest>>,
     ignores_conditions: bool,
     gates: Vec<(Matcher, watch::Sender<bool>, watch::Receiver<bool>)>,
 }

@@ -7,15 +7,18 @@ use cuttle::backup::{self, BackupOptions, BackupReport, Input};
 use cuttle::cancel::Cancel;
 use cuttle::clock::SystemClock;
 use cuttle::diff::Limits as StreamLimits;
+use cuttle::format::PageRef;
+use cuttle::format::record::{BackupStats, Snapshot};
 use cuttle::keys::Unlock;
 use cuttle::progress::Silent;
 use cuttle::repo::log::SnapshotEntry;
-use cuttle::repo::manifest::Manifest;
+use cuttle::repo::manifest::{Manifest, ManifestBuilder};
+use cuttle::repo::session::{Committed, Session};
 use cuttle::repo::{Environment, InitOptions, Project, Repository};
 use cuttle::source::diff_stream;
 use cuttle::source::{Changes, Content, Extent, FreezeRequest, Frozen, ReadAt, Volume};
 use cuttle::store::{Limits, Store};
-use cuttle::units::ChunkIndex;
+use cuttle::units::{ChunkIndex, Geometry, Sequence};
 use cuttle::volume::{Identity, ImageLayout, SnapshotPoint};
 use cuttle::{Error, Result};
 use object_store::ObjectStore;
@@ -130,6 +133,49 @@ pub fn diff_v1(from: Option<&str>, to: &str, size: u64, extents: &[(u64, Vec<u8>
     }
     out.push(b'e');
     out
+}
+
+/// Commits refs as they are: what a writer of deltas will do one day.
+pub async fn commit_by_hand(
+    project: &Project,
+    volume: &str,
+    size_bytes: u64,
+    refs: Vec<PageRef>,
+) -> Sequence {
+    let first = diff_v1(None, "nothing yet", 0, &[]);
+    back_up_stream(project, first, &options(volume)).await.expect("a volume");
+    let geometry = Geometry::new(size_bytes, project.chunk_size_bytes()).expect("valid");
+    let catalog = project.confirmed_catalog().await.expect("a catalog");
+    let volume = catalog.by_name(&volume.parse().expect("valid")).expect("the volume").clone();
+    let session = Session::register(project, &volume).await.expect("registered");
+    let base = Arc::new(Manifest::zero(project, geometry));
+    let mut builder = ManifestBuilder::new(base, geometry, session.generation, Arc::default());
+    for (index, chunk) in refs.into_iter().enumerate() {
+        builder.set(ChunkIndex(index as u64), chunk).await.expect("set");
+    }
+    let root = builder.finish().await.expect("pages").encode();
+    let snapshot = Snapshot {
+        volume: volume.number,
+        sequence: session.sequence,
+        generation: session.generation,
+        size_bytes,
+        chunk_size_bytes: project.chunk_size_bytes(),
+        identity: Identity::Stream,
+        point: Some(SnapshotPoint { name: "by hand".into(), rbd_snap_id: 0, own: false }),
+        layout: ImageLayout::default(),
+        host: "test".into(),
+        program: "test".into(),
+        started_unix_ms: 0,
+        tags: Vec::new(),
+        parent: None,
+        full_read: true,
+        nights_since_full: 0,
+        sample_cursor: 0,
+        stats: BackupStats::default(),
+        root,
+    };
+    assert_eq!(session.commit(snapshot).await.expect("committed"), Committed::Done);
+    session.sequence
 }
 
 /// A volume in memory that keeps its snapshots and reports changes by comparing them.

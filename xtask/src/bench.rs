@@ -9,17 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-const HELP: &str =
-    "cargo xtask bench [--size GIB] [--from DIR]   (default: a 16 GiB image that holds /usr/lib)";
+const HELP: &str = "cargo xtask bench --ceph, or cargo xtask bench [--size GIB] [--from DIR]   (default: a 16 GiB image that holds /usr/lib)";
 const FROM_DEFAULT: &str = "/usr/lib";
 
 /// What one run of a command took.
-struct Run {
-    seconds: f64,
-    peak_mib: f64,
+pub struct Run {
+    pub seconds: f64,
+    pub peak_mib: f64,
 }
 
 pub fn command(args: &[String]) -> Result<()> {
+    if args == ["--ceph"] {
+        return crate::bench_ceph::run();
+    }
     let (mut size_gib, mut from) = (16u64, FROM_DEFAULT.to_owned());
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -181,7 +183,7 @@ impl Tool {
 }
 
 /// Waits for a process; its peak memory is what the kernel shows while it lives.
-fn timed(mut child: Child) -> Result<Run> {
+pub fn timed(mut child: Child) -> Result<Run> {
     let (start, status) = (Instant::now(), format!("/proc/{}/status", child.id()));
     let mut peak_kib = 0f64;
     loop {

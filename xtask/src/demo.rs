@@ -89,14 +89,14 @@ fn on_ceph(stage: &mut Stage) -> Result<()> {
     stage.says(
         "The first cluster is lost, with all its data. Ceph's own export of the image is kept to compare.",
     );
-    stage.run("rbd export --no-progress rbd/web kept.img")?;
+    stage.run("rbd export --no-progress rbd/web lost.img")?;
     stage.lose(&first)?;
     stage.export("CEPH_CONF", &second.conf().display().to_string());
     stage.says("On the other cluster the image comes back, with its layout and its metadata.");
     stage.run("cuttle restore rbd/web rbd:web")?;
     stage.run("rbd info rbd/web && rbd image-meta list rbd/web")?;
     stage.run(
-        "rbd export --no-progress rbd/web restored.img && cmp restored.img kept.img && echo identical",
+        "rbd export --no-progress rbd/web restored.img && cmp restored.img lost.img && echo identical",
     )?;
     stage.says("And everything in the repository is whole.");
     stage.run("cuttle verify --read-data")
@@ -125,7 +125,11 @@ impl Stage {
     fn new() -> Result<Self> {
         let program = build()?;
         ensure_file_system_tools()?;
-        let folder = std::env::temp_dir().join(format!("cuttle-demo-{}", std::process::id()));
+        // Below cargo's target folder; what an interrupted demo left there goes first.
+        let folder = program.ancestors().nth(2).unwrap_or(&program).join("demo");
+        if folder.exists() {
+            fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+        }
         fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
         let path = std::env::var("PATH").unwrap_or_default();
         let beside = program.parent().unwrap_or(&program).display();

@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask help`.
 
 mod bench;
+mod bench_ceph;
 mod ceph;
 mod demo;
 mod disk;
@@ -21,6 +22,7 @@ cargo xtask TASK
   tidy [--accept]     the rules that the compiler does not check; --accept: specification and code agree as they are
   fuzz [TARGET…] [--seconds N] [--save]
   bench [--size GIB] [--from DIR]         backups and restores against the ceiling and beside other tools
+  bench --ceph        incrementals of a 1 TiB thin image beside `rbd diff` and `rbd export-diff`
   ceph up|down DIR [--port N] [--rgw N]   a real Ceph cluster on loopback
 ";
 

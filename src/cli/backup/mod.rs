@@ -32,7 +32,7 @@ const WORDS: Words = Words { unit: "chunk", new: "new", known: "known", zero: "z
 const JOBS_DEFAULT: u32 = 2;
 const JOBS_MAX: i64 = 64;
 /// Volumes share this, so that memory does not grow with `--jobs`.
-const INFLIGHT_BYTES_ALL: u64 = 2 * INFLIGHT_BYTES_DEFAULT;
+const INFLIGHT_BYTES_ALL: u64 = INFLIGHT_BYTES_DEFAULT;
 
 const EXAMPLES: &str = "\
 SOURCE is one of

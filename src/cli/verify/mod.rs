@@ -130,8 +130,8 @@ async fn compare(context: &Context<'_>, project: &Project, snapshot: &str, place
 /// What a snapshot is compared with.
 struct Other {
     reader: Arc<dyn ReadAt>,
-    /// Of a file, which may change meanwhile.
-    frozen: Option<Arc<dyn Frozen>>,
+    /// Whether it still is what it was: a file may change meanwhile, a snapshot may be removed.
+    stands: Arc<dyn Fn() -> Result<()> + Send + Sync>,
 }
 
 impl Other {
@@ -142,9 +142,10 @@ impl Other {
             }
             Place::Rbd(spec) => {
                 let (cluster, point) = (connect::cluster(context).await?, snapshot.snapshot.point.clone());
-                let open = move || RbdReader::of_snapshot(&cluster, &spec, point.as_ref());
-                let reader: Arc<dyn ReadAt> = Arc::new(blocking(context, open).await?);
-                Ok(Self { reader, frozen: None })
+                let open = Arc::new(move || RbdReader::of_snapshot(&cluster, &spec, point.as_ref()));
+                let again = Arc::clone(&open);
+                let reader: Arc<dyn ReadAt> = Arc::new(blocking(context, move || open()).await?);
+                Ok(Self { reader, stands: Arc::new(move || again().map(|_| ())) })
             }
             Place::File(path) => {
                 let at = path.clone();
@@ -153,15 +154,18 @@ impl Other {
                 let open = move || RawFile::find(&at)?.freeze(&request);
                 let frozen = blocking(context, open).await.map_err(|e| hint_at_rbd(e, &path))?;
                 let frozen: Arc<dyn Frozen> = frozen.into();
-                Ok(Self { reader: frozen.reader(), frozen: Some(frozen) })
+                Ok(Self { reader: frozen.reader(), stands: Arc::new(move || frozen.check()) })
             }
         }
     }
 
     /// Says so when what was read changed meanwhile, as then a difference means nothing.
     async fn check(&self, context: &Context<'_>, report: &AgainstReport) {
-        let Some(frozen) = self.frozen.clone().filter(|_| !report.ok()) else { return };
-        if let Err(e) = blocking(context, move || frozen.check()).await {
+        if report.ok() {
+            return;
+        }
+        let stands = Arc::clone(&self.stands);
+        if let Err(e) = blocking(context, move || stands()).await {
             context.ui.warn(&e.to_string());
         }
     }

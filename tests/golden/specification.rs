@@ -1,0 +1,298 @@
+//! A reader written from `repo-format.md` alone: it shares no code with the library, so that the two cannot be wrong
+//! in the same way.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::make::folder;
+use crate::read::{Expected, expected};
+
+/// An object's plaintext (§4). Without encryption: the checksum is all that protects it.
+fn plain(at: &Path, repo_id: &[u8; 16], name: &str, base: Option<&[u8]>) -> Vec<u8> {
+    let object = fs::read(at.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let (head, body) = object.split_at(128);
+    assert_eq!(&head[..7], b"cuttle\0", "{name}");
+    assert_eq!((head[7], head[9]), (1, 0), "{name}: version and sealing");
+    let id = if name == "repository" { &[0; 16] } else { repo_id };
+    let len = (name.len() as u32).to_le_bytes();
+    let sum = blake3::hash(&[&head[..96], id, &len, name.as_bytes(), body].concat());
+    assert_eq!(&head[96..], sum.as_bytes(), "{name}: checksum");
+    let plain_len = u32::from_le_bytes(head[12..16].try_into().expect("4 bytes")) as usize;
+    assert_eq!(u32::from_le_bytes(head[16..20].try_into().expect("4 bytes")) as usize, body.len(), "{name}");
+    let out = match (head[10], base) {
+        (0, None) => body.to_vec(),
+        (1, None) => zstd::bulk::decompress(body, plain_len).expect(name),
+        (2, Some(base)) => {
+            use std::io::Read;
+            let mut reader = zstd::stream::read::Decoder::with_ref_prefix(body, base).expect(name);
+            reader.window_log_max(25).expect(name);
+            let mut out = Vec::new();
+            reader.read_to_end(&mut out).expect(name);
+            out
+        }
+        other => panic!("{name}: compression {other:?}"),
+    };
+    assert_eq!(out.len(), plain_len, "{name}");
+    out
+}
+
+/// Reads the fields of a record one after the other (§6).
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take(&mut self, len: usize) -> Vec<u8> {
+        let (taken, rest) = self.0.split_at(len);
+        self.0 = rest;
+        taken.to_vec()
+    }
+
+    fn u8(&mut self) -> u8 {
+        self.take(1)[0]
+    }
+
+    fn bool(&mut self) -> bool {
+        let byte = self.u8();
+        assert!(byte < 2, "{byte} is no bool");
+        byte == 1
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take(4).try_into().expect("4 bytes"))
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take(8).try_into().expect("8 bytes"))
+    }
+
+    fn bytes(&mut self) -> Vec<u8> {
+        let len = self.u64() as usize;
+        self.take(len)
+    }
+
+    fn string(&mut self) -> String {
+        String::from_utf8(self.bytes()).expect("UTF-8")
+    }
+
+    fn strings(&mut self) -> Vec<String> {
+        (0..self.u64()).map(|_| self.string()).collect()
+    }
+
+    fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        self.bool().then(|| read(self))
+    }
+
+    fn identity(&mut self) {
+        match self.u32() {
+            0 => (0..5).for_each(|_| drop(self.string())),
+            1 => drop(self.string()),
+            2 => {}
+            other => panic!("identity {other}"),
+        }
+    }
+
+    fn layout(&mut self) {
+        let _order = self.u8();
+        let (_features, _stripe_unit, _stripe_count) = (self.u64(), self.u64(), self.u64());
+        (0..self.u64()).for_each(|_| drop((self.string(), self.string())));
+        self.option(Self::string);
+    }
+
+    fn end(self) {
+        assert!(self.0.is_empty(), "{} bytes behind the record", self.0.len());
+    }
+}
+
+/// A reader of one project of an unencrypted repository.
+struct Reader<'a> {
+    at: &'a Path,
+    repo_id: [u8; 16],
+    project: &'a str,
+    chunk_id_key: [u8; 32],
+    page_id_key: [u8; 32],
+}
+
+/// A ref (§7): where the object is, and its closure.
+#[derive(Clone)]
+struct Ref {
+    path: String,
+    id: [u8; 32],
+    size: u64,
+    closure: Vec<Ref>,
+}
+
+impl<'a> Reader<'a> {
+    fn open(at: &'a Path, project: &'a str) -> Self {
+        let repository = plain(at, &[0; 16], "repository", None);
+        let mut fields = Fields(&repository);
+        let repo_id: [u8; 16] = fields.take(16).try_into().expect("16 bytes");
+        let (chunk_size, encrypted, _create) = (fields.u32(), fields.bool(), fields.bool());
+        let (_depth, required, _created) = (fields.u8(), fields.u64(), fields.u64());
+        fields.end();
+        assert_eq!((chunk_size, encrypted, required), (4096, false, 0));
+        let record = plain(at, &repo_id, &format!("projects/{project}/project"), None);
+        let mut fields = Fields(&record);
+        let (_project_id, root) = (fields.take(16), fields.take(32));
+        assert_eq!(fields.string(), project);
+        let _created = fields.u64();
+        fields.end();
+        let chunk_id_key = blake3::derive_key("cuttle v1 chunk id", &root);
+        let page_id_key = blake3::derive_key("cuttle v1 page id", &root);
+        Self { at, repo_id, project, chunk_id_key, page_id_key }
+    }
+
+    fn plain(&self, name: &str, base: Option<&[u8]>) -> Vec<u8> {
+        plain(self.at, &self.repo_id, &format!("projects/{}/{name}", self.project), base)
+    }
+
+    fn exists(&self, name: &str) -> bool {
+        self.at.join(format!("projects/{}/{name}", self.project)).exists()
+    }
+
+    /// Every volume's number and name (§6.4).
+    fn volumes(&self) -> Vec<(u32, String)> {
+        let mut out = Vec::new();
+        for n in (1..).take_while(|n| self.exists(&format!("volumes/{n:010}"))) {
+            let record = self.plain(&format!("volumes/{n:010}"), None);
+            let mut fields = Fields(&record);
+            assert_eq!(fields.u32(), n);
+            let name = fields.string();
+            fields.identity();
+            let _created = fields.u64();
+            fields.end();
+            out.push((n, name));
+        }
+        out
+    }
+
+    /// A sequence's state, and its content where it lives (§6.5 to §6.7).
+    fn sequence(&self, n: u32, s: u32) -> (&'static str, Vec<u8>) {
+        let name = |kind: &str| format!("log/{n:010}/{s:010}.{kind}");
+        let open = self.plain(&name("open"), None);
+        let mut fields = Fields(&open);
+        let snapshot_id = fields.take(16);
+        let _generation = fields.u32();
+        let (_host, _machine, _process) = (fields.string(), fields.string(), fields.u32());
+        let (_program, _started) = (fields.string(), fields.u64());
+        fields.end();
+        if self.exists(&name("forget")) {
+            let forget = self.plain(&name("forget"), None);
+            assert_eq!(Fields(&forget).take(16), snapshot_id);
+        }
+        let end = self.plain(&name("end"), None);
+        let mut fields = Fields(&end);
+        assert_eq!(fields.take(16), snapshot_id);
+        if fields.u32() == 1 {
+            let (_by, _reason) = (fields.string(), fields.string());
+            fields.end();
+            return ("aborted", Vec::new());
+        }
+        assert_eq!((fields.u32(), fields.u32()), (n, s));
+        let _generation = fields.u32();
+        let (size_bytes, chunk_size_bytes) = (fields.u64(), fields.u32());
+        assert_eq!(chunk_size_bytes, 4096);
+        fields.identity();
+        fields.option(|f| (f.string(), f.u64(), f.bool()));
+        fields.layout();
+        let (_host, _program, _started) = (fields.string(), fields.string(), fields.u64());
+        assert!(fields.strings().len() <= 1);
+        let (_parent, _full) = (fields.option(Fields::u32), fields.bool());
+        let (_nights, _cursor) = (fields.u32(), fields.u64());
+        let _stats = [(); 6].map(|()| fields.u64());
+        let root = fields.bytes();
+        fields.end();
+        let state = if self.exists(&name("forget")) { "forgotten" } else { "live" };
+        (state, self.content(&root, size_bytes))
+    }
+
+    /// Refs of a page (§7).
+    fn refs(&self, page: &[u8], level: u8, kind: &str) -> Vec<Option<Ref>> {
+        let u32_at = |at: usize| u32::from_le_bytes(page[at..at + 4].try_into().expect("4 bytes"));
+        let (count, closures) = (u32_at(4) as usize, u32_at(8) as usize);
+        assert_eq!((page[0], page.len()), (level, 16 + 48 * (count + closures)));
+        let entry = |at: usize| {
+            let e = &page[16 + 48 * at..][..48];
+            let number = |at: usize| u32::from_le_bytes(e[at..at + 4].try_into().expect("4 bytes"));
+            let id: [u8; 32] = e[..32].try_into().expect("32 bytes");
+            let hex: String = id.iter().map(|b| format!("{b:02x}")).collect();
+            let variant = match number(36) {
+                0 => String::new(),
+                variant => format!(".{variant:08x}"),
+            };
+            let path = format!("{kind}/{:010}/{}/{hex}{variant}", number(32), &hex[..2]);
+            (Ref { path, id, size: u64::from(number(40)), closure: Vec::new() }, e[44], *e == [0; 48])
+        };
+        let mut next = count;
+        let mut out = Vec::new();
+        for at in 0..count {
+            let (mut found, below, zero) = entry(at);
+            for left in (0..below).rev() {
+                let (base, of_base, _) = entry(next);
+                assert_eq!(of_base, left);
+                found.closure.push(base);
+                next += 1;
+            }
+            out.push((!zero).then_some(found));
+        }
+        assert_eq!(next, count + closures);
+        out
+    }
+
+    fn content(&self, root: &[u8], size_bytes: u64) -> Vec<u8> {
+        // Volumes here have less than 1,024² chunks, so the root is of level 1.
+        let mut out = vec![0; size_bytes as usize];
+        let leaves = self.refs(root, 1, "pages");
+        assert_eq!(leaves.len() as u64, size_bytes.div_ceil(4096 * 1024));
+        for (number, leaf) in leaves.iter().enumerate() {
+            let Some(leaf) = leaf else { continue };
+            let page = self.plain(&leaf.path, None);
+            assert_eq!(blake3::keyed_hash(&self.page_id_key, &page), leaf.id);
+            for (at, chunk) in self.refs(&page, 0, "chunks").iter().enumerate() {
+                let Some(chunk) = chunk else { continue };
+                let start = (number * 1024 + at) * 4096;
+                let plain = self.chunk(chunk);
+                out[start..start + plain.len()].copy_from_slice(&plain);
+            }
+        }
+        out
+    }
+
+    /// A chunk, decoded from the full object at the end of its chain up.
+    fn chunk(&self, chunk: &Ref) -> Vec<u8> {
+        let mut base: Option<Vec<u8>> = None;
+        for object in chunk.closure.iter().rev().chain([chunk]) {
+            let plain = self.plain(&object.path, base.as_deref());
+            assert_eq!(blake3::keyed_hash(&self.chunk_id_key, &plain), object.id, "{}", object.path);
+            let path = self.at.join(format!("projects/{}/{}", self.project, object.path));
+            assert_eq!(fs::metadata(path).expect("there").len(), object.size);
+            base = Some(plain);
+        }
+        base.expect("at least one object")
+    }
+}
+
+#[test]
+fn a_reader_made_from_the_specification_alone_reads_the_golden_repository() {
+    let at = folder().join("v1-open");
+    let expected = expected(&fs::read_to_string(folder().join("v1-open.tsv")).expect("there"));
+    let mut found = Expected::new();
+    for project in ["default", "tenant-a"] {
+        let reader = Reader::open(&at, project);
+        for (n, name) in reader.volumes() {
+            let opened = |s: &u32| reader.exists(&format!("log/{n:010}/{s:010}.open"));
+            for s in (1..).take_while(opened) {
+                let (state, content) = reader.sequence(n, s);
+                let hash = blake3::hash(&content).to_string();
+                let key = (project.to_owned(), name.clone(), s);
+                found.insert(key, (state.to_owned(), content.len() as u64, hash));
+            }
+        }
+    }
+    assert_eq!(found, expected);
+    let states = found.values().fold(BTreeMap::<&str, u32>::new(), |mut states, (state, ..)| {
+        *states.entry(state).or_default() += 1;
+        states
+    });
+    assert_eq!(states["aborted"], 1);
+    assert_eq!(states["forgotten"], 1);
+}
