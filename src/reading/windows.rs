@@ -11,6 +11,8 @@ use crate::repo::manifest::Manifest;
 
 /// Leaves in a window: 32 GiB of a volume at 4 MiB a chunk, at most 6 MiB of refs.
 const WINDOW_LEAVES: u64 = 8;
+/// Leaves in a window that is compared with a volume: this much is read before anything is fetched or reported.
+const WINDOW_LEAVES_COMPARED: u64 = 1;
 /// Leaves read at once.
 const LEAVES_INFLIGHT_MAX: usize = 8;
 
@@ -18,14 +20,19 @@ const LEAVES_INFLIGHT_MAX: usize = 8;
 pub(crate) struct Windows {
     manifest: Manifest,
     next_leaf: u64,
+    leaves: u64,
     zero_leaves_max: u64,
 }
 
 impl Windows {
-    /// `whole_zeros` puts ranges of zeros of any length into one window; otherwise they are as long as others.
-    pub(crate) fn new(manifest: Manifest, whole_zeros: bool) -> Self {
-        let zero_leaves_max = if whole_zeros { u64::MAX } else { WINDOW_LEAVES };
-        Self { manifest, next_leaf: 0, zero_leaves_max }
+    /// Where a volume is compared with the manifest, all windows are short; otherwise a range of zeros is one window,
+    /// however long it is.
+    pub(crate) fn new(manifest: Manifest, compared: bool) -> Self {
+        let (leaves, zero_leaves_max) = match compared {
+            true => (WINDOW_LEAVES_COMPARED, WINDOW_LEAVES_COMPARED),
+            false => (WINDOW_LEAVES, u64::MAX),
+        };
+        Self { manifest, next_leaf: 0, leaves, zero_leaves_max }
     }
 
     /// The next window, or `None` after the last.
@@ -37,7 +44,7 @@ impl Windows {
             return Ok(None);
         }
         let zeros = self.zero_leaves(first).await?.min(left);
-        let count = WINDOW_LEAVES.min(left);
+        let count = self.leaves.min(left);
         if zeros >= count {
             let zeros = zeros.min(self.zero_leaves_max);
             self.next_leaf = first + zeros;

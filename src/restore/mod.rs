@@ -144,12 +144,9 @@ pub async fn plan(
     Ok(started.report(project, snapshot, totals, true))
 }
 
-/// `volumeoptions.inflight_bytes, project.chunk_size_bytes()sequence`, as a user names a snapshot.
+/// `volume@sequence`, as a user names a snapshot.
 pub(crate) fn name(snapshot: &SnapshotEntry) -> String {
-    format!(
-        "{}options.inflight_bytes, project.chunk_size_bytes(){}",
-        snapshot.volume_name, snapshot.snapshot.sequence
-    )
+    format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence)
 }
 
 /// When it began and what the store had been asked by then.
@@ -230,9 +227,9 @@ impl Planner {
             Existing::Blank | Existing::Nothing => Found::Nothing,
             Existing::Content(content) => Found::Content(reader(content)),
         };
-        let whole_zeros = !matches!(target, Found::Content(_));
+        let compared = matches!(target, Found::Content(_));
         let manifest = Manifest::of(project, &snapshot.snapshot)?;
-        let windows = Windows::new(manifest, whole_zeros);
+        let windows = Windows::new(manifest, compared);
         Ok(Self { windows, target, budget, buffers, cancel: cancel.clone() })
     }
 

@@ -87,7 +87,7 @@ pub async fn against(
         budget,
         buffers: Arc::new(Buffers::new(inflight_bytes, project.chunk_size_bytes())),
     };
-    let mut windows = Windows::new(Manifest::of(project, &snapshot.snapshot)?, false);
+    let mut windows = Windows::new(Manifest::of(project, &snapshot.snapshot)?, true);
     while let Some(window) = windows.next().await? {
         let found = tokio::select! {
             biased;
