@@ -68,6 +68,8 @@ struct Scratch {
     compressor: CCtx<'static>,
     decompressor: DCtx<'static>,
     compressed: Vec<u8>,
+    /// As long as the longest so far: cutting and growing it would fill it with zeros each time.
+    opened: Vec<u8>,
 }
 
 thread_local! {
@@ -75,6 +77,7 @@ thread_local! {
         compressor: CCtx::create(),
         decompressor: DCtx::create(),
         compressed: Vec::new(),
+        opened: Vec::new(),
     });
 }
 
@@ -165,25 +168,40 @@ pub fn open(
     let (head, body) = object.split_at(HEADER_LEN_BYTES);
     let bound = &head[..HEADER_BOUND_LEN_BYTES];
     let base_plain = base.map(|b| b.plain);
-    out.resize(header.plain_len_bytes as usize, 0);
-    match place.key {
-        None => {
-            let expected = checksum(bound, place.repo_id, &place.name.to_string(), body);
-            if head[HEADER_BOUND_LEN_BYTES..] != expected {
-                return Err(damaged("its checksum does not match its bytes and name"));
+    set_len(out, header.plain_len_bytes as usize);
+    SCRATCH.with_borrow_mut(|scratch| {
+        let Scratch { decompressor, opened, .. } = scratch;
+        let compressed = match place.key {
+            None => {
+                let expected = checksum(bound, place.repo_id, &place.name.to_string(), body);
+                if head[HEADER_BOUND_LEN_BYTES..] != expected {
+                    return Err(damaged("its checksum does not match its bytes and name"));
+                }
+                body
             }
-            decompress(body, header.compression, base_plain, out)
+            Some(key) => {
+                let compressed_len = body.len() - TAG_LEN_BYTES;
+                if opened.len() < compressed_len {
+                    set_len(opened, compressed_len);
+                }
+                let compressed = &mut opened[..compressed_len];
+                key.open(&header.salt, &aad(bound, &place), body, compressed)?;
+                compressed
+            }
+        };
+        match base_plain {
+            None => decompress_with(decompressor, compressed, header.compression, out),
+            Some(_) => decompress(compressed, header.compression, base_plain, out),
         }
-        Some(key) => SCRATCH.with_borrow_mut(|scratch| {
-            scratch.compressed.resize(body.len() - TAG_LEN_BYTES, 0);
-            let aad = aad(bound, &place);
-            key.open(&header.salt, &aad, body, &mut scratch.compressed)?;
-            let Scratch { decompressor, compressed, .. } = scratch;
-            match base_plain {
-                None => decompress_with(decompressor, compressed, header.compression, out),
-                Some(_) => decompress(compressed, header.compression, base_plain, out),
-            }
-        }),
+    })
+}
+
+/// Makes a buffer that long; its content is anything. Fresh memory comes zeroed from the system, so it is not filled.
+fn set_len(buffer: &mut Vec<u8>, len: usize) {
+    if buffer.capacity() < len {
+        *buffer = vec![0; len];
+    } else {
+        buffer.resize(len, 0);
     }
 }
 

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::plan::restore::Fetch;
 use crate::repo::chunks::{ChunkBuffers, chunk_object_len_bytes_max};
 
-/// Buffers kept while nobody needs them.
-const BUFFERS_IDLE_MAX: usize = 8;
+/// Buffers kept while nobody needs them, however small chunks are.
+const BUFFERS_IDLE_MAX: u64 = 64;
 
 /// Bytes that may be in memory at once: taken before a buffer is filled, given back when its content is where it
 /// belongs.
@@ -56,20 +56,28 @@ pub(crate) fn fetch_bytes(fetch: &Fetch, chunk_size_bytes: u32) -> u64 {
     sealed + plain
 }
 
-/// Idle buffers, so that a chunk costs no fresh memory: faulting 4 MiB in takes about as long as hashing them.
-#[derive(Debug, Default)]
+/// Buffers that are used again, so that a chunk costs no fresh memory: faulting 4 MiB in takes about as long as
+/// hashing them. The one given back last is taken first, as the CPU's cache may still hold it.
+#[derive(Debug)]
 pub(crate) struct Buffers {
     idle: Mutex<Vec<ChunkBuffers>>,
+    idle_max: usize,
 }
 
 impl Buffers {
+    /// Keeps as many as a budget has room for plaintexts and their objects, when these do not compress.
+    pub(crate) fn new(inflight_bytes: u64, chunk_size_bytes: u32) -> Self {
+        let fit = inflight_bytes / (2 * u64::from(chunk_size_bytes));
+        Self { idle: Mutex::default(), idle_max: fit.clamp(1, BUFFERS_IDLE_MAX) as usize }
+    }
+
     pub(crate) fn take(&self) -> ChunkBuffers {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
     pub(crate) fn give(&self, buffers: ChunkBuffers) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < BUFFERS_IDLE_MAX {
+        if idle.len() < self.idle_max {
             idle.push(buffers);
         }
     }

@@ -144,9 +144,12 @@ pub async fn plan(
     Ok(started.report(project, snapshot, totals, true))
 }
 
-/// `volume@sequence`, as a user names a snapshot.
+/// `volumeoptions.inflight_bytes, project.chunk_size_bytes()sequence`, as a user names a snapshot.
 pub(crate) fn name(snapshot: &SnapshotEntry) -> String {
-    format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence)
+    format!(
+        "{}options.inflight_bytes, project.chunk_size_bytes(){}",
+        snapshot.volume_name, snapshot.snapshot.sequence
+    )
 }
 
 /// When it began and what the store had been asked by then.
@@ -215,7 +218,7 @@ impl Planner {
             )));
         }
         let budget = Budget::new(options.inflight_bytes);
-        let buffers = Arc::new(Buffers::default());
+        let buffers = Arc::new(Buffers::new(options.inflight_bytes, project.chunk_size_bytes()));
         let reader = |reader: Arc<dyn ReadAt>| LocalReader {
             project: project.clone(),
             reader,
@@ -309,8 +312,10 @@ impl Work {
             .buffered(CLOSURE_LEN_MAX + 1)
             .try_collect()
             .await?;
-        let (project, len_bytes, mut buffers) = (self.project.clone(), fetch.len_bytes, self.buffers.take());
+        let (project, len_bytes, pool) = (self.project.clone(), fetch.len_bytes, Arc::clone(&self.buffers));
         cpu::run(move || {
+            // Taken here and not sooner: the fewer buffers go around, the more of them the CPU's cache holds.
+            let mut buffers = pool.take();
             project.open_chunk_into(&objects, &bodies, len_bytes, &mut buffers)?;
             Ok(buffers)
         })

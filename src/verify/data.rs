@@ -120,8 +120,9 @@ impl Audit {
     async fn full(self: &Arc<Self>, group: &Group, read: &mut Read) -> Result<()> {
         let root = group.root;
         let Some(body) = self.fetch(root, read).await? else { return Ok(()) };
-        let (audit, mut buffers) = (Arc::clone(self), self.buffers.take());
+        let audit = Arc::clone(self);
         let decoded = cpu::run(move || {
+            let mut buffers = audit.buffers.take();
             audit.decode(&root, &body, None, &mut buffers.plain)?;
             Ok(buffers)
         });

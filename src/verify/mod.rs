@@ -86,7 +86,7 @@ pub async fn run(
     let audit = Arc::new(Audit {
         project: project.clone(),
         budget: Budget::new(options.inflight_bytes),
-        buffers: Buffers::default(),
+        buffers: Buffers::new(options.inflight_bytes, project.chunk_size_bytes()),
         progress,
         cancel,
     });

@@ -449,7 +449,7 @@ async fn what_was_forgotten_meanwhile_is_not_missed() {
     let audit = Arc::new(Audit {
         project: bench.project.clone(),
         budget: Budget::new(1 << 20),
-        buffers: Buffers::default(),
+        buffers: Buffers::new(1 << 20, CHUNK),
         progress: Arc::new(Silent),
         cancel: Cancel::never(),
     });
