@@ -292,8 +292,9 @@ async fn a_condemned_table_that_is_hurt_stops_the_backup() {
         let error = round.backup(&round.faults(), environment()).await.expect_err(hurt);
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{hurt}: {error}");
         assert!(error.message().contains("/gc/") && error.help_text().is_some(), "{hurt}: {error}");
-        let (_, live) = round.audit(hurt).await;
+        let (log, live) = round.audit(hurt).await;
         assert_eq!(live, round.lived(), "{hurt}");
+        assert_eq!(log.unfinished().count(), 0, "{hurt}: a registration that came to nothing is settled");
     }
 }
 
