@@ -144,12 +144,9 @@ pub async fn plan(
     Ok(started.report(project, snapshot, totals, true))
 }
 
-/// `volumeoptions.inflight_bytes, project.chunk_size_bytes()sequence`, as a user names a snapshot.
+/// `volume@sequence`, as a user names a snapshot.
 pub(crate) fn name(snapshot: &SnapshotEntry) -> String {
-    format!(
-        "{}options.inflight_bytes, project.chunk_size_bytes(){}",
-        snapshot.volume_name, snapshot.snapshot.sequence
-    )
+    format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence)
 }
 
 /// When it began and what the store had been asked by then.
