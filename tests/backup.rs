@@ -157,6 +157,26 @@ async fn a_source_that_misses_changes_is_found_out() {
 }
 
 #[tokio::test]
+async fn a_source_that_cannot_be_read_fails_the_backup() {
+    let (_, project) = in_memory().await;
+    let volume = MemoryVolume::new(filled(4096 * 30, 4));
+    for nights in 0..2u32 {
+        for chunk in [0, 7, 29] {
+            volume.edit(|content| content[4096 * chunk as usize + 9] ^= 1);
+            volume.hurt_at(Some(4096 * chunk + 5));
+            let error = back_up(&project, &volume, &options("v")).await.expect_err("a broken disk");
+            assert!(error.message().contains(&format!("offset {}", 4096 * chunk)), "{error}");
+            assert!(error.message().contains("the disk is broken here"), "{error}");
+        }
+        volume.hurt_at(None);
+        let report = back_up(&project, &volume, &options("v")).await.expect("backed up");
+        assert_eq!(report.sequence, Some(4 * (nights + 1)), "the failed ones are aborted");
+        let snapshot = latest(&project, "v").await;
+        assert_eq!(read_back(&project, &snapshot).await.expect("read"), volume.content());
+    }
+}
+
+#[tokio::test]
 async fn the_whole_volume_is_read_every_n_backups() {
     let (_, project) = in_memory().await;
     let volume = MemoryVolume::new(filled(4096 * 20, 4));

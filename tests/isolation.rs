@@ -26,8 +26,9 @@ const PROJECTS: [&str; 2] = ["default", "tenant-a"];
 const C: usize = CHUNK as usize;
 
 fn content() -> Vec<u8> {
-    let mut content = Numbers::new(1).bytes(1030 * C + 9);
-    content[2 * C..900 * C].fill(0);
+    let mut content = vec![0; 1030 * C + 9];
+    content[..3 * C].copy_from_slice(&Numbers::new(1).bytes(3 * C));
+    content[1020 * C..].copy_from_slice(&Numbers::new(2).bytes(10 * C + 9));
     content
 }
 
@@ -87,7 +88,7 @@ async fn the_same_image_in_two_projects_shares_no_object_and_no_request() {
             all.iter().filter_map(|name| name.rsplit('/').next().map(str::to_owned)).collect()
         };
         let (first, second) = (last(PROJECTS[0]).await, last(PROJECTS[1]).await);
-        assert!(first.len() > 100 && first.len() == second.len(), "{} and {}", first.len(), second.len());
+        assert!(first.len() > 15 && first.len() == second.len(), "{} and {}", first.len(), second.len());
         assert!(first.is_disjoint(&second), "equal content has the same name in two projects");
     }
 }

@@ -50,15 +50,30 @@ impl Session {
             let before = project.gc_state().await?;
             let log = project.log(volume.number).await?;
             let mut session = Self::open(project, volume, log, before.generation).await?;
-            let after = project.confirmed_gc_state().await?;
-            if after.generation == before.generation {
-                session.condemned = project.condemned(&after).await?;
-                return Ok(session);
-            }
-            session.abort("a prune round began while the backup registered").await?;
+            match session.confirm().await {
+                Ok(true) => return Ok(session),
+                Ok(false) => session.abort("a prune round began while the backup registered").await?,
+                Err(error) => {
+                    // Nobody else would know for long that it came to nothing.
+                    if let Err(e) = session.abort(&error.to_string()).await {
+                        tracing::warn!(error = %e, "backup {} could not be marked as aborted", session.sequence);
+                    }
+                    return Err(error);
+                }
+            };
         }
         Err(Error::unavailable(format!("prune rounds began {REGISTRATIONS_MAX} times during registration"))
             .help("run the backup again"))
+    }
+
+    /// Looks at the generation again, and at what must not be referenced (step 3). False when it changed.
+    async fn confirm(&mut self) -> Result<bool> {
+        let state = self.project.confirmed_gc_state().await?;
+        if state.generation != self.generation {
+            return Ok(false);
+        }
+        self.condemned = self.project.condemned(&state).await?;
+        Ok(true)
     }
 
     async fn open(

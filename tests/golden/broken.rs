@@ -53,6 +53,20 @@ const CASES: &[Case] = &[
         opens: true,
     },
     Case {
+        what: "a chunk holds something else, sealed as it must be",
+        kind: ErrorKind::Corrupt,
+        says: &["deltas@2", "/chunks/", "its content has another id"],
+        helps: "cuttle verify",
+        opens: true,
+    },
+    Case {
+        what: "a page holds something else, sealed as it must be",
+        kind: ErrorKind::Corrupt,
+        says: &["deltas@2", "/pages/", "its content has another id"],
+        helps: "cuttle verify",
+        opens: true,
+    },
+    Case {
         what: "a chunk has a later version",
         kind: ErrorKind::Unsupported,
         says: &["/chunks/", "format version 2", "version 1"],
@@ -131,6 +145,22 @@ async fn parts(objects: &Arc<InMemory>) -> Parts {
     Parts { chunks, page: page.to_string(), end }
 }
 
+/// Seals other plaintexts under a name until one makes an object of the same size.
+async fn replace(objects: &Arc<InMemory>, name: &str, change: impl Fn(&mut Vec<u8>, u8)) {
+    let hand = ByHand::open(objects.clone(), &key_file(), "default").await;
+    let parsed = ObjectName::parse(name).expect("ours");
+    let size = get(&**objects, name).await.len();
+    let plain = hand.plain(&parsed).await;
+    for by in 1..=255 {
+        let mut other = plain.clone();
+        change(&mut other, by);
+        if hand.put_plain(&parsed, &other).await as usize == size {
+            return;
+        }
+    }
+    panic!("{name}: no other content has {size} bytes");
+}
+
 async fn break_it(what: &str, objects: &Arc<InMemory>) {
     let parts = parts(objects).await;
     let at = |objects: &Arc<InMemory>, name: &str, at: usize, byte: u8| {
@@ -153,6 +183,13 @@ async fn break_it(what: &str, objects: &Arc<InMemory>) {
             let (a, b) = (get(&**objects, &parts.chunks[0]).await, get(&**objects, &parts.chunks[1]).await);
             put(&**objects, &parts.chunks[0], b).await;
             put(&**objects, &parts.chunks[1], a).await;
+        }
+        "a chunk holds something else, sealed as it must be" => {
+            replace(objects, last, |plain, by| plain[usize::from(by)] ^= 1).await;
+        }
+        "a page holds something else, sealed as it must be" => {
+            // In the id of a chunk that occurs once.
+            replace(objects, &parts.page, |plain, by| plain[16 + 48 * 4 + usize::from(by % 32)] ^= by).await;
         }
         "a chunk has a later version" => at(objects, last, 7, 2).await,
         "a snapshot is damaged" => at(objects, &parts.end, 140, 0xff).await,

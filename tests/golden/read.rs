@@ -21,10 +21,11 @@ use crate::make::{folder, key_file, make, password};
 use crate::support::by_hand::{names, put};
 use crate::support::repo::{MemoryVolume, back_up, environment, options, store};
 
-/// A golden repository: its name, and what opens it.
-type Golden = (&'static str, fn() -> Unlock);
+/// Gives what opens a repository.
+pub type Opener = fn() -> Unlock;
 
-pub const GOLDEN: [Golden; 2] = [("v1-encrypted", key_file), ("v1-open", key_file)];
+/// A golden repository: its name, and what opens it.
+pub const GOLDEN: [(&str, Opener); 2] = [("v1-encrypted", key_file), ("v1-open", key_file)];
 
 /// What a repository must hold, by project, volume and sequence: the state, and the size and hash of the content.
 pub type Expected = BTreeMap<Key, State>;
@@ -55,7 +56,7 @@ pub async fn copy(name: &str) -> Arc<InMemory> {
     Arc::new(to)
 }
 
-pub async fn open(inner: Arc<dyn ObjectStore>, unlock: fn() -> Unlock) -> Result<Arc<Repository>> {
+pub async fn open(inner: Arc<dyn ObjectStore>, unlock: Opener) -> Result<Arc<Repository>> {
     Repository::open(store(inner), environment(), &mut || Ok(unlock())).await
 }
 
@@ -75,7 +76,7 @@ pub async fn damage(project: &Project) -> Vec<String> {
 }
 
 /// All that must be true of a repository with this content.
-async fn check(at: &Path, unlock: fn() -> Unlock, expected: &Expected, context: &str) {
+async fn check(at: &Path, unlock: Opener, expected: &Expected, context: &str) {
     let inner = || Arc::new(LocalFileSystem::new_with_prefix(at).expect("there"));
     let repository = open(inner(), unlock).await.unwrap_or_else(|e| panic!("{context}: {e}"));
     let mut found = Expected::new();
@@ -121,7 +122,7 @@ async fn a_golden_repository_opens_with_password_and_key_file_only() {
     for unlock in [password, key_file] {
         open(copy("v1-encrypted").await, unlock).await.expect("opened");
     }
-    let wrong: fn() -> Unlock = || Unlock::KeyFile(vec![0; 32].into());
+    let wrong: Opener = || Unlock::KeyFile(vec![0; 32].into());
     let error = open(copy("v1-encrypted").await, wrong).await.err().expect("refused");
     assert_eq!(error.kind(), ErrorKind::WrongKey, "{error}");
     let read = |name: &str| fs::read(folder().join(name)).expect("there");

@@ -174,6 +174,24 @@ async fn a_changed_repository_object_opens_with_no_key_even_without_memory() {
     }
 }
 
+/// The backup is made in the store; a full or broken disk of this host does not undo it.
+#[tokio::test]
+async fn a_memory_that_cannot_be_written_fails_no_backup() {
+    let world = World::incremental().await;
+    let round = world.round();
+    let folder = tempfile::tempdir().expect("a folder");
+    let memory = folder.path().join("memory");
+    let project = connect(round.objects.clone(), remembering(&memory)).await.expect("opened");
+    std::fs::remove_dir_all(&memory).expect("removed");
+    std::fs::write(&memory, "a file where the folder was").expect("written");
+    let report = round.backup_in(&project).await.expect("backed up");
+    let (_, live) = round.audit("without memory").await;
+    assert_eq!(live.last(), report.sequence.as_ref());
+    // When a command begins it is an error: a rollback could not be noticed.
+    let error = connect(round.objects.clone(), remembering(&memory)).await.err().expect("refused");
+    assert!(error.message().contains(&memory.display().to_string()), "{error}");
+}
+
 /// An honest store raises no alarm, whoever else uses it and however many processes share the memory.
 #[tokio::test]
 async fn what_others_do_is_no_rollback() {

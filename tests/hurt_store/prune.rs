@@ -5,10 +5,11 @@ use std::sync::Arc;
 use cuttle::backup::BackupOptions;
 use cuttle::format::ObjectName;
 use cuttle::format::page::{ObjectRef, PageRef};
+use cuttle::format::record::{ForgetRecord, OpenRecord};
 use cuttle::repo::Project;
 use cuttle::repo::log::SnapshotEntry;
 use cuttle::repo::manifest::Manifest;
-use cuttle::units::{ChunkId, Generation};
+use cuttle::units::{ChunkId, Generation, Sequence, VolumeNumber};
 use cuttle::{ErrorKind, Result};
 use object_store::memory::InMemory;
 
@@ -291,7 +292,37 @@ async fn a_condemned_table_that_is_hurt_stops_the_backup() {
         let error = round.backup(&round.faults(), environment()).await.expect_err(hurt);
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{hurt}: {error}");
         assert!(error.message().contains("/gc/") && error.help_text().is_some(), "{hurt}: {error}");
-        let (_, live) = round.audit(hurt).await;
+        let (log, live) = round.audit(hurt).await;
         assert_eq!(live, round.lived(), "{hurt}");
+        assert_eq!(log.unfinished().count(), 0, "{hurt}: a registration that came to nothing is settled");
     }
+}
+
+/// Only what lives after the registration is a parent: what was forgotten before may be deleted by the next round.
+#[tokio::test]
+async fn a_snapshot_that_was_forgotten_in_time_is_no_parent() {
+    let world = World::incremental().await;
+    let mut parents = Vec::new();
+    for k in 0..world.requests().await {
+        let round = world.round();
+        let faults = round.faults();
+        let hand = by_hand(&round.objects).await;
+        let (p, n, s) = (hand.project.clone(), VolumeNumber(2), Sequence(2));
+        let open: OpenRecord = hand.record(&ObjectName::Open(p.clone(), n, s)).await;
+        let forget = ForgetRecord { snapshot_id: open.snapshot_id, host: "other".into(), at_unix_ms: 0 };
+        let name = ObjectName::Forget(p, n, s);
+        let (done, _) = held(&round, &faults, gate_at(&faults, k), environment(), async || {
+            hand.put_record(&name, &forget).await;
+        })
+        .await;
+        let report = done.unwrap_or_else(|e| panic!("held at request {k}: {e}"));
+        let asked = faults.ops().iter().position(|op| op.kind == OpKind::Head && op.key == name.to_string());
+        let in_time = asked.is_none_or(|asked| k <= asked);
+        assert_eq!(report.parent, Some(if in_time { 1 } else { 2 }), "held at request {k}");
+        parents.extend(report.parent);
+        let project = connect(round.objects.clone(), environment()).await.expect("opened");
+        let back = read_back(&project, &latest(&project, VOLUME).await).await.expect("read");
+        assert!(back == world.next, "held at request {k}");
+    }
+    assert!(parents.contains(&1) && parents.contains(&2));
 }

@@ -115,11 +115,16 @@ impl ByHand {
         self.at(name, |place| codec::open_record(place, &object)).expect("a record")
     }
 
-    pub async fn page(&self, name: &ObjectName, level: u8, count: usize) -> Page {
+    /// The plaintext of a full object.
+    pub async fn plain(&self, name: &ObjectName) -> Vec<u8> {
         let object = get(&*self.objects, &name.to_string()).await;
         let (mut plain, max) = (Vec::new(), name.object_type().plain_len_bytes_max());
-        self.at(name, |place| codec::open(place, &object, None, max, &mut plain)).expect("a page");
-        Page::decode(&plain, level, count).expect("a page")
+        self.at(name, |place| codec::open(place, &object, None, max, &mut plain)).expect("a good object");
+        plain
+    }
+
+    pub async fn page(&self, name: &ObjectName, level: u8, count: usize) -> Page {
+        Page::decode(&self.plain(name).await, level, count).expect("a page")
     }
 
     async fn put_sealed(&self, sealed: &Sealed) -> u32 {

@@ -191,6 +191,8 @@ struct Inner {
     next_id: u64,
     /// Offsets that the diff does not report, however they changed.
     lies: BTreeSet<u64>,
+    /// Reads that touch this offset fail.
+    hurt: Option<u64>,
     reads: u64,
 }
 
@@ -224,6 +226,11 @@ impl MemoryVolume {
     /// From now on changes in the block at this offset are not reported.
     pub fn lie_about(&self, offset_bytes: u64) {
         self.inner().lies.insert(offset_bytes / 512 * 512);
+    }
+
+    /// From now on reads that touch this offset fail, or none.
+    pub fn hurt_at(&self, offset_bytes: Option<u64>) {
+        self.inner().hurt = offset_bytes;
     }
 
     pub fn become_another(&self) {
@@ -347,6 +354,10 @@ impl ReadAt for Counted {
     }
 
     fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<()> {
+        let range = offset_bytes..offset_bytes + buf.len() as u64;
+        if self.inner.lock().expect("not poisoned").hurt.is_some_and(|hurt| range.contains(&hurt)) {
+            return Err(Error::unavailable("the disk is broken here"));
+        }
         let at = offset_bytes as usize;
         let from = self.content.get(at..at + buf.len()).ok_or_else(|| Error::invalid("past the end"))?;
         buf.copy_from_slice(from);
