@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 
 use super::adaptive::{AdaptiveLimit, Signal};
 use super::bandwidth::Bandwidth;
+use super::bodies::Bodies;
 use super::fault::{Fault, TimedOut};
 use super::ledger::{Counters, RequestKind};
 use super::limits::Limits;
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) create_if_absent: AtomicBool,
     pub(crate) upload: Bandwidth,
     pub(crate) download: Bandwidth,
+    pub(super) bodies: Arc<Bodies>,
     adaptive: Arc<AdaptiveLimit>,
     answered: AtomicBool,
     jitter: AtomicU64,
@@ -55,6 +57,7 @@ impl Shared {
             create_if_absent: AtomicBool::new(true),
             upload: Bandwidth::new(limits.upload_bytes_per_second),
             download: Bandwidth::new(limits.download_bytes_per_second),
+            bodies: Arc::default(),
             adaptive: AdaptiveLimit::new(limits.requests_inflight_max),
             answered: AtomicBool::new(false),
             jitter: AtomicU64::new(seed),

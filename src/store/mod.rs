@@ -9,6 +9,7 @@
 mod adaptive;
 mod attempt;
 mod bandwidth;
+mod bodies;
 mod fault;
 mod http_layer;
 mod ledger;

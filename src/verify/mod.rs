@@ -39,7 +39,7 @@ pub use scrub::{ScrubOptions, ScrubReport, scrub};
 pub use slice::Slice;
 
 /// Memory in flight unless asked otherwise.
-pub const INFLIGHT_BYTES_DEFAULT: u64 = 128 << 20;
+pub const INFLIGHT_BYTES_DEFAULT: u64 = 96 << 20;
 /// Chunk objects that one pass looks at (about 96 MiB, as much again while they are looked for).
 const OBJECTS_PER_PASS_MAX: usize = 1 << 20;
 
