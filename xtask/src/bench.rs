@@ -35,7 +35,17 @@ pub fn command(args: &[String]) -> Result<()> {
     let dir = PathBuf::from("/dev/shm/cuttle-bench");
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir)?;
+    // Huge pages, or the kernel's page allocation takes a third as long as the work that is to be measured.
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "huge=within_size,size=90%", "cuttle-bench"])
+        .arg(&dir)
+        .status()
+        .is_ok_and(|s| s.success());
+    println!("memory file system: {}", if mounted { "tmpfs with huge pages" } else { "/dev/shm as it is" });
     let result = run_all(&dir, size_gib, &from);
+    if mounted {
+        ensure!(Command::new("umount").arg(&dir).status()?.success(), "{} stays mounted", dir.display());
+    }
     fs::remove_dir_all(&dir)?;
     result
 }
