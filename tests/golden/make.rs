@@ -183,7 +183,7 @@ async fn deltas(project: &Project, hand: &ByHand, note: &mut Note<'_>) {
     let other = block(31, C);
     let variant = hand.chunk_variant(&other, 0, 0x0000_beef).await;
     let content = [&second[..], &full, &vec![0; C], &first, &other, &second].concat();
-    let refs = vec![two.clone(), zero_ref, PageRef::Zero, one, variant, two];
+    let refs = (0..).zip([two.clone(), zero_ref, PageRef::Zero, one, variant, two]);
     let sequence = commit_by_hand(project, NAME, content.len() as u64, refs).await;
     note("default", NAME, 1, "live", &[]);
     note("default", NAME, sequence.0, "live", &content);

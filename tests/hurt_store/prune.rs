@@ -9,7 +9,7 @@ use cuttle::format::record::{ForgetRecord, OpenRecord};
 use cuttle::repo::Project;
 use cuttle::repo::log::SnapshotEntry;
 use cuttle::repo::manifest::Manifest;
-use cuttle::units::{ChunkId, Generation, Sequence, VolumeNumber};
+use cuttle::units::{ChunkId, ChunkIndex, Generation, Sequence, VolumeNumber};
 use cuttle::{ErrorKind, Result};
 use object_store::memory::InMemory;
 
@@ -102,10 +102,12 @@ async fn whatever_changed_and_however_it_is_read_nothing_condemned_is_kept() {
     }
     let volume = MemoryVolume::new(content.clone());
     back_up(&project, &volume, &options(VOLUME)).await.expect("backed up");
-    let all: Vec<ChunkId> = by_hand(&objects).await.contents().await.into_values().map(|c| c.id).collect();
+    let all = by_hand(&objects).await.contents().await;
     for (what, change) in changes {
-        for seed in 0..4 {
-            let condemned = choose(all.iter().copied(), seed);
+        // All, some, and the pages alone.
+        for seed in 0..5 {
+            let pages = all.iter().filter(|(name, _)| seed < 4 || name.contains("/pages/"));
+            let condemned = choose(pages.map(|(_, c)| c.id), seed % 4);
             for way in ["changes", "full", "stream", "full stream"] {
                 let context = format!("{what}, {way}, seed {seed}");
                 let objects = Arc::new(objects.fork());
@@ -153,6 +155,41 @@ async fn back_up_by(way: &str, objects: &Arc<InMemory>, volume: &MemoryVolume, c
     Ok(())
 }
 
+/// In a manifest of three levels the pages between the root and the leaves may be condemned alone.
+#[tokio::test]
+async fn condemned_pages_between_root_and_leaves_are_written_anew() {
+    let objects = Arc::new(InMemory::new());
+    let repository = crate::support::repo::init_on(crate::world::store(objects.clone()), CHUNK, true).await;
+    let project = crate::support::repo::default(&repository).await;
+    let hand = by_hand(&objects).await;
+    let (near, far) = (vec![1; C], vec![2; C]);
+    let far_index = 1024 * 1024 + 5;
+    let refs = [(0, hand.chunk(&near, 0).await), (far_index, hand.chunk(&far, 0).await)];
+    let size_bytes = (far_index + 1) * u64::from(CHUNK);
+    commit_by_hand(&project, VOLUME, size_bytes, refs).await;
+    let pages = hand.contents().await.into_iter().filter(|(name, _)| name.contains("/pages/"));
+    let pages: Vec<ChunkId> = pages.map(|(_, c)| c.id).collect();
+    assert_eq!(pages.len(), 4, "two leaves, and two pages above them");
+    for condemned in [&pages[..], &pages[..1], &pages[1..2], &pages[2..3], &pages[3..]] {
+        let objects = Arc::new(objects.fork());
+        let hand = by_hand(&objects).await;
+        hand.begin_round(1, condemned).await;
+        let again = connect(objects.clone(), environment()).await.expect("opened");
+        let diff = diff_v1(Some("by hand"), "b", size_bytes, &[]);
+        back_up_stream(&again, diff, &options(VOLUME)).await.expect("backed up");
+        for (name, content) in hand.contents().await {
+            if content.generation < Generation(1) && condemned.contains(&content.id) {
+                delete(&*objects, &name).await;
+            }
+        }
+        let manifest = Manifest::of(&again, &latest(&again, VOLUME).await.snapshot).expect("a manifest");
+        for (index, expected) in [(0, &near), (far_index, &far)] {
+            let chunk = manifest.chunk(ChunkIndex(index)).await.expect("its pages are there");
+            assert_eq!(&again.fetch_chunk(&chunk, CHUNK).await.expect("it is there"), expected);
+        }
+    }
+}
+
 /// A delta is condemned with any object of its closure.
 #[tokio::test]
 async fn a_delta_on_a_condemned_base_is_written_anew() {
@@ -175,7 +212,8 @@ async fn a_delta_on_a_condemned_base_is_written_anew() {
             let middle = hand.delta(&plains[1], &full, &plains[0], 1).await;
             let top = hand.delta(&plains[2], &middle, &plains[1], 2).await;
             let content = [&plains[2][..], &plains[0]].concat();
-            commit_by_hand(&project, VOLUME, content.len() as u64, vec![top.clone(), full.clone()]).await;
+            commit_by_hand(&project, VOLUME, content.len() as u64, [(0, top.clone()), (1, full.clone())])
+                .await;
             // The full chunk at the end, the delta between, or the one on top.
             let condemned = [[full, middle, top][seed].id().expect("stored")];
             hand.begin_round(1, &condemned).await;

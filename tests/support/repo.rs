@@ -135,12 +135,12 @@ pub fn diff_v1(from: Option<&str>, to: &str, size: u64, extents: &[(u64, Vec<u8>
     out
 }
 
-/// Commits refs as they are: what a writer of deltas will do one day.
+/// Commits refs of chunks as they are: what a writer of deltas will do one day.
 pub async fn commit_by_hand(
     project: &Project,
     volume: &str,
     size_bytes: u64,
-    refs: Vec<PageRef>,
+    refs: impl IntoIterator<Item = (u64, PageRef)>,
 ) -> Sequence {
     let first = diff_v1(None, "nothing yet", 0, &[]);
     back_up_stream(project, first, &options(volume)).await.expect("a volume");
@@ -150,8 +150,8 @@ pub async fn commit_by_hand(
     let session = Session::register(project, &volume).await.expect("registered");
     let base = Arc::new(Manifest::zero(project, geometry));
     let mut builder = ManifestBuilder::new(base, geometry, session.generation, Arc::default());
-    for (index, chunk) in refs.into_iter().enumerate() {
-        builder.set(ChunkIndex(index as u64), chunk).await.expect("set");
+    for (index, chunk) in refs {
+        builder.set(ChunkIndex(index), chunk).await.expect("set");
     }
     let root = builder.finish().await.expect("pages").encode();
     let snapshot = Snapshot {
