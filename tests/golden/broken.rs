@@ -257,3 +257,26 @@ async fn a_broken_object_in_the_way_of_a_new_one_is_passed_by() {
     assert_eq!(restored(&project, "another volume").await.expect("restored"), content);
     restored(&project, "vms/image").await.expect_err("that one is broken");
 }
+
+/// A diff that changes a chunk in part needs the rest of it: what cannot be read is never taken for zeros.
+#[tokio::test]
+async fn a_diff_onto_a_broken_chunk_is_refused() {
+    use crate::support::repo::{back_up_stream, diff_v1, options};
+    for (name, unlock) in GOLDEN {
+        let objects = copy(name).await;
+        for chunk in names(&*objects, "projects/default/chunks/").await {
+            let mut bytes = get(&*objects, &chunk).await.to_vec();
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            put(&*objects, &chunk, bytes).await;
+        }
+        let repository = open(objects.clone(), unlock).await.expect("opened");
+        let project = repository.project(&"default".parse().expect("valid")).await.expect("opened");
+        let diff = diff_v1(Some("tuesday"), "wednesday", 12_988, &[(5, vec![1; 10])]);
+        let error = back_up_stream(&project, diff, &options("from a stream")).await.expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{name}: {error}");
+        assert!(error.message().contains("/chunks/") && error.help_text().is_some(), "{name}: {error}");
+        let newest = project.find_snapshot("from a stream").await.expect("found").snapshot.sequence.0;
+        assert_eq!(newest, 2, "{name}: nothing is committed");
+    }
+}
