@@ -15,6 +15,7 @@ const HELP: &str = "cargo xtask bench --ceph, or cargo xtask bench [--size GIB] 
 const FROM_DEFAULT: &str = "/usr/lib";
 
 /// What one run of a command took.
+#[derive(Clone, Copy)]
 pub struct Run {
     pub seconds: f64,
     pub peak_mib: f64,
@@ -70,7 +71,10 @@ fn run_all(dir: &Path, size_gib: u64, from: &str) -> Result<()> {
     let (bytes, seal, open) = (number("bytes")?, number("seal_seconds")?, number("open_seconds")?);
     println!("image: {size_gib} GiB, {:.2} GiB of non-zero chunks", bytes / f64::from(1 << 30));
     println!("ceiling: hash + zstd 1 + seal {seal:.2} s, unseal + unzstd + hash {open:.2} s\n");
-    println!("{:<10}{:>12}{:>12}{:>12}{:>10}", "", "backup 1", "backup 2", "restore", "peak MiB");
+    println!(
+        "{:<10}{:>12}{:>12}{:>12}{:>12}{:>10}",
+        "", "backup 1", "backup 2", "restore", "in place", "peak MiB"
+    );
     let mut all = Vec::new();
     for tool in TOOLS {
         if let Some(runs) = tool.run(dir, &image)? {
@@ -81,18 +85,23 @@ fn run_all(dir: &Path, size_gib: u64, from: &str) -> Result<()> {
         }
     }
     let Some(((_, ours), others)) = all.split_first() else { bail!("nothing ran") };
-    println!("\nof the ceiling: backup {:.2}, restore {:.2}", seal / ours[0].seconds, open / ours[2].seconds);
-    for (at, what) in ["backup 1", "backup 2", "restore"].iter().enumerate() {
+    println!(
+        "\nof the ceiling: backup {:.2}, restore {:.2} in place, {:.2} with the allocation of the memory that it goes to",
+        seal / ours[0].seconds,
+        open / ours[3].seconds,
+        open / ours[2].seconds
+    );
+    for (at, what) in ["backup 1", "backup 2", "restore", "restore in place"].iter().enumerate() {
         let best = others.iter().map(|(_, r)| r[at].seconds).fold(f64::INFINITY, f64::min);
         println!("{what}: {:.1} times as fast as the best of the others", best / ours[at].seconds);
     }
     Ok(())
 }
 
-fn print(name: &str, runs: &[Run; 3]) {
+fn print(name: &str, runs: &[Run; 4]) {
     let peak = runs.iter().map(|r| r.peak_mib).fold(0.0, f64::max);
-    let [first, second, restore] = runs.each_ref().map(|r| format!("{:.2} s", r.seconds));
-    println!("{name:<10}{first:>12}{second:>12}{restore:>12}{peak:>10.0}");
+    let [first, second, restore, again] = runs.each_ref().map(|r| format!("{:.2} s", r.seconds));
+    println!("{name:<10}{first:>12}{second:>12}{restore:>12}{again:>12}{peak:>10.0}");
 }
 
 /// A real ext4 file system, filled without mounting it.
@@ -124,6 +133,8 @@ struct Tool {
     init: &'static [&'static str],
     backup: &'static [&'static str],
     restore: &'static [&'static str],
+    /// Restores all of it once more, into the file that is there.
+    again: &'static [&'static str],
 }
 
 /// `{repo}`, `{image}`, `{dir}` and `{out}` are replaced. `{out}` is a directory for tools that restore paths.
@@ -134,6 +145,7 @@ const TOOLS: [Tool; 4] = [
         init: &["init", "-r", "{repo}"],
         backup: &["backup", "-r", "{repo}", "{image}"],
         restore: &["restore", "-r", "{repo}", "fs.img", "{out}/fs.img"],
+        again: &["restore", "-r", "{repo}", "fs.img", "{out}/fs.img", "--overwrite", "--no-compare"],
     },
     Tool {
         name: "restic",
@@ -141,6 +153,7 @@ const TOOLS: [Tool; 4] = [
         init: &["init", "-r", "{repo}"],
         backup: &["backup", "-r", "{repo}", "--force", "{image}"],
         restore: &["restore", "-r", "{repo}", "latest", "--target", "{out}"],
+        again: &["restore", "-r", "{repo}", "latest", "--target", "{out}", "--overwrite", "always"],
     },
     Tool {
         name: "rustic",
@@ -148,6 +161,7 @@ const TOOLS: [Tool; 4] = [
         init: &["init", "-r", "{repo}"],
         backup: &["backup", "-r", "{repo}", "--force", "{image}"],
         restore: &["restore", "-r", "{repo}", "latest", "{out}"],
+        again: &["restore", "-r", "{repo}", "latest", "{out}"],
     },
     Tool {
         name: "borg",
@@ -165,12 +179,13 @@ const TOOLS: [Tool; 4] = [
             "{image}",
         ],
         restore: &["extract", "--sparse", "{repo}::{last}"],
+        again: &["extract", "--sparse", "{repo}::{last}"],
     },
 ];
 
 impl Tool {
-    /// Two backups and a restore; `None` where the tool is not installed.
-    fn run(&self, dir: &Path, image: &Path) -> Result<Option<[Run; 3]>> {
+    /// Two backups, a restore to a new file, one into a file that is there; `None` where the tool is not installed.
+    fn run(&self, dir: &Path, image: &Path) -> Result<Option<[Run; 4]>> {
         let here = dir.join(self.name);
         let (repo, out) = (here.join("repo"), here.join("out"));
         fs::create_dir_all(&out)?;
@@ -202,7 +217,12 @@ impl Tool {
         if go(self.init).is_err() {
             return Ok(None);
         }
-        let runs = [go(self.backup)?, go(self.backup)?, go(self.restore)?];
+        let mut runs = [go(self.backup)?, go(self.backup)?, go(self.restore)?, go(self.again)?];
+        // New memory may come slowly from a virtual machine's host: the better of two is what the tool itself needs.
+        fs::remove_dir_all(&out)?;
+        fs::create_dir_all(&out)?;
+        let second = go(self.restore)?;
+        runs[2] = if second.seconds < runs[2].seconds { second } else { runs[2] };
         fs::remove_dir_all(&here)?;
         Ok(Some(runs))
     }
