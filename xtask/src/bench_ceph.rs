@@ -67,7 +67,7 @@ impl Bench {
                     "--from-snap",
                     "before",
                     "thin@after",
-                    "/dev/null",
+                    "-",
                 ])?);
                 self.rbd(&["snap", "rm", "--no-progress", "thin@before"])?;
                 self.rbd(&["snap", "rm", "--no-progress", "thin@after"])?;
