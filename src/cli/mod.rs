@@ -15,14 +15,17 @@ mod init;
 mod key;
 mod logging;
 mod machine;
+mod notes;
 mod place;
 mod project;
+mod protect;
 mod restore;
 mod secret;
 mod signals;
 mod snapshots;
 mod summary;
 mod table;
+mod tag;
 mod ui;
 mod verify;
 
@@ -84,6 +87,9 @@ enum Command {
     Snapshots(snapshots::Args),
     Restore(restore::Args),
     Verify(verify::Args),
+    Protect(protect::Args),
+    Unprotect(protect::UnprotectArgs),
+    Tag(tag::Args),
     Key(key::Args),
     Project(project::Args),
     Completions(completions::Args),
@@ -118,6 +124,9 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Snapshots(args) => snapshots::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
+        Command::Protect(args) => protect::protect(context, args).await,
+        Command::Unprotect(args) => protect::unprotect(context, args).await,
+        Command::Tag(args) => tag::run(context, args).await,
         Command::Key(args) => key::run(context, args).await,
         Command::Project(args) => project::run(context, args).await,
         Command::Completions(args) => completions::run(context, &args),

@@ -2,8 +2,19 @@
 
 use crate::bench::{Bench, ok};
 
-const COMMANDS: [&str; 8] =
-    ["init", "backup", "snapshots", "restore", "verify", "key", "project", "completions"];
+const COMMANDS: [&str; 11] = [
+    "init",
+    "backup",
+    "snapshots",
+    "restore",
+    "verify",
+    "protect",
+    "unprotect",
+    "tag",
+    "key",
+    "project",
+    "completions",
+];
 
 #[test]
 fn every_command_explains_itself_with_examples() {

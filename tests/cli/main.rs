@@ -9,4 +9,5 @@ mod secrets;
 mod stopping;
 #[path = "../support/mod.rs"]
 mod support;
+mod tags;
 mod verify;
