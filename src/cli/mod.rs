@@ -9,6 +9,7 @@ mod completions;
 mod connect;
 mod exit;
 mod failure;
+mod forget;
 mod global;
 mod human;
 mod init;
@@ -49,6 +50,7 @@ Examples:
   cuttle snapshots                                what can be restored
   cuttle restore vms/db rbd:vms/db-restored       the latest snapshot into a new image
   cuttle verify --slice 3/30 --read-data          read a thirtieth of all data and check it
+  cuttle forget --keep-daily 7 --keep-weekly 4    let go of older snapshots
 
 Environment:
   CUTTLE_REPOSITORY, CUTTLE_REPOSITORY_FILE       the repository, or a file that names it
@@ -59,7 +61,7 @@ Environment:
 
 Exit codes:
   0    all went well
-  1    it failed, or verify found damage
+  1    it failed, verify found damage, or something could not be forgotten
   3    some of several sources failed, the others are backed up
   10   there is no repository
   12   the password or key is wrong
@@ -87,6 +89,7 @@ enum Command {
     Snapshots(snapshots::Args),
     Restore(restore::Args),
     Verify(verify::Args),
+    Forget(forget::Args),
     Protect(protect::Args),
     Unprotect(protect::UnprotectArgs),
     Tag(tag::Args),
@@ -124,6 +127,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Snapshots(args) => snapshots::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
+        Command::Forget(args) => forget::run(context, args).await,
         Command::Protect(args) => protect::protect(context, args).await,
         Command::Unprotect(args) => protect::unprotect(context, args).await,
         Command::Tag(args) => tag::run(context, args).await,

@@ -2,12 +2,13 @@
 
 use crate::bench::{Bench, ok};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "init",
     "backup",
     "snapshots",
     "restore",
     "verify",
+    "forget",
     "protect",
     "unprotect",
     "tag",
