@@ -23,6 +23,7 @@ pub mod repo;
 pub mod restore;
 pub mod sink;
 pub mod source;
+pub mod stats;
 pub mod store;
 #[cfg(test)]
 mod testing;

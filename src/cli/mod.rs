@@ -24,6 +24,7 @@ mod restore;
 mod secret;
 mod signals;
 mod snapshots;
+mod stats;
 mod summary;
 mod table;
 mod tag;
@@ -93,6 +94,7 @@ enum Command {
     Protect(protect::Args),
     Unprotect(protect::UnprotectArgs),
     Tag(tag::Args),
+    Stats(stats::Args),
     Key(key::Args),
     Project(project::Args),
     Completions(completions::Args),
@@ -131,6 +133,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Protect(args) => protect::protect(context, args).await,
         Command::Unprotect(args) => protect::unprotect(context, args).await,
         Command::Tag(args) => tag::run(context, args).await,
+        Command::Stats(args) => stats::run(context, args).await,
         Command::Key(args) => key::run(context, args).await,
         Command::Project(args) => project::run(context, args).await,
         Command::Completions(args) => completions::run(context, &args),

@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, ok};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "init",
     "backup",
     "snapshots",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 12] = [
     "protect",
     "unprotect",
     "tag",
+    "stats",
     "key",
     "project",
     "completions",

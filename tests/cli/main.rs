@@ -7,6 +7,7 @@ mod isolation;
 mod outcomes;
 mod round_trips;
 mod secrets;
+mod stats;
 mod stopping;
 #[path = "../support/mod.rs"]
 mod support;
