@@ -156,7 +156,7 @@ async fn failing_requests_change_nothing_about_it() {
             let faults = FaultStore::new(objects.clone());
             let project = reopen(Arc::new(faults.clone())).await.expect("opened");
             let noted = older(&project).await.expect("live");
-            faults.fail_at(faults.ops().len() + k, fault.clone());
+            faults.fail_at(faults.ops().len() + k, fault);
             tag(&project, &noted, "a").await.unwrap_or_else(|e| panic!("{context}: {e}"));
             let note = seen(&objects).await.expect("live").note;
             assert_eq!(note.tags, ["a"], "{context}");

@@ -168,18 +168,19 @@ pub fn decide(policy: &Policy, snapshots: &[Candidate]) -> Vec<Decision> {
 
 /// A stretch of time as its first moment names it. Those of one kind are ordered as time is.
 type Bucket = (i16, i16, i8);
+type BucketOf = fn(DateTime) -> Bucket;
 
 /// A rule that keeps the newest of each of so many stretches of time.
 struct Rule {
     reason: Reason,
     left: u32,
-    bucket: fn(DateTime) -> Bucket,
+    bucket: BucketOf,
     /// The oldest that has its snapshot.
     taken: Option<Bucket>,
 }
 
 fn rules(policy: &Policy) -> Vec<Rule> {
-    let each: [(Reason, u32, fn(DateTime) -> Bucket); 6] = [
+    let each: [(Reason, u32, BucketOf); 6] = [
         (Reason::Last, policy.last, |_| (0, 0, 0)),
         (Reason::Hourly, policy.hourly, |t| (t.year(), t.date().day_of_year(), t.hour())),
         (Reason::Daily, policy.daily, |t| (t.year(), t.date().day_of_year(), 0)),
