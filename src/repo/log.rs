@@ -165,6 +165,10 @@ impl Project {
         }))
     }
 
+    pub(crate) fn end_name(&self, volume: VolumeNumber, sequence: Sequence) -> ObjectName {
+        ObjectName::End(self.name().clone(), volume, sequence)
+    }
+
     /// Whether a sequence is forgotten by now, whatever a listing said.
     pub(crate) async fn is_forgotten(&self, volume: VolumeNumber, sequence: Sequence) -> Result<bool> {
         let name = ObjectName::Forget(self.name().clone(), volume, sequence);
@@ -180,7 +184,9 @@ impl Project {
     ) -> Result<Option<SnapshotEntry>> {
         let name = ObjectName::End(self.name().clone(), volume.number, sequence);
         let end: EndRecord = match self.read_known_record(&name).await {
-            Err(e) if e.kind() == ErrorKind::Corrupt && self.is_forgotten(volume.number, sequence).await? => {
+            Err(e)
+                if e.kind() == ErrorKind::Corrupt && self.is_forgotten(volume.number, sequence).await? =>
+            {
                 return Ok(None);
             }
             end => end?,
