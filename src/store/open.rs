@@ -77,7 +77,8 @@ fn open_local(path: &Path, config: &StoreConfig) -> Result<Store> {
         .with_fsync(fsync);
     let url = path.display().to_string();
     let counters = Arc::new(Counters::default());
-    Ok(Store::from_shared(Shared::new(Arc::new(inner), url, config.limits.clone(), counters, false)))
+    let shared = Shared::new(Arc::new(inner), url, config.limits.clone(), counters, false);
+    Ok(Store::from_shared(Shared { local_dir: Some(path.to_owned()), ..shared }))
 }
 
 /// Splits an address. Everything without `://` is a path.
