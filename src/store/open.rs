@@ -77,8 +77,9 @@ fn open_local(path: &Path, config: &StoreConfig) -> Result<Store> {
         .with_fsync(fsync);
     let url = path.display().to_string();
     let counters = Arc::new(Counters::default());
-    let shared = Shared::new(Arc::new(inner), url, config.limits.clone(), counters, false);
-    Ok(Store::from_shared(Shared { local_dir: Some(path.to_owned()), ..shared }))
+    let mut shared = Shared::new(Arc::new(inner), url, config.limits.clone(), counters, false);
+    shared.local_dir = Some(path.to_owned());
+    Ok(Store::from_shared(shared))
 }
 
 /// Splits an address. Everything without `://` is a path.
