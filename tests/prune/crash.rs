@@ -1,13 +1,12 @@
 //! A prune that stops for good at any request; two that meet at any request; the next one that finds what they left.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cuttle::prune::PruneOptions;
 
-use crate::support::fault_store::{FAULTS, Fault, FaultStore, Gate, Op};
+use crate::support::fault_store::{FAULTS, Fault};
 use crate::support::repo::environment;
-use crate::world::{World, connect, prune_on};
+use crate::world::{World, connect, gate_at, prune_on};
 
 async fn world() -> World {
     let mut world = World::usual().await;
@@ -80,15 +79,10 @@ async fn whatever_goes_wrong_once_the_prune_succeeds_or_says_why() {
     }
 }
 
-fn gate_at(faults: &FaultStore, k: usize) -> Gate {
-    let seen = AtomicUsize::new(0);
-    faults.gate(move |_: &Op| seen.fetch_add(1, Ordering::Relaxed) == k)
-}
-
-/// One prune is held at every request; meanwhile another does all there is to do, once or twice, with a backup and a
+/// benji#119. One prune is held at every request; meanwhile another does all there is to do, once or twice, with a backup and a
 /// forget in between.
 #[tokio::test]
-async fn two_prunes_at_once_however_they_meet() {
+async fn benji_119_two_prunes_at_once_however_they_meet() {
     let world = world().await;
     let requests = requests(&world).await;
     for again in [false, true] {
