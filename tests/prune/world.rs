@@ -42,6 +42,8 @@ pub fn store(inner: Arc<dyn ObjectStore>) -> Store {
         attempts_max: ATTEMPTS_MAX,
         backoff_first: Duration::ZERO,
         backoff_max: Duration::ZERO,
+        // What is held at a gate is not tried again, however slow the machine is.
+        stall_timeout: 100 * HOUR,
         jitter_seed: Some(7),
         ..Limits::default()
     };
