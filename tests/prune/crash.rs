@@ -6,7 +6,7 @@ use cuttle::prune::PruneOptions;
 
 use crate::support::fault_store::{FAULTS, Fault};
 use crate::support::repo::environment;
-use crate::world::{World, connect, gate_at, prune_on};
+use crate::world::{World, connect, gate_at, held, prune_on};
 
 async fn world() -> World {
     let mut world = World::usual().await;
@@ -147,5 +147,40 @@ async fn prunes_in_lockstep_finish_one_round_together() {
         world.check("in lockstep").await;
         world.prune().await;
         world.check_tidy("in lockstep").await;
+    }
+}
+
+/// A run of several rounds, between two of which somebody else's round deletes what this one saw referenced: its seals must
+/// not offer that to new volumes.
+#[tokio::test]
+async fn what_anothers_round_deleted_is_offered_to_nobody() {
+    let mut world = world().await;
+    let old = world.volume("pool/a").content();
+    world.edit("pool/a");
+    world.back_up("pool/a").await;
+    let options = |world: &World| PruneOptions { condemned_max: 2, ..world.options() };
+    let requests = {
+        let world = world.fork();
+        let faults = world.faults();
+        let project = connect(Arc::new(faults.clone()), environment()).await.expect("opened");
+        let report = prune_on(&project, options(&world)).await.expect("pruned");
+        assert!(report.rounds_begun > 2, "{report:?}");
+        faults.ops().len()
+    };
+    for k in 0..requests - 4 {
+        let context = format!("held at request {k} of {requests}");
+        let mut world = world.fork();
+        let faults = world.faults();
+        let project = connect(Arc::new(faults.clone()), environment()).await.expect(&context);
+        let (done, reached) = held(prune_on(&project, options(&world)), gate_at(&faults, k), async {
+            world.forget("pool/a", 3).await;
+            world.prune().await;
+        })
+        .await;
+        assert!(reached, "{context}");
+        done.unwrap_or_else(|e| panic!("{context}: {e}"));
+        world.volume("pool/late").edit(|c| *c = old.clone());
+        world.back_up("pool/late").await;
+        world.check(&context).await;
     }
 }
