@@ -17,6 +17,7 @@ pub mod format;
 pub mod keys;
 pub mod plan;
 pub mod progress;
+pub mod prune;
 pub mod rbd;
 pub(crate) mod reading;
 pub mod repo;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::backup::alive::SignsOfLife;
 use crate::backup::assemble::Assembler;
 use crate::backup::encode::Encoder;
 use crate::backup::pipeline::Budget;
@@ -18,7 +19,7 @@ use crate::progress::Progress;
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::manifest::{Manifest, ManifestBuilder};
-use crate::repo::session::Session;
+use crate::repo::session::{Committed, Session};
 use crate::source::{Changes, Content, Extent, FreezeRequest, Frozen, Volume};
 use crate::units::{Generation, Geometry, Sequence, SnapshotId};
 use crate::volume::Identity;
@@ -59,12 +60,17 @@ impl Job<'_> {
     pub(super) async fn run(mut self, input: Input) -> Result<BackupReport> {
         let volume = self.project.ensure_volume(&self.options.volume, &self.identity).await?;
         let session = Session::register(self.project, &volume).await?;
+        let _alive = SignsOfLife::of(&session, self.options.alive_every);
         let result = self.registered(&session, input).await;
         let Err(error) = result else { return result };
         // The outcome is settled in any case: if not here, then by the next backup of this host, or by prune.
-        match session.abort(&error.to_string()).await {
-            Ok(false) => Err(error),
-            Ok(true) => Err(error.help(format!(
+        match session.give_up(&error.to_string()).await {
+            // What it needed was then deleted, rightly: that is no damage.
+            Ok(Committed::Lost { by, reason }) if error.kind() == ErrorKind::Corrupt => {
+                Err(lost(&session, &by, &reason).caused_by(error))
+            }
+            Ok(Committed::Done | Committed::Lost { .. }) => Err(error),
+            Ok(Committed::Before) => Err(error.help(format!(
                 "backup {} was committed all the same and can be restored; the next one goes on from it",
                 session.sequence
             ))),
@@ -276,6 +282,7 @@ impl Job<'_> {
         let encoder =
             Encoder::new(self.project, ground.generation, self.options.level, self.options.check_encoding);
         if ground.learn {
+            encoder.learn_live(&ground.condemned).await?;
             encoder.learn_stored().await?;
         }
         Ok(Arc::new(encoder))
@@ -285,6 +292,15 @@ impl Job<'_> {
         self.progress.warn(&note);
         self.notes.push(note);
     }
+}
+
+/// Somebody ended this backup as aborted.
+pub(super) fn lost(session: &Session, by: &str, reason: &str) -> Error {
+    Error::conflict(format!(
+        "backup {} of {} was aborted by {by}: {reason}",
+        session.sequence, session.volume.name
+    ))
+    .help("run the backup again; what it uploaded is found and not uploaded twice")
 }
 
 /// All of the volume, for when what the source says cannot be trusted.

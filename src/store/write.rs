@@ -208,7 +208,7 @@ fn create_failed(fault: Fault, place: &str) -> Error {
     fault.into_error("create", place)
 }
 
-fn random<const N: usize>() -> Result<[u8; N]> {
+pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::internal("the system's random numbers failed"))?;
     Ok(bytes)
