@@ -1,7 +1,7 @@
 //! One chunk on a CPU thread: zero, known, or compressed and sealed.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{StreamExt, stream};
 
@@ -10,13 +10,14 @@ use crate::error::{Error, Result};
 use crate::format::names::{ContentName, chunks_prefix};
 use crate::format::page::{ObjectRef, PageRef};
 use crate::format::{HEADER_LEN_BYTES, ObjectName};
+use crate::plan::delta::Chain;
 use crate::repo::Project;
 use crate::repo::chunks::chunk_object_len_bytes_max;
 use crate::store::ObjectInfo;
 use crate::units::{ChunkId, Generation};
 
-/// Most chunks of the generation that a session remembers (about 45 MiB). Beyond it, dedup is the store's: a create that
-/// finds the chunk.
+/// Most objects of the generation that a session remembers (about 50 MiB), those below a delta included. Beyond it, dedup
+/// is the store's: a create that finds the chunk.
 const KNOWN_MAX: usize = 900_000;
 /// Most of them that come from a listing.
 const LISTED_MAX: usize = 400_000;
@@ -39,7 +40,32 @@ pub enum Encoded {
     /// The same content is being uploaded by this session.
     Pending(ChunkId),
     /// To be uploaded.
-    New(ChunkId, Sealed),
+    New(NewChunk),
+    /// What the source has as the parent's chunk is not what the repository has.
+    BaseDiffers,
+}
+
+/// An object to be uploaded.
+#[derive(Debug)]
+pub struct NewChunk {
+    pub id: ChunkId,
+    pub sealed: Sealed,
+    /// What it is a delta against; `None` for a full object.
+    pub chain: Option<Chain>,
+}
+
+impl NewChunk {
+    /// Its ref, once the object is durable.
+    pub fn chunk_ref(chain: Option<&Chain>, object: ObjectRef) -> PageRef {
+        chain.map_or_else(|| PageRef::full(object), |chain| chain.extended_by(object))
+    }
+}
+
+/// What a look at a chunk shows.
+pub enum Found {
+    Settled(Encoded),
+    /// This session is the first to see the content: the asker must encode it.
+    New(ChunkId),
 }
 
 /// What the parent has in a chunk's place, where that may be referenced.
@@ -51,10 +77,25 @@ pub struct Before {
 }
 
 /// What this session knows of a chunk of its generation.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Known {
     Pending,
-    Stored { sealed_len_bytes: u32, variant: u32 },
+    Stored {
+        sealed_len_bytes: u32,
+        variant: u32,
+    },
+    /// Stored by this session as a delta, which nobody else knows of.
+    Delta(Arc<PageRef>),
+}
+
+impl Known {
+    /// Objects that must be remembered for it.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Pending | Self::Stored { .. } => 1,
+            Self::Delta(chunk) => 1 + chunk.objects().count(),
+        }
+    }
 }
 
 /// Two halves: when the newer is full, the older is dropped. So whatever a chunk in flight waits for is still known.
@@ -62,20 +103,24 @@ enum Known {
 struct KnownChunks {
     newer: HashMap<ChunkId, Known>,
     older: HashMap<ChunkId, Known>,
+    /// Of what was put into the newer half.
+    weight: usize,
 }
 
 impl KnownChunks {
     fn get(&self, id: &ChunkId) -> Option<Known> {
-        self.newer.get(id).or_else(|| self.older.get(id)).copied()
+        self.newer.get(id).or_else(|| self.older.get(id)).cloned()
     }
 
     fn insert(&mut self, id: ChunkId, known: Known) {
-        if self.newer.len() >= KNOWN_MAX / 2 {
+        if self.weight >= KNOWN_MAX / 2 {
             let older = std::mem::take(&mut self.newer);
-            self.newer
-                .extend(older.iter().filter(|(_, k)| matches!(k, Known::Pending)).map(|(id, k)| (*id, *k)));
+            let pending = older.iter().filter(|(_, k)| matches!(k, Known::Pending));
+            self.newer.extend(pending.map(|(id, k)| (*id, k.clone())));
+            self.weight = self.newer.len();
             self.older = older;
         }
+        self.weight += known.weight();
         self.newer.insert(id, known);
     }
 
@@ -86,9 +131,9 @@ impl KnownChunks {
 
 /// Turns plaintext into what the store needs, knowing what is there.
 pub struct Encoder {
-    project: Project,
+    pub(super) project: Project,
     generation: Generation,
-    level: i32,
+    pub(super) level: i32,
     check: bool,
     known: Mutex<KnownChunks>,
 }
@@ -140,22 +185,35 @@ impl Encoder {
 
     /// `before` is `None` where nothing is known of the place, or what is there may not be referenced.
     pub fn encode(&self, plain: &[u8], before: Option<&Before>) -> Result<Encoded> {
+        match self.look(plain, before) {
+            Found::Settled(encoded) => Ok(encoded),
+            Found::New(id) => self.full(id, plain).map(Encoded::New),
+        }
+    }
+
+    /// As [`encode`](Self::encode), without encoding what is new.
+    pub fn look(&self, plain: &[u8], before: Option<&Before>) -> Found {
         if codec::is_zero(plain) {
             let same = before.is_some_and(|b| b.stands && b.chunk.is_zero());
-            return Ok(if same { Encoded::Same } else { Encoded::Zero });
+            return Found::Settled(if same { Encoded::Same } else { Encoded::Zero });
         }
         let id = self.project.identify(plain);
         if let Some(before) = before.filter(|b| b.chunk.id() == Some(id)) {
-            return Ok(if before.stands { Encoded::Same } else { Encoded::Known(before.chunk.clone()) });
+            let same = before.stands;
+            return Found::Settled(if same { Encoded::Same } else { Encoded::Known(before.chunk.clone()) });
         }
         match self.claim(id) {
-            Some(Known::Pending) => return Ok(Encoded::Pending(id)),
-            Some(Known::Stored { sealed_len_bytes, variant }) => {
-                return Ok(Encoded::Known(PageRef::full(self.object(id, sealed_len_bytes, variant))));
-            }
-            None => {}
+            None => Found::New(id),
+            Some(known) => Found::Settled(match self.known_ref(id, &known) {
+                Some(chunk) => Encoded::Known(chunk),
+                None => Encoded::Pending(id),
+            }),
         }
-        let name = self.project.chunk_name(self.object(id, 0, 0).name);
+    }
+
+    /// Encodes a chunk as an object that needs no other.
+    pub fn full(&self, id: ChunkId, plain: &[u8]) -> Result<NewChunk> {
+        let name = self.name(id, 0);
         let sealed = codec::seal(self.project.place(&name), plain, self.level)?;
         if self.check {
             let mut back = Vec::new();
@@ -165,7 +223,7 @@ impl Encoder {
                     .help("this machine's memory or processor is not to be trusted; test it"));
             }
         }
-        Ok(Encoded::New(id, sealed))
+        Ok(NewChunk { id, sealed, chain: None })
     }
 
     /// Says what is known of an id; the first to ask for an unknown one is to upload it.
@@ -179,19 +237,36 @@ impl Encoder {
     }
 
     /// An upload is durable.
-    pub fn stored(&self, object: &ObjectRef) {
+    pub fn stored(&self, chunk: &PageRef) {
+        let PageRef::Stored { object, closure } = chunk else { return };
         let ContentName { id, variant, .. } = object.name;
-        self.known().insert(id, Known::Stored { sealed_len_bytes: object.sealed_len_bytes, variant });
+        let known = match closure.is_empty() {
+            true => Known::Stored { sealed_len_bytes: object.sealed_len_bytes, variant },
+            false => Known::Delta(Arc::new(chunk.clone())),
+        };
+        self.known().insert(id, known);
     }
 
-    /// The object of an id that is durable by now.
-    pub fn stored_object(&self, id: ChunkId) -> Option<ObjectRef> {
-        match self.known().get(&id) {
-            Some(Known::Stored { sealed_len_bytes, variant }) => {
-                Some(self.object(id, sealed_len_bytes, variant))
+    /// The ref of an id that is durable by now.
+    pub fn stored_ref(&self, id: ChunkId) -> Option<PageRef> {
+        let known = self.known().get(&id)?;
+        self.known_ref(id, &known)
+    }
+
+    /// `None` while it is being uploaded.
+    fn known_ref(&self, id: ChunkId, known: &Known) -> Option<PageRef> {
+        match known {
+            Known::Pending => None,
+            Known::Stored { sealed_len_bytes, variant } => {
+                Some(PageRef::full(self.object(id, *sealed_len_bytes, *variant)))
             }
-            _ => None,
+            Known::Delta(chunk) => Some(PageRef::clone(chunk)),
         }
+    }
+
+    /// The name of a chunk of this session.
+    pub(super) fn name(&self, id: ChunkId, variant: u32) -> ObjectName {
+        self.project.chunk_name(self.object(id, 0, variant).name)
     }
 
     fn object(&self, id: ChunkId, sealed_len_bytes: u32, variant: u32) -> ObjectRef {

@@ -1,8 +1,10 @@
 //! Backup: what changed in a volume becomes new chunks, and a manifest that lists every chunk of it.
 
 mod assemble;
+mod bases;
 mod commit;
 mod cutter;
+mod delta;
 mod encode;
 mod job;
 mod origin;
@@ -53,6 +55,8 @@ pub struct BackupOptions {
     pub level: i32,
     /// Decode every new chunk before it is uploaded.
     pub check_encoding: bool,
+    /// Store every new chunk as an object that needs no other. The repository may say so, too.
+    pub no_delta: bool,
     /// Read and count, but upload nothing.
     pub dry_run: bool,
 }
@@ -68,6 +72,7 @@ impl BackupOptions {
             inflight_bytes: INFLIGHT_BYTES_DEFAULT,
             level: LEVEL_DEFAULT,
             check_encoding: false,
+            no_delta: false,
             dry_run: false,
         }
     }
@@ -83,6 +88,8 @@ pub struct BackupReport {
     pub size_bytes: u64,
     /// Whether everything was read, not only reported changes.
     pub full_read: bool,
+    /// What the source said had changed, or all that it holds where everything was read.
+    pub changed_bytes: u64,
     pub parent: Option<u32>,
     #[serde(flatten)]
     pub stats: BackupStats,

@@ -1,3 +1,4 @@
 //! Pure decisions: what an operation will do, as a value that can be printed, before anything of it is done.
 
+pub mod delta;
 pub mod restore;

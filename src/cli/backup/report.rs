@@ -210,4 +210,6 @@ fn add_stats(all: &mut BackupStats, one: &BackupStats) {
     all.stored_bytes += one.stored_bytes;
     all.known_chunks += one.known_chunks;
     all.zero_chunks += one.zero_chunks;
+    all.delta_chunks += one.delta_chunks;
+    all.delta_bytes += one.delta_bytes;
 }
