@@ -463,6 +463,32 @@ mod tests {
     }
 
     #[test]
+    fn a_renamed_object_is_good_under_its_new_name_only() {
+        let (old, mut new) = (sample(0), sample(0));
+        new[7] ^= 1;
+        let id = identify(&[0; 32], &new);
+        let (name, renamed) = (chunk_name(id, 7), chunk_name(id, 8));
+        let below = ContentName { generation: Generation(0), id: identify(&[0; 32], &old), variant: 0 };
+        let base = Base { name: below, depth: 1, plain: &old };
+        let mine = key(1);
+        for key in [None, Some(&mine)] {
+            let from = Place { repo_id: &REPO, name: &name, key };
+            let to = Place { name: &renamed, ..from };
+            for (sealed, base) in [
+                (seal(from, &new, 1).expect("sealed"), None),
+                (seal_delta(from, &new, base, 1).expect("sealed"), Some(base)),
+            ] {
+                let again = rename(from, &sealed, to).expect("renamed");
+                assert_eq!((again.name(), again.len_bytes()), (&renamed, sealed.len_bytes()));
+                let mut out = Vec::new();
+                open(to, again.bytes(), base, 1 << 20, &mut out).expect("opened");
+                assert_eq!(out, new);
+                assert!(open(from, again.bytes(), base, 1 << 20, &mut out).is_err(), "the old name");
+            }
+        }
+    }
+
+    #[test]
     fn a_delta_needs_its_very_base() {
         let old = sample(0);
         let mut new = old.clone();

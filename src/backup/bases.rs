@@ -74,9 +74,11 @@ impl Reader {
             return Ok(());
         }
         let mut plain = self.line.budget.buffer(held.plain.len() as u32);
-        self.base
-            .read_at(range.start, &mut plain)
-            .context(format!("read {} bytes at offset {} of the base", plain.len(), range.start))?;
+        self.base.read_at(range.start, &mut plain).context(format!(
+            "read {} bytes at offset {} of the base",
+            plain.len(),
+            range.start
+        ))?;
         let line = self.line.clone();
         rayon::spawn(move || {
             let below = Below { chain, plain };

@@ -64,11 +64,7 @@ impl Job<'_> {
         }
     }
 
-    pub(super) fn report(
-        &self,
-        ground: &Ground,
-        pass: &Pass,
-    ) -> BackupReport {
+    pub(super) fn report(&self, ground: &Ground, pass: &Pass) -> BackupReport {
         BackupReport {
             volume: self.options.volume.to_string(),
             sequence: None,

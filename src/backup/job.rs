@@ -238,9 +238,7 @@ impl Job<'_> {
             samples: sample.chunks,
             before: Arc::clone(&ground.before),
             condemned: Arc::clone(&ground.condemned),
-            deltas: base
-                .zip(self.delta_depth_max())
-                .map(|(base, depth_max)| Deltas { base, depth_max }),
+            deltas: base.zip(self.delta_depth_max()).map(|(base, depth_max)| Deltas { base, depth_max }),
         };
         let changed_bytes = extents.iter().map(|e| e.length_bytes).sum();
         let pass = self.carry_out(ground, plan).await?;

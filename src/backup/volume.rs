@@ -227,7 +227,9 @@ impl Reader {
             let encoded = match (line.encoder.look(&held.plain, before.as_ref()), chain, wanted) {
                 (Found::Settled(encoded), ..) => Ok(encoded),
                 // Only now is it worth reading the base, which no CPU thread waits for.
-                (Found::New(id), Some(chain), Some(wanted)) => return wanted.send(Wanted { held, id, chain }),
+                (Found::New(id), Some(chain), Some(wanted)) => {
+                    return wanted.send(Wanted { held, id, chain });
+                }
                 (Found::New(id), ..) => line.encoder.encode_new(id, &held.plain, None),
             };
             line.pass_on(held, encoded);

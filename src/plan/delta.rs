@@ -59,7 +59,11 @@ impl Chain {
         let full_bytes = u64::from(full.sealed_len_bytes);
         let delta_bytes = deltas.iter().map(|o| u64::from(o.sealed_len_bytes)).sum();
         let fits = closure.len() <= usize::from(depth_max).min(CLOSURE_LEN_MAX);
-        (fits && delta_bytes < full_bytes / CHAIN_DIVISOR).then_some(Self { closure, delta_bytes, full_bytes })
+        (fits && delta_bytes < full_bytes / CHAIN_DIVISOR).then_some(Self {
+            closure,
+            delta_bytes,
+            full_bytes,
+        })
     }
 
     /// The direct base.
