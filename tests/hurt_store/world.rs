@@ -80,8 +80,8 @@ fn edit(content: &mut Vec<u8>, numbers: &mut Numbers) {
 impl World {
     async fn new(name: &'static str, encrypted: bool, delta_depth_max: u8) -> (Self, Project) {
         let objects = Arc::new(InMemory::new());
-        let options = InitOptions { chunk_size_bytes: CHUNK, delta_depth_max };
-        let repository = init_with(store(objects.clone()), options, encrypted).await;
+        let init = InitOptions { chunk_size_bytes: CHUNK, delta_depth_max };
+        let repository = init_with(store(objects.clone()), init, encrypted).await;
         let project = repository.project(&default_project()).await.expect("the default project");
         let other = MemoryVolume::new(Numbers::new(1).bytes(3 * C + 1));
         back_up(&project, &other, &options(OTHER)).await.expect("backed up");

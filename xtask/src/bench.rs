@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: backups and restores of a real file-system image, held against the ceiling of the same bytes and beside other
 //! tools, all in one run. Source and repositories lie in memory, so that no disk hides anything. Ratios count, not seconds.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-const HELP: &str = "cargo xtask bench --ceph, or cargo xtask bench [--size GIB] [--from DIR]   (default: a 16 GiB image that holds /usr/lib)";
+const HELP: &str = "cargo xtask bench --ceph, or cargo xtask bench [--delta] [--size GIB] [--from DIR]   (default: an image of 16 GiB, with\n--delta of 6, that holds /usr/lib)";
 const FROM_DEFAULT: &str = "/usr/lib";
 
 /// What one run of a command took.
@@ -22,8 +23,9 @@ pub fn command(args: &[String]) -> Result<()> {
     if args == ["--ceph"] {
         return crate::bench_ceph::run();
     }
-    let (mut size_gib, mut from) = (16u64, FROM_DEFAULT.to_owned());
-    let mut args = args.iter();
+    let is_delta = args.first().is_some_and(|a| a == "--delta");
+    let (mut size_gib, mut from) = (if is_delta { 6u64 } else { 16 }, FROM_DEFAULT.to_owned());
+    let mut args = args.iter().skip(usize::from(is_delta));
     while let Some(arg) = args.next() {
         let value = args.next().context(HELP)?;
         match arg.as_str() {
@@ -42,7 +44,10 @@ pub fn command(args: &[String]) -> Result<()> {
         .status()
         .is_ok_and(|s| s.success());
     println!("memory file system: {}", if mounted { "tmpfs with huge pages" } else { "/dev/shm as it is" });
-    let result = run_all(&dir, size_gib, &from);
+    let result = match is_delta {
+        true => crate::bench_delta::run(&dir, size_gib, &from),
+        false => run_all(&dir, size_gib, &from),
+    };
     if mounted {
         ensure!(Command::new("umount").arg(&dir).status()?.success(), "{} stays mounted", dir.display());
     }
@@ -53,8 +58,8 @@ pub fn command(args: &[String]) -> Result<()> {
 fn run_all(dir: &Path, size_gib: u64, from: &str) -> Result<()> {
     let image = dir.join("fs.img");
     make_image(&image, size_gib, from)?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    ensure!(Command::new(&cargo).args(["build", "--release", "--bin", "cuttle"]).status()?.success());
+    build()?;
+    let cargo = cargo();
     ensure!(Command::new(&cargo).args(["bench", "--no-run", "--bench", "ceiling"]).status()?.success());
     let ceiling =
         Command::new(&cargo).args(["bench", "--quiet", "--bench", "ceiling", "--"]).arg(&image).output()?;
@@ -86,6 +91,17 @@ fn run_all(dir: &Path, size_gib: u64, from: &str) -> Result<()> {
     Ok(())
 }
 
+fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// The program that is measured.
+pub fn build() -> Result<()> {
+    let built = Command::new(cargo()).args(["build", "--release", "--bin", "cuttle"]).status()?;
+    ensure!(built.success(), "cuttle does not build");
+    Ok(())
+}
+
 fn print(name: &str, runs: &[Run; 3]) {
     let peak = runs.iter().map(|r| r.peak_mib).fold(0.0, f64::max);
     let [first, second, restore] = runs.each_ref().map(|r| format!("{:.2} s", r.seconds));
@@ -93,7 +109,7 @@ fn print(name: &str, runs: &[Run; 3]) {
 }
 
 /// A real ext4 file system, filled without mounting it.
-fn make_image(image: &Path, size_gib: u64, from: &str) -> Result<()> {
+pub fn make_image(image: &Path, size_gib: u64, from: &str) -> Result<()> {
     let file = fs::File::create(image)?;
     file.set_len(size_gib << 30)?;
     let status = Command::new("mkfs.ext4").args(["-q", "-F", "-d", from]).arg(image).status();
