@@ -273,3 +273,31 @@ impl Encoder {
         ObjectRef { name: ContentName { generation: self.generation, id, variant }, sealed_len_bytes }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: usize) -> ChunkId {
+        ChunkId(std::array::from_fn(|i| n.to_le_bytes().get(i).copied().unwrap_or(0)))
+    }
+
+    #[test]
+    fn what_deltas_stand_on_counts_in_what_is_remembered() {
+        let name = |n| ContentName { generation: Generation(0), id: id(n), variant: 1 };
+        let object = |n| ObjectRef { name: name(n), sealed_len_bytes: 200 };
+        let delta =
+            |n| Known::Delta(Arc::new(PageRef::Stored { object: object(n), closure: vec![object(0); 7] }));
+        let mut known = KnownChunks::default();
+        known.insert(id(0), Known::Pending);
+        // Nine objects each, the map's own entry included.
+        let most = KNOWN_MAX / 9;
+        for n in 1..=3 * most {
+            known.insert(id(n), delta(n));
+            assert!(known.len() <= most + 2);
+        }
+        assert!(matches!(known.get(&id(0)), Some(Known::Pending)), "it is still on its way");
+        assert!(matches!(known.get(&id(3 * most)), Some(Known::Delta(_))));
+        assert!(known.get(&id(1)).is_none());
+    }
+}

@@ -138,3 +138,22 @@ pub fn spawn_thread(name: String, work: impl FnOnce() + Send + 'static) -> Resul
         .map(|_| ())
         .map_err(|e| Error::unavailable("a thread could not be started").caused_by(e))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_base_counts_until_it_is_not_needed_any_more() {
+        let budget = Budget::new(8 << 20, 1 << 20);
+        let runtime = tokio::runtime::Handle::current();
+        let taken = tokio::task::block_in_place(|| budget.acquire(&runtime, 2)).expect("room");
+        assert_eq!(budget.permits.available_permits(), 6);
+        let kept = without_base(taken);
+        assert_eq!((budget.permits.available_permits(), kept.num_permits()), (7, 1));
+        let kept = without_base(kept);
+        assert_eq!((budget.permits.available_permits(), kept.num_permits()), (7, 1));
+        drop(kept);
+        assert_eq!(budget.permits.available_permits(), 8);
+    }
+}
