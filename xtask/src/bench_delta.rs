@@ -119,7 +119,7 @@ impl Day {
         for number in 0..(image.size_bytes as usize / CHUNK_BYTES) {
             image.file.read_exact_at(&mut chunk, (number * CHUNK_BYTES) as u64)?;
             let blocks = chunk.chunks(BLOCK_BYTES).enumerate().filter(|(_, block)| !is_zero(block));
-            let of_file = number / FILE_CHUNKS % 2 == 0;
+            let of_file = (number / FILE_CHUNKS).is_multiple_of(2);
             let list = if of_file { &mut files } else { &mut others };
             list.extend(blocks.map(|(at, _)| (number * (CHUNK_BYTES / BLOCK_BYTES) + at) as u64));
         }
