@@ -1,17 +1,19 @@
 //! One chunk on a CPU thread: zero, known, or compressed and sealed.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::codec::{self, Sealed};
 use crate::error::{Error, Result};
+use crate::format::ObjectName;
 use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, PageRef};
+use crate::plan::delta::Chain;
 use crate::repo::Project;
 use crate::units::{ChunkId, Generation};
 
-/// Most chunks that a session remembers (about 50 MiB). Beyond it, dedup is the store's: a create that
-/// finds the chunk.
+/// Most objects that a session remembers (about 50 MiB), those below a delta included. Beyond it, dedup is the store's: a
+/// create that finds the chunk.
 const KNOWN_MAX: usize = 900_000;
 
 /// What a chunk turned out to be.
@@ -28,7 +30,32 @@ pub enum Encoded {
     /// The same content is being uploaded by this session.
     Pending(ChunkId),
     /// To be uploaded.
-    New(ChunkId, Sealed),
+    New(NewChunk),
+    /// What the source has as the parent's chunk is not what the repository has.
+    BaseDiffers,
+}
+
+/// An object to be uploaded.
+#[derive(Debug)]
+pub struct NewChunk {
+    pub id: ChunkId,
+    pub sealed: Sealed,
+    /// What it is a delta against; `None` for a full object.
+    pub chain: Option<Chain>,
+}
+
+impl NewChunk {
+    /// Its ref, once the object is durable.
+    pub fn chunk_ref(chain: Option<&Chain>, object: ObjectRef) -> PageRef {
+        chain.map_or_else(|| PageRef::full(object), |chain| chain.extended_by(object))
+    }
+}
+
+/// What a look at a chunk shows.
+pub enum Found {
+    Settled(Encoded),
+    /// This session is the first to see the content: the asker must encode it.
+    New(ChunkId),
 }
 
 /// What the parent has in a chunk's place, where that may be referenced.
@@ -40,10 +67,16 @@ pub struct Before {
 }
 
 /// What this session knows of a chunk that it may reference.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Known {
     Pending,
-    Stored { generation: Generation, sealed_len_bytes: u32, variant: u32 },
+    Stored {
+        generation: Generation,
+        sealed_len_bytes: u32,
+        variant: u32,
+    },
+    /// Stored by this session as a delta, which nobody else knows of.
+    Delta(Arc<PageRef>),
 }
 
 impl Known {
@@ -52,12 +85,23 @@ impl Known {
         Self::Stored { generation, sealed_len_bytes: object.sealed_len_bytes, variant }
     }
 
-    fn object(self, id: ChunkId) -> Option<ObjectRef> {
+    /// The ref of the chunk; `None` while it is being uploaded.
+    fn chunk(&self, id: ChunkId) -> Option<PageRef> {
         match self {
             Self::Pending => None,
             Self::Stored { generation, sealed_len_bytes, variant } => {
-                Some(ObjectRef { name: ContentName { generation, id, variant }, sealed_len_bytes })
+                let name = ContentName { generation: *generation, id, variant: *variant };
+                Some(PageRef::full(ObjectRef { name, sealed_len_bytes: *sealed_len_bytes }))
             }
+            Self::Delta(chunk) => Some(PageRef::clone(chunk)),
+        }
+    }
+
+    /// Objects that must be remembered for it.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Pending | Self::Stored { .. } => 1,
+            Self::Delta(chunk) => 1 + chunk.objects().count(),
         }
     }
 }
@@ -67,20 +111,24 @@ impl Known {
 struct KnownChunks {
     newer: HashMap<ChunkId, Known>,
     older: HashMap<ChunkId, Known>,
+    /// Of what was put into the newer half.
+    weight: usize,
 }
 
 impl KnownChunks {
     fn get(&self, id: &ChunkId) -> Option<Known> {
-        self.newer.get(id).or_else(|| self.older.get(id)).copied()
+        self.newer.get(id).or_else(|| self.older.get(id)).cloned()
     }
 
     fn insert(&mut self, id: ChunkId, known: Known) {
-        if self.newer.len() >= KNOWN_MAX / 2 {
+        if self.weight >= KNOWN_MAX / 2 {
             let older = std::mem::take(&mut self.newer);
-            self.newer
-                .extend(older.iter().filter(|(_, k)| matches!(k, Known::Pending)).map(|(id, k)| (*id, *k)));
+            let pending = older.iter().filter(|(_, k)| matches!(k, Known::Pending));
+            self.newer.extend(pending.map(|(id, k)| (*id, k.clone())));
+            self.weight = self.newer.len();
             self.older = older;
         }
+        self.weight += known.weight();
         self.newer.insert(id, known);
     }
 
@@ -91,9 +139,9 @@ impl KnownChunks {
 
 /// Turns plaintext into what the store needs, knowing what is there.
 pub struct Encoder {
-    project: Project,
+    pub(super) project: Project,
     generation: Generation,
-    level: i32,
+    pub(super) level: i32,
     check: bool,
     known: Mutex<KnownChunks>,
 }
@@ -127,19 +175,32 @@ impl Encoder {
 
     /// `before` is `None` where nothing is known of the place, or what is there may not be referenced.
     pub fn encode(&self, plain: &[u8], before: Option<&Before>) -> Result<Encoded> {
+        match self.look(plain, before) {
+            Found::Settled(encoded) => Ok(encoded),
+            Found::New(id) => self.full(id, plain).map(Encoded::New),
+        }
+    }
+
+    /// As [`encode`](Self::encode), without encoding what is new.
+    pub fn look(&self, plain: &[u8], before: Option<&Before>) -> Found {
         if codec::is_zero(plain) {
             let same = before.is_some_and(|b| b.stands && b.chunk.is_zero());
-            return Ok(if same { Encoded::Same } else { Encoded::Zero });
+            return Found::Settled(if same { Encoded::Same } else { Encoded::Zero });
         }
         let id = self.project.identify(plain);
         if let Some(before) = before.filter(|b| b.chunk.id() == Some(id)) {
-            return Ok(if before.stands { Encoded::Same } else { Encoded::Known(before.chunk.clone()) });
+            let same = before.stands;
+            return Found::Settled(if same { Encoded::Same } else { Encoded::Known(before.chunk.clone()) });
         }
-        if let Some(known) = self.claim(id) {
-            let stored = known.object(id).map(|object| Encoded::Known(PageRef::full(object)));
-            return Ok(stored.unwrap_or(Encoded::Pending(id)));
+        match self.claim(id) {
+            None => Found::New(id),
+            Some(known) => Found::Settled(known.chunk(id).map_or(Encoded::Pending(id), Encoded::Known)),
         }
-        let name = self.project.chunk_name(ContentName { generation: self.generation, id, variant: 0 });
+    }
+
+    /// Encodes a chunk as an object that needs no other.
+    pub fn full(&self, id: ChunkId, plain: &[u8]) -> Result<NewChunk> {
+        let name = self.name(id, 0);
         let sealed = codec::seal(self.project.place(&name), plain, self.level)?;
         if self.check {
             let mut back = Vec::new();
@@ -149,7 +210,7 @@ impl Encoder {
                     .help("this machine's memory or processor is not to be trusted; test it"));
             }
         }
-        Ok(Encoded::New(id, sealed))
+        Ok(NewChunk { id, sealed, chain: None })
     }
 
     /// Says what is known of an id; the first to ask for an unknown one is to upload it.
@@ -163,12 +224,50 @@ impl Encoder {
     }
 
     /// An upload is durable.
-    pub fn stored(&self, object: &ObjectRef) {
-        self.know(object.name.id, Known::of(object));
+    pub fn stored(&self, chunk: &PageRef) {
+        let PageRef::Stored { object, closure } = chunk else { return };
+        let known = match closure.is_empty() {
+            true => Known::of(object),
+            false => Known::Delta(Arc::new(chunk.clone())),
+        };
+        self.know(object.name.id, known);
     }
 
-    /// The object of an id that is durable by now.
-    pub fn stored_object(&self, id: ChunkId) -> Option<ObjectRef> {
-        self.known().get(&id)?.object(id)
+    /// The ref of an id that is durable by now.
+    pub fn stored_ref(&self, id: ChunkId) -> Option<PageRef> {
+        self.known().get(&id)?.chunk(id)
+    }
+
+    /// The name of a chunk of this session.
+    pub(super) fn name(&self, id: ChunkId, variant: u32) -> ObjectName {
+        self.project.chunk_name(ContentName { generation: self.generation, id, variant })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: usize) -> ChunkId {
+        ChunkId(std::array::from_fn(|i| n.to_le_bytes().get(i).copied().unwrap_or(0)))
+    }
+
+    #[test]
+    fn what_deltas_stand_on_counts_in_what_is_remembered() {
+        let name = |n| ContentName { generation: Generation(0), id: id(n), variant: 1 };
+        let object = |n| ObjectRef { name: name(n), sealed_len_bytes: 200 };
+        let delta =
+            |n| Known::Delta(Arc::new(PageRef::Stored { object: object(n), closure: vec![object(0); 7] }));
+        let mut known = KnownChunks::default();
+        known.insert(id(0), Known::Pending);
+        // Nine objects each, the map's own entry included.
+        let most = KNOWN_MAX / 9;
+        for n in 1..=3 * most {
+            known.insert(id(n), delta(n));
+            assert!(known.len() <= most + 2);
+        }
+        assert!(matches!(known.get(&id(0)), Some(Known::Pending)), "it is still on its way");
+        assert!(matches!(known.get(&id(3 * most)), Some(Known::Delta(_))));
+        assert!(known.get(&id(1)).is_none());
     }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::backup::alive::SignsOfLife;
-use crate::backup::assemble::Assembler;
+use crate::backup::assemble::{Assembler, Distrust};
 use crate::backup::encode::Encoder;
 use crate::backup::pipeline::Budget;
-use crate::backup::volume::VolumePlan;
+use crate::backup::volume::{Deltas, VolumePlan};
 use crate::backup::{BackupOptions, BackupReport, Input, blocking, own_prefix, sample, volume};
 use crate::cancel::Cancel;
 use crate::chunker::{self, Unlisted};
@@ -40,6 +40,7 @@ pub(super) struct Pass {
     pub geometry: Geometry,
     pub stats: BackupStats,
     pub full_read: bool,
+    pub changed_bytes: u64,
     pub sample_cursor: u64,
 }
 
@@ -205,6 +206,8 @@ impl Job<'_> {
         frozen: &Arc<dyn Frozen>,
         all: Option<Changes>,
     ) -> Result<Option<Pass>> {
+        // A source that was found wrong is read, and nothing else is asked of it.
+        let base = frozen.base_reader().filter(|_| all.is_none());
         let changes = match all {
             Some(all) => all,
             None => {
@@ -241,9 +244,12 @@ impl Job<'_> {
             samples: sample.chunks,
             before: Arc::clone(&ground.before),
             condemned: Arc::clone(&ground.condemned),
+            deltas: base.zip(self.delta_depth_max()).map(|(base, depth_max)| Deltas { base, depth_max }),
         };
+        let changed_bytes = extents.iter().map(|e| e.length_bytes).sum();
         let pass = self.carry_out(ground, plan).await?;
-        Ok(pass.map(|pass| Pass { full_read, sample_cursor: sample.next_cursor, ..pass }))
+        let sample_cursor = sample.next_cursor;
+        Ok(pass.map(|pass| Pass { full_read, changed_bytes, sample_cursor, ..pass }))
     }
 
     pub(super) async fn carry_out(&mut self, ground: &Ground, plan: VolumePlan) -> Result<Option<Pass>> {
@@ -259,13 +265,8 @@ impl Job<'_> {
         let budget = Budget::new(self.options.inflight_bytes, geometry.chunk_size_bytes);
         let mut cancel = self.cancel.clone();
         volume::run(Arc::new(plan), encoder, budget, &mut assembler, &mut cancel).await?;
-        if let Some(missed) = assembler.missed {
-            self.note(format!(
-                "THE SOURCE MISSED A CHANGE: the chunk at offset {} differs from the last backup, but was not reported as \
-                 changed. Reading all of the volume. Check the image with `rbd object-map check` and rebuild the map; for \
-                 known causes see Ceph's trackers 61616, 53784 and 63770",
-                geometry.offset_bytes(missed)
-            ));
+        if let Some(distrust) = assembler.distrust {
+            self.note(why_distrusted(distrust, ground, geometry));
             return Ok(None);
         }
         assembler.stats.read_bytes = read_bytes.min(geometry.size_bytes);
@@ -275,7 +276,7 @@ impl Job<'_> {
     pub(super) async fn finish(&mut self, assembler: Assembler, geometry: Geometry) -> Result<Pass> {
         self.progress.phase("writing the manifest", None);
         let (root, stats) = assembler.finish().await?;
-        Ok(Pass { root, geometry, stats, full_read: true, sample_cursor: 0 })
+        Ok(Pass { root, geometry, stats, full_read: true, changed_bytes: 0, sample_cursor: 0 })
     }
 
     pub(super) async fn encoder(&self, ground: &Ground) -> Result<Arc<Encoder>> {
@@ -286,6 +287,12 @@ impl Job<'_> {
             encoder.learn_stored().await?;
         }
         Ok(Arc::new(encoder))
+    }
+
+    /// How deep deltas may be; `None` where there are to be none.
+    pub(super) fn delta_depth_max(&self) -> Option<u8> {
+        let allowed = self.project.repository().record().delta_depth_max;
+        Some(allowed).filter(|depth| *depth > 0 && !self.options.no_delta)
     }
 
     pub(super) fn note(&mut self, note: String) {
@@ -301,6 +308,31 @@ pub(super) fn lost(session: &Session, by: &str, reason: &str) -> Error {
         session.sequence, session.volume.name
     ))
     .help("run the backup again; what it uploaded is found and not uploaded twice")
+}
+
+fn why_distrusted(distrust: Distrust, ground: &Ground, geometry: Geometry) -> String {
+    match distrust {
+        Distrust::Missed(index) => format!(
+            "THE SOURCE MISSED A CHANGE: the chunk at offset {} differs from the last backup, but was not reported as \
+             changed. Reading all of the volume. Check the image with `rbd object-map check` and rebuild the map; for \
+             known causes see Ceph's trackers 61616, 53784 and 63770",
+            geometry.offset_bytes(index)
+        ),
+        Distrust::Base(index) => {
+            let snapshot = ground.parent.as_ref().map(|p| &p.snapshot);
+            let (sequence, point) = match snapshot {
+                Some(s) => (s.sequence.0, s.point.as_ref().map_or("", |p| &p.name)),
+                None => (0, ""),
+            };
+            format!(
+                "THE BASE IS NOT WHAT WAS BACKED UP: the chunk at offset {} of the source's snapshot {point} differs from \
+                 backup {sequence}, which was read from it. Either that backup or one before missed a change, and holds an \
+                 older state there, or the snapshot was tampered with. Reading all of the volume, against no base. Check \
+                 the image with `rbd object-map check`, and who may write to the pool",
+                geometry.offset_bytes(index)
+            )
+        }
+    }
 }
 
 /// All of the volume, for when what the source says cannot be trusted.

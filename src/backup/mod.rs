@@ -2,8 +2,10 @@
 
 mod alive;
 mod assemble;
+mod bases;
 mod commit;
 mod cutter;
+mod delta;
 mod encode;
 mod job;
 mod learn;
@@ -59,6 +61,8 @@ pub struct BackupOptions {
     pub check_encoding: bool,
     /// Time between two signs of life that a session gives.
     pub alive_every: Duration,
+    /// Store every new chunk as an object that needs no other. The repository may say so, too.
+    pub no_delta: bool,
     /// Read and count, but upload nothing.
     pub dry_run: bool,
 }
@@ -75,6 +79,7 @@ impl BackupOptions {
             level: LEVEL_DEFAULT,
             check_encoding: false,
             alive_every: ALIVE_EVERY_DEFAULT,
+            no_delta: false,
             dry_run: false,
         }
     }
@@ -90,6 +95,8 @@ pub struct BackupReport {
     pub size_bytes: u64,
     /// Whether everything was read, not only reported changes.
     pub full_read: bool,
+    /// What the source said had changed, or all that it holds where everything was read.
+    pub changed_bytes: u64,
     pub parent: Option<u32>,
     #[serde(flatten)]
     pub stats: BackupStats,

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::backup::assemble::{Assembler, Item};
-use crate::backup::encode::{Before, Encoded, Encoder};
-use crate::backup::pipeline::{Budget, ItemSender, collect, spawn_thread};
+use crate::backup::bases::{self, Wanted, WantedSender};
+use crate::backup::encode::{Before, Encoded, Encoder, Found};
+use crate::backup::pipeline::{Budget, Held, ItemSender, Line, collect, spawn_thread};
 use crate::cancel::{Cancel, interrupted};
 use crate::chunker::Span;
 use crate::error::{Context, Result};
 use crate::format::gc::Condemned;
+use crate::plan::delta::Chain;
 use crate::repo::manifest::Manifest;
 use crate::source::ReadAt;
 use crate::units::{ChunkIndex, Geometry};
@@ -29,6 +31,15 @@ pub struct VolumePlan {
     /// The parent's manifest, or zeros.
     pub before: Arc<Manifest>,
     pub condemned: Arc<Condemned>,
+    /// Where new chunks may become deltas.
+    pub deltas: Option<Deltas>,
+}
+
+/// What deltas are made against.
+pub struct Deltas {
+    /// The content of the parent's snapshot.
+    pub base: Arc<dyn ReadAt>,
+    pub depth_max: u8,
 }
 
 impl VolumePlan {
@@ -54,6 +65,8 @@ impl VolumePlan {
 struct Work {
     index: ChunkIndex,
     before: Option<Before>,
+    /// What a delta would stand on.
+    chain: Option<Chain>,
     sample: bool,
 }
 
@@ -66,6 +79,11 @@ pub async fn run(
     cancel: &mut Cancel,
 ) -> Result<()> {
     let (items_tx, mut items) = mpsc::unbounded_channel();
+    let line = Line { encoder, budget: Arc::clone(&budget), items: items_tx.clone() };
+    let wanted = match &plan.deltas {
+        Some(deltas) => Some(bases::spawn(&deltas.base, plan.geometry, &line)?),
+        None => None,
+    };
     let (work_tx, work_rx) = mpsc::channel(WORK_AHEAD_MAX);
     let work_rx = Arc::new(Mutex::new(work_rx));
     let readers = plan.reader.reads_inflight();
@@ -75,14 +93,15 @@ pub async fn run(
         let reader = Reader {
             slots: Arc::clone(&slots),
             plan: Arc::clone(&plan),
-            encoder: Arc::clone(&encoder),
-            budget: Arc::clone(&budget),
+            line: line.clone(),
+            wanted: wanted.clone(),
             runtime: tokio::runtime::Handle::current(),
-            items: items_tx.clone(),
         };
         let work_rx = Arc::clone(&work_rx);
         spawn_thread(format!("read-{n}"), move || reader.run(&work_rx))?;
     }
+    // The items end when the last of these threads does.
+    drop((line, wanted));
     let planner = tokio::spawn({
         let plan = Arc::clone(&plan);
         async move {
@@ -92,7 +111,7 @@ pub async fn run(
         }
     });
     let result = collect(assembler, &mut items, cancel).await;
-    if result.is_err() || assembler.missed.is_some() {
+    if result.is_err() || assembler.distrust.is_some() {
         budget.stop();
     }
     planner.abort();
@@ -143,8 +162,12 @@ async fn send_read(
     // A chunk whose length changed is another chunk.
     let recut = plan.before.geometry().chunk_len_bytes(index) != plan.geometry.chunk_len_bytes(index);
     let before = (!condemned && !recut).then_some(Before { chunk: before, stands: true });
+    let chain = match (&plan.deltas, &before) {
+        (Some(deltas), Some(before)) if !sample => Chain::below(&before.chunk, deltas.depth_max),
+        _ => None,
+    };
     // Closed only when the pipeline stopped; then nobody waits for an answer.
-    let _ = work.send(Work { index, before, sample }).await;
+    let _ = work.send(Work { index, before, chain, sample }).await;
     Ok(())
 }
 
@@ -164,10 +187,9 @@ fn send_zeros(plan: &VolumePlan, first: u64, end: u64, items: &ItemSender) {
 struct Reader {
     slots: Arc<Semaphore>,
     plan: Arc<VolumePlan>,
-    encoder: Arc<Encoder>,
-    budget: Arc<Budget>,
+    line: Line,
+    wanted: Option<WantedSender>,
     runtime: tokio::runtime::Handle,
-    items: ItemSender,
 }
 
 impl Reader {
@@ -175,39 +197,42 @@ impl Reader {
         loop {
             let next = work.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
             let Some(next) = next else { return };
-            if self.budget.is_stopped() {
+            if self.line.budget.is_stopped() {
                 return;
             }
             if let Err(error) = self.read(next) {
-                let _ = self.items.send(Err(error));
+                let _ = self.line.items.send(Err(error));
                 return;
             }
         }
     }
 
     fn read(&self, work: Work) -> Result<()> {
-        let permit = self.budget.acquire(&self.runtime, 1)?;
+        let Work { index, before, chain, sample } = work;
+        let permits = if chain.is_some() { bases::PERMITS } else { 1 };
+        let permit = self.line.budget.acquire(&self.runtime, permits)?;
         let slot =
             self.runtime.block_on(Arc::clone(&self.slots).acquire_owned()).map_err(|_| interrupted())?;
         let geometry = self.plan.geometry;
-        let len_bytes = geometry.chunk_len_bytes(work.index);
-        let mut plain = self.budget.buffer(len_bytes);
-        let offset_bytes = geometry.offset_bytes(work.index);
+        let len_bytes = geometry.chunk_len_bytes(index);
+        let mut plain = self.line.budget.buffer(len_bytes);
+        let offset_bytes = geometry.offset_bytes(index);
         self.plan
             .reader
             .read_at(offset_bytes, &mut plain)
             .context(format!("read {len_bytes} bytes at offset {offset_bytes} of the source"))?;
-        let (encoder, budget, items) =
-            (Arc::clone(&self.encoder), Arc::clone(&self.budget), self.items.clone());
+        let held = Held { index, plain, sample, permit, slot };
+        let (line, wanted) = (self.line.clone(), self.wanted.clone());
         rayon::spawn(move || {
-            let Work { index, before, sample } = work;
-            let encoded = encoder.encode(&plain, before.as_ref());
-            budget.give_back(plain);
-            drop(slot);
-            let item =
-                encoded.map(|encoded| Item { index, len_bytes, encoded, permit: Some(permit), sample });
-            // The assembler is gone only when the backup failed already.
-            let _ = items.send(item);
+            let encoded = match (line.encoder.look(&held.plain, before.as_ref()), chain, wanted) {
+                (Found::Settled(encoded), ..) => Ok(encoded),
+                // Only now is it worth reading the base, which no CPU thread waits for.
+                (Found::New(id), Some(chain), Some(wanted)) => {
+                    return wanted.send(Wanted { held, id, chain });
+                }
+                (Found::New(id), ..) => line.encoder.encode_new(id, &held.plain, None),
+            };
+            line.pass_on(held, encoded);
         });
         Ok(())
     }

@@ -200,6 +200,10 @@ pub struct BackupStats {
     pub known_chunks: u64,
     /// Chunks looked at that are all zero.
     pub zero_chunks: u64,
+    /// Of the new chunks, those stored as deltas.
+    pub delta_chunks: u64,
+    /// Of the objects uploaded, those that are deltas.
+    pub delta_bytes: u64,
 }
 
 /// §6.7

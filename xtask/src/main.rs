@@ -2,6 +2,7 @@
 
 mod bench;
 mod bench_ceph;
+mod bench_delta;
 mod ceph;
 mod demo;
 mod disk;
@@ -22,6 +23,7 @@ cargo xtask TASK
   tidy [--accept]     the rules that the compiler does not check; --accept: specification and code agree as they are
   fuzz [TARGET…] [--seconds N] [--save]
   bench [--size GIB] [--from DIR]         backups and restores against the ceiling and beside other tools
+  bench --delta [--size GIB] [--from DIR] a database's day: deltas against whole chunks and against the changed blocks
   bench --ceph        incrementals of a 1 TiB thin image beside `rbd diff` and `rbd export-diff`
   ceph up|down DIR [--port N] [--rgw N]   a real Ceph cluster on loopback
 ";
