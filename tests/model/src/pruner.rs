@@ -99,7 +99,10 @@ pub fn begin_round(world: &mut World, at: usize, condemned: Names) {
 fn condemnable(world: &World, round: u8, rules: &Rules) -> Names {
     let made = (0..SLOTS_MAX).filter(|i| !world.slots[*i].base.is_none());
     let deltas = made.fold(0, |all, i| all | Name::delta(i).bit());
-    (world.exists | world.sent | deltas) & deletable(world, round, rules)
+    let known = world.exists | world.sent | deltas;
+    // A condemned set holds ids: a name of the round's own generation falls under it before it exists.
+    let known = if rules.is(Broken::DeletesOwnGeneration) { known | Name::full(round).bit() } else { known };
+    known & deletable(world, round, rules)
 }
 
 fn deletable(world: &World, round: u8, rules: &Rules) -> Names {

@@ -18,6 +18,8 @@ pub struct Rules {
     pub advisory: bool,
     /// Whether states are one that differ only in which pruner is which.
     pub interchangeable: bool,
+    /// Whether the quiet end is tried too.
+    pub quiet: bool,
     pub broken: Option<Broken>,
 }
 
@@ -104,3 +106,34 @@ pub enum Broken {
     /// Sessions that find the round sealed take nothing as condemned, though it is not done.
     CondemnedUntilSeal,
 }
+
+/// All of them, in order.
+pub const ALL: [Broken; 27] = [
+    Broken::NoSecondLook,
+    Broken::OneName,
+    Broken::LeaseWithoutOutcome,
+    Broken::NotWaiting,
+    Broken::NoFinalMark,
+    Broken::IgnoresCondemned,
+    Broken::ShortList,
+    Broken::CachedParent,
+    Broken::HeadOlder,
+    Broken::PlainAbort,
+    Broken::CleansAborted,
+    Broken::CleansForget,
+    Broken::CleansAboveHighWater,
+    Broken::HighWaterIsLast,
+    Broken::IndexWithCondemned,
+    Broken::IndexOfOlderSeal,
+    Broken::IndexOfAdvisory,
+    Broken::MarksAcrossRounds,
+    Broken::OwnDeletes,
+    Broken::ClosureUnchecked,
+    Broken::ClosureUnmarked,
+    Broken::DeletesUncondemned,
+    Broken::DeletesOwnGeneration,
+    Broken::LeavesOthersRounds,
+    Broken::CleansForgotten,
+    Broken::DoneAfterDeletes,
+    Broken::CondemnedUntilSeal,
+];

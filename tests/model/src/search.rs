@@ -89,7 +89,7 @@ fn broken(world: &World, print: u64, rules: &Rules) -> Option<Found> {
         let landed = |landed| laws::check_quiet(world, rules, landed);
         if tried { landed(false).or_else(|| landed(true)) } else { None }
     };
-    laws::check(world).or_else(quiet).map(|why| Found { world: *world, why })
+    laws::check(world).or_else(|| if rules.quiet { quiet() } else { None }).map(|why| Found { world: *world, why })
 }
 
 /// A shortest way to a violation, with the state after each step; `None` when there is none within `states_max`.
