@@ -10,7 +10,7 @@ mod world;
 
 fn main() {
     let a: Vec<usize> = std::env::args().skip(1).map(|s| s.parse().unwrap()).collect();
-    let mut r = rules::Rules { slots: a[0], pruners: a[1], rounds: a[2] as u8, preset: a[3] != 0, deltas: a[4] != 0, advisory: a[5] != 0, interchangeable: true, quiet: a.len() < 8 || a[7] == 23, broken: None };
+    let mut r = rules::Rules { slots: a[0], pruners: a[1], rounds: a[2] as u8, preset: a[3] != 0, deltas: a[4] != 0, advisory: a[5] != 0, interchangeable: true, quiet: a.len() < 8 || rules::ALL[a[7]] == rules::Broken::LeavesOthersRounds, broken: None };
     if a.len() > 7 { r.broken = Some(rules::ALL[a[7]]); println!("{:?}", r.broken); }
     let rep = search::search(&r, a[6] as u64);
     println!("{rep:?} {}", size_of::<world::World>());

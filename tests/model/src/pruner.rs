@@ -113,10 +113,7 @@ fn deletable(world: &World, round: u8, rules: &Rules) -> Names {
 fn settle(world: &World, at: usize, next: &mut Next<'_>) {
     let rules = next.rules;
     let pruner = world.pruners[at];
-    let unsettled = |i: usize| {
-        let s = &world.slots[i];
-        s.is_open() && s.generation < pruner.round && !s.is_settled() && pruner.settled & (1 << i) == 0
-    };
+    let unsettled = |i: usize| world.slots[i].delays(pruner.round) && pruner.settled & (1 << i) == 0;
     for slot in (0..SLOTS_MAX).filter(|i| unsettled(*i)) {
         let mut then = *world;
         match rules.broken {
@@ -129,7 +126,7 @@ fn settle(world: &World, at: usize, next: &mut Next<'_>) {
     let unseen = (0..SLOTS_MAX).filter(|i| rules.is(Broken::ShortList) && world.slots[*i].is_open());
     for unseen in unseen.map(Some).chain([None]) {
         let waits = (0..SLOTS_MAX).any(|i| unsettled(i) && Some(i) != unseen);
-        if waits && !rules.is(Broken::NotWaiting) {
+        if waits && !matches!(rules.broken, Some(Broken::NotWaiting | Broken::MarksBeforeSettling)) {
             continue;
         }
         let mut then = *world;
@@ -141,13 +138,17 @@ fn settle(world: &World, at: usize, next: &mut Next<'_>) {
     }
 }
 
+fn has_unsettled(world: &World, round: u8) -> bool {
+    world.slots.iter().any(|s| s.delays(round))
+}
+
 pub fn begin_marking(world: &mut World, at: usize, rules: &Rules) {
     let open = world.open_slots();
     let pruner = &mut world.pruners[at];
     (pruner.task, pruner.todo, pruner.settled) = (Task::Marking, open, 0);
     match rules.broken {
-        Some(Broken::IndexOfAdvisory) => (pruner.advisory, pruner.marks) = (pruner.marks, 0),
-        Some(Broken::NoFinalMark) => (pruner.todo, pruner.live) = (0, 0),
+        Some(Broken::IndexOfAdvisory) => (pruner.advisory, pruner.marks) = (pruner.marks & FULLS, 0),
+        Some(Broken::NoFinalMark) => pruner.todo = 0,
         _ => {}
     }
 }
@@ -160,7 +161,7 @@ fn mark(world: &World, at: usize, next: &mut Next<'_>) {
         mark_slot(&mut then, at, slot, next.rules);
         next.push(Step::Mark { pruner: at, slot }, then);
     }
-    if pruner.todo != 0 {
+    if pruner.todo != 0 || next.rules.is(Broken::MarksBeforeSettling) && has_unsettled(world, pruner.round) {
         return;
     }
     let mut then = *world;
@@ -198,8 +199,8 @@ pub fn seal(world: &mut World, at: usize, rules: &Rules) {
     world.round.deleted = condemned & deletable(world, pruner.round, rules) & !pruner.marks;
     world.round.index = (pruner.marks | pruner.advisory) & FULLS;
     world.round.live = pruner.live;
-    // All sequences up to here had an outcome when they were read: what is not live now never will be.
-    world.round.high_water = pruner.settled.trailing_ones() as u8;
+    // Had an outcome when they were read: what is not live now never will be.
+    world.round.settled = pruner.settled;
     world.stage = Stage::Sealed;
     world.pruners[at].task = Task::Deleting;
 }
@@ -219,18 +220,20 @@ pub fn delete(world: &mut World, at: usize, rules: &Rules) {
 /// Whether clean-up deletes the `.end` of a sequence.
 fn cleans(world: &World, slot: usize, rules: &Rules) -> bool {
     let s = &world.slots[slot];
-    let shown_dead = slot < usize::from(world.round.high_water) && world.round.live & (1 << slot) == 0;
+    let not_live = world.round.live & (1 << slot) == 0;
     let takes = match rules.broken {
-        Some(Broken::CleansAboveHighWater) => world.round.live & (1 << slot) == 0,
+        Some(Broken::CleansAboveHighWater) => not_live,
         Some(Broken::CleansForgotten) => s.forget,
-        _ => shown_dead,
+        _ => not_live && world.round.settled & (1 << slot) != 0,
     };
     let kind = s.end == End::Committed || (s.end == End::Aborted && rules.is(Broken::CleansAborted));
     takes && kind && !s.end_delete
 }
 
 fn finish(world: &World, at: usize, next: &mut Next<'_>) {
-    if next.rules.is(Broken::DoneAfterDeletes) && world.round.deleted & world.exists != 0 {
+    // Without HEAD finding them, deletes still under way hurt nobody; waiting shows that late ones do when it does.
+    let waits = matches!(next.rules.broken, Some(Broken::DoneAfterDeletes | Broken::HeadOlder));
+    if waits && world.round.deleted & world.exists != 0 {
         return;
     }
     let mut then = *world;
@@ -284,7 +287,7 @@ pub fn tidy_rounds(world: &mut World, rules: &Rules) {
         world.before.condemned = 0;
     }
     if world.stage != Stage::Begun {
-        (world.before.live, world.before.high_water) = (0, 0);
+        (world.before.live, world.before.settled) = (0, 0);
         if !rules.is(Broken::IndexOfOlderSeal) {
             world.before.index = 0;
         }

@@ -96,6 +96,10 @@ pub enum Broken {
     DeletesUncondemned,
     /// Names of the round's own generation are condemned and deleted too.
     DeletesOwnGeneration,
+    /// The final mark reads the log before the older sessions are settled.
+    MarksBeforeSettling,
+    /// A commit that finds an `.end` is taken for done, without reading whose it is.
+    ExistsIsSuccess,
     /// A round that somebody else began is left alone.
     LeavesOthersRounds,
     // Changes that look dangerous and are not: the search must find nothing.
@@ -108,7 +112,7 @@ pub enum Broken {
 }
 
 /// All of them, in order.
-pub const ALL: [Broken; 27] = [
+pub const ALL: [Broken; 29] = [
     Broken::NoSecondLook,
     Broken::OneName,
     Broken::LeaseWithoutOutcome,
@@ -132,6 +136,8 @@ pub const ALL: [Broken; 27] = [
     Broken::ClosureUnmarked,
     Broken::DeletesUncondemned,
     Broken::DeletesOwnGeneration,
+    Broken::MarksBeforeSettling,
+    Broken::ExistsIsSuccess,
     Broken::LeavesOthersRounds,
     Broken::CleansForgotten,
     Broken::DoneAfterDeletes,

@@ -18,6 +18,7 @@ pub enum Step {
     PutLands { name: Name },
     DeleteLands { name: Name },
     CommitLands { slot: usize },
+    CommitFindsEnd { slot: usize },
     AbortLands { slot: usize },
     PlainAbortLands { slot: usize },
     EndDeleteLands { slot: usize },
@@ -97,6 +98,7 @@ impl fmt::Display for Step {
             Self::PutLands { name } => write!(f, "store: {} is created", name.text()),
             Self::DeleteLands { name } => write!(f, "store: {} is deleted", name.text()),
             Self::CommitLands { slot } => write!(f, "store: snapshot {} is committed", slot + 1),
+            Self::CommitFindsEnd { slot } => write!(f, "session {}: its commit finds an .end", slot + 1),
             Self::AbortLands { slot } => write!(f, "store: session {} is ended as aborted", slot + 1),
             Self::PlainAbortLands { slot } => {
                 write!(f, "store: a PUT overwrites .end of session {} as aborted", slot + 1)

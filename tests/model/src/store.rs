@@ -27,6 +27,7 @@ pub fn chunk_steps(world: &World, next: &mut Next<'_>) {
 /// What happens to the log of one sequence.
 pub fn log_steps(world: &World, slot: usize, next: &mut Next<'_>) {
     let session = &world.slots[slot];
+    let rules = next.rules;
     let mut push = |step, change: &dyn Fn(&mut World)| {
         let mut then = *world;
         change(&mut then);
@@ -44,20 +45,21 @@ pub fn log_steps(world: &World, slot: usize, next: &mut Next<'_>) {
         // from the registration on.
         push(Step::AbortLands { slot }, &|w| w.slots[slot].end = End::Aborted);
     }
+    if rules.is(Broken::ExistsIsSuccess)
+        && (session.phase, session.end) == (Phase::Committing, End::Aborted)
+    {
+        push(Step::CommitFindsEnd { slot }, &|w| w.slots[slot].phase = Phase::Landed);
+    }
     if session.is_live() {
         push(Step::Forget { slot }, &|w| (w.slots[slot].forget, w.slots[slot].unwanted) = (true, true));
     }
     if session.end_delete && session.end != End::Absent {
         push(Step::EndDeleteLands { slot }, &|w| w.slots[slot].end = End::Absent);
     }
-    if session.other_sent && next.rules.is(Broken::CleansForget) && session.forget {
-        let mut then = *world;
-        then.slots[slot].forget = false;
-        next.push(Step::ForgetDeleteLands { slot }, then);
+    if session.other_sent && rules.is(Broken::CleansForget) && session.forget {
+        push(Step::ForgetDeleteLands { slot }, &|w| w.slots[slot].forget = false);
     }
-    if session.other_sent && next.rules.is(Broken::PlainAbort) && session.end != End::Aborted {
-        let mut then = *world;
-        then.slots[slot].end = End::Aborted;
-        next.push(Step::PlainAbortLands { slot }, then);
+    if session.other_sent && rules.is(Broken::PlainAbort) && session.end != End::Aborted {
+        push(Step::PlainAbortLands { slot }, &|w| w.slots[slot].end = End::Aborted);
     }
 }

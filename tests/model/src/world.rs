@@ -133,8 +133,9 @@ pub struct Round {
     pub deleted: Names,
     pub index: Names,
     pub live: Slots,
-    /// At this number of slots and below, only `live` counts.
-    pub high_water: u8,
+    /// The slots at or below their volume's high water: of these, only `live` counts. As each slot may be of a volume of
+    /// its own, any set of them may be.
+    pub settled: Slots,
 }
 
 /// How far a pruner is.
@@ -199,6 +200,11 @@ impl Slot {
     pub fn is_settled(&self) -> bool {
         self.end != End::Absent || self.forget
     }
+
+    /// Whether a round has to wait for this session.
+    pub fn delays(&self, round: u8) -> bool {
+        self.is_open() && self.generation < round && !self.is_settled()
+    }
 }
 
 impl World {
@@ -233,58 +239,58 @@ impl World {
     }
 
     /// The state as numbers, each state its own.
-    pub fn words(&self) -> [u64; 6] {
-        let mut bits = Bits::default();
-        for s in &self.slots {
-            bits.push(s.phase as u8, 3);
-            bits.push(s.end as u8, 2);
-            bits.push(s.generation, 2);
-            bits.push(s.reference.0, 4);
-            bits.push(s.base.0, 4);
-            bits.push(s.condemned, 8);
-            for flag in [s.forget, s.unwanted, s.end_delete, s.other_sent] {
-                bits.push(u8::from(flag), 1);
-            }
-        }
-        for set in [self.exists, self.sent, self.deletes] {
-            bits.push(set, 8);
-        }
-        bits.push(self.generation, 3);
-        bits.push(self.stage as u8, 2);
-        for r in [&self.round, &self.before] {
-            bits.push(r.condemned, 8);
-            bits.push(r.deleted, 8);
-            bits.push(r.index, 8);
-            bits.push(r.live, 4);
-            bits.push(r.high_water, 3);
-        }
-        for p in &self.pruners {
-            bits.push(p.task as u8, 3);
-            bits.push(p.round, 3);
-            bits.push(p.marks, 8);
-            bits.push(p.advisory, 8);
-            bits.push(p.todo, 4);
-            bits.push(p.live, 4);
-            bits.push(p.settled, 4);
-        }
-        bits.words
+    pub fn words(&self) -> [u64; 5] {
+        let [a, b, c, d] = self.slots.map(|s| s.bits());
+        let [p, q] = self.pruners.map(|p| p.bits());
+        let store = [self.exists, self.sent, self.deletes, self.generation | (self.stage as u8) << 4];
+        [
+            a | b << 32,
+            c | d << 32,
+            self.round.bits() | self.before.bits() << 32,
+            p | u64::from(u32::from_le_bytes(store)) << 32,
+            q,
+        ]
     }
 }
 
-#[derive(Default)]
-struct Bits {
-    words: [u64; 6],
-    at: usize,
+impl Slot {
+    /// At most 28 bits.
+    fn bits(&self) -> u64 {
+        let flags = [self.forget, self.unwanted, self.end_delete, self.other_sent];
+        let flags = flags.iter().fold(0, |all, f| all << 1 | u64::from(*f));
+        (self.phase as u64)
+            | (self.end as u64) << 3
+            | u64::from(self.generation) << 5
+            | u64::from(self.reference.0) << 8
+            | u64::from(self.base.0) << 12
+            | u64::from(self.condemned) << 16
+            | flags << 24
+    }
 }
 
-impl Bits {
-    /// No value lies across two words.
-    fn push(&mut self, value: u8, width: usize) {
-        debug_assert!(u32::from(value) < 1 << width);
-        if self.at % 64 + width > 64 {
-            self.at = self.at.next_multiple_of(64);
-        }
-        self.words[self.at / 64] |= u64::from(value) << (self.at % 64);
-        self.at += width;
+impl Round {
+    /// 32 bits.
+    fn bits(&self) -> u64 {
+        // Only full chunks are in an index.
+        debug_assert!(self.index & !FULLS == 0);
+        u64::from(self.condemned)
+            | u64::from(self.deleted) << 8
+            | u64::from(self.index) << 16
+            | u64::from(self.live) << 20
+            | u64::from(self.settled) << 24
+    }
+}
+
+impl Pruner {
+    /// At most 32 bits. Only a pruner that keeps what it saw apart has two sets of marks.
+    fn bits(&self) -> u64 {
+        debug_assert!(self.advisory & !FULLS == 0);
+        (self.task as u64)
+            | u64::from(self.round) << 3
+            | u64::from(self.marks) << 6
+            | u64::from(self.advisory) << 14
+            | u64::from(self.todo) << 18
+            | u64::from(self.live) << 22
+            | u64::from(self.settled) << 26
     }
 }
