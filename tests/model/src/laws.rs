@@ -13,7 +13,11 @@ pub fn check(world: &World) -> Option<Violation> {
         if s.is_live() {
             let missing = world.closure(s.reference) & !world.exists;
             if missing != 0 {
-                return Some(format!("live snapshot {} references {}, missing", slot + 1, names_text(missing)));
+                return Some(format!(
+                    "live snapshot {} references {}, missing",
+                    slot + 1,
+                    names_text(missing)
+                ));
             }
         }
         // Once the commit landed its writer may have been told so.
@@ -57,11 +61,7 @@ pub fn check_quiet(world: &World, rules: &Rules, landed: bool) -> Option<Violati
         }
     }
     let unreferenced = world.exists & !world.referenced();
-    Some(format!(
-        "two quiet rounds leave {} and the last round {:?}",
-        names_text(unreferenced),
-        world.stage
-    ))
+    Some(format!("two quiet rounds leave {} and the last round {:?}", names_text(unreferenced), world.stage))
 }
 
 /// One round of one pruner, whose requests all land, beside nothing else.

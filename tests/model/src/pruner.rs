@@ -12,7 +12,12 @@ pub fn steps(world: &World, at: usize, next: &mut Next<'_>) {
         Task::Marking => mark(world, at, next),
         Task::Deleting => {
             let mut then = *world;
-            delete(&mut then, at, next.rules);
+            if is_newest(world, at) {
+                delete(&mut then, at, next.rules);
+            } else {
+                // All was sent before the round was done.
+                then.pruners[at] = idle(world, at, next.rules);
+            }
             next.push(Step::Delete { pruner: at }, then);
         }
         Task::Finishing => finish(world, at, next),
@@ -21,8 +26,8 @@ pub fn steps(world: &World, at: usize, next: &mut Next<'_>) {
 
 /// Finishes a round that is under way; otherwise a new one may begin.
 fn start(world: &World, at: usize, next: &mut Next<'_>) {
-    let keeps_marks = next.rules.is(Broken::MarksAcrossRounds);
-    let marks = if keeps_marks { world.pruners[at].marks } else { 0 };
+    // None, unless a broken rule keeps them.
+    let marks = world.pruners[at].marks;
     if world.stage != Stage::Done {
         if !next.rules.is(Broken::LeavesOthersRounds) {
             let mut then = *world;
@@ -165,20 +170,24 @@ fn mark(world: &World, at: usize, next: &mut Next<'_>) {
         return;
     }
     let mut then = *world;
-    if (world.generation, world.stage) == (pruner.round, Stage::Begun) {
+    if is_newest(world, at) && world.stage == Stage::Begun {
         seal(&mut then, at, next.rules);
         next.push(Step::Seal { pruner: at }, then);
-    } else if next.rules.is(Broken::OwnDeletes) {
-        let round = if world.generation == pruner.round { &world.round } else { &world.before };
-        then.deletes |= round.condemned & world.older(pruner.round) & !pruner.marks;
-        then.pruners[at] = Pruner::default();
-        next.push(Step::FindSeal { pruner: at }, then);
+        return;
     }
+    // Another's seal stands, and what it says is deleted.
+    if next.rules.is(Broken::OwnDeletes) {
+        let round = if is_newest(world, at) { &world.round } else { &world.before };
+        then.deletes |= round.condemned & world.older(pruner.round) & !pruner.marks;
+    }
+    then.pruners[at].task = Task::Deleting;
+    next.push(Step::FindSeal { pruner: at }, then);
 }
 
 pub fn mark_slot(world: &mut World, at: usize, slot: usize, rules: &Rules) {
     let s = world.slots[slot];
-    let closure = if rules.is(Broken::ClosureUnmarked) { s.reference.bit() } else { world.closure(s.reference) };
+    let closure =
+        if rules.is(Broken::ClosureUnmarked) { s.reference.bit() } else { world.closure(s.reference) };
     let pruner = &mut world.pruners[at];
     pruner.todo &= !(1 << slot);
     if s.is_live() {
@@ -237,8 +246,21 @@ fn finish(world: &World, at: usize, next: &mut Next<'_>) {
         return;
     }
     let mut then = *world;
-    then.stage = Stage::Done;
+    if is_newest(world, at) {
+        then.stage = Stage::Done;
+    }
+    then.pruners[at] = idle(world, at, next.rules);
     next.push(Step::Done { pruner: at }, then);
+}
+
+/// Whether no later round than the pruner's has begun.
+fn is_newest(world: &World, at: usize) -> bool {
+    world.pruners[at].round == world.generation
+}
+
+fn idle(world: &World, at: usize, rules: &Rules) -> Pruner {
+    let marks = if rules.is(Broken::MarksAcrossRounds) { world.pruners[at].marks } else { 0 };
+    Pruner { marks, ..Pruner::default() }
 }
 
 /// Takes away from a pruner what it will find out anyway, and what no longer matters.
@@ -257,8 +279,7 @@ pub fn tidy(world: &mut World, at: usize, rules: &Rules) {
     let under_way = !matches!(pruner.task, Task::Idle | Task::Advisory);
     let goes_on = rules.is(Broken::OwnDeletes) && matches!(pruner.task, Task::Settling | Task::Marking);
     if (under_way && over || pruner.task == Task::Advisory && pruner.round < world.generation) && !goes_on {
-        let marks = if rules.is(Broken::MarksAcrossRounds) { pruner.marks } else { 0 };
-        world.pruners[at] = Pruner { marks, ..Pruner::default() };
+        world.pruners[at] = idle(world, at, rules);
         return;
     }
     let pruner = &mut world.pruners[at];

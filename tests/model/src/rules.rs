@@ -16,8 +16,7 @@ pub struct Rules {
     pub deltas: bool,
     /// Whether marks of the advisory walk are followed; without, only those of the final mark.
     pub advisory: bool,
-    /// Whether states are one that differ only in which pruner is which.
-    pub interchangeable: bool,
+    pub reduction: Reduction,
     /// Whether the quiet end is tried too.
     pub quiet: bool,
     pub broken: Option<Broken>,
@@ -43,6 +42,17 @@ impl Rules {
     pub fn is(&self, broken: Broken) -> bool {
         self.broken == Some(broken)
     }
+}
+
+/// Which states count as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reduction {
+    /// Each is its own.
+    Nothing,
+    /// Those that differ only in what can have no effect any more.
+    Tidied,
+    /// Also those that differ only in which pruner is which.
+    Full,
 }
 
 /// A protocol with one rule broken: the search must find a violation in it.
@@ -110,36 +120,3 @@ pub enum Broken {
     /// Sessions that find the round sealed take nothing as condemned, though it is not done.
     CondemnedUntilSeal,
 }
-
-/// All of them, in order.
-pub const ALL: [Broken; 29] = [
-    Broken::NoSecondLook,
-    Broken::OneName,
-    Broken::LeaseWithoutOutcome,
-    Broken::NotWaiting,
-    Broken::NoFinalMark,
-    Broken::IgnoresCondemned,
-    Broken::ShortList,
-    Broken::CachedParent,
-    Broken::HeadOlder,
-    Broken::PlainAbort,
-    Broken::CleansAborted,
-    Broken::CleansForget,
-    Broken::CleansAboveHighWater,
-    Broken::HighWaterIsLast,
-    Broken::IndexWithCondemned,
-    Broken::IndexOfOlderSeal,
-    Broken::IndexOfAdvisory,
-    Broken::MarksAcrossRounds,
-    Broken::OwnDeletes,
-    Broken::ClosureUnchecked,
-    Broken::ClosureUnmarked,
-    Broken::DeletesUncondemned,
-    Broken::DeletesOwnGeneration,
-    Broken::MarksBeforeSettling,
-    Broken::ExistsIsSuccess,
-    Broken::LeavesOthersRounds,
-    Broken::CleansForgotten,
-    Broken::DoneAfterDeletes,
-    Broken::CondemnedUntilSeal,
-];

@@ -1,11 +1,12 @@
 //! Breadth-first search over all reachable states.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
 use crate::laws::{self, Violation};
-use crate::rules::Rules;
+use crate::rules::{Reduction, Rules};
 use crate::step::{self, Step};
 use crate::world::World;
 
@@ -25,14 +26,22 @@ pub struct Report {
     pub seconds: f64,
     /// Whether all reachable states were seen.
     pub complete: bool,
-    pub violation: Option<Found>,
+    pub violation: Option<Violation>,
 }
 
-/// A state that breaks a law.
-#[derive(Debug, Clone)]
-pub struct Found {
-    pub world: World,
-    pub why: Violation,
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:>12} states{} {:>3} steps deep, {:>8} at once, {:>6} MiB, {:>6.1} s",
+            self.states,
+            if self.complete { " " } else { "+" },
+            self.depth,
+            self.frontier_max,
+            self.bytes >> 20,
+            self.seconds
+        )
+    }
 }
 
 /// Goes through all states, or `states_max` of them, and stops at the first violation.
@@ -40,6 +49,15 @@ pub struct Found {
 /// Of a visited state 64 bits are kept. Among n states the chance that any two share them, so that one may be missed, is
 /// about n² / 2^65: 3 in a million for 10^7 states, 3 in ten thousand for 10^8.
 pub fn search(rules: &Rules, states_max: u64) -> Report {
+    search_for(rules, states_max, &|world, print| broken(world, print, rules))
+}
+
+/// As [`search`], for states of which `judge` says something. It is also told the fingerprint.
+pub fn search_for(
+    rules: &Rules,
+    states_max: u64,
+    judge: &dyn Fn(&World, u64) -> Option<Violation>,
+) -> Report {
     let begun = Instant::now();
     let first = rules.first();
     let mut seen: HashSet<u64, BuildHasherDefault<Same>> = HashSet::default();
@@ -51,7 +69,7 @@ pub fn search(rules: &Rules, states_max: u64) -> Report {
         bytes: 0,
         seconds: 0.0,
         complete: true,
-        violation: broken(&first, 0, rules),
+        violation: judge(&first, 0),
     };
     let (mut level, mut later, mut steps) = (vec![first], Vec::new(), Vec::new());
     'levels: while !level.is_empty() && report.violation.is_none() {
@@ -64,7 +82,7 @@ pub fn search(rules: &Rules, states_max: u64) -> Report {
                 }
                 report.states += 1;
                 later.push(*then);
-                report.violation = broken(then, print, rules);
+                report.violation = judge(then, print);
                 report.complete = report.states < states_max;
                 if report.violation.is_some() || !report.complete {
                     break 'levels;
@@ -83,13 +101,12 @@ pub fn search(rules: &Rules, states_max: u64) -> Report {
     report
 }
 
-fn broken(world: &World, print: u64, rules: &Rules) -> Option<Found> {
-    let quiet = || {
-        let tried = print.is_multiple_of(QUIET_ONE_IN);
-        let landed = |landed| laws::check_quiet(world, rules, landed);
-        if tried { landed(false).or_else(|| landed(true)) } else { None }
-    };
-    laws::check(world).or_else(|| if rules.quiet { quiet() } else { None }).map(|why| Found { world: *world, why })
+fn broken(world: &World, print: u64, rules: &Rules) -> Option<Violation> {
+    let quiet = |landed| laws::check_quiet(world, rules, landed);
+    match laws::check(world) {
+        None if rules.quiet && print.is_multiple_of(QUIET_ONE_IN) => quiet(false).or_else(|| quiet(true)),
+        found => found,
+    }
 }
 
 /// A shortest way to a violation, with the state after each step; `None` when there is none within `states_max`.
@@ -107,13 +124,18 @@ pub fn trace(rules: &Rules, states_max: u64) -> Option<(Vec<(Step, World)>, Viol
             if seen.insert(print) {
                 states.push((*then, at as u32));
                 if let Some(found) = broken(then, print, rules) {
-                    return Some((replay(rules, &way(&states)), found.why));
+                    return Some((replay(rules, &way(&states)), found));
                 }
             }
         }
         at += 1;
     }
     None
+}
+
+/// Such a way, a line for each step.
+pub fn way_text(way: &[(Step, World)]) -> String {
+    way.iter().zip(1..).map(|((step, _), number)| format!("{number:>3}  {step}\n")).collect()
 }
 
 /// The states from the first to the last.
@@ -130,7 +152,7 @@ fn way(states: &[(World, u32)]) -> Vec<World> {
 
 /// Goes the way again, this time with pruners that keep their numbers.
 fn replay(rules: &Rules, way: &[World]) -> Vec<(Step, World)> {
-    let named = Rules { interchangeable: false, ..*rules };
+    let named = Rules { reduction: rules.reduction.min(Reduction::Tidied), ..*rules };
     let mut world = rules.first();
     let mut out = Vec::new();
     let mut steps = Vec::new();

@@ -150,7 +150,8 @@ pub fn tidy(world: &mut World, slot: usize, rules: &Rules) {
     if session.phase == Phase::Registered && void {
         session.generation = 0;
     }
-    let keeps_outcome = matches!(rules.broken, Some(Broken::CleansAborted | Broken::PlainAbort | Broken::ExistsIsSuccess));
+    let keeps_outcome =
+        matches!(rules.broken, Some(Broken::CleansAborted | Broken::PlainAbort | Broken::ExistsIsSuccess));
     if session.end == End::Aborted && !session.forget && !keeps_outcome {
         // Its commit can never land. A delta of its own, known to nobody else, is garbage when it exists and nothing
         // when it does not. Its full chunk may still arrive, and others may have found it.

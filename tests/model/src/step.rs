@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::rules::Rules;
+use crate::rules::{Reduction, Rules};
 use crate::world::{Name, Names, SLOTS_MAX, World, names_text};
 use crate::{pruner, session, store};
 
@@ -65,6 +65,9 @@ pub fn next(world: &World, rules: &Rules, out: &mut Vec<(Step, World)>) {
 
 /// Makes states equal that differ only in what can no longer have any effect.
 pub fn tidy(world: &mut World, rules: &Rules) {
+    if rules.reduction == Reduction::Nothing {
+        return;
+    }
     for slot in 0..SLOTS_MAX {
         session::tidy(world, slot, rules);
     }
@@ -72,8 +75,7 @@ pub fn tidy(world: &mut World, rules: &Rules) {
         pruner::tidy(world, pruner, rules);
     }
     pruner::tidy_rounds(world, rules);
-    // Which pruner is which does not matter.
-    if rules.interchangeable {
+    if rules.reduction == Reduction::Full {
         world.pruners[..rules.pruners].sort_unstable();
     }
 }

@@ -45,8 +45,7 @@ pub fn log_steps(world: &World, slot: usize, next: &mut Next<'_>) {
         // from the registration on.
         push(Step::AbortLands { slot }, &|w| w.slots[slot].end = End::Aborted);
     }
-    if rules.is(Broken::ExistsIsSuccess)
-        && (session.phase, session.end) == (Phase::Committing, End::Aborted)
+    if rules.is(Broken::ExistsIsSuccess) && (session.phase, session.end) == (Phase::Committing, End::Aborted)
     {
         push(Step::CommitFindsEnd { slot }, &|w| w.slots[slot].phase = Phase::Landed);
     }
@@ -56,7 +55,8 @@ pub fn log_steps(world: &World, slot: usize, next: &mut Next<'_>) {
     if session.end_delete && session.end != End::Absent {
         push(Step::EndDeleteLands { slot }, &|w| w.slots[slot].end = End::Absent);
     }
-    if session.other_sent && rules.is(Broken::CleansForget) && session.forget {
+    // Even in the careful order.
+    if session.other_sent && rules.is(Broken::CleansForget) && session.forget && session.end == End::Absent {
         push(Step::ForgetDeleteLands { slot }, &|w| w.slots[slot].forget = false);
     }
     if session.other_sent && rules.is(Broken::PlainAbort) && session.end != End::Aborted {
