@@ -27,52 +27,52 @@ const SOUND: Rules = Rules { quiet: true, ..SMALL };
 /// Complete searches that every test run makes.
 pub const IN_TESTS: [Scenario; 5] = [
     Scenario {
-        name: "two sessions with deltas and two pruners",
+        name: "two sessions with deltas, two pruners",
         rules: Rules { slots: 3, pruners: 2, deltas: true, ..SOUND },
-        states_min: 1,
+        states_min: 8_000_000,
     },
-    Scenario { name: "three sessions", rules: Rules { slots: 4, ..SOUND }, states_min: 1 },
+    Scenario { name: "three sessions", rules: Rules { slots: 4, ..SOUND }, states_min: 5_500_000 },
     Scenario {
-        name: "two pruners with advisory marks",
+        name: "two sessions, two pruners with advisory marks",
         rules: Rules { slots: 3, pruners: 2, advisory: true, ..SOUND },
-        states_min: 1,
+        states_min: 1_800_000,
     },
     Scenario {
-        name: "from nothing, with deltas",
-        rules: Rules { slots: 3, preset: false, deltas: true, ..SOUND },
-        states_min: 1,
+        name: "three sessions from nothing",
+        rules: Rules { slots: 3, preset: false, ..SOUND },
+        states_min: 450_000,
     },
     Scenario {
-        name: "three rounds",
+        name: "three rounds, one session with deltas, two pruners with advisory marks",
         rules: Rules { pruners: 2, rounds: 3, deltas: true, advisory: true, ..SOUND },
-        states_min: 1,
+        states_min: 350_000,
     },
 ];
 
 /// Searches by command.
 pub const BY_COMMAND: [Scenario; 5] = [
     Scenario {
-        name: "three sessions with deltas",
-        rules: Rules { slots: 4, deltas: true, ..SOUND },
-        states_min: 1,
-    },
-    Scenario {
-        name: "three sessions and two pruners",
-        rules: Rules { slots: 4, pruners: 2, ..SOUND },
-        states_min: 1,
-    },
-    Scenario {
-        name: "two pruners with advisory marks, deltas",
-        rules: Rules { slots: 3, pruners: 2, deltas: true, advisory: true, ..SOUND },
-        states_min: 1,
-    },
-    Scenario {
-        name: "three rounds of two sessions and two pruners",
+        name: "three rounds, two sessions, two pruners",
         rules: Rules { slots: 3, pruners: 2, rounds: 3, ..SOUND },
         states_min: 1,
     },
     Scenario {
-        name: "three rounds of two sessions with deltas",
+        name: "two sessions with deltas, two pruners with advisory marks",
+        rules: Rules { slots: 3, pruners: 2, deltas: true, advisory: true, ..SOUND },
+        states_min: 1,
+    },
+    Scenario {
+        name: "three sessions, two pruners",
+        rules: Rules { slots: 4, pruners: 2, ..SOUND },
+        states_min: 1,
+    },
+    Scenario {
+        name: "three sessions with deltas from nothing",
+        rules: Rules { slots: 3, preset: false, deltas: true, ..SOUND },
+        states_min: 27_000_000,
+    },
+    Scenario {
+        name: "three rounds, two sessions with deltas",
         rules: Rules { slots: 3, rounds: 3, deltas: true, ..SOUND },
         states_min: 1,
     },

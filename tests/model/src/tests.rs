@@ -107,12 +107,12 @@ const SMALL_SOUND: [Scenario; 2] = [
     Scenario {
         name: "one session, one pruner",
         rules: Rules { slots: 2, pruners: 1, rounds: 2, deltas: true, ..IN_TESTS[2].rules },
-        states_min: 1,
+        states_min: 200_000,
     },
     Scenario {
         name: "one session, two pruners",
         rules: Rules { slots: 2, pruners: 2, rounds: 1, ..IN_TESTS[0].rules },
-        states_min: 1,
+        states_min: 120_000,
     },
 ];
 
