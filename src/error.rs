@@ -16,8 +16,10 @@ pub enum ErrorKind {
     Corrupt,
     /// Somebody else decided otherwise first: a lost race, an aborted session, a mixed-up volume.
     Conflict,
-    /// A passphrase, key file or credential that does not open what it should.
+    /// A passphrase or key file that does not open the repository.
     WrongKey,
+    /// The store or the cluster does not permit it with these credentials.
+    Denied,
     /// The other side does not answer or asks to slow down; the same request may work later.
     Unavailable,
     /// The input or the request cannot be right, whoever asks.
@@ -59,6 +61,7 @@ impl Error {
         corrupt => Corrupt,
         conflict => Conflict,
         wrong_key => WrongKey,
+        denied => Denied,
         unavailable => Unavailable,
         invalid => Invalid,
         unsupported => Unsupported,

@@ -1,5 +1,7 @@
 //! Key material: how it is derived, wrapped and forgotten (repo-format.md §5). All of it is wiped when dropped.
 
+use std::ops::RangeInclusive;
+
 use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -11,6 +13,11 @@ use crate::format::record::{Kdf, KeySlotRecord, ProjectRecord};
 
 /// argon2id as new slots use it: 64 MiB, 3 passes, 4 lanes.
 pub const ARGON2_DEFAULT: Kdf = Kdf::Argon2id { memory_kib: 64 << 10, passes: 3, lanes: 4 };
+/// What a slot may ask for (repo-format.md §3): a store that plants slots must not take the machine down. One slot costs at most 64 MiB and about
+/// half a second.
+const ARGON2_MEMORY_KIB: RangeInclusive<u32> = 8 << 10..=64 << 10;
+const ARGON2_PASSES: RangeInclusive<u32> = 1..=4;
+const ARGON2_LANES: RangeInclusive<u32> = 1..=16;
 /// Key files hold at least this much.
 pub const KEY_FILE_LEN_BYTES_MIN: usize = 32;
 /// Key files hold at most this much.
@@ -88,14 +95,7 @@ impl Unlock {
     fn stretch(&self, kdf: Kdf, salt: &[u8; 32]) -> Result<Option<Secret>> {
         match (self, kdf) {
             (Self::Passphrase(passphrase), Kdf::Argon2id { memory_kib, passes, lanes }) => {
-                let good = (8 << 10..=1 << 20).contains(&memory_kib)
-                    && (1..=16).contains(&passes)
-                    && (1..=16).contains(&lanes);
-                if !good {
-                    return Err(damaged(format!(
-                        "a key slot asks for argon2id with {memory_kib} KiB, {passes} passes, {lanes} lanes"
-                    )));
-                }
+                check_argon2(memory_kib, passes, lanes)?;
                 let params = Params::new(memory_kib, passes, lanes, Some(32))
                     .map_err(|e| damaged(format!("argon2id parameters: {e}")))?;
                 let mut out = Secret([0; 32]);
@@ -114,6 +114,21 @@ impl Unlock {
             _ => Ok(None),
         }
     }
+}
+
+fn check_argon2(memory_kib: u32, passes: u32, lanes: u32) -> Result<()> {
+    let allowed = ARGON2_MEMORY_KIB.contains(&memory_kib)
+        && ARGON2_PASSES.contains(&passes)
+        && ARGON2_LANES.contains(&lanes);
+    if allowed {
+        return Ok(());
+    }
+    Err(damaged(format!(
+        "a key slot asks for argon2id with {memory_kib} KiB, {passes} passes, {lanes} lanes; at most {} KiB, {} passes, {} lanes are allowed",
+        ARGON2_MEMORY_KIB.end(),
+        ARGON2_PASSES.end(),
+        ARGON2_LANES.end()
+    )))
 }
 
 /// The key that opens a whole repository.
@@ -306,6 +321,9 @@ mod tests {
             Kdf::Argon2id { memory_kib: u32::MAX, passes: 1, lanes: 1 },
             Kdf::Argon2id { memory_kib: 8 << 10, passes: u32::MAX, lanes: 1 },
             Kdf::Argon2id { memory_kib: 8, passes: 1, lanes: 1 },
+            Kdf::Argon2id { memory_kib: (64 << 10) + 1, passes: 1, lanes: 1 },
+            Kdf::Argon2id { memory_kib: 8 << 10, passes: 5, lanes: 1 },
+            Kdf::Argon2id { memory_kib: 8 << 10, passes: 1, lanes: 17 },
         ] {
             slot.kdf = kdf;
             assert!(MasterKey::unwrap(&slot, &unlock, b"r").is_err(), "{kdf:?}");

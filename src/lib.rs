@@ -12,6 +12,7 @@ pub mod codec;
 pub mod cpu;
 pub mod diff;
 pub mod error;
+pub mod forget;
 pub mod format;
 pub mod keys;
 pub mod plan;
@@ -22,6 +23,7 @@ pub mod repo;
 pub mod restore;
 pub mod sink;
 pub mod source;
+pub mod stats;
 pub mod store;
 #[cfg(test)]
 mod testing;

@@ -133,8 +133,8 @@ async fn a_store_that_stays_down_is_an_error_after_a_named_number_of_attempts() 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_not_tried_again() {
     for (status, kind) in [
-        (401, ErrorKind::WrongKey),
-        (403, ErrorKind::WrongKey),
+        (401, ErrorKind::Denied),
+        (403, ErrorKind::Denied),
         (400, ErrorKind::Invalid),
         (501, ErrorKind::Unsupported),
     ] {

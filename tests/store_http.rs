@@ -115,9 +115,9 @@ async fn an_object_larger_than_allowed_is_not_downloaded() {
 #[tokio::test]
 async fn refusals_are_clear_and_final() {
     for (answer, kind, said) in [
-        (Answer::s3_error(403, "AccessDenied"), ErrorKind::WrongKey, "may get, put and list"),
-        (Answer::s3_error(403, "SignatureDoesNotMatch"), ErrorKind::WrongKey, "credentials"),
-        (Answer::s3_error(401, "Unauthorized"), ErrorKind::WrongKey, "credentials"),
+        (Answer::s3_error(403, "AccessDenied"), ErrorKind::Denied, "may get, put and list"),
+        (Answer::s3_error(403, "SignatureDoesNotMatch"), ErrorKind::Denied, "credentials"),
+        (Answer::s3_error(401, "Unauthorized"), ErrorKind::Denied, "credentials"),
         (Answer::s3_error(403, "RequestTimeTooSkewed"), ErrorKind::Invalid, "clock"),
         (Answer::s3_error(404, "NoSuchBucket"), ErrorKind::NoRepository, "create the bucket"),
         (

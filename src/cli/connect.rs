@@ -161,7 +161,7 @@ pub async fn blocking<T: Send + 'static>(
 pub fn refuse_dry_run(context: &Context<'_>, command: &str) -> Result<()> {
     match context.global.dry_run {
         true => Err(Error::invalid(format!("{command} knows no --dry-run"))
-            .help("it is for backup and restore; leave it out here")),
+            .help("it is for backup, restore and forget; leave it out here")),
         false => Ok(()),
     }
 }

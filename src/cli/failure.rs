@@ -43,6 +43,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Corrupt => "corrupt",
         ErrorKind::Conflict => "conflict",
         ErrorKind::WrongKey => "wrong_key",
+        ErrorKind::Denied => "denied",
         ErrorKind::Unavailable => "unavailable",
         ErrorKind::Invalid => "invalid",
         ErrorKind::Unsupported => "unsupported",

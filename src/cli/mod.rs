@@ -9,20 +9,25 @@ mod completions;
 mod connect;
 mod exit;
 mod failure;
+mod forget;
 mod global;
 mod human;
 mod init;
 mod key;
 mod logging;
 mod machine;
+mod notes;
 mod place;
 mod project;
+mod protect;
 mod restore;
 mod secret;
 mod signals;
 mod snapshots;
+mod stats;
 mod summary;
 mod table;
+mod tag;
 mod ui;
 mod verify;
 
@@ -46,6 +51,7 @@ Examples:
   cuttle snapshots                                what can be restored
   cuttle restore vms/db rbd:vms/db-restored       the latest snapshot into a new image
   cuttle verify --slice 3/30 --read-data          read a thirtieth of all data and check it
+  cuttle forget --keep-daily 7 --keep-weekly 4    let go of older snapshots
 
 Environment:
   CUTTLE_REPOSITORY, CUTTLE_REPOSITORY_FILE       the repository, or a file that names it
@@ -56,7 +62,7 @@ Environment:
 
 Exit codes:
   0    all went well
-  1    it failed, or verify found damage
+  1    it failed, verify found damage, or something could not be forgotten
   3    some of several sources failed, the others are backed up
   10   there is no repository
   12   the password or key is wrong
@@ -84,6 +90,11 @@ enum Command {
     Snapshots(snapshots::Args),
     Restore(restore::Args),
     Verify(verify::Args),
+    Forget(forget::Args),
+    Protect(protect::Args),
+    Unprotect(protect::UnprotectArgs),
+    Tag(tag::Args),
+    Stats(stats::Args),
     Key(key::Args),
     Project(project::Args),
     Completions(completions::Args),
@@ -118,6 +129,11 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Snapshots(args) => snapshots::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
+        Command::Forget(args) => forget::run(context, args).await,
+        Command::Protect(args) => protect::protect(context, args).await,
+        Command::Unprotect(args) => protect::unprotect(context, args).await,
+        Command::Tag(args) => tag::run(context, args).await,
+        Command::Stats(args) => stats::run(context, args).await,
         Command::Key(args) => key::run(context, args).await,
         Command::Project(args) => project::run(context, args).await,
         Command::Completions(args) => completions::run(context, &args),

@@ -57,6 +57,9 @@ pub struct Args {
     /// Write into what is there already; what it holds is lost
     #[arg(long)]
     overwrite: bool,
+    /// Fetch and write everything, without reading what the target holds; faster where that has little in common with the snapshot
+    #[arg(long, requires = "overwrite")]
+    no_compare: bool,
     /// Pool for the data of a new image, beside the one that holds the image
     #[arg(long, value_name = "POOL", hide_short_help = true)]
     data_pool: Option<String>,
@@ -80,18 +83,18 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         Place::Rbd(_) => Some(connect::cluster(context).await?),
         _ => None,
     };
+    let options = RestoreOptions { compare: !args.no_compare, ..RestoreOptions::default() };
     let target = Target { place: place.clone(), cluster, output, snapshot: snapshot.clone(), args };
     let bar = context.ui.progress(&name(&snapshot), WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
     let report = match context.global.dry_run {
         true => {
             let existing = blocking(context, move || target.preview()).await?;
-            let options = RestoreOptions::default();
             restore::plan(&project, &snapshot, existing, options, progress, cancel).await
         }
         false => {
             let sink = blocking(context, move || target.open()).await?;
-            restore::run(&project, &snapshot, sink, RestoreOptions::default(), progress, cancel).await
+            restore::run(&project, &snapshot, sink, options, progress, cancel).await
         }
     };
     bar.done();

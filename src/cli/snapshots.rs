@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use cuttle::clock::{Clock, SystemClock};
 use cuttle::format::record::{BackupStats, VolumeRecord};
+use cuttle::plan::selection::TagList;
 use cuttle::repo::Project;
 use cuttle::repo::log::SnapshotEntry;
 use cuttle::units::VolumeName;
@@ -26,6 +27,7 @@ Examples:
   cuttle snapshots                    all volumes of the project
   cuttle snapshots vms/db             one volume
   cuttle snapshots --latest 1         the newest of each volume
+  cuttle snapshots --tag release      those that have a tag
   cuttle snapshots --json | jq -r '.[] | select(.time < \"2026-01-01\") | .id'
 
 JSON: [{\"id\",\"short_id\",\"volume\",\"sequence\",\"time\",\"size_bytes\",\"tags\",\"protected\",\"host\",\"program\",\"parent\",
@@ -42,6 +44,9 @@ pub struct Args {
     /// Only the newest N of each volume
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     latest: Option<u32>,
+    /// Only those that have all these tags; may be repeated: one of the lists must match; '' for those without any tag
+    #[arg(long = "tag", value_name = "TAG[,TAG…]")]
+    tags: Vec<TagList>,
 }
 
 /// A snapshot, as JSON shows it.
@@ -94,7 +99,8 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     if ui.is_json() {
         ui.print_json(&snapshots.iter().map(listed).collect::<Vec<_>>())?;
     } else if snapshots.is_empty() {
-        ui.note(&format!("no snapshots in project {}", project.name()));
+        let tagged = if args.tags.is_empty() { "" } else { " with such tags" };
+        ui.note(&format!("no snapshots{tagged} in project {}", project.name()));
     } else {
         ui.print(&shown(&snapshots))?;
     }
@@ -116,7 +122,10 @@ async fn find(project: &Project, args: &Args) -> Result<Vec<SnapshotEntry>> {
     let found: Vec<Vec<SnapshotEntry>> = stream::iter(volumes)
         .map(|volume| project.snapshots(volume))
         .buffered(VOLUMES_INFLIGHT_MAX)
-        .map_ok(|mut snapshots| snapshots.split_off(snapshots.len().saturating_sub(latest)))
+        .map_ok(|mut snapshots| {
+            snapshots.retain(|s| TagList::any_matches(&args.tags, &s.tags));
+            snapshots.split_off(snapshots.len().saturating_sub(latest))
+        })
         .try_collect()
         .await?;
     Ok(found.into_iter().flatten().collect())

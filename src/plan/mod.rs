@@ -1,3 +1,5 @@
 //! Pure decisions: what an operation will do, as a value that can be printed, before anything of it is done.
 
 pub mod restore;
+pub mod retention;
+pub mod selection;

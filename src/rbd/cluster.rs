@@ -205,9 +205,9 @@ impl Connection {
         let error = errno::error(code, format!("connecting to Ceph as {user} by {conf}"));
         match -code {
             // Without a keyring librados says ENOENT, of a key that the cluster does not take EACCES.
-            ENOENT => Error::new(ErrorKind::WrongKey, format!("{error}: no keyring holds a key of {user}"))
+            ENOENT => Error::new(ErrorKind::Denied, format!("{error}: no keyring holds a key of {user}"))
                 .help("name the keyring with --keyring, or the user with --id"),
-            EACCES => Error::new(ErrorKind::WrongKey, format!("{error}: the cluster does not take this key"))
+            EACCES => Error::new(ErrorKind::Denied, format!("{error}: the cluster does not take this key"))
                 .help("see `ceph auth get` for the user, and its keyring here"),
             _ => Error::unavailable(format!("{error}, after {} s at most", config.connect_timeout.as_secs()))
                 .help("are the monitors named there up and reachable? `ceph -s` with the same options tells more"),

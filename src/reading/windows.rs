@@ -61,24 +61,15 @@ impl Windows {
         Ok(Some(Window::of_leaves(geometry, first, leaves)))
     }
 
-    /// How many leaves from here on are zero; whole subtrees show as such without being read.
+    /// How many leaves from here on are zero.
     async fn zero_leaves(&self, first: u64) -> Result<u64> {
         let (mut at, end) = (first, self.manifest.leaf_count());
         while at < end && at - first < self.zero_leaves_max {
-            let Some(step) = self.zero_subtree(at).await? else { break };
-            at += step;
-        }
-        Ok(at - first)
-    }
-
-    /// Leaves below the highest page that is zero and begins at this leaf.
-    async fn zero_subtree(&self, leaf: u64) -> Result<Option<u64>> {
-        for level in (0..self.manifest.root().level).rev() {
-            let leaves = (REFS_PER_PAGE as u64).pow(u32::from(level));
-            if leaf.is_multiple_of(leaves) && self.manifest.page_ref(level, leaf / leaves).await?.is_zero() {
-                return Ok(Some(leaves));
+            match self.manifest.zero_leaves_at(at).await? {
+                0 => break,
+                step => at += step,
             }
         }
-        Ok(None)
+        Ok(at - first)
     }
 }

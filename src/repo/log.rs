@@ -41,6 +41,8 @@ pub struct SnapshotEntry {
     pub committed_unix_ms: u64,
     pub protected: bool,
     pub tags: Vec<String>,
+    /// The newest note that was seen; 0 for none.
+    pub notes: u32,
 }
 
 impl VolumeLog {
@@ -178,6 +180,7 @@ impl Project {
             snapshot: *snapshot,
             committed_unix_ms: entry.ended_unix_ms.unwrap_or_default(),
             protected: false,
+            notes: entry.notes,
         };
         if entry.notes > 0 {
             let name = ObjectName::Note(self.name().clone(), volume.number, sequence, entry.notes);

@@ -83,6 +83,18 @@ impl Manifest {
         if number < self.leaf_count() { self.leaf_ref(number).await } else { Ok(PageRef::Zero) }
     }
 
+    /// How many leaves from this one on are zero, as the highest page shows that is zero and begins with it; 0 where the
+    /// leaf holds something. Whole subtrees show as such without being read.
+    pub(crate) async fn zero_leaves_at(&self, number: u64) -> Result<u64> {
+        for level in (0..self.root.level).rev() {
+            let leaves = FANOUT.pow(u32::from(level));
+            if number.is_multiple_of(leaves) && self.page_ref(level, number / leaves).await?.is_zero() {
+                return Ok(leaves);
+            }
+        }
+        Ok(0)
+    }
+
     /// The ref of one chunk; zero beyond the end.
     pub async fn chunk(&self, index: ChunkIndex) -> Result<PageRef> {
         if index.0 >= self.geometry.chunk_count() {

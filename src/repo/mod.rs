@@ -9,6 +9,7 @@ pub mod keys;
 pub mod log;
 pub mod manifest;
 pub mod memory;
+pub mod notes;
 pub mod project;
 pub mod session;
 

@@ -15,8 +15,8 @@ use crate::restore::Work;
 
 /// Chunks and ranges in flight, however small they are.
 const TASKS_MAX: usize = 256;
-/// Threads that write.
-const WRITERS_MAX: u32 = 8;
+/// Threads that write, whatever the sink says.
+const WRITERS_MAX: usize = 64;
 
 /// Carries out all plans that come, then returns. Before it returns an error, no write is under way any more.
 pub(crate) async fn carry_out(
@@ -24,13 +24,14 @@ pub(crate) async fn carry_out(
     plans: &mut mpsc::Receiver<Result<Plan>>,
     cancel: &mut Cancel,
 ) -> Result<()> {
-    let writers = Arc::new(Semaphore::new(WRITERS_MAX as usize));
+    let writers_max = work.sink.writes_inflight().clamp(1, WRITERS_MAX);
+    let writers = Arc::new(Semaphore::new(writers_max));
     let mut crew = Crew { work: Arc::clone(work), tasks: JoinSet::new(), writers: Arc::clone(&writers) };
     let result = crew.carry_out(plans, cancel).await;
     if result.is_err() {
         crew.tasks.shutdown().await;
         // A thread that writes cannot be called back, but it ends.
-        let _all = writers.acquire_many(WRITERS_MAX).await;
+        let _all = writers.acquire_many(writers_max as u32).await;
     }
     result
 }

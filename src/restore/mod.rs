@@ -44,11 +44,13 @@ pub struct RestoreOptions {
     pub inflight_bytes: u64,
     /// Whether a target that says it is blank is believed. Otherwise zeros are written too.
     pub trust_blank: bool,
+    /// Whether what the target holds is read, so that only what differs is fetched. Otherwise everything is.
+    pub compare: bool,
 }
 
 impl Default for RestoreOptions {
     fn default() -> Self {
-        Self { inflight_bytes: INFLIGHT_BYTES_DEFAULT, trust_blank: true }
+        Self { inflight_bytes: INFLIGHT_BYTES_DEFAULT, trust_blank: true, compare: true }
     }
 }
 
@@ -224,8 +226,8 @@ impl Planner {
         };
         let target = match existing {
             Existing::Blank if options.trust_blank => Found::Blank,
-            Existing::Blank | Existing::Nothing => Found::Nothing,
-            Existing::Content(content) => Found::Content(reader(content)),
+            Existing::Content(content) if options.compare => Found::Content(reader(content)),
+            Existing::Blank | Existing::Nothing | Existing::Content(_) => Found::Nothing,
         };
         let compared = matches!(target, Found::Content(_));
         let manifest = Manifest::of(project, &snapshot.snapshot)?;

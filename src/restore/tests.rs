@@ -120,6 +120,22 @@ async fn a_blank_target_that_is_not_trusted_gets_its_zeros() {
 }
 
 #[tokio::test]
+async fn a_target_that_is_not_compared_is_written_whole_and_never_read() {
+    let bench = Bench::new(true).await;
+    let data = [vec![0; 3 * C], vec![7; C], vec![8; C]].concat();
+    let snapshot = bench.backup("v", &data).await;
+    let mut stale = vec![9; data.len()];
+    stale[3 * C..4 * C].fill(7);
+    let sink = Arc::new(MemorySink::holding(stale));
+    let options = RestoreOptions { compare: false, ..RestoreOptions::default() };
+    let (silent, never) = (Arc::new(Silent), Cancel::never());
+    let report = run(&bench.project, &snapshot, Arc::clone(&sink) as _, options, silent, never).await;
+    let totals = report.expect("restored").totals;
+    assert_eq!((totals.keep.chunks, totals.zero.chunks, totals.fetch.chunks), (0, 3, 2));
+    assert!(sink.content() == data);
+}
+
+#[tokio::test]
 async fn stale_data_under_zeros_goes_and_what_is_right_stays() {
     let bench = Bench::new(true).await;
     let mut random = Random::new(8);

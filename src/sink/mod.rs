@@ -39,6 +39,11 @@ pub trait Sink: Send + Sync {
     /// What is there already, so that only the difference need be fetched and written.
     fn existing(&self) -> Existing;
 
+    /// Writes that are worth having under way at once.
+    fn writes_inflight(&self) -> usize {
+        WRITES_INFLIGHT_DEFAULT
+    }
+
     /// Writes all of `data` at an offset. Never beyond the size.
     fn write_at(&self, offset_bytes: u64, data: &[u8]) -> Result<()>;
 
@@ -49,6 +54,9 @@ pub trait Sink: Send + Sync {
     /// without it is an interrupted restore.
     fn finish(&self) -> Result<()>;
 }
+
+/// Writes under way where nothing speaks against it.
+const WRITES_INFLIGHT_DEFAULT: usize = 8;
 
 /// Zeros to write where zeroing is not possible otherwise.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::{Existing, Order, Sink, ZEROS, check_range, full};
+use super::{Existing, Order, Sink, WRITES_INFLIGHT_DEFAULT, ZEROS, check_range, full};
 use crate::error::{Error, Result, io_error};
 use crate::source::file_reader::FileReader;
 
@@ -23,6 +23,9 @@ pub const PARTIAL_SUFFIX: &str = ".cuttle-partial";
 
 /// A device is asked to zero ranges in multiples of this, the largest sector size in use.
 const DEVICE_ALIGN_BYTES: u64 = 4096;
+
+/// File systems let one write at a time into a file; threads that wait for their turn spin, and decode nothing.
+const FILE_WRITES_INFLIGHT: usize = 1;
 
 /// A file or block device that takes a volume.
 pub struct RawFileSink {
@@ -34,6 +37,7 @@ pub struct RawFileSink {
     size_bytes: u64,
     blank: bool,
     zero_align_bytes: u64,
+    writes_inflight: usize,
     /// Whether the file system or device can zero a range without being written to, as far as was seen.
     can_zero: AtomicBool,
 }
@@ -126,7 +130,8 @@ impl RawFileSink {
             .help("Grow the device or name a larger one."));
         }
         let sink = Self::new(file, target.to_owned(), size_bytes, false);
-        Ok(Self { zero_align_bytes: DEVICE_ALIGN_BYTES, ..sink })
+        let writes_inflight = WRITES_INFLIGHT_DEFAULT;
+        Ok(Self { zero_align_bytes: DEVICE_ALIGN_BYTES, writes_inflight, ..sink })
     }
 
     fn new(file: File, path: PathBuf, size_bytes: u64, blank: bool) -> Self {
@@ -137,6 +142,7 @@ impl RawFileSink {
             size_bytes,
             blank,
             zero_align_bytes: 1,
+            writes_inflight: FILE_WRITES_INFLIGHT,
             can_zero: AtomicBool::new(true),
         }
     }
@@ -191,6 +197,10 @@ impl RawFileSink {
 impl Sink for RawFileSink {
     fn order(&self) -> Order {
         Order::Any
+    }
+
+    fn writes_inflight(&self) -> usize {
+        self.writes_inflight
     }
 
     fn existing(&self) -> Existing {

@@ -140,7 +140,7 @@ impl Fault {
             Class::Throttled => (ErrorKind::Unavailable, Some(HELP_THROTTLED.to_owned())),
             Class::Unreachable => (ErrorKind::Unavailable, Some(HELP_UNREACHABLE.to_owned())),
             Class::InDoubt => (ErrorKind::Unavailable, Some(HELP_IN_DOUBT.to_owned())),
-            Class::Denied => (ErrorKind::WrongKey, Some(HELP_DENIED.to_owned())),
+            Class::Denied => (ErrorKind::Denied, Some(HELP_DENIED.to_owned())),
             Class::ClockSkew => (ErrorKind::Invalid, Some(HELP_CLOCK.to_owned())),
             Class::NoBucket => (ErrorKind::NoRepository, Some(HELP_NO_BUCKET.to_owned())),
             Class::WrongRegion => (ErrorKind::Invalid, Some(self.help_region())),

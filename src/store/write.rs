@@ -144,7 +144,7 @@ impl Store {
                 }
             }
             match cleaned {
-                Err(e) if e.kind() != ErrorKind::WrongKey => return Err(e),
+                Err(e) if e.kind() != ErrorKind::Denied => return Err(e),
                 _ if winners != 1 => return Ok(false),
                 _ => {}
             }

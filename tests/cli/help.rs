@@ -2,8 +2,21 @@
 
 use crate::bench::{Bench, ok};
 
-const COMMANDS: [&str; 8] =
-    ["init", "backup", "snapshots", "restore", "verify", "key", "project", "completions"];
+const COMMANDS: [&str; 13] = [
+    "init",
+    "backup",
+    "snapshots",
+    "restore",
+    "verify",
+    "forget",
+    "protect",
+    "unprotect",
+    "tag",
+    "stats",
+    "key",
+    "project",
+    "completions",
+];
 
 #[test]
 fn every_command_explains_itself_with_examples() {

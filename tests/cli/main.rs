@@ -1,12 +1,15 @@
 //! The `cuttle` command as a user runs it, on local repositories and a fake bucket.
 
 mod bench;
+mod forget;
 mod help;
 mod isolation;
 mod outcomes;
 mod round_trips;
 mod secrets;
+mod stats;
 mod stopping;
 #[path = "../support/mod.rs"]
 mod support;
+mod tags;
 mod verify;

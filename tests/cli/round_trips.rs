@@ -49,6 +49,11 @@ fn a_sparse_file_comes_back_and_a_second_night_costs_what_changed() {
     assert_eq!((&report["fetch"]["chunks"], &report["zero"]["chunks"]), (&json!(0), &json!(1)), "{report}");
     let (before, after) = (bench.read("disk.img"), bench.read("out.img"));
     assert!(after[20 << 20..(20 << 20) + 100] == [0; 100] && after[..20 << 20] == before[..20 << 20]);
+
+    // The same without looking at what is there.
+    let report = bench.json(&["restore", "disk.img", "out.img", "--overwrite", "--no-compare"]).remove(0);
+    assert_eq!((&report["fetch"]["chunks"], &report["keep"]["chunks"]), (&json!(4), &json!(0)), "{report}");
+    assert!(bench.read("out.img") == before);
 }
 
 #[test]

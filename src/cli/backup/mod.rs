@@ -23,6 +23,7 @@ use cuttle::units::{VOLUME_SIZE_BYTES_MAX, VolumeName};
 use super::bar::Words;
 use super::connect::{self, blocking};
 use super::place::{Place, hint_at_rbd, standard_input};
+use super::tag::parse_tag;
 use super::{Context, Exit, human};
 use report::{Report, Result as VolumeResult};
 use sources::{Job, Sources};
@@ -72,7 +73,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     volume: Option<VolumeName>,
     /// Mark the snapshot; may be repeated
-    #[arg(long = "tag", value_name = "TAG")]
+    #[arg(long = "tag", value_name = "TAG[,TAG…]", value_delimiter = ',', value_parser = parse_tag)]
     tags: Vec<String>,
     /// Read all of the volume, not only what is reported as changed
     #[arg(long)]

@@ -1,0 +1,267 @@
+//! `cuttle forget`: lets go of snapshots, by name or by policy.
+
+use clap::ValueEnum;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use cuttle::forget::{self, Fate, ForgetReport, Judged};
+use cuttle::plan::retention::{Policy, Within};
+use cuttle::plan::selection::{Glob, TagList};
+use cuttle::repo::Project;
+use cuttle::store::Ledger;
+use cuttle::{Error, Result};
+
+use super::failure::Failure;
+use super::snapshots::short;
+use super::summary::ledger_line;
+use super::table::{Column, table};
+use super::{Context, Exit, connect, human};
+
+const RETENTION: &str = "Policy";
+
+const EXAMPLES: &str = "\
+A snapshot stays when one of the --keep rules wants it: the newest N, the newest of each of the newest N hours, days, weeks
+(from Monday), months or years that have one, or all within a time. N may be `unlimited`. Each volume is looked at for
+itself. Times are those at which the store took the backups, and --keep-within counts from the volume's newest snapshot.
+Hours, days and so on are those of UTC, or of this machine's time zone with --time-zone local.
+
+A policy never takes what is protected (`cuttle protect`), nor what the next incremental is based on, and so leaves each
+volume one snapshot at least. By name anything goes that is not protected; what the next backup will miss is said. SNAPSHOT
+is VOLUME@latest, VOLUME@SEQ, VOLUME@SNAPNAME, or the first digits of an id.
+
+What only forgotten snapshots needed is freed by the next prune. A forgotten snapshot cannot be brought back.
+
+Examples:
+  cuttle forget -n --keep-daily 7 --keep-weekly 4 --keep-monthly 12    what would go, and why the others stay
+  cuttle forget --keep-daily 7 --keep-weekly 4 --keep-monthly 12
+  cuttle forget --keep-within 30d --volume 'vms/*' --tag nightly       some of them; the others stay
+  cuttle forget vms/db@3 vms/db@4                                      these two
+
+Exit code 1 when something could not be forgotten, or not be looked at.
+
+JSON: {\"message_type\":\"summary\",\"project\",\"dry_run\",\"kept\",\"forgotten\",\"snapshots\":[{\"id\",\"volume\",\"sequence\",\"time\",
+\"tags\",\"protected\",\"action\":\"keep\"|\"forget\"|\"refused\"|\"failed\",\"reasons\":[]}],\"ledger\":{…}}";
+
+/// Let go of snapshots, by name or by policy
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// What to forget; without any, what the policy does not keep
+    #[arg(value_name = "SNAPSHOT")]
+    snapshots: Vec<String>,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(id = "policy", multiple = true, conflicts_with = "snapshots")]
+struct PolicyArgs {
+    /// Keep the newest N
+    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = RETENTION)]
+    keep_last: Option<u32>,
+    /// Keep the newest of each of N hours
+    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = RETENTION)]
+    keep_hourly: Option<u32>,
+    /// Keep the newest of each of N days
+    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = RETENTION)]
+    keep_daily: Option<u32>,
+    /// Keep the newest of each of N weeks
+    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = RETENTION)]
+    keep_weekly: Option<u32>,
+    /// Keep the newest of each of N months
+    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = RETENTION)]
+    keep_monthly: Option<u32>,
+    /// Keep the newest of each of N years
+    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = RETENTION)]
+    keep_yearly: Option<u32>,
+    /// Keep all that are not older than the volume's newest by more than this, such as 30d or 2y5m7d3h
+    #[arg(long, value_name = "TIME", help_heading = RETENTION)]
+    keep_within: Option<Within>,
+    /// Only volumes whose names match, such as 'vms/*'; may be repeated
+    #[arg(long = "volume", value_name = "PATTERN", help_heading = RETENTION)]
+    volumes: Vec<Glob>,
+    /// Only snapshots that have all these tags; may be repeated: one of the lists must match; '' for those without any tag
+    #[arg(long = "tag", value_name = "TAG[,TAG…]", help_heading = RETENTION)]
+    tags: Vec<TagList>,
+    /// Whose hours, days, weeks, months and years count [default: utc]
+    #[arg(long, value_name = "ZONE", help_heading = RETENTION)]
+    time_zone: Option<Zone>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Zone {
+    Utc,
+    /// This machine's
+    Local,
+}
+
+fn parse_count(text: &str) -> Result<u32> {
+    match text.parse() {
+        _ if text == "unlimited" => Ok(u32::MAX),
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err(Error::invalid("expected a number from 1 on, or unlimited")),
+    }
+}
+
+impl From<PolicyArgs> for Policy {
+    fn from(args: PolicyArgs) -> Self {
+        Self {
+            last: args.keep_last.unwrap_or(0),
+            hourly: args.keep_hourly.unwrap_or(0),
+            daily: args.keep_daily.unwrap_or(0),
+            weekly: args.keep_weekly.unwrap_or(0),
+            monthly: args.keep_monthly.unwrap_or(0),
+            yearly: args.keep_yearly.unwrap_or(0),
+            within: args.keep_within,
+            volumes: args.volumes,
+            tags: args.tags,
+            time_zone: match args.time_zone {
+                Some(Zone::Local) => TimeZone::system(),
+                Some(Zone::Utc) | None => TimeZone::UTC,
+            },
+        }
+    }
+}
+
+pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
+    let policy = Policy::from(args.policy);
+    if args.snapshots.is_empty() {
+        // Refused before anyone types a password.
+        policy.check()?;
+    }
+    let project = connect::project(context, false).await?;
+    let report = forgotten(context, &project, &args.snapshots, &policy).await?;
+    tell(context, &report)
+}
+
+async fn forgotten(
+    context: &Context<'_>,
+    project: &Project,
+    specs: &[String],
+    policy: &Policy,
+) -> Result<ForgetReport> {
+    let (dry_run, cancel) = (context.global.dry_run, context.cancel.clone());
+    let mut report = match specs.is_empty() {
+        true => forget::by_policy(project, policy, dry_run, cancel).await?,
+        false => forget::by_name(project, specs, dry_run, cancel).await?,
+    };
+    report.ledger = project.repository().store().ledger();
+    Ok(report)
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    message_type: &'static str,
+    project: &'a str,
+    dry_run: bool,
+    kept: u64,
+    forgotten: u64,
+    snapshots: Vec<Row<'a>>,
+    ledger: Ledger,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    id: String,
+    volume: &'a str,
+    sequence: u32,
+    time: Option<String>,
+    tags: &'a [String],
+    protected: bool,
+    action: &'static str,
+    reasons: &'a [String],
+}
+
+fn tell(context: &Context<'_>, report: &ForgetReport) -> Result<Exit> {
+    let ui = context.ui;
+    if ui.is_json() {
+        ui.print_json(&Summary {
+            message_type: "summary",
+            project: &report.project,
+            dry_run: report.dry_run,
+            kept: report.kept(),
+            forgotten: report.forgotten(),
+            snapshots: report.snapshots.iter().map(row).collect(),
+            ledger: report.ledger,
+        })?;
+    } else if ui.is_talkative() {
+        show(context, report)?;
+    }
+    for (what, error) in &report.failures {
+        ui.error(&Failure::from(error), Some(what));
+    }
+    for judged in &report.snapshots {
+        let error = match &judged.fate {
+            Fate::Refused => &Error::conflict(format!("{} is protected", judged.name()))
+                .help(format!("let it go first: cuttle unprotect {}", judged.name())),
+            Fate::Failed(error) => error,
+            Fate::Kept | Fate::Forgotten => continue,
+        };
+        ui.error(&Failure::from(error), Some(&judged.name()));
+    }
+    Ok(if report.ok() { Exit::Success } else { Exit::Failure })
+}
+
+fn row(judged: &Judged) -> Row<'_> {
+    Row {
+        id: judged.noted.snapshot_id.to_string(),
+        volume: &judged.volume_name,
+        sequence: judged.noted.sequence.0,
+        time: known_time(judged).and_then(human::utc_time),
+        tags: &judged.noted.note.tags,
+        protected: judged.noted.note.protected,
+        action: action(&judged.fate),
+        reasons: &judged.reasons,
+    }
+}
+
+fn known_time(judged: &Judged) -> Option<u64> {
+    (judged.committed_unix_ms > 0).then_some(judged.committed_unix_ms)
+}
+
+fn action(fate: &Fate) -> &'static str {
+    match fate {
+        Fate::Kept => "keep",
+        Fate::Forgotten => "forget",
+        Fate::Refused => "refused",
+        Fate::Failed(_) => "failed",
+    }
+}
+
+fn show(context: &Context<'_>, report: &ForgetReport) -> Result<()> {
+    use Column::{Number, Text};
+    let ui = context.ui;
+    if !report.snapshots.is_empty() {
+        let columns = [
+            Text("ID"),
+            Text("VOLUME"),
+            Number("SEQ"),
+            Text("TIME"),
+            Text("TAGS"),
+            Text("ACTION"),
+            Text("REASONS"),
+        ];
+        let row = |judged: &Judged| {
+            vec![
+                short(&judged.noted.snapshot_id.to_string()),
+                judged.volume_name.clone(),
+                judged.noted.sequence.to_string(),
+                known_time(judged).map_or_else(|| "?".to_owned(), human::local_time),
+                judged.noted.note.tags.join(","),
+                action(&judged.fate).to_owned(),
+                judged.reasons.join(", "),
+            ]
+        };
+        ui.print(&table(&columns, report.snapshots.iter().map(row)))?;
+    }
+    let forgotten = human::counted(report.forgotten(), "snapshot");
+    let kept = match report.kept() {
+        0 => String::new(),
+        n => format!(", {} kept", human::count(n)),
+    };
+    match report.dry_run {
+        true => ui.print(&format!("dry run: {forgotten} would be forgotten{kept}"))?,
+        false => ui.print(&format!("{forgotten} forgotten{kept}"))?,
+    }
+    ui.print(&ledger_line(&report.ledger))
+}

@@ -1,0 +1,198 @@
+//! `cuttle stats`: what the snapshots take.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use cuttle::Result;
+use cuttle::progress::Progress;
+use cuttle::stats::{self, SnapshotStats, StatsOptions, StatsReport, Usage, VolumeStats};
+use cuttle::store::Ledger;
+use cuttle::units::VolumeName;
+
+use super::bar::Words;
+use super::snapshots::short;
+use super::summary::ledger_line;
+use super::table::{Column, table};
+use super::{Context, Exit, connect, human};
+
+const WORDS: Words = Words { unit: "page", new: "read", known: "", zero: "" };
+
+const EXAMPLES: &str = "\
+LOGICAL is the sizes of all snapshots added up, ALLOCATED without what is zero, UNIQUE what is left when each chunk
+counts once, STORED the objects that hold it: compressed, sealed, with manifest pages. DEDUP is allocated to unique,
+COMPR unique to stored. DELTAS is about how much more would be stored without deltas. What volumes share counts in each
+of them, and in the last line once.
+
+With --snapshots, FREED is what no other snapshot of the project needs: what a prune frees once only this one is forgotten.
+Forgetting several may free more than the sum, as they may share what no other needs.
+
+Read from manifest pages alone, of which the cache holds many. Above some 3.6 million distinct objects sums are
+estimates, and it is said so. What waits for a prune is not counted.
+
+Examples:
+  cuttle stats
+  cuttle stats vms/db --snapshots
+  cuttle stats --json | jq '.total.stored_bytes'
+
+JSON: {\"message_type\":\"summary\",\"project\",\"volumes\":[{\"volume\",\"snapshot_count\",\"logical_bytes\",\"allocated_bytes\",
+\"chunks\",\"unique_bytes\",\"stored_bytes\",\"pages\",\"page_bytes\",\"deltas\",\"delta_bytes\",\"delta_stored_bytes\",\"bases\",
+\"base_stored_bytes\",\"delta_saved_bytes\",\"dedup_ratio\",\"compression_ratio\",\"one_in\",\"snapshots\":[{\"id\",\"sequence\",\"time\",
+\"size_bytes\",\"freed_bytes\"}]}],\"total\":{…},\"pages_read\",\"ledger\":{…},\"seconds\"}; \"one_in\" is 1 where all objects were
+counted.";
+
+/// Show what snapshots take, and what forgetting them would free
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// Only these volumes [default: all of the project]
+    #[arg(value_name = "VOLUME")]
+    volumes: Vec<VolumeName>,
+    /// Show for each snapshot what forgetting it would free; reads the pages of all volumes
+    #[arg(long)]
+    snapshots: bool,
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    message_type: &'static str,
+    project: &'a str,
+    volumes: Vec<Volume<'a>>,
+    total: &'a Usage,
+    pages_read: u64,
+    ledger: &'a Ledger,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Volume<'a> {
+    volume: &'a str,
+    #[serde(flatten)]
+    usage: &'a Usage,
+    snapshots: Vec<Snapshot<'a>>,
+}
+
+#[derive(Serialize)]
+struct Snapshot<'a> {
+    id: &'a str,
+    sequence: u32,
+    time: Option<String>,
+    size_bytes: u64,
+    freed_bytes: u64,
+}
+
+pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
+    let project = connect::project(context, false).await?;
+    let options = StatsOptions { volumes: args.volumes, snapshots: args.snapshots };
+    let bar = context.ui.progress(&format!("project {}", project.name()), WORDS, false);
+    let progress: Arc<dyn Progress> = bar.clone();
+    let result = stats::run(&project, &options, progress, context.cancel.clone()).await;
+    bar.done();
+    let mut report = result?;
+    report.ledger = project.repository().store().ledger();
+    match context.ui.is_json() {
+        true => context.ui.print_json(&summary(&report))?,
+        false => show(context, &report, options.snapshots)?,
+    }
+    Ok(Exit::Success)
+}
+
+fn summary(report: &StatsReport) -> Summary<'_> {
+    Summary {
+        message_type: "summary",
+        project: &report.project,
+        volumes: report.volumes.iter().map(volume).collect(),
+        total: &report.total,
+        pages_read: report.pages_read,
+        ledger: &report.ledger,
+        seconds: report.seconds,
+    }
+}
+
+fn volume(stats: &VolumeStats) -> Volume<'_> {
+    let snapshots = stats.snapshots.iter().map(snapshot).collect();
+    Volume { volume: &stats.volume, usage: &stats.usage, snapshots }
+}
+
+fn snapshot(snapshot: &SnapshotStats) -> Snapshot<'_> {
+    Snapshot {
+        id: &snapshot.snapshot_id,
+        sequence: snapshot.sequence,
+        time: human::utc_time(snapshot.committed_unix_ms),
+        size_bytes: snapshot.size_bytes,
+        freed_bytes: snapshot.freed_bytes,
+    }
+}
+
+fn show(context: &Context<'_>, report: &StatsReport, snapshots: bool) -> Result<()> {
+    let ui = context.ui;
+    ui.print(&usage_table(report))?;
+    if snapshots {
+        ui.print("")?;
+        ui.print(&snapshot_table(report))?;
+    }
+    if report.total.one_in > 1 {
+        ui.note(&format!(
+            "estimated from one object in {}: there are too many to remember them all",
+            human::count(report.total.one_in)
+        ));
+    }
+    if ui.is_talkative() {
+        let (pages, time) = (human::counted(report.pages_read, "page"), human::duration(report.seconds));
+        ui.print(&format!("{pages} read in {time}"))?;
+        ui.print(&ledger_line(&report.ledger))?;
+    }
+    Ok(())
+}
+
+fn usage_table(report: &StatsReport) -> String {
+    use Column::{Number, Text};
+    let columns = [
+        Text("VOLUME"),
+        Number("SNAPSHOTS"),
+        Number("LOGICAL"),
+        Number("ALLOCATED"),
+        Number("UNIQUE"),
+        Number("STORED"),
+        Number("DEDUP"),
+        Number("COMPR"),
+        Number("DELTAS"),
+    ];
+    let row = |name: &str, usage: &Usage| {
+        vec![
+            name.to_owned(),
+            human::count(usage.snapshot_count),
+            human::size(usage.logical_bytes),
+            human::size(usage.allocated_bytes),
+            human::size(usage.unique_bytes),
+            human::size(usage.stored_bytes),
+            ratio(usage.dedup_ratio),
+            ratio(usage.compression_ratio),
+            if usage.deltas == 0 { "-".to_owned() } else { human::size(usage.delta_saved_bytes) },
+        ]
+    };
+    let volumes = report.volumes.iter().map(|v| row(&v.volume, &v.usage));
+    table(&columns, volumes.chain([row("(together)", &report.total)]))
+}
+
+fn snapshot_table(report: &StatsReport) -> String {
+    use Column::{Number, Text};
+    let columns = [Text("ID"), Text("VOLUME"), Number("SEQ"), Text("TIME"), Number("SIZE"), Number("FREED")];
+    let all = report.volumes.iter().flat_map(|v| v.snapshots.iter().map(move |s| (v, s)));
+    let row = |(volume, snapshot): (&VolumeStats, &SnapshotStats)| {
+        vec![
+            short(&snapshot.snapshot_id),
+            volume.volume.clone(),
+            snapshot.sequence.to_string(),
+            human::local_time(snapshot.committed_unix_ms),
+            human::size(snapshot.size_bytes),
+            human::size(snapshot.freed_bytes),
+        ]
+    };
+    table(&columns, all.map(row))
+}
+
+/// `2.5`
+fn ratio(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.1}"))
+}

@@ -1,0 +1,150 @@
+//! What is said of a snapshot after it was committed: its tags, its protection, and that it is no longer wanted.
+//!
+//! Notes are numbered and the last one counts, so whoever changes one begins from the newest. That a note is the newest
+//! is confirmed by a request for the next, never by a listing.
+
+use crate::error::{Error, Result};
+use crate::format::ObjectName;
+use crate::format::record::{ForgetRecord, NoteRecord};
+use crate::repo::Project;
+use crate::repo::log::SnapshotEntry;
+use crate::store::Created;
+use crate::units::{Sequence, SnapshotId, VolumeNumber};
+
+/// How often a change is made anew because somebody else wrote a note meanwhile.
+const CHANGES_MAX: usize = 64;
+
+/// What people may change about a snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Note {
+    pub protected: bool,
+    /// Each once, in the order they were given.
+    pub tags: Vec<String>,
+}
+
+/// A snapshot, and what was last seen said of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Noted {
+    pub volume: VolumeNumber,
+    pub sequence: Sequence,
+    pub snapshot_id: SnapshotId,
+    /// The number of the note; 0 where there is none and the backup's own tags count.
+    pub number: u32,
+    pub note: Note,
+}
+
+/// What a change of a note came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    pub note: Note,
+    /// False where all was said already.
+    pub changed: bool,
+}
+
+/// What forgetting came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgotten {
+    Now,
+    /// Somebody did so before.
+    Before,
+    /// It is protected, and stays.
+    Protected,
+}
+
+impl From<&SnapshotEntry> for Noted {
+    fn from(entry: &SnapshotEntry) -> Self {
+        Self {
+            volume: entry.snapshot.volume,
+            sequence: entry.snapshot.sequence,
+            snapshot_id: entry.snapshot_id,
+            number: entry.notes,
+            note: Note { protected: entry.protected, tags: entry.tags.clone() },
+        }
+    }
+}
+
+impl Project {
+    /// Changes what is said of a snapshot.
+    ///
+    /// # Errors
+    /// `Conflict` when the snapshot was forgotten meanwhile: nothing protects it any more.
+    pub async fn change_note(&self, noted: &Noted, change: impl Fn(&mut Note)) -> Result<Changed> {
+        let environment = &self.repository().environment;
+        let mut newest = noted.clone();
+        for _ in 0..CHANGES_MAX {
+            self.read_newest_note(&mut newest).await?;
+            let mut note = newest.note.clone();
+            change(&mut note);
+            let changed = note != newest.note;
+            if changed {
+                let name = self.note_name(noted, newest.number.saturating_add(1));
+                let record = NoteRecord {
+                    protected: note.protected,
+                    tags: note.tags.clone(),
+                    host: environment.host.clone(),
+                    at_unix_ms: environment.clock.now_unix_ms(),
+                };
+                if let Created::Exists { .. } = self.create_record(&name, &record).await? {
+                    continue;
+                }
+            }
+            // Who forgets looks at the notes first. So a note that came too late shows here.
+            if self.repository().store.head(&self.forget_name(noted).to_string()).await?.is_some() {
+                return Err(Error::conflict("it was forgotten meanwhile")
+                    .help("protect another snapshot of the volume, or make one"));
+            }
+            return Ok(Changed { note, changed });
+        }
+        Err(Error::unavailable(format!("others changed it {CHANGES_MAX} times meanwhile")).help("try again"))
+    }
+
+    /// Makes a snapshot forgotten, unless it is protected by now.
+    ///
+    /// # Errors
+    /// `Conflict` when it was protected in the very moment: it is forgotten all the same.
+    pub async fn forget(&self, noted: &Noted) -> Result<Forgotten> {
+        let environment = &self.repository().environment;
+        let mut newest = noted.clone();
+        self.read_newest_note(&mut newest).await?;
+        if newest.note.protected {
+            return Ok(Forgotten::Protected);
+        }
+        let record = ForgetRecord {
+            snapshot_id: noted.snapshot_id,
+            host: environment.host.clone(),
+            at_unix_ms: environment.clock.now_unix_ms(),
+        };
+        match self.create_record(&self.forget_name(noted), &record).await? {
+            Created::Exists { .. } => return Ok(Forgotten::Before),
+            Created::New => {}
+        }
+        // A protection may have come between the look and the create. What is forgotten stays so, but one of the two is
+        // told: who protects looks for this record after the note, and here the notes are looked at after the record.
+        self.read_newest_note(&mut newest).await?;
+        match newest.note.protected {
+            false => Ok(Forgotten::Now),
+            true => Err(Error::conflict("it was protected while it was forgotten, and is forgotten")
+                .help("protect another snapshot of the volume, or make one")),
+        }
+    }
+
+    /// Goes on from the note that was seen to the one that nothing follows.
+    async fn read_newest_note(&self, noted: &mut Noted) -> Result<()> {
+        while let Some(number) = noted.number.checked_add(1) {
+            let Some(record) = self.read_record::<NoteRecord>(&self.note_name(noted, number)).await? else {
+                return Ok(());
+            };
+            noted.number = number;
+            noted.note = Note { protected: record.protected, tags: record.tags };
+        }
+        Err(Error::unsupported("it has no room for another note"))
+    }
+
+    fn note_name(&self, noted: &Noted, number: u32) -> ObjectName {
+        ObjectName::Note(self.name().clone(), noted.volume, noted.sequence, number)
+    }
+
+    fn forget_name(&self, noted: &Noted) -> ObjectName {
+        ObjectName::Forget(self.name().clone(), noted.volume, noted.sequence)
+    }
+}
