@@ -72,17 +72,18 @@ use std::process::ExitCode;
 use scenarios::Scenario;
 
 const HELP: &str = "\
-cargo xtask model [--full] [--states N]
+cargo xtask model [--full] [--states N] [--only TEXT]
 cargo xtask model --broken [NAME]
   --full          also the long searches: about 15 minutes and 6 GiB
   --states N      stops each search after N states
+  --only TEXT     only the searches with TEXT in their names
   --broken NAME   breaks a rule and prints the shortest way to the loss; without NAME, all of them in short
 ";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let (mut full, mut states_max) = (false, u64::MAX);
+    let (mut full, mut states_max, mut only) = (false, u64::MAX, "");
     let mut rest = args.as_slice();
     loop {
         match rest {
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
                 states_max = number.parse().unwrap_or(u64::MAX);
                 rest = more;
             }
+            ["--only", text, more @ ..] => (only, rest) = (text, more),
             ["--broken"] => return broken(None),
             ["--broken", name] => return broken(Some(name)),
             _ => {
@@ -101,7 +103,7 @@ fn main() -> ExitCode {
         }
     }
     let long: &[Scenario] = if full { &scenarios::BY_COMMAND } else { &[] };
-    sound(scenarios::IN_TESTS.iter().chain(long), states_max)
+    sound(scenarios::IN_TESTS.iter().chain(long).filter(|s| s.name.contains(only)), states_max)
 }
 
 /// Searches with the rules as they are.

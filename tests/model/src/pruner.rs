@@ -26,8 +26,10 @@ pub fn steps(world: &World, at: usize, next: &mut Next<'_>) {
 
 /// Finishes a round that is under way; otherwise a new one may begin.
 fn start(world: &World, at: usize, next: &mut Next<'_>) {
-    // None, unless a broken rule keeps them.
-    let marks = world.pruners[at].marks;
+    // None, unless a changed rule keeps them.
+    let stale =
+        next.rules.is(Broken::MarksAfterOwnSeal) && !(is_newest(world, at) && world.stage == Stage::Done);
+    let marks = if stale { 0 } else { world.pruners[at].marks };
     if world.stage != Stage::Done {
         if !next.rules.is(Broken::LeavesOthersRounds) {
             let mut then = *world;
@@ -180,6 +182,9 @@ fn mark(world: &World, at: usize, next: &mut Next<'_>) {
         let round = if is_newest(world, at) { &world.round } else { &world.before };
         then.deletes |= round.condemned & world.older(pruner.round) & !pruner.marks;
     }
+    if !next.rules.is(Broken::MarksAcrossRounds) {
+        then.pruners[at].marks = 0;
+    }
     then.pruners[at].task = Task::Deleting;
     next.push(Step::FindSeal { pruner: at }, then);
 }
@@ -259,8 +264,13 @@ fn is_newest(world: &World, at: usize) -> bool {
 }
 
 fn idle(world: &World, at: usize, rules: &Rules) -> Pruner {
-    let marks = if rules.is(Broken::MarksAcrossRounds) { world.pruners[at].marks } else { 0 };
-    Pruner { marks, ..Pruner::default() }
+    let Pruner { marks, round, task, .. } = world.pruners[at];
+    let own_seal = matches!(task, Task::Deleting | Task::Finishing | Task::Idle) && is_newest(world, at);
+    match rules.broken {
+        Some(Broken::MarksAcrossRounds) => Pruner { marks, ..Pruner::default() },
+        Some(Broken::MarksAfterOwnSeal) if own_seal => Pruner { marks, round, ..Pruner::default() },
+        _ => Pruner::default(),
+    }
 }
 
 /// Takes away from a pruner what it will find out anyway, and what no longer matters.
@@ -282,6 +292,10 @@ pub fn tidy(world: &mut World, at: usize, rules: &Rules) {
         world.pruners[at] = idle(world, at, rules);
         return;
     }
+    if pruner.task == Task::Idle {
+        world.pruners[at] = idle(world, at, rules);
+        return;
+    }
     let pruner = &mut world.pruners[at];
     if pruner.task == Task::Advisory && pruner.round == world.generation {
         pruner.task = Task::Settling;
@@ -289,8 +303,11 @@ pub fn tidy(world: &mut World, at: usize, rules: &Rules) {
     let sealed = pruner.round == world.generation && world.stage == Stage::Sealed;
     if sealed && under_way && !goes_on {
         (pruner.todo, pruner.live, pruner.settled, pruner.advisory) = (0, 0, 0, 0);
-        if !rules.is(Broken::MarksAcrossRounds) {
-            pruner.marks = 0;
+        let own_seal = matches!(pruner.task, Task::Deleting | Task::Finishing);
+        match rules.broken {
+            Some(Broken::MarksAcrossRounds) => {}
+            Some(Broken::MarksAfterOwnSeal) if own_seal => {}
+            _ => pruner.marks = 0,
         }
         if pruner.task != Task::Finishing {
             let all_sent = world.round.deleted & !world.deletes == 0;

@@ -119,4 +119,6 @@ pub enum Broken {
     DoneAfterDeletes,
     /// Sessions that find the round sealed take nothing as condemned, though it is not done.
     CondemnedUntilSeal,
+    /// A pruner keeps its marks for the next round when its own seal decided the last one.
+    MarksAfterOwnSeal,
 }

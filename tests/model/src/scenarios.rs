@@ -129,5 +129,6 @@ pub fn variants() -> Vec<Variant> {
         safe(Broken::CleansForgotten, Rules { pruners: 2, ..three }),
         safe(Broken::DoneAfterDeletes, Rules { pruners: 2, ..three }),
         safe(Broken::CondemnedUntilSeal, Rules { pruners: 2, ..three }),
+        safe(Broken::MarksAfterOwnSeal, Rules { pruners: 2, advisory: true, ..three }),
     ]
 }
