@@ -24,7 +24,9 @@
 //! - **Rounds.** `begin` with its condemned set, `seal` with roster, high water, live index and deletes, `done`. The next begins
 //!   only when the last is done. Any pruner finishes what another began, joins what it finds begun, and takes the seal that it finds.
 //! - **The final mark** reads one sequence after the other, in every order, while snapshots are committed and forgotten.
-//! - **Clean-up** deletes committed `.end` at or below the high water that the roster does not show live.
+//! - **Clean-up** deletes committed `.end` of sequences that had an outcome when the final mark read them and that the roster does
+//!   not show live. By `.forget` instead, whatever the roster says, it is as safe: `Broken::CleansForgotten`. By the roster up to the
+//!   last sequence, without asking for `.forget`, it loses what was under way: `Broken::HighWaterIsLast`.
 //! - **Requests.** A create or DELETE of a chunk, a commit, an abort and a DELETE of `.end` that was sent once may land at any later
 //!   time, any number of times, or never. An actor may stop at every step for ever: it just is not chosen again.
 //!
