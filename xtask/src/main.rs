@@ -21,7 +21,7 @@ cargo xtask TASK
   lint                formatting, clippy, documentation, tidy
   ci                  lint, test, and a minute of each fuzz target
   tidy [--accept]     the rules that the compiler does not check; --accept: specification and code agree as they are
-  model [--full] [--states N] [--only TEXT]   every state of the protocol, within bounds; --full takes about 15 minutes
+  model [--full] [--states N] [--only TEXT]   every state of the protocol, within bounds; --full takes some minutes
   model --broken [NAME]                       the shortest way to a loss when a rule is broken
   fuzz [TARGET…] [--seconds N] [--save]
   bench [--size GIB] [--from DIR]         backups and restores against the ceiling and beside other tools

@@ -76,7 +76,7 @@ use scenarios::Scenario;
 const HELP: &str = "\
 cargo xtask model [--full] [--states N] [--only TEXT]
 cargo xtask model --broken [NAME]
-  --full          also the long searches: about 15 minutes and 6 GiB
+  --full          also the long searches, more than 10^8 states: some minutes and 2 GiB
   --states N      stops each search after N states
   --only TEXT     only the searches with TEXT in their names
   --broken NAME   breaks a rule and prints the shortest way to the loss; without NAME, all of them in short
