@@ -8,6 +8,7 @@ mod demo;
 mod disk;
 mod fuzz;
 mod lint;
+mod model;
 mod places;
 mod servers;
 mod test;
@@ -21,6 +22,8 @@ cargo xtask TASK
   lint                formatting, clippy, documentation, tidy
   ci                  lint, test, and a minute of each fuzz target
   tidy [--accept]     the rules that the compiler does not check; --accept: specification and code agree as they are
+  model [--full] [--states N] [--only TEXT]   every state of the protocol, within bounds; --full takes some minutes
+  model --broken [NAME]                       the shortest way to a loss when a rule is broken
   fuzz [TARGET…] [--seconds N] [--save]
   bench [--size GIB] [--from DIR]         backups and restores against the ceiling and beside other tools
   bench --delta [--size GIB] [--from DIR] a database's day: deltas against whole chunks and against the changed blocks
@@ -41,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         "demo" => demo::command(rest),
         "fuzz" => fuzz::command(rest),
         "lint" => lint::lint(),
+        "model" => model::command(rest),
         "test" => test::command(rest),
         "tidy" => tidy::command(rest),
         "help" | "--help" | "-h" => {
