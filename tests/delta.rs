@@ -215,25 +215,31 @@ async fn deltas_of_many_bytes_make_short_chains() {
     assert_eq!(depths_of_one_chunk(7, change).await, [0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1]);
 }
 
-/// The full object is small, too: a reader should not have to fetch a large base for it.
+/// What changed is nearly all that the full object would hold: a reader should not have to fetch a base for it.
 #[tokio::test]
-async fn what_is_small_anyway_needs_no_base() {
-    let (_, project) = repository(7).await;
-    let volume = MemoryVolume::new(filled(4, 1));
-    night(&project, &volume).await;
-    volume.edit(|content| {
-        content[2 * C + 512..3 * C].fill(0);
-        content[2 * C] ^= 1;
-    });
-    let stats = night(&project, &volume).await.stats;
-    assert_eq!(
-        (stats.new_chunks, newest_refs(&project).await[2].objects().count()),
-        (1, 1 + stats.delta_chunks as usize)
-    );
-    // 300 compressible bytes are left of 4096 random ones.
-    volume.edit(|content| content[2 * C..3 * C].fill(0));
-    volume.edit(|content| (0..300).for_each(|i| content[2 * C + i] = (i / 100) as u8 + 1));
-    assert_eq!(night(&project, &volume).await.stats.delta_chunks, 0);
+async fn what_saves_little_needs_no_base() {
+    // Half of the chunk is easy and stays. Of the other half, so many bytes are random and new, the rest is easy.
+    let changed = async |random: usize| {
+        let (_, project) = repository(7).await;
+        let half = C / 2;
+        let volume = MemoryVolume::new([vec![7; half], Numbers::new(5).bytes(half)].concat());
+        night(&project, &volume).await;
+        volume.edit(|content| {
+            content[half..].fill(9);
+            content[half..half + random].copy_from_slice(&Numbers::new(6).bytes(random));
+        });
+        let stats = night(&project, &volume).await.stats;
+        assert_eq!(stats.new_chunks, 1);
+        let refs = newest_refs(&project).await;
+        assert_eq!(depth(&refs[0]) as u64, stats.delta_chunks);
+        stats
+    };
+    // Too large to be kept unseen, small enough for its chain, and not well under the full object.
+    let stats = changed(800).await;
+    assert_eq!(stats.delta_chunks, 0);
+    assert!((800..1100).contains(&stats.stored_bytes), "{stats:?}");
+    // Where it is sure from its size alone, it is kept.
+    assert_eq!(changed(200).await.delta_chunks, 1);
 }
 
 #[tokio::test]
