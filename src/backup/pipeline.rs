@@ -1,6 +1,5 @@
 //! What every backup's pipeline shares: the memory budget, the buffers, and the way from reading to the assembler.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt;
@@ -19,7 +18,6 @@ pub struct Budget {
     permits: Arc<Semaphore>,
     buffers: Mutex<Vec<Vec<u8>>>,
     buffers_max: usize,
-    stopped: AtomicBool,
 }
 
 impl Budget {
@@ -29,13 +27,12 @@ impl Budget {
             permits: Arc::new(Semaphore::new(chunks)),
             buffers: Mutex::new(Vec::new()),
             buffers_max: chunks,
-            stopped: AtomicBool::new(false),
         })
     }
 
-    /// Waits for room for `chunks` chunks, from a thread that may block. Fails once the pipeline stopped.
-    pub fn acquire(&self, runtime: &tokio::runtime::Handle, chunks: u32) -> Result<OwnedSemaphorePermit> {
-        runtime.block_on(Arc::clone(&self.permits).acquire_many_owned(chunks)).map_err(|_| interrupted())
+    /// Waits for room for `chunks` chunks. Fails once the pipeline stopped.
+    pub async fn acquire(&self, chunks: u32) -> Result<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).acquire_many_owned(chunks).await.map_err(|_| interrupted())
     }
 
     /// A buffer of that length; its content is whatever was in it.
@@ -54,18 +51,13 @@ impl Budget {
         }
     }
 
-    pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
-    }
-
-    /// Lets all readers end.
+    /// Lets a reading thread end.
     pub fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
         self.permits.close();
     }
 }
 
-/// Items from the CPU and reader threads. Unbounded, as the budget bounds what can be in it.
+/// Items from the readers. Unbounded, as the budget bounds what can be in it.
 pub type Items = mpsc::UnboundedReceiver<Result<Item>>;
 pub type ItemSender = mpsc::UnboundedSender<Result<Item>>;
 
@@ -74,13 +66,15 @@ pub async fn collect(assembler: &mut Assembler, items: &mut Items, cancel: &mut 
     let mut uploads: Uploads = FuturesUnordered::new();
     let mut more = true;
     while more || !uploads.is_empty() {
+        // What is stored makes room for more, so it goes first; it is never more than came in.
         tokio::select! {
+            biased;
             () = cancel.cancelled() => return Err(interrupted()),
+            Some(stored) = uploads.next(), if !uploads.is_empty() => assembler.stored(stored?).await?,
             item = items.recv(), if more => match item {
                 Some(item) => assembler.accept(item?, &uploads).await?,
                 None => more = false,
             },
-            Some(stored) = uploads.next(), if !uploads.is_empty() => assembler.stored(stored?).await?,
         }
         // A source that misses changes: there is no point in going on with this plan.
         if assembler.missed.is_some() {

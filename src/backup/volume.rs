@@ -1,14 +1,16 @@
-//! Backs up a volume that can be read anywhere: plan the spans, read them with several threads, encode, assemble.
+//! Backs up a volume that can be read anywhere: plan the spans, read many chunks at once, encode, assemble.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::task::JoinSet;
 
 use crate::backup::assemble::{Assembler, Item};
 use crate::backup::encode::{Before, Encoded, Encoder};
-use crate::backup::pipeline::{Budget, ItemSender, collect, spawn_thread};
+use crate::backup::pipeline::{Budget, ItemSender, collect};
 use crate::cancel::{Cancel, interrupted};
 use crate::chunker::Span;
+use crate::cpu;
 use crate::error::{Context, Result};
 use crate::format::gc::Condemned;
 use crate::repo::manifest::Manifest;
@@ -67,36 +69,28 @@ pub async fn run(
 ) -> Result<()> {
     let (items_tx, mut items) = mpsc::unbounded_channel();
     let (work_tx, work_rx) = mpsc::channel(WORK_AHEAD_MAX);
-    let work_rx = Arc::new(Mutex::new(work_rx));
-    let readers = plan.reader.reads_inflight();
+    let reads = plan.reader.reads_inflight();
+    let reader = Reader {
+        work: Arc::new(Mutex::new(work_rx)),
+        reads: Arc::new(Semaphore::new(reads)),
+        plan: Arc::clone(&plan),
+        encoder,
+        budget,
+        items: items_tx.clone(),
+    };
+    // Dropped with this function, whatever ends it.
+    let mut tasks = JoinSet::new();
     // What is read waits for a CPU thread in few buffers, used again while the processor's cache still holds them.
-    let slots = Arc::new(Semaphore::new(readers + rayon::current_num_threads()));
-    for n in 0..readers {
-        let reader = Reader {
-            slots: Arc::clone(&slots),
-            plan: Arc::clone(&plan),
-            encoder: Arc::clone(&encoder),
-            budget: Arc::clone(&budget),
-            runtime: tokio::runtime::Handle::current(),
-            items: items_tx.clone(),
-        };
-        let work_rx = Arc::clone(&work_rx);
-        spawn_thread(format!("read-{n}"), move || reader.run(&work_rx))?;
+    for _ in 0..reads + cpu::threads() {
+        tasks.spawn(reader.clone().run());
     }
-    let planner = tokio::spawn({
-        let plan = Arc::clone(&plan);
-        async move {
-            if let Err(error) = produce(&plan, &work_tx, &items_tx).await {
-                let _ = items_tx.send(Err(error));
-            }
+    drop(reader);
+    tasks.spawn(async move {
+        if let Err(error) = produce(&plan, &work_tx, &items_tx).await {
+            let _ = items_tx.send(Err(error));
         }
     });
-    let result = collect(assembler, &mut items, cancel).await;
-    if result.is_err() || assembler.missed.is_some() {
-        budget.stop();
-    }
-    planner.abort();
-    result
+    collect(assembler, &mut items, cancel).await
 }
 
 /// Walks the spans leaf by leaf. Chunks known to be zero go straight to the assembler, where the parent has something.
@@ -161,54 +155,59 @@ fn send_zeros(plan: &VolumePlan, first: u64, end: u64, items: &ItemSender) {
         items.send(Ok(Item { index: ChunkIndex(first), len_bytes: 0, encoded, permit: None, sample: false }));
 }
 
+/// Takes chunks from the source to the assembler, one after the other.
+#[derive(Clone)]
 struct Reader {
-    slots: Arc<Semaphore>,
+    work: Arc<Mutex<mpsc::Receiver<Work>>>,
+    /// The source is asked for so much at once.
+    reads: Arc<Semaphore>,
     plan: Arc<VolumePlan>,
     encoder: Arc<Encoder>,
     budget: Arc<Budget>,
-    runtime: tokio::runtime::Handle,
     items: ItemSender,
 }
 
 impl Reader {
-    fn run(self, work: &Mutex<mpsc::Receiver<Work>>) {
+    async fn run(self) {
         loop {
-            let next = work.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+            let next = self.work.lock().await.recv().await;
             let Some(next) = next else { return };
-            if self.budget.is_stopped() {
-                return;
-            }
-            if let Err(error) = self.read(next) {
-                let _ = self.items.send(Err(error));
+            let item = self.item(next).await;
+            let failed = item.is_err();
+            // The assembler is gone only when the backup failed already.
+            let _ = self.items.send(item);
+            if failed {
                 return;
             }
         }
     }
 
-    fn read(&self, work: Work) -> Result<()> {
-        let permit = self.budget.acquire(&self.runtime, 1)?;
-        let slot =
-            self.runtime.block_on(Arc::clone(&self.slots).acquire_owned()).map_err(|_| interrupted())?;
-        let geometry = self.plan.geometry;
-        let len_bytes = geometry.chunk_len_bytes(work.index);
-        let mut plain = self.budget.buffer(len_bytes);
-        let offset_bytes = geometry.offset_bytes(work.index);
-        self.plan
-            .reader
-            .read_at(offset_bytes, &mut plain)
-            .context(format!("read {len_bytes} bytes at offset {offset_bytes} of the source"))?;
-        let (encoder, budget, items) =
-            (Arc::clone(&self.encoder), Arc::clone(&self.budget), self.items.clone());
-        rayon::spawn(move || {
-            let Work { index, before, sample } = work;
+    async fn item(&self, work: Work) -> Result<Item> {
+        let Work { index, before, sample } = work;
+        let permit = self.budget.acquire(1).await?;
+        let plain = self.read(index).await?;
+        let len_bytes = plain.len() as u32;
+        let (encoder, budget) = (Arc::clone(&self.encoder), Arc::clone(&self.budget));
+        let encoded = cpu::run(move || {
             let encoded = encoder.encode(&plain, before.as_ref());
             budget.give_back(plain);
-            drop(slot);
-            let item =
-                encoded.map(|encoded| Item { index, len_bytes, encoded, permit: Some(permit), sample });
-            // The assembler is gone only when the backup failed already.
-            let _ = items.send(item);
-        });
-        Ok(())
+            encoded
+        })
+        .await?;
+        Ok(Item { index, len_bytes, encoded, permit: Some(permit), sample })
+    }
+
+    async fn read(&self, index: ChunkIndex) -> Result<Vec<u8>> {
+        let _turn = self.reads.acquire().await.map_err(|_| interrupted())?;
+        let geometry = self.plan.geometry;
+        let (offset_bytes, len_bytes) = (geometry.offset_bytes(index), geometry.chunk_len_bytes(index));
+        let (reader, mut plain) = (Arc::clone(&self.plan.reader), self.budget.buffer(len_bytes));
+        cpu::block(move || {
+            reader
+                .read_at(offset_bytes, &mut plain)
+                .context(format!("read {len_bytes} bytes at offset {offset_bytes} of the source"))?;
+            Ok(plain)
+        })
+        .await
     }
 }
