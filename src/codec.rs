@@ -13,7 +13,7 @@ use crate::format::envelope::{
     checksum, damaged,
 };
 use crate::format::names::{ContentName, ObjectName};
-use crate::format::{ObjectType, RECORD_LEN_BYTES_MAX, Record};
+use crate::format::{ObjectType, Record};
 use crate::keys::{SealingKey, random_array};
 use crate::units::ChunkId;
 
@@ -148,7 +148,7 @@ pub fn seal_record<R: Record + PartialEq>(place: Place<'_>, record: &R) -> Resul
 /// Opens the record of that name.
 pub fn open_record<R: Record>(place: Place<'_>, object: &[u8]) -> Result<R> {
     let mut plain = Vec::new();
-    open(place, object, None, RECORD_LEN_BYTES_MAX, &mut plain)
+    open(place, object, None, R::OBJECT_TYPE.plain_len_bytes_max(), &mut plain)
         .and_then(|_| R::decode(&plain))
         .map_err(|e| e.context(place.name))
 }
@@ -339,6 +339,7 @@ pub fn describe(object_type: ObjectType) -> &'static str {
         ObjectType::Chunk => "chunk",
         ObjectType::Page => "manifest page",
         ObjectType::GcBegin | ObjectType::GcSeal | ObjectType::GcDone | ObjectType::GcPart => "prune record",
+        ObjectType::Alive => "sign of life",
     }
 }
 

@@ -1,3 +1,6 @@
 //! Pure decisions: what an operation will do, as a value that can be printed, before anything of it is done.
 
+pub mod lease;
+pub mod marks;
 pub mod restore;
+pub mod roster;

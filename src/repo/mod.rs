@@ -5,11 +5,14 @@
 pub mod cache;
 pub mod catalog;
 pub mod chunks;
+mod contents;
 pub mod keys;
 pub mod log;
 pub mod manifest;
 pub mod memory;
+mod parts;
 pub mod project;
+pub mod rounds;
 pub mod session;
 
 use std::path::PathBuf;
@@ -25,6 +28,7 @@ use crate::store::{Created, Store};
 use crate::units::{ProjectName, check_chunk_size};
 
 pub use cache::Cache;
+pub(crate) use contents::Listed;
 pub use memory::Memory;
 pub use project::Project;
 

@@ -127,8 +127,7 @@ impl Session {
                 continue;
             }
             let Some(found) = self.project.outcome(&self.volume, sequence, entry).await? else { continue };
-            let forget = ObjectName::Forget(self.project.name().clone(), self.volume.number, sequence);
-            if self.project.repository().store.head(&forget.to_string()).await?.is_none() {
+            if !self.project.is_forgotten(self.volume.number, sequence).await? {
                 return Ok(Some(found));
             }
         }

@@ -10,6 +10,7 @@ mod adaptive;
 mod attempt;
 mod bandwidth;
 mod bodies;
+mod delete;
 mod fault;
 mod http_layer;
 mod ledger;
@@ -31,6 +32,7 @@ use crate::error::Result;
 use attempt::Shared;
 use ledger::Counters;
 
+pub use delete::Deleted;
 pub use fault::StatusError;
 pub use ledger::Ledger;
 pub use limits::{Limits, StoreConfig};

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::format::ObjectName;
 use crate::format::page::PageRef;
 use crate::units::{ChunkIndex, Geometry};
 use crate::verify::audit::Audit;
@@ -45,7 +44,7 @@ impl Audit {
                 .await;
             walked?;
             // Forgotten meanwhile, and perhaps pruned: nobody misses it.
-            if hurts.is_empty() || self.is_forgotten(subject).await? {
+            if hurts.is_empty() || self.project.is_forgotten(subject.volume, subject.sequence).await? {
                 continue;
             }
             for (at, hurt) in hurts {
@@ -56,11 +55,6 @@ impl Audit {
         }
         drop_unneeded(findings);
         Ok(omitted)
-    }
-
-    async fn is_forgotten(&self, subject: &Subject) -> Result<bool> {
-        let name = ObjectName::Forget(self.project.name().clone(), subject.volume, subject.sequence);
-        Ok(self.project.repository().store.head(&name.to_string()).await?.is_some())
     }
 }
 
