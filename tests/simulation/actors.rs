@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cuttle::backup::{self, BackupOptions, Input};
 use cuttle::cancel::{Cancel, Canceller};
@@ -10,10 +11,12 @@ use cuttle::clock::Clock;
 use cuttle::format::ObjectName;
 use cuttle::format::record::ForgetRecord;
 use cuttle::progress::{Progress, Step};
+use cuttle::prune::{self, Pause, PruneOptions, PruneReport};
 use cuttle::repo::{Environment, Project, Repository, default_project};
 use cuttle::store::{Limits, Store};
-use cuttle::verify::{self, VerifyOptions};
+use cuttle::verify::{self, Problem, VerifyOptions};
 use cuttle::{Error, Result};
+use futures::future::BoxFuture;
 
 use crate::oracle::Session;
 use crate::store::{Actor, Client, Sim};
@@ -55,6 +58,9 @@ pub enum Task {
     Verify {
         read_data: bool,
     },
+    Prune {
+        wait: bool,
+    },
 }
 
 impl Task {
@@ -64,6 +70,7 @@ impl Task {
                 format!("backup {}{}", volume.name(), if *full { " full" } else { "" })
             }
             Self::Forget { which } => format!("forget {which}"),
+            Self::Prune { wait } => format!("prune{}", if *wait { "" } else { ", not waiting" }),
             Self::Verify { read_data } => format!("verify{}", if *read_data { " data" } else { "" }),
         }
     }
@@ -74,6 +81,7 @@ pub enum Done {
     Committed(Session),
     Forgot(Option<Session>),
     Verified { damage: Option<String> },
+    Pruned(Box<PruneReport>),
 }
 
 /// One process.
@@ -119,6 +127,15 @@ impl Clock for Skewed {
     }
 }
 
+/// A prune's wait, whose end the schedule decides.
+struct Nap(Client);
+
+impl Pause for Nap {
+    fn pause(&self, duration: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.nap(duration))
+    }
+}
+
 impl Process {
     pub fn cancel_pair() -> (Canceller, Cancel) {
         cuttle::cancel::pair()
@@ -142,9 +159,9 @@ impl Process {
         let limits = Limits {
             attempts_max: ATTEMPTS_MAX,
             attempts_first_contact_max: ATTEMPTS_MAX,
-            backoff_first: std::time::Duration::ZERO,
-            backoff_max: std::time::Duration::ZERO,
-            stall_timeout: std::time::Duration::from_secs(1 << 30),
+            backoff_first: Duration::ZERO,
+            backoff_max: Duration::ZERO,
+            stall_timeout: Duration::from_secs(1 << 30),
             jitter_seed: Some(1),
             ..Limits::default()
         };
@@ -157,7 +174,7 @@ impl Process {
     }
 
     pub async fn run(self, task: Task) -> Result<Done> {
-        let (_client, project) = self.open().await;
+        let (client, project) = self.open().await;
         let progress = Arc::clone(&self.said);
         match task {
             Task::Backup { volume, full } => {
@@ -175,8 +192,15 @@ impl Process {
             Task::Verify { read_data } => {
                 let options = VerifyOptions { read_data, ..VerifyOptions::default() };
                 let report = verify::run(&project, options, progress, self.cancel.clone()).await?;
-                let damage = (!report.ok()).then(|| format!("{:?}", report.damage));
-                Ok(Done::Verified { damage })
+                // A store that fails all the time is no damage.
+                let damage = report.damage.iter().find(|d| d.problem != Problem::Unreadable);
+                Ok(Done::Verified { damage: damage.map(|d| format!("{d:?}")) })
+            }
+            Task::Prune { wait } => {
+                let pause = Arc::new(Nap(client));
+                let options = PruneOptions { wait, pause, ..PruneOptions::default() };
+                let report = prune::run(&project, options, progress, self.cancel.clone()).await?;
+                Ok(Done::Pruned(Box::new(report)))
             }
         }
     }

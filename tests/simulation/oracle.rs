@@ -71,8 +71,12 @@ impl Oracle {
         self.live.keys().copied()
     }
 
-    pub fn is_needed(&self, name: &str) -> bool {
-        self.needed.contains_key(name)
+    /// Chunks and pages that no live snapshot needs.
+    pub fn unreferenced<'a>(&'a self, objects: &'a Objects) -> impl Iterator<Item = &'a str> {
+        let content = |name: &&str| {
+            matches!(ObjectName::parse(name), Some(ObjectName::Chunk(..) | ObjectName::Page(..)))
+        };
+        objects.names().filter(content).filter(|name| !self.needed.contains_key(*name))
     }
 
     /// Registered, and without an outcome.
@@ -138,7 +142,11 @@ impl Oracle {
             }
             Some(name) => !matches!(
                 name,
-                ObjectName::Chunk(..) | ObjectName::Page(..) | ObjectName::GcPart(..) | ObjectName::Note(..)
+                ObjectName::Chunk(..)
+                    | ObjectName::Page(..)
+                    | ObjectName::GcPart(..)
+                    | ObjectName::Note(..)
+                    | ObjectName::Alive(..)
             ),
             None => false,
         };
@@ -158,12 +166,16 @@ impl Oracle {
     }
 
     fn ended(&mut self, objects: &Objects, session: Session, end: Bytes) -> Judged<()> {
+        // Of a forgotten one the outcome may be gone, and another one, too late, may come: it means nothing.
+        if self.is_forgotten(&session) {
+            return Ok(());
+        }
         let before = self.ended.insert(session, end.clone());
         if before.is_some_and(|before| before != end) {
             return Err("a second outcome".to_owned());
         }
         let Outcome::Committed(snapshot) = self.end_record(session, &end)?.outcome else { return Ok(()) };
-        if self.is_forgotten(&session) || self.is_live(&session) {
+        if self.is_live(&session) {
             return Ok(());
         }
         let needed = self.needs(objects, &snapshot)?;

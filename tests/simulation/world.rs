@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cuttle::cancel::Canceller;
+use cuttle::plan::lease::LEASE_DEFAULT;
+use cuttle::prune::PruneReport;
 use cuttle::repo::{InitOptions, Repository};
 use cuttle::store::{Limits, Store};
 use cuttle::{Error, ErrorKind, Result, cpu, random};
@@ -159,6 +161,8 @@ struct World {
     /// Processes that were killed, and those that cannot know whether they committed.
     in_doubt: Vec<Actor>,
     acknowledged: Vec<Actor>,
+    /// The last prune that ended well.
+    pruned: Option<Box<PruneReport>>,
 }
 
 impl World {
@@ -187,6 +191,7 @@ impl World {
             started: 0,
             in_doubt: Vec::new(),
             acknowledged: Vec::new(),
+            pruned: None,
         }
     }
 
@@ -252,6 +257,10 @@ impl World {
             }
             Ok(Done::Verified { damage: Some(damage) }) => {
                 return Err(format!("verify (actor {actor}) found damage: {damage}"));
+            }
+            Ok(Done::Pruned(report)) => {
+                state.log.event(format_args!("{actor} pruned {} rounds", report.rounds_finished));
+                self.pruned = Some(report);
             }
             Ok(_) => state.log.event(format_args!("{actor} ended well")),
             Err(error) => {
@@ -357,7 +366,7 @@ impl World {
 
     fn start(&mut self) {
         let volume = Arc::clone(&self.volumes[self.dice.below(self.volumes.len())]);
-        let task = match self.dice.weighted(&[6, 3, 1]) {
+        let task = match self.dice.weighted(&[6, 4, 1, 4]) {
             0 => {
                 for _ in 0..self.dice.below(3) {
                     volume.edit(&mut self.dice);
@@ -365,6 +374,7 @@ impl World {
                 Task::Backup { volume, full: self.dice.one_in(8) }
             }
             1 => Task::Forget { which: self.dice.below(64) },
+            3 => Task::Prune { wait: !self.dice.one_in(4) },
             _ => Task::Verify { read_data: self.dice.one_in(2) },
         };
         let host = self.dice.below(self.skews_ms.len());
@@ -440,13 +450,30 @@ impl World {
         }
     }
 
-    /// When all is over: what is live was acknowledged, and every volume can be backed up again.
+    /// When all is over: prunes find an end and leave nothing that nobody needs, what is live was acknowledged, and every
+    /// volume can be backed up again.
     async fn aftermath(&mut self) -> std::result::Result<(), String> {
+        tokio::time::advance(LEASE_DEFAULT + DAY / 24).await;
+        for _ in 0..2 {
+            self.alone(Task::Prune { wait: true }).await?;
+            let report = self.pruned.take().ok_or("a prune failed though nothing went wrong")?;
+            if report.rounds_finished > 2 || report.round_open {
+                return Err(format!("a prune did not come to an end in two rounds: {report:?}"));
+            }
+        }
+        self.tidy()?;
         for volume in self.volumes.clone() {
             self.alone(Task::Backup { volume, full: false }).await?;
         }
         self.alone(Task::Verify { read_data: true }).await?;
+        self.tidy()
+    }
+
+    fn tidy(&self) -> std::result::Result<(), String> {
         let state = self.sim.lock();
+        if let Some(name) = state.oracle.unreferenced(&state.objects).next() {
+            return Err(format!("{name} is still there, and nobody needs it"));
+        }
         for session in state.oracle.live() {
             let actor = state.oracle.opened.get(&session);
             if !actor.is_some_and(|a| self.acknowledged.contains(a) || self.in_doubt.contains(a)) {
