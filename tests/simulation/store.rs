@@ -1,5 +1,6 @@
 //! The simulated store: every request waits until the schedule serves it, and goes wrong as the schedule says.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,7 @@ use tokio::sync::oneshot;
 use crate::lies::Lie;
 use crate::log::Log;
 use crate::objects::{Object, Objects};
-use crate::oracle::Oracle;
+use crate::oracle::{Oracle, Session};
 
 /// The store's clock when a simulation begins.
 const BEGIN_UNIX_MS: u64 = 1_800_000_000_000;
@@ -111,6 +112,11 @@ pub struct State {
     pub waiting: Vec<Waiting>,
     /// Writes whose asker gave up, or whose copy is still on its way: they may land at any time, or never.
     pub late: Vec<Request>,
+    /// Who prunes.
+    pub pruners: BTreeSet<Actor>,
+    /// When each backup first looked at the rounds, and the aborts that were told and not done: for lies.
+    pub first_looks: BTreeMap<Actor, usize>,
+    pub vanished: BTreeSet<Session>,
     requests: u64,
     begin: tokio::time::Instant,
 }
@@ -121,8 +127,19 @@ pub struct Sim(Arc<Mutex<State>>);
 impl Sim {
     pub fn new(objects: Objects, oracle: Oracle, log: Log, lie: Option<Lie>) -> Self {
         let begin = tokio::time::Instant::now();
-        let (waiting, late) = (Vec::new(), Vec::new());
-        Self(Arc::new(Mutex::new(State { objects, oracle, log, lie, waiting, late, requests: 0, begin })))
+        Self(Arc::new(Mutex::new(State {
+            objects,
+            oracle,
+            log,
+            lie,
+            waiting: Vec::new(),
+            late: Vec::new(),
+            pruners: BTreeSet::new(),
+            first_looks: BTreeMap::new(),
+            vanished: BTreeSet::new(),
+            requests: 0,
+            begin,
+        })))
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -224,14 +241,23 @@ impl State {
 
     /// What a store does that keeps its promises, unless the simulation has it lie.
     fn apply(&mut self, request: &Request, how: &str) -> Result<Reply> {
+        let reply = self.lied(request).unwrap_or_else(|| self.honest(request));
+        let word = match &reply {
+            Ok(_) => "ok",
+            Err(Error::NotFound { .. }) => "not found",
+            Err(Error::AlreadyExists { .. }) => "exists",
+            Err(_) => "failed",
+        };
+        self.log.outcome(request, how, word);
+        reply
+    }
+
+    fn honest(&mut self, request: &Request) -> Result<Reply> {
         let name = &request.name;
-        let lie = self.lie.as_ref().and_then(|lie| lie.about(request, &self.oracle));
-        let reply = match &request.op {
+        match &request.op {
             Op::Nap(_) => Ok(Reply::Done),
             Op::Create(bytes) => match self.objects.get(name) {
-                Some(_) if !lie.is_some_and(|l| l.overwrites()) => {
-                    Err(Error::AlreadyExists { path: name.clone(), source: "it is there".into() })
-                }
+                Some(_) => Err(Error::AlreadyExists { path: name.clone(), source: "it is there".into() }),
                 _ => self.write(request, bytes),
             },
             Op::Put(bytes) => self.write(request, bytes),
@@ -241,7 +267,6 @@ impl State {
                 }
                 Ok(Reply::Done)
             }
-            Op::Get(_) | Op::Head if lie.is_some_and(|l| l.hides()) => Err(not_found(name)),
             Op::Get(range) => match self.objects.get(name) {
                 Some(object) => {
                     let (object, len) = (object.clone(), object.bytes.len() as u64);
@@ -264,18 +289,10 @@ impl State {
                 None => Err(not_found(name)),
             },
             Op::List(_) => Ok(Reply::Listed(self.listed(request, self.objects.moment()))),
-        };
-        let word = match &reply {
-            Ok(_) => "ok",
-            Err(Error::NotFound { .. }) => "not found",
-            Err(Error::AlreadyExists { .. }) => "exists",
-            Err(_) => "failed",
-        };
-        self.log.outcome(request, how, word);
-        reply
+        }
     }
 
-    fn write(&mut self, request: &Request, bytes: &Bytes) -> Result<Reply> {
+    pub fn write(&mut self, request: &Request, bytes: &Bytes) -> Result<Reply> {
         let object = Object { bytes: bytes.clone(), modified_unix_ms: self.now_unix_ms() };
         let before = self.objects.get(&request.name).map(|o| o.bytes.clone());
         self.objects.put(&request.name, object);
@@ -283,17 +300,17 @@ impl State {
         Ok(Reply::Done)
     }
 
-    fn listed(&self, request: &Request, moment: usize) -> Vec<ObjectMeta> {
+    fn listed(&mut self, request: &Request, moment: usize) -> Vec<ObjectMeta> {
+        self.lied_list(request, moment).unwrap_or_else(|| self.shown(request, moment))
+    }
+
+    /// What a listing shows that is as old as a moment.
+    pub fn shown(&self, request: &Request, moment: usize) -> Vec<ObjectMeta> {
         let Op::List(after) = &request.op else { return Vec::new() };
-        let lie = self.lie.as_ref();
         let listed = self.objects.listed(&request.name, moment);
-        listed
-            .into_iter()
-            .filter(|(name, _)| after.as_ref().is_none_or(|after| name > after))
-            .filter(|(name, _)| !lie.is_some_and(|lie| lie.unlisted(request, name, &self.oracle)))
-            .map(|(name, shown)| meta(&name, shown.size_bytes, shown.modified_unix_ms))
-            .chain(lie.iter().flat_map(|lie| lie.invented(request, &self.objects)))
-            .collect()
+        let follows = |name: &String| after.as_ref().is_none_or(|after| name > after);
+        let listed = listed.into_iter().filter(|(name, _)| follows(name));
+        listed.map(|(name, shown)| meta(&name, shown.size_bytes, shown.modified_unix_ms)).collect()
     }
 }
 
@@ -307,7 +324,7 @@ pub fn meta(name: &str, size: u64, modified_unix_ms: u64) -> ObjectMeta {
     }
 }
 
-fn not_found(name: &str) -> Error {
+pub fn not_found(name: &str) -> Error {
     Error::NotFound { path: name.to_owned(), source: "nothing is there".into() }
 }
 

@@ -19,7 +19,7 @@ use crate::lies::Lie;
 use crate::log::Log;
 use crate::objects::Objects;
 use crate::oracle::Oracle;
-use crate::store::{Actor, Client, Fate, Op, Sim};
+use crate::store::{Actor, Fate, Op, Sim};
 use crate::support::by_hand::ByHand;
 use crate::support::repo::{CHUNK, environment, secret};
 use crate::volume::SimVolume;
@@ -398,6 +398,9 @@ impl World {
             cancel,
         };
         actors::set_alive(actor, true);
+        if matches!(task, Task::Prune { .. }) {
+            self.sim.lock().pruners.insert(actor);
+        }
         let task = tokio::task::spawn_local(process.run(task));
         self.running.push(Running { actor, task, said, canceller, cancelled: false, asleep_until: None });
     }
@@ -503,9 +506,4 @@ impl World {
 fn told_of_doubt(error: &Error, said: &Said) -> bool {
     error.help_text().is_some_and(|help| help.contains("was committed all the same"))
         || said.contains("could not be marked as aborted")
-}
-
-#[allow(dead_code)]
-fn free_client(sim: &Sim) -> Client {
-    Client::new(sim, usize::MAX, false)
 }

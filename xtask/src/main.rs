@@ -9,6 +9,7 @@ mod fuzz;
 mod lint;
 mod places;
 mod servers;
+mod simulate;
 mod test;
 mod tidy;
 
@@ -21,6 +22,7 @@ cargo xtask TASK
   ci                  lint, test, and a minute of each fuzz target
   tidy [--accept]     the rules that the compiler does not check; --accept: specification and code agree as they are
   fuzz [TARGET…] [--seconds N] [--save]
+  simulate [--seeds N] [--seed S]         worlds in which everything goes wrong: a million, or one with its log
   bench [--size GIB] [--from DIR]         backups and restores against the ceiling and beside other tools
   bench --ceph        incrementals of a 1 TiB thin image beside `rbd diff` and `rbd export-diff`
   ceph up|down DIR [--port N] [--rgw N]   a real Ceph cluster on loopback
@@ -39,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         "demo" => demo::command(rest),
         "fuzz" => fuzz::command(rest),
         "lint" => lint::lint(),
+        "simulate" => simulate::command(rest),
         "test" => test::command(rest),
         "tidy" => tidy::command(rest),
         "help" | "--help" | "-h" => {
