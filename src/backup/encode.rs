@@ -3,27 +3,16 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use futures::{StreamExt, stream};
-
 use crate::codec::{self, Sealed};
 use crate::error::{Error, Result};
-use crate::format::names::{ContentName, chunks_prefix};
+use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, PageRef};
-use crate::format::{HEADER_LEN_BYTES, ObjectName};
 use crate::repo::Project;
-use crate::repo::chunks::chunk_object_len_bytes_max;
-use crate::store::ObjectInfo;
 use crate::units::{ChunkId, Generation};
 
-/// Most chunks of the generation that a session remembers (about 45 MiB). Beyond it, dedup is the store's: a create that
+/// Most chunks that a session remembers (about 50 MiB). Beyond it, dedup is the store's: a create that
 /// finds the chunk.
 const KNOWN_MAX: usize = 900_000;
-/// Most of them that come from a listing.
-const LISTED_MAX: usize = 400_000;
-/// Up to so many, one listing after another is the cheapest.
-const LISTED_FEW: usize = 5_000;
-/// Listings under way at once.
-const LISTS_INFLIGHT_MAX: usize = 16;
 
 /// What a chunk turned out to be.
 #[derive(Debug)]
@@ -50,11 +39,27 @@ pub struct Before {
     pub stands: bool,
 }
 
-/// What this session knows of a chunk of its generation.
+/// What this session knows of a chunk that it may reference.
 #[derive(Debug, Clone, Copy)]
-enum Known {
+pub(super) enum Known {
     Pending,
-    Stored { sealed_len_bytes: u32, variant: u32 },
+    Stored { generation: Generation, sealed_len_bytes: u32, variant: u32 },
+}
+
+impl Known {
+    pub(super) fn of(object: &ObjectRef) -> Self {
+        let ContentName { generation, variant, .. } = object.name;
+        Self::Stored { generation, sealed_len_bytes: object.sealed_len_bytes, variant }
+    }
+
+    fn object(self, id: ChunkId) -> Option<ObjectRef> {
+        match self {
+            Self::Pending => None,
+            Self::Stored { generation, sealed_len_bytes, variant } => {
+                Some(ObjectRef { name: ContentName { generation, id, variant }, sealed_len_bytes })
+            }
+        }
+    }
 }
 
 /// Two halves: when the newer is full, the older is dropped. So whatever a chunk in flight waits for is still known.
@@ -104,38 +109,20 @@ impl Encoder {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lists what the generation holds, so that a large backup of known content uploads nothing. What the listing
-    /// misses costs a create that finds it; what it shows is there, as nothing of this generation is deleted while
-    /// the session is open (invariant I3).
-    pub async fn learn_stored(&self) -> Result<()> {
-        let (store, name) = (self.project.repository().store(), self.project.name());
-        let all = chunks_prefix(name, self.generation, None);
-        let few: Vec<_> = store.list_stream(&all, None).take(LISTED_FEW).collect().await;
-        if few.len() < LISTED_FEW {
-            return few.into_iter().try_for_each(|info| info.map(|info| self.learn(&info)));
-        }
-        let lists = (0..=255u8).map(|first| chunks_prefix(name, self.generation, Some(first)));
-        let mut lists = stream::iter(lists)
-            .map(|prefix| async move { store.list(&prefix, None).await })
-            .buffer_unordered(LISTS_INFLIGHT_MAX);
-        while let Some(listed) = lists.next().await {
-            listed?.iter().for_each(|info| self.learn(info));
-            if self.known().len() >= LISTED_MAX {
-                break;
-            }
-        }
-        Ok(())
+    pub(super) fn project(&self) -> &Project {
+        &self.project
     }
 
-    /// Takes what a listing shows for what its name says, as far as its size can be right.
-    fn learn(&self, info: &ObjectInfo) {
-        let sizes = HEADER_LEN_BYTES as u64..=chunk_object_len_bytes_max(self.project.chunk_size_bytes());
-        if let Some(ObjectName::Chunk(_, ContentName { id, variant: 0, .. })) = ObjectName::parse(&info.key)
-            && sizes.contains(&info.size_bytes)
-            && let Ok(sealed_len_bytes) = u32::try_from(info.size_bytes)
-        {
-            self.known().insert(id, Known::Stored { sealed_len_bytes, variant: 0 });
-        }
+    pub(super) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    pub(super) fn known_count(&self) -> usize {
+        self.known().len()
+    }
+
+    pub(super) fn know(&self, id: ChunkId, known: Known) {
+        self.known().insert(id, known);
     }
 
     /// `before` is `None` where nothing is known of the place, or what is there may not be referenced.
@@ -148,14 +135,12 @@ impl Encoder {
         if let Some(before) = before.filter(|b| b.chunk.id() == Some(id)) {
             return Ok(if before.stands { Encoded::Same } else { Encoded::Known(before.chunk.clone()) });
         }
-        match self.claim(id) {
-            Some(Known::Pending) => return Ok(Encoded::Pending(id)),
-            Some(Known::Stored { sealed_len_bytes, variant }) => {
-                return Ok(Encoded::Known(PageRef::full(self.object(id, sealed_len_bytes, variant))));
-            }
-            None => {}
+        if let Some(known) = self.claim(id) {
+            let stored = known.object(id).map(|object| Encoded::Known(PageRef::full(object)));
+            return Ok(stored.unwrap_or(Encoded::Pending(id)));
         }
-        let name = self.project.chunk_name(self.object(id, 0, 0).name);
+        let name =
+            self.project.chunk_name(ContentName { generation: self.generation, id, variant: 0 });
         let sealed = codec::seal(self.project.place(&name), plain, self.level)?;
         if self.check {
             let mut back = Vec::new();
@@ -180,21 +165,11 @@ impl Encoder {
 
     /// An upload is durable.
     pub fn stored(&self, object: &ObjectRef) {
-        let ContentName { id, variant, .. } = object.name;
-        self.known().insert(id, Known::Stored { sealed_len_bytes: object.sealed_len_bytes, variant });
+        self.know(object.name.id, Known::of(object));
     }
 
     /// The object of an id that is durable by now.
     pub fn stored_object(&self, id: ChunkId) -> Option<ObjectRef> {
-        match self.known().get(&id) {
-            Some(Known::Stored { sealed_len_bytes, variant }) => {
-                Some(self.object(id, sealed_len_bytes, variant))
-            }
-            _ => None,
-        }
-    }
-
-    fn object(&self, id: ChunkId, sealed_len_bytes: u32, variant: u32) -> ObjectRef {
-        ObjectRef { name: ContentName { generation: self.generation, id, variant }, sealed_len_bytes }
+        self.known().get(&id)?.object(id)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::backup::alive::SignsOfLife;
 use crate::backup::assemble::Assembler;
 use crate::backup::encode::Encoder;
 use crate::backup::pipeline::Budget;
@@ -60,6 +61,7 @@ impl Job<'_> {
     pub(super) async fn run(mut self, input: Input) -> Result<BackupReport> {
         let volume = self.project.ensure_volume(&self.options.volume, &self.identity).await?;
         let session = Session::register(self.project, &volume).await?;
+        let _alive = SignsOfLife::of(&session, self.options.alive_every);
         let result = self.registered(&session, input).await;
         let Err(error) = result else { return result };
         // The outcome is settled in any case: if not here, then by the next backup of this host, or by prune.
@@ -277,6 +279,7 @@ impl Job<'_> {
         let encoder =
             Encoder::new(self.project, ground.generation, self.options.level, self.options.check_encoding);
         if ground.learn {
+            encoder.learn_live(&ground.condemned).await?;
             encoder.learn_stored().await?;
         }
         Ok(Arc::new(encoder))

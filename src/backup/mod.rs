@@ -1,10 +1,12 @@
 //! Backup: what changed in a volume becomes new chunks, and a manifest that lists every chunk of it.
 
+mod alive;
 mod assemble;
 mod commit;
 mod cutter;
 mod encode;
 mod job;
+mod learn;
 mod origin;
 mod pipeline;
 mod sample;
@@ -13,7 +15,7 @@ mod stream_job;
 mod volume;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -28,6 +30,8 @@ use crate::repo::Project;
 use crate::source::{StreamSource, Volume};
 use crate::units::{VolumeName, hex};
 use crate::volume::Identity;
+
+pub use alive::ALIVE_EVERY_DEFAULT;
 
 /// Plaintext in flight unless told otherwise.
 pub const INFLIGHT_BYTES_DEFAULT: u64 = 96 << 20;
@@ -54,6 +58,8 @@ pub struct BackupOptions {
     pub level: i32,
     /// Decode every new chunk before it is uploaded.
     pub check_encoding: bool,
+    /// Time between two signs of life that a session gives.
+    pub alive_every: Duration,
     /// Read and count, but upload nothing.
     pub dry_run: bool,
 }
@@ -69,6 +75,7 @@ impl BackupOptions {
             inflight_bytes: INFLIGHT_BYTES_DEFAULT,
             level: LEVEL_DEFAULT,
             check_encoding: false,
+            alive_every: ALIVE_EVERY_DEFAULT,
             dry_run: false,
         }
     }

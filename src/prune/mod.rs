@@ -16,6 +16,7 @@ mod report;
 mod round;
 mod settle;
 mod survey;
+mod sweep;
 mod unmarked;
 
 use std::sync::Arc;
@@ -122,7 +123,10 @@ pub async fn run(
     };
     match prune.options.dry_run {
         true => prune.dry_run().await?,
-        false => prune.rounds().await?,
+        false => {
+            prune.rounds().await?;
+            prune.sweep().await?;
+        }
     }
     let mut report = prune.report;
     (report.pages, report.marks) = (prune.marker.pages, prune.marker.marks_most as u64);

@@ -20,6 +20,7 @@ mod open;
 mod options;
 mod providers;
 mod read;
+mod staged;
 mod write;
 
 use std::fmt;
@@ -36,6 +37,7 @@ pub use delete::Deleted;
 pub use fault::StatusError;
 pub use ledger::Ledger;
 pub use limits::{Limits, StoreConfig};
+pub use staged::Staged;
 pub use write::{Created, HEAD_BYTES_MAX};
 
 /// An object store, opened. Clones share its limits and its ledger.

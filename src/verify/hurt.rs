@@ -44,7 +44,7 @@ impl Audit {
                 .await;
             walked?;
             // Forgotten meanwhile, and perhaps pruned: nobody misses it.
-            if hurts.is_empty() || self.project.is_forgotten(subject.volume, subject.sequence).await? {
+            if hurts.is_empty() || self.is_forgotten(subject).await? {
                 continue;
             }
             for (at, hurt) in hurts {

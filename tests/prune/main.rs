@@ -1,0 +1,9 @@
+//! Prunes beside everything else: what nobody needs goes, what anybody needs stays, whoever stops, stalls or races.
+
+mod crash;
+mod quiet;
+mod sessions;
+
+#[path = "../support/mod.rs"]
+mod support;
+mod world;
