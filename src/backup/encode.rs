@@ -139,8 +139,7 @@ impl Encoder {
             let stored = known.object(id).map(|object| Encoded::Known(PageRef::full(object)));
             return Ok(stored.unwrap_or(Encoded::Pending(id)));
         }
-        let name =
-            self.project.chunk_name(ContentName { generation: self.generation, id, variant: 0 });
+        let name = self.project.chunk_name(ContentName { generation: self.generation, id, variant: 0 });
         let sealed = codec::seal(self.project.place(&name), plain, self.level)?;
         if self.check {
             let mut back = Vec::new();

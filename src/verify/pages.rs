@@ -82,7 +82,9 @@ impl<'a> Walk<'a> {
     ) -> Result<()> {
         let root = match subject.root(self.audit).await {
             // Forgotten meanwhile, and its outcome removed: nobody asks for it any more.
-            Err(e) if e.kind() == ErrorKind::Corrupt && self.audit.is_forgotten(subject).await? => return Ok(()),
+            Err(e) if e.kind() == ErrorKind::Corrupt && self.audit.is_forgotten(subject).await? => {
+                return Ok(());
+            }
             root => root?,
         };
         self.below(subject, findings, visit, (&root, 0, subject.generation)).await
