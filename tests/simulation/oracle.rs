@@ -71,16 +71,6 @@ impl Oracle {
         self.live.keys().copied()
     }
 
-    /// Whether an object may not be missing: live snapshots need it, or it is never deleted.
-    pub fn must_exist(&self, name: &str) -> bool {
-        match ObjectName::parse(name) {
-            Some(ObjectName::Chunk(..) | ObjectName::Page(..)) => self.needed.contains_key(name),
-            Some(ObjectName::GcPart(..) | ObjectName::Note(..) | ObjectName::Alive(..)) => false,
-            Some(ObjectName::End(_, n, s)) => self.is_live(&(n.0, s.0)),
-            _ => true,
-        }
-    }
-
     /// Chunks and pages that no live snapshot needs.
     pub fn unreferenced<'a>(&'a self, objects: &'a Objects) -> impl Iterator<Item = &'a str> {
         let content = |name: &&str| {
