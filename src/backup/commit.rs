@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backup::job::{Ground, Job, Pass};
+use crate::backup::job::{Ground, Job, Pass, lost};
 use crate::backup::{BackupReport, Input, own_prefix};
 use crate::cpu;
 use crate::error::{Context, Error, Result};
@@ -57,11 +57,7 @@ impl Job<'_> {
                 snapshot_id: Some(session.snapshot_id.to_string()),
                 ..self.report(ground, pass.geometry, pass.full_read, pass.stats)
             }),
-            Committed::Lost { by, reason } => Err(Error::conflict(format!(
-                "backup {} of {} was aborted by {by}: {reason}",
-                session.sequence, session.volume.name
-            ))
-            .help("run the backup again; what it uploaded is found and not uploaded twice")),
+            Committed::Lost { by, reason } => Err(lost(session, &by, &reason)),
         }
     }
 

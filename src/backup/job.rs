@@ -20,7 +20,7 @@ use crate::progress::Progress;
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::manifest::{Manifest, ManifestBuilder};
-use crate::repo::session::Session;
+use crate::repo::session::{Committed, Session};
 use crate::source::{Changes, Content, Extent, FreezeRequest, Frozen, Volume};
 use crate::units::{Generation, Geometry, Sequence, SnapshotId};
 use crate::volume::Identity;
@@ -65,9 +65,13 @@ impl Job<'_> {
         let result = self.registered(&session, input).await;
         let Err(error) = result else { return result };
         // The outcome is settled in any case: if not here, then by the next backup of this host, or by prune.
-        match session.abort(&error.to_string()).await {
-            Ok(false) => Err(error),
-            Ok(true) => Err(error.help(format!(
+        match session.give_up(&error.to_string()).await {
+            // What it needed was then deleted, rightly: that is no damage.
+            Ok(Committed::Lost { by, reason }) if error.kind() == ErrorKind::Corrupt => {
+                Err(lost(&session, &by, &reason).caused_by(error))
+            }
+            Ok(Committed::Done | Committed::Lost { .. }) => Err(error),
+            Ok(Committed::Before) => Err(error.help(format!(
                 "backup {} was committed all the same and can be restored; the next one goes on from it",
                 session.sequence
             ))),
@@ -289,6 +293,15 @@ impl Job<'_> {
         self.progress.warn(&note);
         self.notes.push(note);
     }
+}
+
+/// Somebody ended this backup as aborted.
+pub(super) fn lost(session: &Session, by: &str, reason: &str) -> Error {
+    Error::conflict(format!(
+        "backup {} of {} was aborted by {by}: {reason}",
+        session.sequence, session.volume.name
+    ))
+    .help("run the backup again; what it uploaded is found and not uploaded twice")
 }
 
 /// All of the volume, for when what the source says cannot be trusted.

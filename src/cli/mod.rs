@@ -17,6 +17,7 @@ mod logging;
 mod machine;
 mod place;
 mod project;
+mod prune;
 mod restore;
 mod secret;
 mod signals;
@@ -46,6 +47,7 @@ Examples:
   cuttle snapshots                                what can be restored
   cuttle restore vms/db rbd:vms/db-restored       the latest snapshot into a new image
   cuttle verify --slice 3/30 --read-data          read a thirtieth of all data and check it
+  cuttle prune                                    delete what no snapshot needs any more
 
 Environment:
   CUTTLE_REPOSITORY, CUTTLE_REPOSITORY_FILE       the repository, or a file that names it
@@ -84,6 +86,7 @@ enum Command {
     Snapshots(snapshots::Args),
     Restore(restore::Args),
     Verify(verify::Args),
+    Prune(prune::Args),
     Key(key::Args),
     Project(project::Args),
     Completions(completions::Args),
@@ -118,6 +121,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Snapshots(args) => snapshots::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
+        Command::Prune(args) => prune::run(context, args).await,
         Command::Key(args) => key::run(context, args).await,
         Command::Project(args) => project::run(context, args).await,
         Command::Completions(args) => completions::run(context, &args),

@@ -15,7 +15,7 @@ use crate::plan::marks::Marks;
 use crate::prune::survey::{Survey, stopped};
 use crate::repo::Project;
 use crate::repo::log::{LogEntry, SnapshotEntry};
-use crate::units::{Geometry, Sequence, VolumeNumber};
+use crate::units::{Generation, Geometry, Sequence, VolumeNumber};
 
 /// Outcomes read ahead of the walk.
 const OUTCOMES_AHEAD_MAX: usize = 8;
@@ -39,6 +39,8 @@ pub(super) struct Marker {
     pub(super) pages: u64,
     /// The most marks there were at once.
     pub(super) marks_most: usize,
+    /// The round up to which nothing of what is marked was deleted.
+    last: Option<Generation>,
     seen: HashSet<PageKey>,
     /// Sequences whose references are all marked, and whether they were live.
     covered: BTreeMap<(VolumeNumber, Sequence), bool>,
@@ -60,16 +62,24 @@ impl Marker {
             live: Vec::new(),
             pages: 0,
             marks_most: 0,
+            last: None,
             seen: HashSet::new(),
             covered: BTreeMap::new(),
         }
     }
 
-    /// Begins with the first pass. Marks that tell about every name are kept: what they say stays true.
-    pub(super) fn first_pass(&mut self) {
-        if !self.marks.is_complete() {
+    /// Begins with the first pass, when `last` is the newest round that is over. Marks that tell about every name are kept,
+    /// unless a round of somebody else ended since: it may have deleted what the live index would name.
+    pub(super) fn first_pass(&mut self, last: Generation) {
+        if !self.marks.is_complete() || self.last != Some(last) {
             self.forget();
         }
+        self.last = Some(last);
+    }
+
+    /// A round deletes nothing that is marked, as it was decided by these marks.
+    pub(super) fn decided(&mut self, round: Generation) {
+        self.last = Some(round);
     }
 
     /// Begins the next pass; false when the last one told about all the rest.
@@ -84,6 +94,7 @@ impl Marker {
 
     /// Forgets everything: after somebody else's round, what was referenced may have been deleted.
     pub(super) fn forget(&mut self) {
+        self.last = None;
         self.marks.restart();
         self.live.clear();
         self.seen.clear();

@@ -91,7 +91,7 @@ impl Prune {
             Some(_) => Condemned::default(),
             None => self.project.condemned_by(&begun.begin).await?,
         };
-        self.marker.first_pass();
+        self.marker.first_pass(Generation(generation.0.saturating_sub(1)));
         loop {
             self.progress.phase("manifests", None);
             self.marker.cover(&self.project, survey, &self.cancel).await?;
@@ -119,9 +119,10 @@ impl Prune {
         self.cancel.check()?;
         let seal = SealRecord { generation, roster, live_index, deleted };
         let (seal, own) = self.project.seal_round(seal).await?;
-        if !own {
+        match own {
+            true => self.marker.decided(generation),
             // Something that is marked here may be deleted by it.
-            self.marker.forget();
+            false => self.marker.forget(),
         }
         Ok(seal)
     }

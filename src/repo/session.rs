@@ -142,9 +142,14 @@ impl Session {
     /// Gives the session up. That another abort was first is not an error. Whether the session's own commit was, whose
     /// answer got lost, is told: then the snapshot stands.
     pub async fn abort(&self, reason: &str) -> Result<bool> {
+        Ok(matches!(self.give_up(reason).await?, Committed::Before))
+    }
+
+    /// As [`abort`](Self::abort), and tells who was first.
+    pub async fn give_up(&self, reason: &str) -> Result<Committed> {
         let by = self.project.repository().environment.host.clone();
         let aborted = Outcome::Aborted { by, reason: reason.to_owned() };
-        Ok(matches!(self.end(aborted).await?, Committed::Before))
+        self.end(aborted).await
     }
 
     async fn end(&self, outcome: Outcome) -> Result<Committed> {

@@ -2,8 +2,8 @@
 
 use crate::bench::{Bench, ok};
 
-const COMMANDS: [&str; 8] =
-    ["init", "backup", "snapshots", "restore", "verify", "key", "project", "completions"];
+const COMMANDS: [&str; 9] =
+    ["init", "backup", "snapshots", "restore", "verify", "prune", "key", "project", "completions"];
 
 #[test]
 fn every_command_explains_itself_with_examples() {

@@ -4,6 +4,7 @@ mod bench;
 mod help;
 mod isolation;
 mod outcomes;
+mod prune;
 mod round_trips;
 mod secrets;
 mod stopping;

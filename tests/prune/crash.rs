@@ -1,13 +1,12 @@
 //! A prune that stops for good at any request; two that meet at any request; the next one that finds what they left.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cuttle::prune::PruneOptions;
 
-use crate::support::fault_store::{FAULTS, Fault, FaultStore, Gate, Op};
+use crate::support::fault_store::{FAULTS, Fault};
 use crate::support::repo::environment;
-use crate::world::{World, connect, prune_on};
+use crate::world::{World, connect, gate_at, held, prune_on};
 
 async fn world() -> World {
     let mut world = World::usual().await;
@@ -80,15 +79,10 @@ async fn whatever_goes_wrong_once_the_prune_succeeds_or_says_why() {
     }
 }
 
-fn gate_at(faults: &FaultStore, k: usize) -> Gate {
-    let seen = AtomicUsize::new(0);
-    faults.gate(move |_: &Op| seen.fetch_add(1, Ordering::Relaxed) == k)
-}
-
-/// One prune is held at every request; meanwhile another does all there is to do, once or twice, with a backup and a
+/// benji#119. One prune is held at every request; meanwhile another does all there is to do, once or twice, with a backup and a
 /// forget in between.
 #[tokio::test]
-async fn two_prunes_at_once_however_they_meet() {
+async fn benji_119_two_prunes_at_once_however_they_meet() {
     let world = world().await;
     let requests = requests(&world).await;
     for again in [false, true] {
@@ -153,5 +147,40 @@ async fn prunes_in_lockstep_finish_one_round_together() {
         world.check("in lockstep").await;
         world.prune().await;
         world.check_tidy("in lockstep").await;
+    }
+}
+
+/// A run of several rounds, between two of which somebody else's round deletes what this one saw referenced: its seals must
+/// not offer that to new volumes.
+#[tokio::test]
+async fn what_anothers_round_deleted_is_offered_to_nobody() {
+    let mut world = world().await;
+    let old = world.volume("pool/a").content();
+    world.edit("pool/a");
+    world.back_up("pool/a").await;
+    let options = |world: &World| PruneOptions { condemned_max: 2, ..world.options() };
+    let requests = {
+        let world = world.fork();
+        let faults = world.faults();
+        let project = connect(Arc::new(faults.clone()), environment()).await.expect("opened");
+        let report = prune_on(&project, options(&world)).await.expect("pruned");
+        assert!(report.rounds_begun > 2, "{report:?}");
+        faults.ops().len()
+    };
+    for k in 0..requests - 4 {
+        let context = format!("held at request {k} of {requests}");
+        let mut world = world.fork();
+        let faults = world.faults();
+        let project = connect(Arc::new(faults.clone()), environment()).await.expect(&context);
+        let (done, reached) = held(prune_on(&project, options(&world)), gate_at(&faults, k), async {
+            world.forget("pool/a", 3).await;
+            world.prune().await;
+        })
+        .await;
+        assert!(reached, "{context}");
+        done.unwrap_or_else(|e| panic!("{context}: {e}"));
+        world.volume("pool/late").edit(|c| *c = old.clone());
+        world.back_up("pool/late").await;
+        world.check(&context).await;
     }
 }

@@ -1,7 +1,7 @@
 //! What every test here begins with: a repository whose every snapshot is known, on a store whose clock the test moves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use object_store::memory::InMemory;
 
 use crate::support::Numbers;
 use crate::support::by_hand::{ByHand, names};
-use crate::support::fault_store::FaultStore;
+use crate::support::fault_store::{FaultStore, Gate, Op};
 use crate::support::repo::{CHUNK, MemoryVolume, back_up, environment, init_on, options, read_back, secret};
 use crate::support::timed_store::TimedStore;
 
@@ -42,6 +42,8 @@ pub fn store(inner: Arc<dyn ObjectStore>) -> Store {
         attempts_max: ATTEMPTS_MAX,
         backoff_first: Duration::ZERO,
         backoff_max: Duration::ZERO,
+        // What is held at a gate is not tried again, however slow the machine is.
+        stall_timeout: 100 * HOUR,
         jitter_seed: Some(7),
         ..Limits::default()
     };
@@ -229,4 +231,33 @@ impl cuttle::progress::Progress for Warnings {
     fn warn(&self, message: &str) {
         self.0.lock().expect("not poisoned").push(message.to_owned());
     }
+}
+
+/// Holds the `k`-th request from now on.
+pub fn gate_at(faults: &FaultStore, k: usize) -> Gate {
+    let seen = AtomicUsize::new(0);
+    faults.gate(move |_: &Op| seen.fetch_add(1, Ordering::Relaxed) == k)
+}
+
+/// Does something, and something else while it waits at a gate. Whether it came to the gate is told.
+pub async fn held<T: std::fmt::Debug>(
+    work: impl Future<Output = T>,
+    mut gate: Gate,
+    meanwhile: impl Future<Output = ()>,
+) -> (T, bool) {
+    tokio::pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => return (done, false),
+        () = gate.reached() => {}
+    }
+    tokio::pin!(meanwhile);
+    // The held one goes on with whatever does not need the request.
+    tokio::select! {
+        biased;
+        done = &mut work => panic!("it ended at a closed gate: {done:?}"),
+        () = &mut meanwhile => {}
+    }
+    gate.open();
+    (work.await, true)
 }
