@@ -85,7 +85,7 @@ impl Marks {
         if !self.covers(name) || !self.set.insert(fingerprint(name)) {
             return false;
         }
-        if self.set.len() > self.marks_max {
+        while self.set.len() > self.marks_max && self.first_bytes.len() > 1 {
             self.shrink();
         }
         self.covers(name)
@@ -104,12 +104,10 @@ impl Marks {
         self.set.is_empty()
     }
 
-    /// A range of one byte cannot be halved: then there are more marks than there should be.
+    /// Drops the upper half of the range. One of a single byte cannot be halved: then there are more marks than there
+    /// should be.
     fn shrink(&mut self) {
         let half = self.first_bytes.len() / 2;
-        if half == 0 {
-            return;
-        }
         self.first_bytes.end = self.first_bytes.start + half as u16;
         let range = self.first_bytes.clone();
         self.set.retain(|mark| range.contains(&((mark >> 56) as u16)));

@@ -194,3 +194,68 @@ async fn an_aborted_outcome_is_never_deleted() {
     assert!(matches!(outcome(&hand, &session).await, Some(Outcome::Aborted { .. })));
     assert!(!session.abort("a month later").await.expect("settled"));
 }
+
+/// A backup builds on a snapshot that is forgotten before a prune looks, and commits while that prune waits for it: what it
+/// took from there was condemned, and must not go.
+#[tokio::test]
+async fn a_backup_that_commits_while_a_prune_waits_keeps_what_was_condemned() {
+    let (mut k, mut waited) = (0, 0);
+    let usual = World::usual().await;
+    loop {
+        let context = format!("held at request {k}");
+        let mut world = usual.fork();
+        let faults = world.faults();
+        let project = connect(Arc::new(faults.clone()), environment()).await.expect(&context);
+        world.edit("pool/a");
+        let volume = world.volume("pool/a");
+        let mut gate = crate::world::gate_at(&faults, k);
+        let (done_tx, done) = tokio::sync::watch::channel(false);
+        let backup = async {
+            let options = crate::support::repo::options("pool/a");
+            let report = crate::support::repo::back_up(&project, &volume, &options).await;
+            done_tx.send_replace(true);
+            report
+        };
+        tokio::pin!(backup);
+        tokio::select! {
+            biased;
+            _ = &mut backup => break,
+            () = gate.reached() => {}
+        }
+        for sequence in 1..=3 {
+            world.forget("pool/a", sequence).await;
+        }
+        let (open, mut opened) = tokio::sync::mpsc::unbounded_channel();
+        let open_on_pause = open.clone();
+        let on_pause = Box::new(move |_| -> futures::future::BoxFuture<'static, ()> {
+            let (open, mut done) = (open_on_pause.clone(), done.clone());
+            Box::pin(async move {
+                open.send(()).expect("received");
+                done.wait_for(|done| *done).await.expect("it ends");
+            })
+        });
+        let pause = Passing::new(&world.timed, Some(on_pause));
+        let options = PruneOptions { pause: pause.clone(), ..world.options() };
+        let pruning = world.project().await;
+        let prune = async {
+            let report = prune_on(&pruning, options).await;
+            open.send(()).expect("received");
+            report
+        };
+        let opener = async {
+            opened.recv().await.expect("sent");
+            gate.open();
+        };
+        let (report, pruned, ()) = tokio::join!(backup, prune, opener);
+        pruned.unwrap_or_else(|e| panic!("{context}: {e}"));
+        waited += pause.pauses.load(Ordering::SeqCst);
+        let sequence = report.unwrap_or_else(|e| panic!("{context}: {e}")).sequence.expect("a sequence");
+        world.expected.insert(("pool/a".to_owned(), sequence), volume.content());
+        world.check(&context).await;
+        world.prune().await;
+        world.check(&context).await;
+        world.check_tidy(&context).await;
+        k += 1;
+    }
+    assert!(waited > 5, "{waited} of {k}");
+}
