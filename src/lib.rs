@@ -18,6 +18,7 @@ pub mod keys;
 pub mod plan;
 pub mod progress;
 pub mod prune;
+pub mod random;
 pub mod rbd;
 pub(crate) mod reading;
 pub mod repo;

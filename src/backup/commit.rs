@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::backup::job::{Ground, Job, Pass, lost};
-use crate::backup::{BackupReport, Input, blocking, own_prefix};
+use crate::backup::{BackupReport, Input, own_prefix};
+use crate::cpu;
 use crate::error::{Context, Error, Result};
 use crate::format::gc::Condemned;
 use crate::format::record::{Snapshot, VolumeRecord};
@@ -98,7 +99,7 @@ impl Job<'_> {
                 let own_name = format!("{prefix}dry-run-{}", ground.seed);
                 let frozen = self.freeze(&ground, volume, prefix, own_name).await?;
                 let pass = self.pass(&ground, &frozen, None).await;
-                blocking(move || frozen.discard()).await?;
+                cpu::block(move || frozen.discard()).await?;
                 pass?.ok_or_else(|| {
                     Error::corrupt("the source cannot be relied on; a backup would read all of it")
                 })?

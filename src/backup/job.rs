@@ -8,9 +8,10 @@ use crate::backup::assemble::{Assembler, Distrust};
 use crate::backup::encode::Encoder;
 use crate::backup::pipeline::Budget;
 use crate::backup::volume::{Deltas, VolumePlan};
-use crate::backup::{BackupOptions, BackupReport, Input, blocking, own_prefix, sample, volume};
+use crate::backup::{BackupOptions, BackupReport, Input, own_prefix, sample, volume};
 use crate::cancel::Cancel;
 use crate::chunker::{self, Unlisted};
+use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::Condemned;
 use crate::format::page::Page;
@@ -131,13 +132,13 @@ impl Job<'_> {
             Ok(_) => {
                 let frozen = Arc::clone(&frozen);
                 // The backup stands. A snapshot too many costs space, not safety.
-                if let Err(e) = blocking(move || frozen.committed()).await {
+                if let Err(e) = cpu::block(move || frozen.committed()).await {
                     self.note(format!("older snapshots of the source could not be removed: {e}"));
                 }
             }
             Err(_) => {
                 let frozen = Arc::clone(&frozen);
-                if let Err(e) = blocking(move || frozen.discard()).await {
+                if let Err(e) = cpu::block(move || frozen.discard()).await {
                     self.note(format!("the snapshot made for this backup could not be removed: {e}"));
                 }
             }
@@ -167,7 +168,7 @@ impl Job<'_> {
         let parent = ground.parent.as_ref().filter(|_| same && !due && !self.options.full);
         let request =
             FreezeRequest { own_name, own_prefix, parent: parent.and_then(|p| p.snapshot.point.clone()) };
-        let frozen: Arc<dyn Frozen> = blocking(move || volume.freeze(&request)).await?.into();
+        let frozen: Arc<dyn Frozen> = cpu::block(move || volume.freeze(&request)).await?.into();
         for note in frozen.notes() {
             self.note(note);
         }
@@ -182,7 +183,7 @@ impl Job<'_> {
     ) -> Result<BackupReport> {
         let passed = self.passes(ground, frozen).await;
         let checked = Arc::clone(frozen);
-        match (passed, blocking(move || checked.check()).await) {
+        match (passed, cpu::block(move || checked.check()).await) {
             (Ok(pass), Ok(())) => self.commit(session, ground, pass, frozen.point(), frozen.layout()).await,
             // A source that went away is why it could not be read.
             (Err(e), Err(gone)) if gone.kind() == ErrorKind::Conflict => Err(gone.caused_by(e)),
@@ -213,7 +214,7 @@ impl Job<'_> {
             None => {
                 self.progress.phase("finding what changed", None);
                 let frozen = Arc::clone(frozen);
-                blocking(move || frozen.changes()).await?
+                cpu::block(move || frozen.changes()).await?
             }
         };
         let reader = frozen.reader();

@@ -2,7 +2,6 @@
 
 mod alive;
 mod assemble;
-mod bases;
 mod commit;
 mod cutter;
 mod delta;
@@ -24,7 +23,8 @@ use serde::Serialize;
 use crate::backup::job::Job;
 use crate::cancel::Cancel;
 use crate::codec::LEVEL_DEFAULT;
-use crate::error::{Error, ErrorKind, Result};
+use crate::cpu;
+use crate::error::Result;
 use crate::format::record::BackupStats;
 use crate::progress::Progress;
 use crate::repo::Project;
@@ -117,7 +117,7 @@ pub async fn run(
     let identity = match &input {
         Input::Volume(volume) => {
             let volume = Arc::clone(volume);
-            blocking(move || volume.identity()).await?
+            cpu::block(move || volume.identity()).await?
         }
         Input::Stream(_) => Identity::Stream,
     };
@@ -136,11 +136,4 @@ pub fn own_prefix(project: &Project) -> String {
     hasher.update(&project.repository().record().repo_id);
     hasher.update(project.name().as_str().as_bytes());
     format!("cuttle-{}-", hex(&hasher.finalize().as_bytes()[..4]))
-}
-
-/// Runs what blocks (librbd, file systems) away from the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
-        Err(Error::new(ErrorKind::Internal, "a blocking call ended without an answer").caused_by(e))
-    })
 }

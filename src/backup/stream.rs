@@ -74,8 +74,16 @@ struct Consumer<'a> {
 impl Consumer<'_> {
     async fn run(&mut self, pieces: &mut mpsc::Receiver<Piece>, cancel: &mut Cancel) -> Result<u64> {
         loop {
+            // What is further on its way goes first, and makes room for the next.
             tokio::select! {
+                biased;
                 () = cancel.cancelled() => return Err(interrupted()),
+                Some(stored) = self.uploads.next(), if !self.uploads.is_empty() => {
+                    self.assembler.stored(stored?).await?;
+                }
+                Some(item) = self.patches.next(), if !self.patches.is_empty() => {
+                    self.assembler.accept(item?, &self.uploads).await?;
+                }
                 piece = pieces.recv() => match piece {
                     Some(Piece::Chunk { index, plain, given, permit }) => {
                         self.chunk(index, plain, given, permit).await?;
@@ -97,12 +105,6 @@ impl Consumer<'_> {
                     Some(Piece::Failed(error)) => return Err(error),
                     None => return Err(Error::internal("the stream's thread ended without a word")),
                 },
-                Some(item) = self.patches.next(), if !self.patches.is_empty() => {
-                    self.assembler.accept(item?, &self.uploads).await?;
-                }
-                Some(stored) = self.uploads.next(), if !self.uploads.is_empty() => {
-                    self.assembler.stored(stored?).await?;
-                }
             }
         }
     }
@@ -110,12 +112,13 @@ impl Consumer<'_> {
     async fn drain(&mut self, cancel: &mut Cancel) -> Result<()> {
         while !self.patches.is_empty() || !self.uploads.is_empty() {
             tokio::select! {
+                biased;
                 () = cancel.cancelled() => return Err(interrupted()),
-                Some(item) = self.patches.next(), if !self.patches.is_empty() => {
-                    self.assembler.accept(item?, &self.uploads).await?;
-                }
                 Some(stored) = self.uploads.next(), if !self.uploads.is_empty() => {
                     self.assembler.stored(stored?).await?;
+                }
+                Some(item) = self.patches.next(), if !self.patches.is_empty() => {
+                    self.assembler.accept(item?, &self.uploads).await?;
                 }
             }
         }

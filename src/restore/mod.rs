@@ -14,7 +14,7 @@ use std::time::Instant;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use tokio::sync::mpsc;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
 use crate::cancel::{Cancel, interrupted};
 use crate::cpu;
@@ -114,10 +114,7 @@ pub async fn run(
         _ => return Err(Error::internal("the planning task failed")),
     };
     cancel.check()?;
-    spawn_blocking(move || sink.finish())
-        .await
-        .map_err(|e| Error::internal("the last write failed").caused_by(e))?
-        .context(format!("restore {}", name(snapshot)))?;
+    cpu::block(move || sink.finish()).await.context(format!("restore {}", name(snapshot)))?;
     Ok(started.report(project, snapshot, totals, false))
 }
 

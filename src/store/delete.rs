@@ -4,12 +4,12 @@ use bytes::Bytes;
 use object_store::ObjectStoreExt;
 
 use crate::error::{Error, Result};
+use crate::random::random_array;
 use crate::units::hex;
 
 use super::attempt::key_path;
 use super::fault::{Class, Fault};
 use super::ledger::RequestKind;
-use super::write::random;
 use super::{Created, Store};
 
 /// How a delete ended.
@@ -42,8 +42,10 @@ impl Store {
     /// The time by the store's own clock: the modification time of an object made for this below `prefix`, and
     /// deleted again.
     pub async fn now_unix_ms(&self, prefix: &str) -> Result<u64> {
-        let key = format!("{prefix}/now-{}", hex(&random::<16>()?));
-        if let Created::Exists { .. } = self.create(&key, Bytes::copy_from_slice(&random::<64>()?)).await? {
+        let key = format!("{prefix}/now-{}", hex(&random_array::<16>()?));
+        if let Created::Exists { .. } =
+            self.create(&key, Bytes::copy_from_slice(&random_array::<64>()?)).await?
+        {
             return Err(Error::internal(format!("a random name exists: {key}")));
         }
         let info = self.head(&key).await?;

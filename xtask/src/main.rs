@@ -11,6 +11,7 @@ mod lint;
 mod model;
 mod places;
 mod servers;
+mod simulate;
 mod test;
 mod tidy;
 
@@ -25,6 +26,7 @@ cargo xtask TASK
   model [--full] [--states N] [--only TEXT]   every state of the protocol, within bounds; --full takes some minutes
   model --broken [NAME]                       the shortest way to a loss when a rule is broken
   fuzz [TARGET…] [--seconds N] [--save]
+  simulate [--seeds N] [--seed S]         worlds in which everything goes wrong: a million, or one with its log
   bench [--size GIB] [--from DIR]         backups and restores against the ceiling and beside other tools
   bench --delta [--size GIB] [--from DIR] a database's day: deltas against whole chunks and against the changed blocks
   bench --ceph        incrementals of a 1 TiB thin image beside `rbd diff` and `rbd export-diff`
@@ -45,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         "fuzz" => fuzz::command(rest),
         "lint" => lint::lint(),
         "model" => model::command(rest),
+        "simulate" => simulate::command(rest),
         "test" => test::command(rest),
         "tidy" => tidy::command(rest),
         "help" | "--help" | "-h" => {
