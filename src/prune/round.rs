@@ -168,8 +168,7 @@ impl Prune {
     /// Whether the store's creates decide races, tried once before the first write of a run. A repository whose store
     /// cannot do that is for one writer at a time; a prune then ends no session by itself.
     ///
-    /// A probe may be wrong where a store decides races after all: who sleeps within it for longer than the lease finds
-    /// it swept away. So what `init` found is not given up for it, as to overwrite what others create loses data.
+    /// What `init` found is not given up for a probe that says otherwise: to overwrite what others create loses data.
     pub(super) async fn creates_decide(&mut self) -> Result<bool> {
         if let Some(known) = self.create_if_absent {
             return Ok(known);
@@ -182,7 +181,7 @@ impl Prune {
                 "this store cannot create an object only where there is none: let one program write at a time. A backup \
                  that stopped without an outcome must be ended by running it again on its host",
             );
-        } else if !repository.store.probe_create_if_absent(PROBE_PREFIX).await? {
+        } else if !self.probe_twice().await? {
             return Err(Error::unavailable(
                 "nothing is deleted: of several that created one object, not exactly one was told that it did, as it was \
                  when the repository was made",
@@ -194,6 +193,14 @@ impl Prune {
         }
         self.create_if_absent = Some(decide);
         Ok(decide)
+    }
+
+    /// A probe may find that a store does not decide races although it does: who sleeps within it for longer than the
+    /// lease finds it swept away by another prune. So it counts only when it says so again.
+    async fn probe_twice(&self) -> Result<bool> {
+        let store = &self.project.repository().store;
+        Ok(store.probe_create_if_absent(PROBE_PREFIX).await?
+            || store.probe_create_if_absent(PROBE_PREFIX).await?)
     }
 }
 
