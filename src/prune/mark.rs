@@ -114,19 +114,26 @@ impl Marker {
         }
         // The newest of each volume first: theirs are the chunks that the next backup may well have.
         wanted.sort_by_key(|(older, ..)| *older);
-        let mut outcomes = stream::iter(wanted)
-            .map(|(_, volume, sequence, entry)| async move {
-                let found = project.outcome(volume, sequence, &entry).await;
-                found.map(|found| ((volume.number, sequence), found))
-            })
-            .buffered(OUTCOMES_AHEAD_MAX);
-        while let Some((at, found)) = outcomes.try_next().await.map_err(explained)? {
-            cancel.check()?;
-            let live = match found {
-                None => false,
-                Some(snapshot) => self.snapshot(project, &snapshot).await?,
-            };
-            self.covered.insert(at, live);
+        for batch in wanted.chunks(OUTCOMES_AHEAD_MAX) {
+            // All of them before the first is walked: a request that nobody polls any more would keep its permit, and the
+            // walk might wait for that.
+            let outcomes: Vec<_> = stream::iter(batch)
+                .map(|(_, volume, sequence, entry)| async move {
+                    let found = project.outcome(volume, *sequence, entry).await;
+                    found.map(|found| ((volume.number, *sequence), found))
+                })
+                .buffered(OUTCOMES_AHEAD_MAX)
+                .try_collect()
+                .await
+                .map_err(explained)?;
+            for (at, found) in outcomes {
+                cancel.check()?;
+                let live = match found {
+                    None => false,
+                    Some(snapshot) => self.snapshot(project, &snapshot).await?,
+                };
+                self.covered.insert(at, live);
+            }
         }
         Ok(())
     }
@@ -174,17 +181,19 @@ impl Marker {
         (page, number): (&Page, u64),
     ) -> Result<()> {
         let nodes = self.nodes(geometry, page, number);
-        let mut read = stream::iter(nodes)
-            .map(|node| async move {
-                let page = project.read_page(&node.object, node.level, node.count).await?;
-                Ok::<_, crate::Error>((node, page))
-            })
-            .buffered(PAGES_INFLIGHT_MAX);
-        while let Some((node, page)) = read.try_next().await? {
-            self.pages += 1;
-            match node.level {
-                0 => self.leaf(&page),
-                _ => Box::pin(self.below(project, geometry, (&page, node.number))).await?,
+        for batch in nodes.chunks(PAGES_INFLIGHT_MAX) {
+            // As with outcomes: no request is under way while what it brings is walked.
+            let read: Vec<_> = stream::iter(batch)
+                .map(|node| project.read_page(&node.object, node.level, node.count))
+                .buffered(PAGES_INFLIGHT_MAX)
+                .try_collect()
+                .await?;
+            for (node, page) in batch.iter().zip(read) {
+                self.pages += 1;
+                match node.level {
+                    0 => self.leaf(&page),
+                    _ => Box::pin(self.below(project, geometry, (&page, node.number))).await?,
+                }
             }
         }
         Ok(())

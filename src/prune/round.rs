@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::gc::{BeginRecord, Condemned, RosterEntry, SealRecord, prefix};
 use crate::format::table::TableEntry;
 use crate::plan::roster::{Lost, VolumeState, lost};
@@ -157,19 +157,30 @@ impl Prune {
 
     /// Whether the store's creates decide races, tried once before the first write of a run. A repository whose store
     /// cannot do that is for one writer at a time; a prune then ends no session by itself.
+    ///
+    /// A probe may be wrong where a store decides races after all: who sleeps within it for longer than the lease finds
+    /// it swept away. So what `init` found is not given up for it, as to overwrite what others create loses data.
     pub(super) async fn creates_decide(&mut self) -> Result<bool> {
         if let Some(known) = self.create_if_absent {
             return Ok(known);
         }
         let repository = self.project.repository();
-        let decide = repository.record.create_if_absent
-            && repository.store.probe_create_if_absent(PROBE_PREFIX).await?;
+        let decide = repository.record.create_if_absent;
         if !decide {
             repository.store.without_create_if_absent();
             self.progress.warn(
                 "this store cannot create an object only where there is none: let one program write at a time. A backup \
                  that stopped without an outcome must be ended by running it again on its host",
             );
+        } else if !repository.store.probe_create_if_absent(PROBE_PREFIX).await? {
+            return Err(Error::unavailable(
+                "nothing is deleted: of several that created one object, not exactly one was told that it did, as it was \
+                 when the repository was made",
+            )
+            .help(
+                "run the same command again; should it say so again, this store overwrites what is there: let nobody \
+                 write to it, and copy the repository to one that does not",
+            ));
         }
         self.create_if_absent = Some(decide);
         Ok(decide)

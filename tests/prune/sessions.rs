@@ -13,6 +13,7 @@ use cuttle::units::{Sequence, VolumeNumber};
 use cuttle::{ErrorKind, Result};
 
 use crate::support::by_hand::ByHand;
+use crate::support::fault_store::{Op, OpKind};
 use crate::support::repo::environment;
 use crate::world::{HOUR, Passing, Warnings, World, connect, prune_on};
 
@@ -122,20 +123,21 @@ async fn without_waiting_the_round_stays_open_and_the_next_prune_finishes_it() {
     world.check("finished").await;
 }
 
-/// A repository whose store cannot create only where there is none: nobody is ended by a guess.
+/// A store whose creates no longer decide who was first: nobody is ended by a guess, and nothing is overwritten.
 #[tokio::test]
-async fn without_create_if_absent_no_session_is_ended() {
+async fn where_creates_overwrite_no_session_is_ended_and_nothing_deleted() {
     let (world, session) = with_stalled_session().await;
     let faults = world.faults();
     faults.ignore_conditions();
-    let project = connect(Arc::new(faults), environment()).await.expect("opened");
+    let project = connect(Arc::new(faults.clone()), environment()).await.expect("opened");
     world.timed.advance_ms(1000 * 3_600_000);
-    let warnings = Arc::new(Warnings::default());
-    let options = PruneOptions { wait: false, ..world.options() };
-    let report = prune::run(&project, options, warnings.clone(), Cancel::never()).await.expect("looked");
-    assert!(report.round_open && report.aborted.is_empty(), "{report:?}");
+    let error = prune_on(&project, world.options()).await.expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.message().contains("nothing is deleted") && error.help_text().is_some(), "{error}");
+    let written = |op: &Op| op.kind != OpKind::Get && op.kind != OpKind::Head && op.kind != OpKind::List;
+    let elsewhere = |op: &&Op| written(op) && !op.key.starts_with("probe/") && !op.key.contains("/gc/parts/");
+    assert_eq!(faults.ops().iter().find(elsewhere), None);
     assert!(outcome(&world.by_hand().await, &session).await.is_none());
-    assert!(warnings.0.lock().expect("not poisoned")[0].contains("one program write at a time"));
 }
 
 /// Who registers in an older generation after the round began, too late for its first look, is void by its second look.

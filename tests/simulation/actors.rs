@@ -91,6 +91,8 @@ pub struct Process {
     pub host: usize,
     /// By how much the host's clock is wrong.
     pub skew_ms: i64,
+    /// Requests that it may have under way at once.
+    pub inflight_max: usize,
     pub hand: Arc<ByHand>,
     /// Whether its requests wait for the schedule.
     pub gated: bool,
@@ -157,6 +159,7 @@ impl Process {
     async fn open(&self) -> (Client, Project) {
         let client = Client::new(&self.sim, self.actor, false);
         let limits = Limits {
+            requests_inflight_max: self.inflight_max,
             attempts_max: ATTEMPTS_MAX,
             attempts_first_contact_max: ATTEMPTS_MAX,
             backoff_first: Duration::ZERO,

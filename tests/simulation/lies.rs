@@ -72,8 +72,11 @@ impl State {
 
     /// What a lying store shows in a listing.
     pub fn lied_list(&mut self, request: &Request, moment: usize) -> Option<Vec<ObjectMeta>> {
-        let lie = self.lie.filter(|_| !self.pruners.contains(&request.actor))?;
+        let lie = self.lie?;
         let rounds = request.name.ends_with("/gc/");
+        if self.pruners.contains(&request.actor) {
+            return self.hidden_at_work(lie, request, moment);
+        }
         match lie {
             Lie::NoSecondLook if rounds => {
                 let first = *self.first_looks.entry(request.actor).or_insert(moment);
@@ -93,5 +96,23 @@ impl State {
             }
             _ => None,
         }
+    }
+    /// Sessions under way, shown to a prune as if they were forgotten.
+    fn hidden_at_work(&self, lie: Lie, request: &Request, moment: usize) -> Option<Vec<ObjectMeta>> {
+        let all = lie == Lie::NobodyAtWork;
+        if !all && lie != Lie::AbortsVanish {
+            return None;
+        }
+        let mut shown = self.shown(request, moment);
+        let names: Vec<_> = shown.iter().filter_map(|m| ObjectName::parse(m.location.as_ref())).collect();
+        for name in names {
+            if let ObjectName::Open(project, n, s) = name
+                && (all || self.vanished.contains(&(n.0, s.0)))
+                && self.oracle.is_open(&(n.0, s.0))
+            {
+                shown.push(meta(&ObjectName::Forget(project, n, s).to_string(), 200, 0));
+            }
+        }
+        Some(shown)
     }
 }

@@ -105,7 +105,9 @@ fn a_seed_gives_the_same_log_again_and_in_another_process() {
 
 /// How many worlds it takes to find a lie out, and what then is seen.
 fn found_out(lie: Lie) -> Option<(u64, String)> {
-    let found = |seed| run(seed, Some(lie), false).violation.map(|what| (seed, what));
+    // That nothing comes to rest where nothing is true shows nothing.
+    let shows = |what: &String| !what.contains("come to rest") && !what.contains("nobody ends");
+    let found = |seed| run(seed, Some(lie), false).violation.filter(shows).map(|what| (seed, what));
     (0..SEEDS_TO_FIND_A_LIE_MAX).find_map(found)
 }
 

@@ -26,6 +26,8 @@ use crate::oracle::{Oracle, Session};
 
 /// The store's clock when a simulation begins.
 const BEGIN_UNIX_MS: u64 = 1_800_000_000_000;
+/// Requests after which a world that does not come to rest is a finding: thirty times what the longest takes.
+const REQUESTS_MAX: u64 = 50_000;
 /// Deletes of one stream that are under way at once.
 const DELETES_INFLIGHT: usize = 4;
 
@@ -378,12 +380,16 @@ impl Client {
         let _asked = {
             let mut state = self.sim.lock();
             let request = state.submit(self.actor, name, op);
-            if !self.gated.load(Ordering::Relaxed) {
+            if state.requests > REQUESTS_MAX {
+                // It is over for this world; nobody hears an answer.
+                state.oracle.violated("the world does not come to rest".to_owned());
+                drop(answer);
+            } else if !self.gated.load(Ordering::Relaxed) {
                 return state.perform(&request, Fate::Good);
+            } else {
+                state.waiting.push(Waiting { request: request.clone(), answer });
             }
-            let id = request.id;
-            state.waiting.push(Waiting { request, answer });
-            Asked { sim: self.sim.clone(), id }
+            Asked { sim: self.sim.clone(), id: request.id }
         };
         match wait.await {
             Ok(reply) => reply,
