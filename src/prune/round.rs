@@ -10,6 +10,9 @@ use crate::prune::survey::{Survey, Surveyed, stopped};
 use crate::prune::{PROBE_PREFIX, Prune};
 use crate::units::{Generation, Sequence};
 
+/// Probes that must fail before the store is taken for one that overwrites.
+const PROBES_MAX: usize = 3;
+
 /// A round that was begun.
 pub(super) struct Begun {
     begin: BeginRecord,
@@ -172,7 +175,7 @@ impl Prune {
                 "this store cannot create an object only where there is none: let one program write at a time. A backup \
                  that stopped without an outcome must be ended by running it again on its host",
             );
-        } else if !repository.store.probe_create_if_absent(PROBE_PREFIX).await? {
+        } else if !self.probe().await? {
             return Err(Error::unavailable(
                 "nothing is deleted: of several that created one object, not exactly one was told that it did, as it was \
                  when the repository was made",
@@ -184,6 +187,17 @@ impl Prune {
         }
         self.create_if_absent = Some(decide);
         Ok(decide)
+    }
+
+    /// Whether creates decide races. Another prune may sweep a probe away while this one sleeps, and then it has two winners; the
+    /// next probe tells.
+    async fn probe(&self) -> Result<bool> {
+        for _ in 0..PROBES_MAX {
+            if self.project.repository().store.probe_create_if_absent(PROBE_PREFIX).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
