@@ -8,19 +8,17 @@ use std::time::Duration;
 use cuttle::backup::{self, BackupOptions, Input};
 use cuttle::cancel::{Cancel, Canceller};
 use cuttle::clock::Clock;
-use cuttle::format::ObjectName;
-use cuttle::format::record::ForgetRecord;
+use cuttle::forget::{self, Fate, Judged};
 use cuttle::progress::{Progress, Step};
 use cuttle::prune::{self, Pause, PruneOptions, PruneReport};
 use cuttle::repo::{Environment, Project, Repository, default_project};
 use cuttle::store::{Limits, Store};
 use cuttle::verify::{self, Problem, VerifyOptions};
-use cuttle::{Error, Result};
+use cuttle::{Error, ErrorKind, Result};
 use futures::future::BoxFuture;
 
 use crate::oracle::Session;
 use crate::store::{Actor, Client, Sim};
-use crate::support::by_hand::ByHand;
 use crate::support::repo::secret;
 use crate::volume::SimVolume;
 
@@ -93,7 +91,6 @@ pub struct Process {
     pub skew_ms: i64,
     /// Requests that it may have under way at once.
     pub inflight_max: usize,
-    pub hand: Arc<ByHand>,
     /// Whether its requests wait for the schedule.
     pub gated: bool,
     pub said: Arc<Said>,
@@ -218,10 +215,17 @@ impl Process {
         }
         let chosen = all.swap_remove(which % all.len());
         let (n, s) = (chosen.snapshot.volume, chosen.snapshot.sequence);
-        let record = ForgetRecord { snapshot_id: chosen.snapshot_id, host: "by hand".into(), at_unix_ms: 0 };
-        let name = ObjectName::Forget(project.name().clone(), n, s);
-        let sealed = self.hand.at(&name, |place| cuttle::codec::seal_record(place, &record))?;
-        project.repository().store().create(&name.to_string(), sealed.bytes().clone()).await?;
+        let spec = format!("{}@{}", chosen.volume_name, s.0);
+        let mut report = forget::by_name(project, &[spec], false, self.cancel.clone()).await?;
+        match report.failures.pop() {
+            // Somebody else forgot it.
+            Some((_, error)) if error.kind() == ErrorKind::NotFound => return Ok(Done::Forgot(None)),
+            Some((_, error)) => return Err(error),
+            None => {}
+        }
+        if let Some(Judged { fate: Fate::Failed(error), .. }) = report.snapshots.pop() {
+            return Err(error);
+        }
         Ok(Done::Forgot(Some((n.0, s.0))))
     }
 }

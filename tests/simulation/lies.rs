@@ -25,14 +25,15 @@ pub enum Lie {
     NothingForgotten,
 }
 
-pub const LIES: [Lie; 7] = [
-    Lie::CreatesOverwrite,
-    Lie::AbortsOverwrite,
-    Lie::NoSecondLook,
-    Lie::NothingCondemned,
-    Lie::NobodyAtWork,
-    Lie::AbortsVanish,
-    Lie::NothingForgotten,
+/// All of them, each with a seed whose world shows it.
+pub const LIES: [(Lie, u64); 7] = [
+    (Lie::CreatesOverwrite, 0),
+    (Lie::AbortsOverwrite, 66),
+    (Lie::NoSecondLook, 3592),
+    (Lie::NothingCondemned, 1446),
+    (Lie::NobodyAtWork, 117),
+    (Lie::AbortsVanish, 30),
+    (Lie::NothingForgotten, 251),
 ];
 
 impl State {

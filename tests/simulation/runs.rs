@@ -9,8 +9,8 @@ use crate::world::{Outcome, run};
 
 /// Worlds of an ordinary test run.
 const SEEDS_DEFAULT: u64 = 2_000;
-/// Worlds within which each lie is found out.
-const SEEDS_TO_FIND_A_LIE_MAX: u64 = 3_000;
+/// Worlds within which each lie is found out, where the one in which it showed last does not show it any more.
+const SEEDS_TO_FIND_A_LIE_MAX: u64 = 10_000;
 /// Lines of a log that are shown.
 const LINES_SHOWN_MAX: usize = 400;
 
@@ -103,18 +103,18 @@ fn a_seed_gives_the_same_log_again_and_in_another_process() {
     assert_ne!(run(3, None, false).digest, run(5, None, false).digest);
 }
 
-/// How many worlds it takes to find a lie out, and what then is seen.
-fn found_out(lie: Lie) -> Option<(u64, String)> {
+/// The first world that shows a lie, and what is seen there.
+fn found_out(lie: Lie, known: u64) -> Option<(u64, String)> {
     // That nothing comes to rest where nothing is true shows nothing.
     let shows = |what: &String| !what.contains("come to rest") && !what.contains("nobody ends");
     let found = |seed| run(seed, Some(lie), false).violation.filter(shows).map(|what| (seed, what));
-    (0..SEEDS_TO_FIND_A_LIE_MAX).find_map(found)
+    found(known).or_else(|| (0..SEEDS_TO_FIND_A_LIE_MAX).find_map(found))
 }
 
 #[test]
 fn every_lie_is_found_out() {
     let unseen: Vec<Lie> = std::thread::scope(|scope| {
-        let looks = LIES.map(|lie| (lie, scope.spawn(move || found_out(lie))));
+        let looks = LIES.map(|(lie, known)| (lie, scope.spawn(move || found_out(lie, known))));
         let found = looks.map(|(lie, look)| (lie, look.join().expect("no panic outside a world")));
         for (lie, found) in &found {
             println!("{lie:?}: {found:?}");

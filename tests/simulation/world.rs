@@ -132,7 +132,7 @@ impl Weather {
             sleeps: dice.pick(&[0, 2, 6]),
             jumps: dice.pick(&[0, 1, 3]),
             late: dice.pick(&[2, 10, 30]),
-            processes: dice.pick(&[4, 7, 10, 14]),
+            processes: dice.pick(&[5, 9, 14, 20]),
             at_once: dice.pick(&[2, 3, 5]),
             order: dice.pick(&[Order::First, Order::Any, Order::Any, Order::Last]),
         }
@@ -152,7 +152,6 @@ struct World {
     sim: Sim,
     dice: Dice,
     weather: Weather,
-    hand: Arc<ByHand>,
     volumes: Vec<Arc<SimVolume>>,
     /// By how much the clock of each host is wrong.
     skews_ms: Vec<i64>,
@@ -177,14 +176,12 @@ impl World {
             .map(|_| (dice.below(2 * SKEW_DAYS_MAX as usize + 1) as i64 - SKEW_DAYS_MAX) * day_ms)
             .collect();
         let weather = Weather::draw(&mut dice);
-        let hand = Arc::clone(&template.hand);
-        let oracle = Oracle::new(Arc::clone(&hand), volumes.clone());
+        let oracle = Oracle::new(Arc::clone(&template.hand), volumes.clone());
         let sim = Sim::new(template.objects.clone(), oracle, log, lie);
         Self {
             sim,
             dice,
             weather,
-            hand,
             volumes,
             skews_ms,
             running: Vec::new(),
@@ -368,7 +365,7 @@ impl World {
 
     fn start(&mut self) {
         let volume = Arc::clone(&self.volumes[self.dice.below(self.volumes.len())]);
-        let task = match self.dice.weighted(&[6, 4, 1, 4]) {
+        let task = match self.dice.weighted(&[6, 4, 1, 5]) {
             0 => {
                 for _ in 0..self.dice.below(3) {
                     volume.edit(&mut self.dice);
@@ -395,7 +392,6 @@ impl World {
             host,
             skew_ms: self.skews_ms[host],
             inflight_max: self.dice.pick(&[1, 2, 4, 32]),
-            hand: Arc::clone(&self.hand),
             gated,
             said: Arc::clone(&said),
             cancel,
