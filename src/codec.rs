@@ -2,6 +2,8 @@
 //!
 //! Everything here runs on a CPU thread and touches no store. repo-format.md §4 is the layout.
 
+mod exact;
+
 use std::cell::RefCell;
 
 use bytes::Bytes;
@@ -16,6 +18,8 @@ use crate::format::names::{ContentName, ObjectName};
 use crate::format::{ObjectType, RECORD_LEN_BYTES_MAX, Record};
 use crate::keys::{SealingKey, random_array};
 use crate::units::ChunkId;
+
+pub(crate) use exact::seal_to_len;
 
 /// Compression level unless told otherwise: what a backup's speed is best spent on.
 pub const LEVEL_DEFAULT: i32 = 1;
@@ -112,16 +116,8 @@ pub fn seal(place: Place<'_>, plain: &[u8], level: i32) -> Result<Sealed> {
 /// Compresses a chunk against its base and seals it. The result decodes back, or it is an error.
 pub fn seal_delta(place: Place<'_>, plain: &[u8], base: Base<'_>, level: i32) -> Result<Sealed> {
     let mut compressor = CCtx::create();
-    // The window must reach over the base and the chunk itself.
-    let window_log = (base.plain.len() + plain.len()).next_power_of_two().ilog2();
-    for parameter in [
-        CParameter::CompressionLevel(level),
-        CParameter::WindowLog(window_log.clamp(10, WINDOW_LOG_MAX_PREFIX)),
-        CParameter::EnableLongDistanceMatching(true),
-    ] {
-        compressor.set_parameter(parameter).map_err(zstd_defect)?;
-    }
-    compressor.ref_prefix(base.plain).map_err(zstd_defect)?;
+    compressor.set_parameter(CParameter::CompressionLevel(level)).map_err(zstd_defect)?;
+    prefix(&mut compressor, base.plain, plain.len())?;
     let mut compressed = Vec::with_capacity(zstd_safe::compress_bound(plain.len()));
     compressor.compress2(&mut compressed, plain).map_err(zstd_defect)?;
     let mut back = vec![0; plain.len()];
@@ -131,6 +127,18 @@ pub fn seal_delta(place: Place<'_>, plain: &[u8], base: Base<'_>, level: i32) ->
     }
     let delta = DeltaBase { name: base.name, depth: base.depth };
     finish(place, plain.len(), Compression::ZstdPrefix, Some(delta), &compressed)
+}
+
+/// Has a compressor refer to a base. The window must reach over the base and the chunk itself.
+fn prefix<'a>(compressor: &mut CCtx<'a>, base: &'a [u8], plain_len: usize) -> Result<()> {
+    let window_log = (base.len() + plain_len).next_power_of_two().ilog2();
+    for parameter in [
+        CParameter::WindowLog(window_log.clamp(10, WINDOW_LOG_MAX_PREFIX)),
+        CParameter::EnableLongDistanceMatching(true),
+    ] {
+        compressor.set_parameter(parameter).map_err(zstd_defect)?;
+    }
+    compressor.ref_prefix(base).map(drop).map_err(zstd_defect)
 }
 
 /// Seals a record under its name, and reads it back before anybody else has to.
