@@ -110,7 +110,7 @@ mod tests {
     use crate::codec::{LEVEL_DEFAULT, identify, seal, seal_delta};
     use crate::format::ObjectName;
     use crate::format::names::ContentName;
-    use crate::keys::{Secret, SealingKey};
+    use crate::keys::{SealingKey, Secret};
     use crate::units::{Generation, ProjectName};
 
     fn text(len: usize, seed: u32) -> Vec<u8> {
