@@ -635,3 +635,45 @@ async fn a_forgotten_snapshot_is_not_mended_and_a_record_is_left_to_people() {
             .any(|d| ObjectName::parse(&d.object).is_some_and(|n| n.object_type() == ObjectType::End))
     );
 }
+
+#[tokio::test]
+async fn what_a_false_manifest_says_changes_no_good_object() {
+    let bench = Bench::new(true, None).await;
+    let hand = ByHand::open(bench.memory.clone(), &secret(), "default").await;
+    let plains = [content(21, 1), content(22, 1), content(23, 1)];
+    let one = hand.chunk_variant(&plains[0], 0, 5).await;
+    let two = hand.chunk_variant(&plains[1], 0, 6).await;
+    let delta = hand.delta(&plains[2], &two, &plains[1], 7).await;
+    commit_by_hand(
+        &bench.project,
+        "good",
+        3 * C as u64,
+        (0..).zip([one.clone(), two.clone(), delta.clone()]),
+    )
+    .await;
+    let object = |chunk: &PageRef| *chunk.object().expect("stored");
+    let mut longer = object(&one);
+    longer.sealed_len_bytes += 9;
+    let mut future = object(&one);
+    future.name.generation.0 += 3;
+    let mut plain = object(&delta);
+    plain.name.variant = 0;
+    for (what, hostile) in [
+        ("a full object as a delta", PageRef::Stored { object: object(&one), closure: vec![object(&two)] }),
+        ("a delta as a full object", PageRef::full(object(&delta))),
+        ("another base", PageRef::Stored { object: object(&delta), closure: vec![object(&one)] }),
+        ("another size", PageRef::full(longer)),
+        ("another generation", PageRef::full(future)),
+        ("a delta without a variant", PageRef::Stored { object: plain, closure: vec![object(&two)] }),
+    ] {
+        let sequence = commit_by_hand(&bench.project, "hostile", C as u64, [(0, hostile)]).await;
+        let before = bench.all().await;
+        let report = bench.repair(from(&[&plains[0], &plains[1], &plains[2]])).await;
+        assert!(!report.ok() && report.mended.is_empty(), "{what}: {:?}", report.mended);
+        assert_eq!(bench.all().await, before, "{what}");
+        let snapshot = [format!("hostile@{sequence}")];
+        cuttle::forget::by_name(&bench.project, &snapshot, false, Cancel::never()).await.expect("forgotten");
+    }
+    let after = bench.verify().await;
+    assert!(after.ok(), "{:?}", after.damage);
+}

@@ -118,7 +118,7 @@ impl Look<'_> {
 }
 
 /// What is wrong with a ref in itself, and which object it is about.
-fn insane(audit: &Audit, chunk: &PageRef, newest: Generation) -> Option<(ObjectRef, Flaw)> {
+pub(crate) fn insane(audit: &Audit, chunk: &PageRef, newest: Generation) -> Option<(ObjectRef, Flaw)> {
     let PageRef::Stored { object, closure } = chunk else { return None };
     if !closure.is_empty() && object.name.variant == 0 {
         return Some((

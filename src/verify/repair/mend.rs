@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::codec::{self, Base};
 use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::envelope::damaged;
+use crate::format::envelope::{DeltaBase, Header, damaged};
 use crate::format::names::{ContentName, quarantine_name};
 use crate::format::page::ObjectRef;
 use crate::format::{ObjectName, ObjectType};
@@ -39,6 +39,14 @@ pub(super) struct Mender<'a> {
 
 /// Whether bytes are the object that they must be, as a reader finds out.
 type Check = dyn Fn(&[u8]) -> Result<()> + Send + Sync;
+
+/// What an object must be.
+#[derive(Clone)]
+struct Wanted {
+    name: ObjectName,
+    base: Option<DeltaBase>,
+    check: Arc<Check>,
+}
 
 /// The plaintext that a delta is decoded with.
 struct BasePlain {
@@ -82,6 +90,7 @@ impl Mender<'_> {
                 object.sealed_len_bytes
             )));
         };
+        let delta = (*base).as_ref().map(|b| DeltaBase { name: b.name, depth: b.depth });
         let check: Arc<Check> = {
             let name = name.clone();
             Arc::new(move |body| {
@@ -90,7 +99,7 @@ impl Mender<'_> {
                 project.scrub(&name, body)
             })
         };
-        self.put(&name, good.bytes().clone(), check, from).await
+        self.put(&Wanted { name, base: delta, check }, good.bytes().clone(), from).await
     }
 
     /// Mends a page from the copy that this host keeps.
@@ -114,10 +123,11 @@ impl Mender<'_> {
             }
             project.scrub(&place, body)
         });
-        if copy.len() != object.sealed_len_bytes as usize || !passes(&check, &copy).await? {
+        let wanted = Wanted { name, base: None, check };
+        if copy.len() != object.sealed_len_bytes as usize || !wanted.passes(&copy).await? {
             return Ok(Attempt::Left("the copy in this host's cache is damaged too".to_owned()));
         }
-        self.put(&name, copy, check, "this host's cache".to_owned()).await
+        self.put(&wanted, copy, "this host's cache".to_owned()).await
     }
 
     /// The plaintext that a target is a delta against, or why it is not at hand.
@@ -140,9 +150,9 @@ impl Mender<'_> {
     }
 
     /// Puts a good object in its place. Whatever is there is copied first; nothing is ever deleted.
-    async fn put(&self, name: &ObjectName, good: Bytes, check: Arc<Check>, from: String) -> Result<Attempt> {
+    async fn put(&self, wanted: &Wanted, good: Bytes, from: String) -> Result<Attempt> {
         let store = &self.audit.project.repository().store;
-        let key = name.to_string();
+        let key = wanted.name.to_string();
         let found = match or_why(store.get(&key, QUARANTINED_LEN_BYTES_MAX).await)? {
             Ok(found) => found,
             Err(why) => return Ok(Attempt::Left(format!("what is there cannot be copied: {why}"))),
@@ -152,9 +162,9 @@ impl Mender<'_> {
                 true => Ok(()),
                 false => or_why(store.create(&key, good.clone()).await.map(drop))?,
             };
-            return self.settle(&key, &good, &check, written, (from, None)).await;
+            return self.settle(wanted, &good, written, (from, None)).await;
         };
-        if passes(&check, &found).await? {
+        if wanted.passes(&found).await? {
             return Ok(match found.len() == good.len() {
                 true => Attempt::Good,
                 false => Attempt::Left(format!(
@@ -164,7 +174,12 @@ impl Mender<'_> {
                 )),
             });
         }
-        let copy = quarantine_name(name, &found);
+        if self.is_another(wanted, &found) {
+            return Ok(Attempt::Left(
+                "it is as its writer made it; the manifest that names it says something else".to_owned(),
+            ));
+        }
+        let copy = quarantine_name(&wanted.name, &found);
         let written = match self.dry_run {
             true => Ok(()),
             false => match self.quarantine(&copy, &found).await? {
@@ -172,7 +187,13 @@ impl Mender<'_> {
                 Err(why) => Err(why),
             },
         };
-        self.settle(&key, &good, &check, written, (from, Some(copy))).await
+        self.settle(wanted, &good, written, (from, Some(copy))).await
+    }
+
+    /// Whether an object is unharmed, but decoded against something else than the manifest says. Others may need it so.
+    fn is_another(&self, wanted: &Wanted, found: &Bytes) -> bool {
+        self.audit.project.scrub(&wanted.name, found).is_ok()
+            && Header::decode(found, found.len() as u64).is_ok_and(|header| header.base != wanted.base)
     }
 
     /// Keeps the bytes of a damaged object, or says why it could not.
@@ -191,9 +212,8 @@ impl Mender<'_> {
     /// Looks at what stands there after a write.
     async fn settle(
         &self,
-        key: &str,
+        wanted: &Wanted,
         good: &Bytes,
-        check: &Arc<Check>,
         written: Result<(), String>,
         (from, quarantined): (String, Option<String>),
     ) -> Result<Attempt> {
@@ -205,20 +225,22 @@ impl Mender<'_> {
             return Ok(mended);
         }
         let store = &self.audit.project.repository().store;
-        match or_why(store.get(key, good.len() as u64).await)? {
+        match or_why(store.get(&wanted.name.to_string(), good.len() as u64).await)? {
             Ok(Some(found)) if found == *good => Ok(mended),
             // Another repair came between.
-            Ok(Some(found)) if found.len() == good.len() && passes(check, &found).await? => Ok(mended),
+            Ok(Some(found)) if found.len() == good.len() && wanted.passes(&found).await? => Ok(mended),
             Ok(_) => Ok(Attempt::Left("the store does not give back what was written".to_owned())),
             Err(why) => Ok(Attempt::Left(why)),
         }
     }
 }
 
-async fn passes(check: &Arc<Check>, body: &Bytes) -> Result<bool> {
-    let (check, body) = (Arc::clone(check), body.clone());
-    let checked = cpu::run(move || check(&body)).await;
-    Ok(or_why(checked)?.is_ok())
+impl Wanted {
+    async fn passes(&self, body: &Bytes) -> Result<bool> {
+        let (check, body) = (Arc::clone(&self.check), body.clone());
+        let checked = cpu::run(move || check(&body)).await;
+        Ok(or_why(checked)?.is_ok())
+    }
 }
 
 /// What keeps one object from being mended is told of it; what ends the run stays an error.

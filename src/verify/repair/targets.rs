@@ -7,6 +7,7 @@ use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, PageRef};
 use crate::units::{ChunkId, ChunkIndex, VolumeNumber};
 use crate::verify::audit::Audit;
+use crate::verify::look::insane;
 use crate::verify::metadata::Subject;
 use crate::verify::pages::{Manner, Visit, Walk};
 use crate::verify::report::Findings;
@@ -59,8 +60,12 @@ impl Audit {
                 let mut clean = true;
                 match visit {
                     Visit::Bad { object, .. } => drop(targets.pages.insert(object.name, object)),
-                    Visit::Leaf { first, page, .. } => {
+                    Visit::Leaf { first, page, generation } => {
                         for (at, chunk) in page.refs.iter().enumerate() {
+                            // What no writer writes is not mended either.
+                            if insane(self, chunk, generation).is_some() {
+                                continue;
+                            }
                             let index = ChunkIndex(first.0 + at as u64);
                             let spot = Spot {
                                 volume: subject.volume,
