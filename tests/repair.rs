@@ -582,6 +582,41 @@ async fn what_cannot_be_copied_is_not_replaced() {
 }
 
 #[tokio::test]
+async fn a_copy_that_is_not_one_keeps_the_object_from_being_replaced() {
+    let bench = Bench::new(true, None).await;
+    let bytes = content(24, 4);
+    bench.back_up("v", &bytes).await;
+    let name = bench.names(CHUNKS).await.remove(0);
+    bench.harm(&name, Harm::Flipped, "").await;
+    let damaged = get(&*bench.memory, &name).await;
+    let copy = quarantine_name(&ObjectName::parse(&name).expect("ours"), &damaged);
+    put(&*bench.memory, &copy, "something else").await;
+    let before = bench.all().await;
+    let report = bench.repair(from(&[&bytes])).await;
+    assert!(!report.ok() && report.left[0].why.contains("quarantine"), "{:?}", report.left);
+    assert_eq!(bench.all().await, before);
+}
+
+#[tokio::test]
+async fn what_is_forgotten_while_it_is_looked_at_is_not_brought_back() {
+    let bench = Bench::new(true, None).await;
+    let bytes = content(25, 4);
+    bench.back_up("v", &bytes).await;
+    bench.harm(&bench.names(CHUNKS).await[0], Harm::Missing, "").await;
+    let mut gate = bench.faults.gate(|op| op.key.starts_with(CHUNKS));
+    let repaired = bench.repair(from(&[&bytes]));
+    let forgotten = async {
+        gate.reached().await;
+        let snapshot = ["v@1".to_owned()];
+        cuttle::forget::by_name(&bench.project, &snapshot, false, Cancel::never()).await.expect("forgotten");
+        gate.open();
+    };
+    let (report, ()) = tokio::join!(repaired, forgotten);
+    assert!(report.ok() && report.mended.is_empty(), "{:?}", report.mended);
+    assert_eq!(bench.names(CHUNKS).await.len(), 3);
+}
+
+#[tokio::test]
 async fn two_repairs_at_once_and_a_late_one_do_no_harm() {
     let bench = Bench::new(true, None).await;
     let bytes = content(18, 30);
@@ -640,7 +675,10 @@ async fn a_forgotten_snapshot_is_not_mended_and_a_record_is_left_to_people() {
 async fn what_a_false_manifest_says_changes_no_good_object() {
     let bench = Bench::new(true, None).await;
     let hand = ByHand::open(bench.memory.clone(), &secret(), "default").await;
-    let plains = [content(21, 1), content(22, 1), content(23, 1)];
+    // The first volume, so what it says is heard first.
+    bench.back_up("hostile", &[]).await;
+    // So much alike that each could be a delta against the other, in fewer bytes than it has.
+    let plains = [0u8, 1, 2].map(|n| [&[n; 8][..], &content(21, 1)[8..]].concat());
     let one = hand.chunk_variant(&plains[0], 0, 5).await;
     let two = hand.chunk_variant(&plains[1], 0, 6).await;
     let delta = hand.delta(&plains[2], &two, &plains[1], 7).await;
