@@ -75,6 +75,15 @@ impl S3 {
 
     /// The versions of objects below a prefix, as key and version; what marks a deletion is not among them.
     pub async fn versions(&self, bucket: &str, prefix: &str) -> Vec<(String, String)> {
+        self.listed_versions(bucket, prefix, "Version").await
+    }
+
+    /// What marks deletions below a prefix, as key and version: without it the object is there again.
+    pub async fn deletions(&self, bucket: &str, prefix: &str) -> Vec<(String, String)> {
+        self.listed_versions(bucket, prefix, "DeleteMarker").await
+    }
+
+    async fn listed_versions(&self, bucket: &str, prefix: &str, what: &str) -> Vec<(String, String)> {
         let address = format!("{bucket}?prefix={}&versions=", prefix.replace('/', "%2F"));
         let listed = self.request("GET", &address, &[], "").await;
         assert!(listed.status().is_success(), "list versions: {}", listed.status());
@@ -84,8 +93,8 @@ impl S3 {
             let (_, rest) = part.split_once(&format!("<{tag}>"))?;
             Some(rest.split_once("</")?.0.to_owned())
         };
-        let versions = text.split("<Version>").skip(1);
-        versions.filter_map(|part| Some((field(part, "Key")?, field(part, "VersionId")?))).collect()
+        let versions = text.split(&format!("<{what}>")).skip(1).collect::<Vec<_>>();
+        versions.iter().filter_map(|part| Some((field(part, "Key")?, field(part, "VersionId")?))).collect()
     }
 
     /// A request of one's own. `address` is what follows the endpoint; its parameters are sorted.
