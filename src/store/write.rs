@@ -23,6 +23,9 @@ pub const HEAD_BYTES_MAX: usize = 128;
 const PROBE_RACERS: usize = 8;
 const PROBE_ROUNDS: usize = 4;
 
+/// The credentials are good, but do not permit this.
+const FORBIDDEN: u16 = 403;
+
 /// How a create ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Created {
@@ -71,7 +74,7 @@ impl Store {
                 _ => false,
             };
             doubt |= unsettled;
-            if fault.class == Class::Denied {
+            if fault.class == Class::Denied && fault.status.as_ref().is_some_and(|s| s.status == FORBIDDEN) {
                 // Who may not replace objects may be told so, and nothing else, by a create that finds one.
                 return match self.settle(key, &bytes).await {
                     Ok(Settled::Ours) => Ok(Created::New),
