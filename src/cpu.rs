@@ -1,15 +1,87 @@
-//! Where async code hands CPU work to rayon and waits for the answer.
+//! The one door from async code to other threads: CPU work goes to rayon, calls that block to threads that may wait.
+//!
+//! A simulation shuts the door for its own thread ([`inline`]): then nothing runs beside it, and a run can be repeated
+//! exactly.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
 
 use tokio::sync::oneshot;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+
+thread_local! {
+    static INLINE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, [`run`] and [`block`] do their work on the thread that it was made on, at once.
+#[derive(Debug)]
+pub struct Inline {
+    before: bool,
+    // Of use on its own thread only.
+    _thread: PhantomData<*const ()>,
+}
+
+/// Keeps all work of this thread on this thread, for simulations that must replay exactly. Slow, and blocks: for nothing
+/// else.
+pub fn inline() -> Inline {
+    Inline { before: INLINE.replace(true), _thread: PhantomData }
+}
+
+impl Drop for Inline {
+    fn drop(&mut self) {
+        INLINE.set(self.before);
+    }
+}
+
+/// How much CPU work goes on at once.
+pub fn threads() -> usize {
+    if INLINE.get() { 1 } else { rayon::current_num_threads() }
+}
 
 /// Runs `work` on a CPU thread. `work` must not wait for anything.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    if INLINE.get() {
+        return work();
+    }
     let (answer, wait) = oneshot::channel();
     rayon::spawn(move || {
         // The asker may be gone; then nobody wants the answer.
         let _ = answer.send(work());
     });
     wait.await.unwrap_or_else(|_| Err(Error::internal("a CPU thread ended without an answer")))
+}
+
+/// Runs what blocks (librbd, file systems) away from the async threads. It goes on to its end, whoever waits.
+pub async fn block<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    if INLINE.get() {
+        return work();
+    }
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
+        Err(Error::new(ErrorKind::Internal, "a blocking call ended without an answer").caused_by(e))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::{block, inline, run};
+
+    async fn where_work_runs() -> [thread::ThreadId; 2] {
+        let here = || Ok(thread::current().id());
+        [run(here).await.expect("an answer"), block(here).await.expect("an answer")]
+    }
+
+    #[tokio::test]
+    async fn work_stays_here_while_the_door_is_shut_and_only_then() {
+        let here = thread::current().id();
+        assert!(where_work_runs().await.iter().all(|id| *id != here));
+        {
+            let _outer = inline();
+            drop(inline());
+            assert_eq!(where_work_runs().await, [here; 2]);
+        }
+        assert!(where_work_runs().await.iter().all(|id| *id != here));
+    }
 }

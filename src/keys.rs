@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 use crate::format::envelope::damaged;
 use crate::format::record::{Kdf, KeySlotRecord, ProjectRecord};
 
+pub use crate::random::{random, random_array};
+
 /// argon2id as new slots use it: 64 MiB, 3 passes, 4 lanes.
 pub const ARGON2_DEFAULT: Kdf = Kdf::Argon2id { memory_kib: 64 << 10, passes: 3, lanes: 4 };
 /// What a slot may ask for (repo-format.md §3): a store that plants slots must not take the machine down. One slot costs at most 64 MiB and about
@@ -48,19 +50,6 @@ impl Secret {
     fn derive(&self, purpose: &str) -> Self {
         Self(blake3::derive_key(purpose, &self.0))
     }
-}
-
-/// Fills a buffer from the system's random generator.
-pub fn random(out: &mut [u8]) -> Result<()> {
-    aws_lc_rs::rand::fill(out)
-        .map_err(|_| Error::internal("the system's random generator failed").help("check /dev/urandom"))
-}
-
-/// A fresh random array.
-pub fn random_array<const N: usize>() -> Result<[u8; N]> {
-    let mut out = [0; N];
-    random(&mut out)?;
-    Ok(out)
 }
 
 /// What a user has to open a repository.

@@ -17,6 +17,8 @@ pub mod format;
 pub mod keys;
 pub mod plan;
 pub mod progress;
+pub mod prune;
+pub mod random;
 pub mod rbd;
 pub(crate) mod reading;
 pub mod repo;

@@ -7,11 +7,11 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::backup::encode::{Encoded, Encoder};
-use crate::codec::Sealed;
+use crate::backup::encode::{Encoded, Encoder, NewChunk};
 use crate::error::{Error, Result};
 use crate::format::page::{Page, PageRef};
 use crate::format::record::BackupStats;
+use crate::plan::delta::Chain;
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
 use crate::repo::chunks::Uploaded;
@@ -34,6 +34,7 @@ pub struct Stored {
     index: ChunkIndex,
     id: ChunkId,
     uploaded: Uploaded,
+    chain: Option<Chain>,
     len_bytes: u32,
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -49,8 +50,17 @@ pub struct Assembler {
     builder: Option<ManifestBuilder>,
     waiting: HashMap<ChunkId, Vec<ChunkIndex>>,
     pub stats: BackupStats,
-    /// The first sampled chunk that was not what the parent has, although the source reported no change.
-    pub missed: Option<ChunkIndex>,
+    /// Why what the source says of changes is not to be relied on.
+    pub distrust: Option<Distrust>,
+}
+
+/// A chunk that gives the source away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distrust {
+    /// It differs from the parent's, although no change was reported.
+    Missed(ChunkIndex),
+    /// In the parent's snapshot, as the source has it, it is not what the parent's backup has.
+    Base(ChunkIndex),
 }
 
 impl Assembler {
@@ -67,7 +77,7 @@ impl Assembler {
             builder,
             waiting: HashMap::new(),
             stats: BackupStats::default(),
-            missed: None,
+            distrust: None,
         }
     }
 
@@ -79,7 +89,7 @@ impl Assembler {
     pub async fn accept(&mut self, item: Item, uploads: &Uploads) -> Result<()> {
         let Item { index, len_bytes, encoded, permit, sample } = item;
         if sample && !matches!(encoded, Encoded::Same) {
-            self.missed.get_or_insert(index);
+            self.distrust.get_or_insert(Distrust::Missed(index));
         }
         match encoded {
             Encoded::Same => {
@@ -105,7 +115,10 @@ impl Assembler {
                 self.step(len_bytes, Outcome::Known);
                 self.wait_for(id, index).await?;
             }
-            Encoded::New(id, sealed) => self.upload(index, id, sealed, len_bytes, permit, uploads),
+            Encoded::New(chunk) => self.upload(index, chunk, len_bytes, permit, uploads),
+            Encoded::BaseDiffers => {
+                self.distrust.get_or_insert(Distrust::Base(index));
+            }
         }
         Ok(())
     }
@@ -113,46 +126,51 @@ impl Assembler {
     fn upload(
         &mut self,
         index: ChunkIndex,
-        id: ChunkId,
-        sealed: Sealed,
+        chunk: NewChunk,
         len_bytes: u32,
         permit: Option<OwnedSemaphorePermit>,
         uploads: &Uploads,
     ) {
+        let NewChunk { id, sealed, chain } = chunk;
         if self.builder.is_none() {
-            self.stats.new_chunks += 1;
-            self.stats.new_bytes += u64::from(len_bytes);
-            self.stats.stored_bytes += u64::from(sealed.len_bytes());
-            self.step(len_bytes, Outcome::New);
+            self.count_new(len_bytes, sealed.len_bytes(), chain.is_some());
             return;
         }
         self.waiting.entry(id).or_default();
         let project = self.project.clone();
         uploads.push(Box::pin(async move {
             let uploaded = project.put_content(sealed).await?;
-            Ok(Stored { index, id, uploaded, len_bytes, _permit: permit })
+            Ok(Stored { index, id, uploaded, chain, len_bytes, _permit: permit })
         }));
     }
 
     /// An upload is durable: its chunk, and all that waited for the same content, get their ref.
     pub async fn stored(&mut self, stored: Stored) -> Result<()> {
-        let Stored { index, id, uploaded, len_bytes, .. } = stored;
-        let object = uploaded.object;
-        self.encoder.stored(&object);
+        let Stored { index, id, uploaded, chain, len_bytes, .. } = stored;
+        let chunk = NewChunk::chunk_ref(chain.as_ref(), uploaded.object);
+        self.encoder.stored(&chunk);
         if uploaded.new {
-            self.stats.new_chunks += 1;
-            self.stats.new_bytes += u64::from(len_bytes);
-            self.stats.stored_bytes += u64::from(object.sealed_len_bytes);
-            self.step(len_bytes, Outcome::New);
+            self.count_new(len_bytes, uploaded.object.sealed_len_bytes, chain.is_some());
         } else {
             self.stats.known_chunks += 1;
             self.step(len_bytes, Outcome::Known);
         }
-        self.set(index, PageRef::full(object)).await?;
         for waiter in self.waiting.remove(&id).unwrap_or_default() {
-            self.set(waiter, PageRef::full(object)).await?;
+            self.set(waiter, chunk.clone()).await?;
         }
-        Ok(())
+        self.set(index, chunk).await
+    }
+
+    fn count_new(&mut self, len_bytes: u32, sealed_len_bytes: u32, is_delta: bool) {
+        let stored_bytes = u64::from(sealed_len_bytes);
+        self.stats.new_chunks += 1;
+        self.stats.new_bytes += u64::from(len_bytes);
+        self.stats.stored_bytes += stored_bytes;
+        if is_delta {
+            self.stats.delta_chunks += 1;
+            self.stats.delta_bytes += stored_bytes;
+        }
+        self.step(len_bytes, Outcome::New);
     }
 
     /// The encoder saw the content before this chunk, so its upload is under way or on its way here; or it was stored
@@ -161,8 +179,8 @@ impl Assembler {
         if self.builder.is_none() {
             return Ok(());
         }
-        match self.encoder.stored_object(id) {
-            Some(object) => self.set(index, PageRef::full(object)).await,
+        match self.encoder.stored_ref(id) {
+            Some(chunk) => self.set(index, chunk).await,
             None => {
                 self.waiting.entry(id).or_default().push(index);
                 Ok(())

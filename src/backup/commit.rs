@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::backup::job::{Ground, Job, Pass};
-use crate::backup::{BackupReport, Input, blocking, own_prefix};
+use crate::backup::job::{Ground, Job, Pass, lost};
+use crate::backup::{BackupReport, Input, own_prefix};
+use crate::cpu;
 use crate::error::{Context, Error, Result};
 use crate::format::gc::Condemned;
-use crate::format::record::{BackupStats, Snapshot, VolumeRecord};
+use crate::format::record::{Snapshot, VolumeRecord};
 use crate::repo::PROGRAM;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::session::{Committed, Session};
-use crate::units::{Geometry, SnapshotId};
+use crate::units::SnapshotId;
 use crate::volume::{ImageLayout, SnapshotPoint};
 
 impl Job<'_> {
@@ -22,7 +23,7 @@ impl Job<'_> {
         point: Option<SnapshotPoint>,
         layout: ImageLayout,
     ) -> Result<BackupReport> {
-        let root = pass.root.ok_or_else(|| Error::internal("a backup without a manifest"))?;
+        let root = pass.root.as_ref().ok_or_else(|| Error::internal("a backup without a manifest"))?;
         let environment = &self.project.repository().environment;
         let parent = ground.parent.as_ref();
         let snapshot = Snapshot {
@@ -54,31 +55,22 @@ impl Job<'_> {
                 volume: session.volume.name.clone(),
                 sequence: Some(session.sequence.0),
                 snapshot_id: Some(session.snapshot_id.to_string()),
-                ..self.report(ground, pass.geometry, pass.full_read, pass.stats)
+                ..self.report(ground, &pass)
             }),
-            Committed::Lost { by, reason } => Err(Error::conflict(format!(
-                "backup {} of {} was aborted by {by}: {reason}",
-                session.sequence, session.volume.name
-            ))
-            .help("run the backup again; what it uploaded is found and not uploaded twice")),
+            Committed::Lost { by, reason } => Err(lost(session, &by, &reason)),
         }
     }
 
-    pub(super) fn report(
-        &self,
-        ground: &Ground,
-        geometry: Geometry,
-        full_read: bool,
-        stats: BackupStats,
-    ) -> BackupReport {
+    pub(super) fn report(&self, ground: &Ground, pass: &Pass) -> BackupReport {
         BackupReport {
             volume: self.options.volume.to_string(),
             sequence: None,
             snapshot_id: None,
-            size_bytes: geometry.size_bytes,
-            full_read,
+            size_bytes: pass.geometry.size_bytes,
+            full_read: pass.full_read,
+            changed_bytes: pass.changed_bytes,
             parent: ground.parent.as_ref().map(|p| p.snapshot.sequence.0),
-            stats,
+            stats: pass.stats,
             notes: self.notes.clone(),
             seconds: 0.0,
         }
@@ -107,9 +99,9 @@ impl Job<'_> {
                 let own_name = format!("{prefix}dry-run-{}", ground.seed);
                 let frozen = self.freeze(&ground, volume, prefix, own_name).await?;
                 let pass = self.pass(&ground, &frozen, None).await;
-                blocking(move || frozen.discard()).await?;
+                cpu::block(move || frozen.discard()).await?;
                 pass?.ok_or_else(|| {
-                    Error::corrupt("the source missed a change; a backup would read all of it")
+                    Error::corrupt("the source cannot be relied on; a backup would read all of it")
                 })?
             }
             Input::Stream(source) => {
@@ -118,7 +110,7 @@ impl Job<'_> {
                 self.stream_pass(&ground, source, from.is_some()).await?
             }
         };
-        Ok(self.report(&ground, pass.geometry, pass.full_read, pass.stats))
+        Ok(self.report(&ground, &pass))
     }
 
     pub(super) async fn newest(&self, volume: &VolumeRecord) -> Result<Option<SnapshotEntry>> {

@@ -157,7 +157,7 @@ impl Cutter {
         if self.passed_on.contains(&index.0) || self.passed_on.len() >= PASSED_ON_MAX {
             self.barrier(None)?;
         }
-        let permit = self.budget.acquire(&self.runtime, PATCH_PERMITS)?;
+        let permit = self.runtime.block_on(self.budget.acquire(PATCH_PERMITS))?;
         let plain = self.budget.buffer(self.chunk_size_bytes);
         self.open = Some(OpenChunk { index, plain, given: Vec::new(), permit });
         Ok(())

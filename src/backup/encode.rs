@@ -1,29 +1,20 @@
 //! One chunk on a CPU thread: zero, known, or compressed and sealed.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use futures::{StreamExt, stream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::codec::{self, Sealed};
 use crate::error::{Error, Result};
-use crate::format::names::{ContentName, chunks_prefix};
+use crate::format::ObjectName;
+use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, PageRef};
-use crate::format::{HEADER_LEN_BYTES, ObjectName};
+use crate::plan::delta::Chain;
 use crate::repo::Project;
-use crate::repo::chunks::chunk_object_len_bytes_max;
-use crate::store::ObjectInfo;
 use crate::units::{ChunkId, Generation};
 
-/// Most chunks of the generation that a session remembers (about 45 MiB). Beyond it, dedup is the store's: a create that
-/// finds the chunk.
+/// Most objects that a session remembers (about 50 MiB), those below a delta included. Beyond it, dedup is the store's: a
+/// create that finds the chunk.
 const KNOWN_MAX: usize = 900_000;
-/// Most of them that come from a listing.
-const LISTED_MAX: usize = 400_000;
-/// Up to so many, one listing after another is the cheapest.
-const LISTED_FEW: usize = 5_000;
-/// Listings under way at once.
-const LISTS_INFLIGHT_MAX: usize = 16;
 
 /// What a chunk turned out to be.
 #[derive(Debug)]
@@ -39,7 +30,32 @@ pub enum Encoded {
     /// The same content is being uploaded by this session.
     Pending(ChunkId),
     /// To be uploaded.
-    New(ChunkId, Sealed),
+    New(NewChunk),
+    /// What the source has as the parent's chunk is not what the repository has.
+    BaseDiffers,
+}
+
+/// An object to be uploaded.
+#[derive(Debug)]
+pub struct NewChunk {
+    pub id: ChunkId,
+    pub sealed: Sealed,
+    /// What it is a delta against; `None` for a full object.
+    pub chain: Option<Chain>,
+}
+
+impl NewChunk {
+    /// Its ref, once the object is durable.
+    pub fn chunk_ref(chain: Option<&Chain>, object: ObjectRef) -> PageRef {
+        chain.map_or_else(|| PageRef::full(object), |chain| chain.extended_by(object))
+    }
+}
+
+/// What a look at a chunk shows.
+pub enum Found {
+    Settled(Encoded),
+    /// This session is the first to see the content: the asker must encode it.
+    New(ChunkId),
 }
 
 /// What the parent has in a chunk's place, where that may be referenced.
@@ -50,11 +66,44 @@ pub struct Before {
     pub stands: bool,
 }
 
-/// What this session knows of a chunk of its generation.
-#[derive(Debug, Clone, Copy)]
-enum Known {
+/// What this session knows of a chunk that it may reference.
+#[derive(Debug, Clone)]
+pub(super) enum Known {
     Pending,
-    Stored { sealed_len_bytes: u32, variant: u32 },
+    Stored {
+        generation: Generation,
+        sealed_len_bytes: u32,
+        variant: u32,
+    },
+    /// Stored by this session as a delta, which nobody else knows of.
+    Delta(Arc<PageRef>),
+}
+
+impl Known {
+    pub(super) fn of(object: &ObjectRef) -> Self {
+        let ContentName { generation, variant, .. } = object.name;
+        Self::Stored { generation, sealed_len_bytes: object.sealed_len_bytes, variant }
+    }
+
+    /// The ref of the chunk; `None` while it is being uploaded.
+    fn chunk(&self, id: ChunkId) -> Option<PageRef> {
+        match self {
+            Self::Pending => None,
+            Self::Stored { generation, sealed_len_bytes, variant } => {
+                let name = ContentName { generation: *generation, id, variant: *variant };
+                Some(PageRef::full(ObjectRef { name, sealed_len_bytes: *sealed_len_bytes }))
+            }
+            Self::Delta(chunk) => Some(PageRef::clone(chunk)),
+        }
+    }
+
+    /// Objects that must be remembered for it.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Pending | Self::Stored { .. } => 1,
+            Self::Delta(chunk) => 1 + chunk.objects().count(),
+        }
+    }
 }
 
 /// Two halves: when the newer is full, the older is dropped. So whatever a chunk in flight waits for is still known.
@@ -62,20 +111,24 @@ enum Known {
 struct KnownChunks {
     newer: HashMap<ChunkId, Known>,
     older: HashMap<ChunkId, Known>,
+    /// Of what was put into the newer half.
+    weight: usize,
 }
 
 impl KnownChunks {
     fn get(&self, id: &ChunkId) -> Option<Known> {
-        self.newer.get(id).or_else(|| self.older.get(id)).copied()
+        self.newer.get(id).or_else(|| self.older.get(id)).cloned()
     }
 
     fn insert(&mut self, id: ChunkId, known: Known) {
-        if self.newer.len() >= KNOWN_MAX / 2 {
+        if self.weight >= KNOWN_MAX / 2 {
             let older = std::mem::take(&mut self.newer);
-            self.newer
-                .extend(older.iter().filter(|(_, k)| matches!(k, Known::Pending)).map(|(id, k)| (*id, *k)));
+            let pending = older.iter().filter(|(_, k)| matches!(k, Known::Pending));
+            self.newer.extend(pending.map(|(id, k)| (*id, k.clone())));
+            self.weight = self.newer.len();
             self.older = older;
         }
+        self.weight += known.weight();
         self.newer.insert(id, known);
     }
 
@@ -86,9 +139,9 @@ impl KnownChunks {
 
 /// Turns plaintext into what the store needs, knowing what is there.
 pub struct Encoder {
-    project: Project,
+    pub(super) project: Project,
     generation: Generation,
-    level: i32,
+    pub(super) level: i32,
     check: bool,
     known: Mutex<KnownChunks>,
 }
@@ -104,58 +157,50 @@ impl Encoder {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lists what the generation holds, so that a large backup of known content uploads nothing. What the listing
-    /// misses costs a create that finds it; what it shows is there, as nothing of this generation is deleted while
-    /// the session is open (invariant I3).
-    pub async fn learn_stored(&self) -> Result<()> {
-        let (store, name) = (self.project.repository().store(), self.project.name());
-        let all = chunks_prefix(name, self.generation, None);
-        let few: Vec<_> = store.list_stream(&all, None).take(LISTED_FEW).collect().await;
-        if few.len() < LISTED_FEW {
-            return few.into_iter().try_for_each(|info| info.map(|info| self.learn(&info)));
-        }
-        let lists = (0..=255u8).map(|first| chunks_prefix(name, self.generation, Some(first)));
-        let mut lists = stream::iter(lists)
-            .map(|prefix| async move { store.list(&prefix, None).await })
-            .buffer_unordered(LISTS_INFLIGHT_MAX);
-        while let Some(listed) = lists.next().await {
-            listed?.iter().for_each(|info| self.learn(info));
-            if self.known().len() >= LISTED_MAX {
-                break;
-            }
-        }
-        Ok(())
+    pub(super) fn project(&self) -> &Project {
+        &self.project
     }
 
-    /// Takes what a listing shows for what its name says, as far as its size can be right.
-    fn learn(&self, info: &ObjectInfo) {
-        let sizes = HEADER_LEN_BYTES as u64..=chunk_object_len_bytes_max(self.project.chunk_size_bytes());
-        if let Some(ObjectName::Chunk(_, ContentName { id, variant: 0, .. })) = ObjectName::parse(&info.key)
-            && sizes.contains(&info.size_bytes)
-            && let Ok(sealed_len_bytes) = u32::try_from(info.size_bytes)
-        {
-            self.known().insert(id, Known::Stored { sealed_len_bytes, variant: 0 });
-        }
+    pub(super) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    pub(super) fn known_count(&self) -> usize {
+        self.known().len()
+    }
+
+    pub(super) fn know(&self, id: ChunkId, known: Known) {
+        self.known().insert(id, known);
     }
 
     /// `before` is `None` where nothing is known of the place, or what is there may not be referenced.
     pub fn encode(&self, plain: &[u8], before: Option<&Before>) -> Result<Encoded> {
+        match self.look(plain, before) {
+            Found::Settled(encoded) => Ok(encoded),
+            Found::New(id) => self.full(id, plain).map(Encoded::New),
+        }
+    }
+
+    /// As [`encode`](Self::encode), without encoding what is new.
+    pub fn look(&self, plain: &[u8], before: Option<&Before>) -> Found {
         if codec::is_zero(plain) {
             let same = before.is_some_and(|b| b.stands && b.chunk.is_zero());
-            return Ok(if same { Encoded::Same } else { Encoded::Zero });
+            return Found::Settled(if same { Encoded::Same } else { Encoded::Zero });
         }
         let id = self.project.identify(plain);
         if let Some(before) = before.filter(|b| b.chunk.id() == Some(id)) {
-            return Ok(if before.stands { Encoded::Same } else { Encoded::Known(before.chunk.clone()) });
+            let same = before.stands;
+            return Found::Settled(if same { Encoded::Same } else { Encoded::Known(before.chunk.clone()) });
         }
         match self.claim(id) {
-            Some(Known::Pending) => return Ok(Encoded::Pending(id)),
-            Some(Known::Stored { sealed_len_bytes, variant }) => {
-                return Ok(Encoded::Known(PageRef::full(self.object(id, sealed_len_bytes, variant))));
-            }
-            None => {}
+            None => Found::New(id),
+            Some(known) => Found::Settled(known.chunk(id).map_or(Encoded::Pending(id), Encoded::Known)),
         }
-        let name = self.project.chunk_name(self.object(id, 0, 0).name);
+    }
+
+    /// Encodes a chunk as an object that needs no other.
+    pub fn full(&self, id: ChunkId, plain: &[u8]) -> Result<NewChunk> {
+        let name = self.name(id, 0);
         let sealed = codec::seal(self.project.place(&name), plain, self.level)?;
         if self.check {
             let mut back = Vec::new();
@@ -165,7 +210,7 @@ impl Encoder {
                     .help("this machine's memory or processor is not to be trusted; test it"));
             }
         }
-        Ok(Encoded::New(id, sealed))
+        Ok(NewChunk { id, sealed, chain: None })
     }
 
     /// Says what is known of an id; the first to ask for an unknown one is to upload it.
@@ -179,22 +224,50 @@ impl Encoder {
     }
 
     /// An upload is durable.
-    pub fn stored(&self, object: &ObjectRef) {
-        let ContentName { id, variant, .. } = object.name;
-        self.known().insert(id, Known::Stored { sealed_len_bytes: object.sealed_len_bytes, variant });
+    pub fn stored(&self, chunk: &PageRef) {
+        let PageRef::Stored { object, closure } = chunk else { return };
+        let known = match closure.is_empty() {
+            true => Known::of(object),
+            false => Known::Delta(Arc::new(chunk.clone())),
+        };
+        self.know(object.name.id, known);
     }
 
-    /// The object of an id that is durable by now.
-    pub fn stored_object(&self, id: ChunkId) -> Option<ObjectRef> {
-        match self.known().get(&id) {
-            Some(Known::Stored { sealed_len_bytes, variant }) => {
-                Some(self.object(id, sealed_len_bytes, variant))
-            }
-            _ => None,
+    /// The ref of an id that is durable by now.
+    pub fn stored_ref(&self, id: ChunkId) -> Option<PageRef> {
+        self.known().get(&id)?.chunk(id)
+    }
+
+    /// The name of a chunk of this session.
+    pub(super) fn name(&self, id: ChunkId, variant: u32) -> ObjectName {
+        self.project.chunk_name(ContentName { generation: self.generation, id, variant })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: usize) -> ChunkId {
+        ChunkId(std::array::from_fn(|i| n.to_le_bytes().get(i).copied().unwrap_or(0)))
+    }
+
+    #[test]
+    fn what_deltas_stand_on_counts_in_what_is_remembered() {
+        let name = |n| ContentName { generation: Generation(0), id: id(n), variant: 1 };
+        let object = |n| ObjectRef { name: name(n), sealed_len_bytes: 200 };
+        let delta =
+            |n| Known::Delta(Arc::new(PageRef::Stored { object: object(n), closure: vec![object(0); 7] }));
+        let mut known = KnownChunks::default();
+        known.insert(id(0), Known::Pending);
+        // Nine objects each, the map's own entry included.
+        let most = KNOWN_MAX / 9;
+        for n in 1..=3 * most {
+            known.insert(id(n), delta(n));
+            assert!(known.len() <= most + 2);
         }
-    }
-
-    fn object(&self, id: ChunkId, sealed_len_bytes: u32, variant: u32) -> ObjectRef {
-        ObjectRef { name: ContentName { generation: self.generation, id, variant }, sealed_len_bytes }
+        assert!(matches!(known.get(&id(0)), Some(Known::Pending)), "it is still on its way");
+        assert!(matches!(known.get(&id(3 * most)), Some(Known::Delta(_))));
+        assert!(known.get(&id(1)).is_none());
     }
 }

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::backup::assemble::Assembler;
+use crate::backup::alive::SignsOfLife;
+use crate::backup::assemble::{Assembler, Distrust};
 use crate::backup::encode::Encoder;
 use crate::backup::pipeline::Budget;
-use crate::backup::volume::VolumePlan;
-use crate::backup::{BackupOptions, BackupReport, Input, blocking, own_prefix, sample, volume};
+use crate::backup::volume::{Deltas, VolumePlan};
+use crate::backup::{BackupOptions, BackupReport, Input, own_prefix, sample, volume};
 use crate::cancel::Cancel;
 use crate::chunker::{self, Unlisted};
+use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::Condemned;
 use crate::format::page::Page;
@@ -18,7 +20,7 @@ use crate::progress::Progress;
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::manifest::{Manifest, ManifestBuilder};
-use crate::repo::session::Session;
+use crate::repo::session::{Committed, Session};
 use crate::source::{Changes, Content, Extent, FreezeRequest, Frozen, Volume};
 use crate::units::{Generation, Geometry, Sequence, SnapshotId};
 use crate::volume::Identity;
@@ -39,6 +41,7 @@ pub(super) struct Pass {
     pub geometry: Geometry,
     pub stats: BackupStats,
     pub full_read: bool,
+    pub changed_bytes: u64,
     pub sample_cursor: u64,
 }
 
@@ -59,12 +62,17 @@ impl Job<'_> {
     pub(super) async fn run(mut self, input: Input) -> Result<BackupReport> {
         let volume = self.project.ensure_volume(&self.options.volume, &self.identity).await?;
         let session = Session::register(self.project, &volume).await?;
+        let _alive = SignsOfLife::of(&session, self.options.alive_every);
         let result = self.registered(&session, input).await;
         let Err(error) = result else { return result };
         // The outcome is settled in any case: if not here, then by the next backup of this host, or by prune.
-        match session.abort(&error.to_string()).await {
-            Ok(false) => Err(error),
-            Ok(true) => Err(error.help(format!(
+        match session.give_up(&error.to_string()).await {
+            // What it needed was then deleted, rightly: that is no damage.
+            Ok(Committed::Lost { by, reason }) if error.kind() == ErrorKind::Corrupt => {
+                Err(lost(&session, &by, &reason).caused_by(error))
+            }
+            Ok(Committed::Done | Committed::Lost { .. }) => Err(error),
+            Ok(Committed::Before) => Err(error.help(format!(
                 "backup {} was committed all the same and can be restored; the next one goes on from it",
                 session.sequence
             ))),
@@ -124,13 +132,13 @@ impl Job<'_> {
             Ok(_) => {
                 let frozen = Arc::clone(&frozen);
                 // The backup stands. A snapshot too many costs space, not safety.
-                if let Err(e) = blocking(move || frozen.committed()).await {
+                if let Err(e) = cpu::block(move || frozen.committed()).await {
                     self.note(format!("older snapshots of the source could not be removed: {e}"));
                 }
             }
             Err(_) => {
                 let frozen = Arc::clone(&frozen);
-                if let Err(e) = blocking(move || frozen.discard()).await {
+                if let Err(e) = cpu::block(move || frozen.discard()).await {
                     self.note(format!("the snapshot made for this backup could not be removed: {e}"));
                 }
             }
@@ -160,7 +168,7 @@ impl Job<'_> {
         let parent = ground.parent.as_ref().filter(|_| same && !due && !self.options.full);
         let request =
             FreezeRequest { own_name, own_prefix, parent: parent.and_then(|p| p.snapshot.point.clone()) };
-        let frozen: Arc<dyn Frozen> = blocking(move || volume.freeze(&request)).await?.into();
+        let frozen: Arc<dyn Frozen> = cpu::block(move || volume.freeze(&request)).await?.into();
         for note in frozen.notes() {
             self.note(note);
         }
@@ -175,7 +183,7 @@ impl Job<'_> {
     ) -> Result<BackupReport> {
         let passed = self.passes(ground, frozen).await;
         let checked = Arc::clone(frozen);
-        match (passed, blocking(move || checked.check()).await) {
+        match (passed, cpu::block(move || checked.check()).await) {
             (Ok(pass), Ok(())) => self.commit(session, ground, pass, frozen.point(), frozen.layout()).await,
             // A source that went away is why it could not be read.
             (Err(e), Err(gone)) if gone.kind() == ErrorKind::Conflict => Err(gone.caused_by(e)),
@@ -199,12 +207,14 @@ impl Job<'_> {
         frozen: &Arc<dyn Frozen>,
         all: Option<Changes>,
     ) -> Result<Option<Pass>> {
+        // A source that was found wrong is read, and nothing else is asked of it.
+        let base = frozen.base_reader().filter(|_| all.is_none());
         let changes = match all {
             Some(all) => all,
             None => {
                 self.progress.phase("finding what changed", None);
                 let frozen = Arc::clone(frozen);
-                blocking(move || frozen.changes()).await?
+                cpu::block(move || frozen.changes()).await?
             }
         };
         let reader = frozen.reader();
@@ -235,9 +245,12 @@ impl Job<'_> {
             samples: sample.chunks,
             before: Arc::clone(&ground.before),
             condemned: Arc::clone(&ground.condemned),
+            deltas: base.zip(self.delta_depth_max()).map(|(base, depth_max)| Deltas { base, depth_max }),
         };
+        let changed_bytes = extents.iter().map(|e| e.length_bytes).sum();
         let pass = self.carry_out(ground, plan).await?;
-        Ok(pass.map(|pass| Pass { full_read, sample_cursor: sample.next_cursor, ..pass }))
+        let sample_cursor = sample.next_cursor;
+        Ok(pass.map(|pass| Pass { full_read, changed_bytes, sample_cursor, ..pass }))
     }
 
     pub(super) async fn carry_out(&mut self, ground: &Ground, plan: VolumePlan) -> Result<Option<Pass>> {
@@ -253,13 +266,8 @@ impl Job<'_> {
         let budget = Budget::new(self.options.inflight_bytes, geometry.chunk_size_bytes);
         let mut cancel = self.cancel.clone();
         volume::run(Arc::new(plan), encoder, budget, &mut assembler, &mut cancel).await?;
-        if let Some(missed) = assembler.missed {
-            self.note(format!(
-                "THE SOURCE MISSED A CHANGE: the chunk at offset {} differs from the last backup, but was not reported as \
-                 changed. Reading all of the volume. Check the image with `rbd object-map check` and rebuild the map; for \
-                 known causes see Ceph's trackers 61616, 53784 and 63770",
-                geometry.offset_bytes(missed)
-            ));
+        if let Some(distrust) = assembler.distrust {
+            self.note(why_distrusted(distrust, ground, geometry));
             return Ok(None);
         }
         assembler.stats.read_bytes = read_bytes.min(geometry.size_bytes);
@@ -269,21 +277,62 @@ impl Job<'_> {
     pub(super) async fn finish(&mut self, assembler: Assembler, geometry: Geometry) -> Result<Pass> {
         self.progress.phase("writing the manifest", None);
         let (root, stats) = assembler.finish().await?;
-        Ok(Pass { root, geometry, stats, full_read: true, sample_cursor: 0 })
+        Ok(Pass { root, geometry, stats, full_read: true, changed_bytes: 0, sample_cursor: 0 })
     }
 
     pub(super) async fn encoder(&self, ground: &Ground) -> Result<Arc<Encoder>> {
         let encoder =
             Encoder::new(self.project, ground.generation, self.options.level, self.options.check_encoding);
         if ground.learn {
+            encoder.learn_live(&ground.condemned).await?;
             encoder.learn_stored().await?;
         }
         Ok(Arc::new(encoder))
     }
 
+    /// How deep deltas may be; `None` where there are to be none.
+    pub(super) fn delta_depth_max(&self) -> Option<u8> {
+        let allowed = self.project.repository().record().delta_depth_max;
+        Some(allowed).filter(|depth| *depth > 0 && !self.options.no_delta)
+    }
+
     pub(super) fn note(&mut self, note: String) {
         self.progress.warn(&note);
         self.notes.push(note);
+    }
+}
+
+/// Somebody ended this backup as aborted.
+pub(super) fn lost(session: &Session, by: &str, reason: &str) -> Error {
+    Error::conflict(format!(
+        "backup {} of {} was aborted by {by}: {reason}",
+        session.sequence, session.volume.name
+    ))
+    .help("run the backup again; what it uploaded is found and not uploaded twice")
+}
+
+fn why_distrusted(distrust: Distrust, ground: &Ground, geometry: Geometry) -> String {
+    match distrust {
+        Distrust::Missed(index) => format!(
+            "THE SOURCE MISSED A CHANGE: the chunk at offset {} differs from the last backup, but was not reported as \
+             changed. Reading all of the volume. Check the image with `rbd object-map check` and rebuild the map; for \
+             known causes see Ceph's trackers 61616, 53784 and 63770",
+            geometry.offset_bytes(index)
+        ),
+        Distrust::Base(index) => {
+            let snapshot = ground.parent.as_ref().map(|p| &p.snapshot);
+            let (sequence, point) = match snapshot {
+                Some(s) => (s.sequence.0, s.point.as_ref().map_or("", |p| &p.name)),
+                None => (0, ""),
+            };
+            format!(
+                "THE BASE IS NOT WHAT WAS BACKED UP: the chunk at offset {} of the source's snapshot {point} differs from \
+                 backup {sequence}, which was read from it. Either that backup or one before missed a change, and holds an \
+                 older state there, or the snapshot was tampered with. Reading all of the volume, against no base. Check \
+                 the image with `rbd object-map check`, and who may write to the pool",
+                geometry.offset_bytes(index)
+            )
+        }
     }
 }
 

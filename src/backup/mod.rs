@@ -1,10 +1,13 @@
 //! Backup: what changed in a volume becomes new chunks, and a manifest that lists every chunk of it.
 
+mod alive;
 mod assemble;
 mod commit;
 mod cutter;
+mod delta;
 mod encode;
 mod job;
+mod learn;
 mod origin;
 mod pipeline;
 mod sample;
@@ -13,20 +16,23 @@ mod stream_job;
 mod volume;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::backup::job::Job;
 use crate::cancel::Cancel;
 use crate::codec::LEVEL_DEFAULT;
-use crate::error::{Error, ErrorKind, Result};
+use crate::cpu;
+use crate::error::Result;
 use crate::format::record::BackupStats;
 use crate::progress::Progress;
 use crate::repo::Project;
 use crate::source::{StreamSource, Volume};
 use crate::units::{VolumeName, hex};
 use crate::volume::Identity;
+
+pub use alive::ALIVE_EVERY_DEFAULT;
 
 /// Plaintext in flight unless told otherwise.
 pub const INFLIGHT_BYTES_DEFAULT: u64 = 96 << 20;
@@ -53,6 +59,10 @@ pub struct BackupOptions {
     pub level: i32,
     /// Decode every new chunk before it is uploaded.
     pub check_encoding: bool,
+    /// Time between two signs of life that a session gives.
+    pub alive_every: Duration,
+    /// Store every new chunk as an object that needs no other. The repository may say so, too.
+    pub no_delta: bool,
     /// Read and count, but upload nothing.
     pub dry_run: bool,
 }
@@ -68,6 +78,8 @@ impl BackupOptions {
             inflight_bytes: INFLIGHT_BYTES_DEFAULT,
             level: LEVEL_DEFAULT,
             check_encoding: false,
+            alive_every: ALIVE_EVERY_DEFAULT,
+            no_delta: false,
             dry_run: false,
         }
     }
@@ -83,6 +95,8 @@ pub struct BackupReport {
     pub size_bytes: u64,
     /// Whether everything was read, not only reported changes.
     pub full_read: bool,
+    /// What the source said had changed, or all that it holds where everything was read.
+    pub changed_bytes: u64,
     pub parent: Option<u32>,
     #[serde(flatten)]
     pub stats: BackupStats,
@@ -103,7 +117,7 @@ pub async fn run(
     let identity = match &input {
         Input::Volume(volume) => {
             let volume = Arc::clone(volume);
-            blocking(move || volume.identity()).await?
+            cpu::block(move || volume.identity()).await?
         }
         Input::Stream(_) => Identity::Stream,
     };
@@ -122,11 +136,4 @@ pub fn own_prefix(project: &Project) -> String {
     hasher.update(&project.repository().record().repo_id);
     hasher.update(project.name().as_str().as_bytes());
     format!("cuttle-{}-", hex(&hasher.finalize().as_bytes()[..4]))
-}
-
-/// Runs what blocks (librbd, file systems) away from the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
-        Err(Error::new(ErrorKind::Internal, "a blocking call ended without an answer").caused_by(e))
-    })
 }

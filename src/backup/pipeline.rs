@@ -1,6 +1,5 @@
 //! What every backup's pipeline shares: the memory budget, the buffers, and the way from reading to the assembler.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt;
@@ -14,12 +13,15 @@ use crate::error::{Error, Result};
 /// Chunks in flight, at most, however small they are.
 const CHUNKS_INFLIGHT_MAX: u64 = 256;
 
-/// Bounds memory: one permit for each chunk between the start of its reading and its upload's end.
+/// Permits of a chunk that wants its base: for itself and the base.
+pub const PERMITS_WITH_BASE: u32 = 2;
+
+/// Bounds memory: one permit for each chunk between the start of its reading and its upload's end, and one more until it is
+/// encoded where its base is wanted as well.
 pub struct Budget {
     permits: Arc<Semaphore>,
     buffers: Mutex<Vec<Vec<u8>>>,
     buffers_max: usize,
-    stopped: AtomicBool,
 }
 
 impl Budget {
@@ -29,13 +31,12 @@ impl Budget {
             permits: Arc::new(Semaphore::new(chunks)),
             buffers: Mutex::new(Vec::new()),
             buffers_max: chunks,
-            stopped: AtomicBool::new(false),
         })
     }
 
-    /// Waits for room for `chunks` chunks, from a thread that may block. Fails once the pipeline stopped.
-    pub fn acquire(&self, runtime: &tokio::runtime::Handle, chunks: u32) -> Result<OwnedSemaphorePermit> {
-        runtime.block_on(Arc::clone(&self.permits).acquire_many_owned(chunks)).map_err(|_| interrupted())
+    /// Waits for room for `chunks` chunks. Fails once the pipeline stopped.
+    pub async fn acquire(&self, chunks: u32) -> Result<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).acquire_many_owned(chunks).await.map_err(|_| interrupted())
     }
 
     /// A buffer of that length; its content is whatever was in it.
@@ -54,36 +55,40 @@ impl Budget {
         }
     }
 
-    pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
-    }
-
-    /// Lets all readers end.
+    /// Lets a reading thread end.
     pub fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
         self.permits.close();
     }
 }
 
-/// Items from the CPU and reader threads. Unbounded, as the budget bounds what can be in it.
+/// Items from the readers. Unbounded, as the budget bounds what can be in it.
 pub type Items = mpsc::UnboundedReceiver<Result<Item>>;
 pub type ItemSender = mpsc::UnboundedSender<Result<Item>>;
+
+/// What a chunk's permit comes to once its base is not needed any more.
+pub fn without_base(mut permit: OwnedSemaphorePermit) -> OwnedSemaphorePermit {
+    let base = permit.num_permits().saturating_sub(1);
+    drop(permit.split(base));
+    permit
+}
 
 /// Takes items until all senders are gone, and waits for the uploads.
 pub async fn collect(assembler: &mut Assembler, items: &mut Items, cancel: &mut Cancel) -> Result<()> {
     let mut uploads: Uploads = FuturesUnordered::new();
     let mut more = true;
     while more || !uploads.is_empty() {
+        // What is stored makes room for more, so it goes first; it is never more than came in.
         tokio::select! {
+            biased;
             () = cancel.cancelled() => return Err(interrupted()),
+            Some(stored) = uploads.next(), if !uploads.is_empty() => assembler.stored(stored?).await?,
             item = items.recv(), if more => match item {
                 Some(item) => assembler.accept(item?, &uploads).await?,
                 None => more = false,
             },
-            Some(stored) = uploads.next(), if !uploads.is_empty() => assembler.stored(stored?).await?,
         }
         // A source that misses changes: there is no point in going on with this plan.
-        if assembler.missed.is_some() {
+        if assembler.distrust.is_some() {
             return Ok(());
         }
     }
@@ -97,4 +102,22 @@ pub fn spawn_thread(name: String, work: impl FnOnce() + Send + 'static) -> Resul
         .spawn(work)
         .map(|_| ())
         .map_err(|e| Error::unavailable("a thread could not be started").caused_by(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_base_counts_until_it_is_not_needed_any_more() {
+        let budget = Budget::new(8 << 20, 1 << 20);
+        let taken = budget.acquire(PERMITS_WITH_BASE).await.expect("room");
+        assert_eq!(budget.permits.available_permits(), 6);
+        let kept = without_base(taken);
+        assert_eq!((budget.permits.available_permits(), kept.num_permits()), (7, 1));
+        let kept = without_base(kept);
+        assert_eq!((budget.permits.available_permits(), kept.num_permits()), (7, 1));
+        drop(kept);
+        assert_eq!(budget.permits.available_permits(), 8);
+    }
 }

@@ -13,14 +13,16 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::backup::assemble::{Assembler, Item, Uploads};
 use crate::backup::cutter::{Cutter, Piece};
-use crate::backup::encode::{Before, Encoder};
-use crate::backup::pipeline::{Budget, spawn_thread};
+use crate::backup::delta::Below;
+use crate::backup::encode::{Before, Encoder, Found};
+use crate::backup::pipeline::{Budget, spawn_thread, without_base};
 use crate::cancel::{Cancel, interrupted};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::format::gc::Condemned;
 use crate::format::names::ContentName;
 use crate::format::page::PageRef;
+use crate::plan::delta::Chain;
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
 use crate::repo::manifest::Manifest;
@@ -38,6 +40,8 @@ pub struct StreamPlan {
     pub budget: Arc<Budget>,
     pub progress: Arc<dyn Progress>,
     pub chunk_size_bytes: u32,
+    /// How deep deltas may be, where there are to be any.
+    pub delta_depth_max: Option<u8>,
 }
 
 /// Reads a stream to its end. Returns the volume's final size.
@@ -70,8 +74,16 @@ struct Consumer<'a> {
 impl Consumer<'_> {
     async fn run(&mut self, pieces: &mut mpsc::Receiver<Piece>, cancel: &mut Cancel) -> Result<u64> {
         loop {
+            // What is further on its way goes first, and makes room for the next.
             tokio::select! {
+                biased;
                 () = cancel.cancelled() => return Err(interrupted()),
+                Some(stored) = self.uploads.next(), if !self.uploads.is_empty() => {
+                    self.assembler.stored(stored?).await?;
+                }
+                Some(item) = self.patches.next(), if !self.patches.is_empty() => {
+                    self.assembler.accept(item?, &self.uploads).await?;
+                }
                 piece = pieces.recv() => match piece {
                     Some(Piece::Chunk { index, plain, given, permit }) => {
                         self.chunk(index, plain, given, permit).await?;
@@ -93,12 +105,6 @@ impl Consumer<'_> {
                     Some(Piece::Failed(error)) => return Err(error),
                     None => return Err(Error::internal("the stream's thread ended without a word")),
                 },
-                Some(item) = self.patches.next(), if !self.patches.is_empty() => {
-                    self.assembler.accept(item?, &self.uploads).await?;
-                }
-                Some(stored) = self.uploads.next(), if !self.uploads.is_empty() => {
-                    self.assembler.stored(stored?).await?;
-                }
             }
         }
     }
@@ -106,12 +112,13 @@ impl Consumer<'_> {
     async fn drain(&mut self, cancel: &mut Cancel) -> Result<()> {
         while !self.patches.is_empty() || !self.uploads.is_empty() {
             tokio::select! {
+                biased;
                 () = cancel.cancelled() => return Err(interrupted()),
-                Some(item) = self.patches.next(), if !self.patches.is_empty() => {
-                    self.assembler.accept(item?, &self.uploads).await?;
-                }
                 Some(stored) = self.uploads.next(), if !self.uploads.is_empty() => {
                     self.assembler.stored(stored?).await?;
+                }
+                Some(item) = self.patches.next(), if !self.patches.is_empty() => {
+                    self.assembler.accept(item?, &self.uploads).await?;
                 }
             }
         }
@@ -153,6 +160,7 @@ impl Consumer<'_> {
             (true, None) => Some(self.plan.before.chunk(index).await?),
             (false, _) => None,
         };
+        let chain = under.as_ref().and_then(|under| self.chain(under));
         let (project, encoder, budget) =
             (self.plan.project.clone(), Arc::clone(&self.plan.encoder), Arc::clone(&self.plan.budget));
         self.patches.push(Box::pin(async move {
@@ -161,14 +169,20 @@ impl Consumer<'_> {
                 None => None,
             };
             let encoded = cpu::run(move || {
-                if let Some(under) = under {
-                    fill_gaps(&mut plain, &given, &under);
+                if let Some(under) = &under {
+                    fill_gaps(&mut plain, &given, under);
                 }
-                let encoded = encoder.encode(&plain, before.as_ref());
+                // What was fetched was checked against its id.
+                let below = chain.zip(under).map(|(chain, plain)| Below { chain, plain });
+                let encoded = match encoder.look(&plain, before.as_ref()) {
+                    Found::Settled(encoded) => Ok(encoded),
+                    Found::New(id) => encoder.encode_new(id, &plain, below.as_ref()),
+                };
                 budget.give_back(plain);
                 encoded
             })
             .await?;
+            let permit = without_base(permit);
             Ok(Item { index, len_bytes, encoded, permit: Some(permit), sample: false })
         }));
         Ok(())
@@ -187,6 +201,13 @@ impl Consumer<'_> {
             None => true,
         };
         Ok(Some(Before { chunk, stands }))
+    }
+
+    /// What a delta on that chunk would stand on: nothing that prune may delete.
+    fn chain(&self, under: &PageRef) -> Option<Chain> {
+        let depth_max = self.plan.delta_depth_max?;
+        let condemned = under.objects().any(|o| self.plan.condemned.contains(&o.name.id));
+        if condemned { None } else { Chain::below(under, depth_max) }
     }
 
     /// Writes anew what the volume still has of condemned chunks: prune may delete them.

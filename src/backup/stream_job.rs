@@ -63,11 +63,14 @@ impl Job<'_> {
             budget: Budget::new(self.options.inflight_bytes, chunk_size_bytes),
             progress: Arc::clone(&self.progress),
             chunk_size_bytes,
+            delta_depth_max: self.delta_depth_max(),
         };
         let mut cancel = self.cancel.clone();
         let size_bytes = stream::run(&plan, source, &mut assembler, &mut cancel).await?;
         let pass = self.finish(assembler, Geometry::new(size_bytes, chunk_size_bytes)?).await?;
         let sample_cursor = ground.parent.as_ref().map_or(0, |p| p.snapshot.sample_cursor);
-        Ok(Pass { full_read: !incremental, sample_cursor, ..pass })
+        // Only what the stream gave was read.
+        let changed_bytes = pass.stats.read_bytes;
+        Ok(Pass { full_read: !incremental, changed_bytes, sample_cursor, ..pass })
     }
 }

@@ -1,5 +1,7 @@
 //! Sizes, counts and times as people write and read them.
 
+use std::time::Duration;
+
 use cuttle::{Error, Result};
 
 const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -107,6 +109,27 @@ pub fn parse_size(text: &str) -> Result<u64> {
     if bytes.is_finite() && bytes < 9e18 { Ok(bytes.round() as u64) } else { Err(bad()) }
 }
 
+/// Reads a time: a whole number and a unit, `90m`, `24h`, `3d`.
+pub fn parse_duration(text: &str) -> Result<Duration> {
+    let bad = || {
+        Error::invalid(format!(
+            "time {text:?}: expected a whole number and s, m, h, d or w, such as 90m or 3d"
+        ))
+    };
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 604_800,
+        _ => return Err(bad()),
+    };
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(bad)
+}
+
 /// Reads a size that is more than nothing.
 pub fn parse_size_nonzero(text: &str) -> Result<u64> {
     match parse_size(text)? {
@@ -117,7 +140,7 @@ pub fn parse_size_nonzero(text: &str) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{age, count, counted, duration, parse_size, size};
+    use super::{age, count, counted, duration, parse_duration, parse_size, size};
 
     #[test]
     fn sizes() {
@@ -152,6 +175,17 @@ mod tests {
         }
         for text in ["", "5", "MiB", "-1k", "1x", "1.2.3k", "1kk", "1i", "99999999p", "infk", "1e3k"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_read() {
+        for (text, seconds) in [("0s", 0), ("90m", 5400), ("24h", 86_400), ("3d", 259_200), ("2w", 1_209_600)]
+        {
+            assert_eq!(parse_duration(text).expect(text).as_secs(), seconds, "{text}");
+        }
+        for text in ["", "5", "d", "-1d", "1.5h", "1x", "1dd", "99999999999999999w"] {
+            assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 

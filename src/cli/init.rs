@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use cuttle::format::CLOSURE_LEN_MAX;
 use cuttle::repo::{DELTA_DEPTH_MAX_DEFAULT, InitOptions, Repository, read_repository};
 use cuttle::store::{Ledger, Store};
 use cuttle::units::{CHUNK_SIZE_BYTES_DEFAULT, hex};
@@ -19,7 +20,8 @@ Examples:
 
 Without the password or key nothing in the repository can ever be read again: keep a copy elsewhere.
 
-JSON: {\"message_type\":\"initialized\",\"repository\",\"id\",\"encrypted\",\"create_if_absent\",\"chunk_size_bytes\",\"ledger\"}";
+JSON: {\"message_type\":\"initialized\",\"repository\",\"id\",\"encrypted\",\"create_if_absent\",\"chunk_size_bytes\",\"delta_depth_max\",
+  \"ledger\"}";
 
 /// Make a new repository
 ///
@@ -35,8 +37,12 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = human::parse_size_nonzero, hide_short_help = true)]
     chunk_size: Option<u64>,
     /// Never store a chunk as the difference from another
-    #[arg(long, hide_short_help = true)]
+    #[arg(long, hide_short_help = true, conflicts_with = "delta_depth")]
     no_delta: bool,
+    /// Most differences that reading a chunk may lead through before a whole one
+    #[arg(long, value_name = "N", default_value_t = DELTA_DEPTH_MAX_DEFAULT, hide_short_help = true)]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=CLOSURE_LEN_MAX as i64))]
+    delta_depth: u8,
 }
 
 #[derive(Serialize)]
@@ -47,6 +53,7 @@ struct Report<'a> {
     encrypted: bool,
     create_if_absent: bool,
     chunk_size_bytes: u32,
+    delta_depth_max: u8,
     ledger: Ledger,
 }
 
@@ -57,7 +64,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let options = InitOptions {
         chunk_size_bytes: u32::try_from(chunk_size)
             .map_err(|_| Error::invalid(format!("chunk size {chunk_size} bytes: expected at most 16 MiB")))?,
-        delta_depth_max: if args.no_delta { 0 } else { DELTA_DEPTH_MAX_DEFAULT },
+        delta_depth_max: if args.no_delta { 0 } else { args.delta_depth },
     };
     cuttle::units::check_chunk_size(options.chunk_size_bytes)?;
     let config = store_config(context)?;
@@ -110,6 +117,7 @@ fn tell(context: &Context<'_>, repository: &Repository) -> Result<()> {
             encrypted: record.encrypted,
             create_if_absent: record.create_if_absent,
             chunk_size_bytes: record.chunk_size_bytes,
+            delta_depth_max: record.delta_depth_max,
             ledger: repository.store().ledger(),
         });
     }

@@ -20,6 +20,7 @@ mod notes;
 mod place;
 mod project;
 mod protect;
+mod prune;
 mod restore;
 mod secret;
 mod signals;
@@ -52,6 +53,7 @@ Examples:
   cuttle restore vms/db rbd:vms/db-restored       the latest snapshot into a new image
   cuttle verify --slice 3/30 --read-data          read a thirtieth of all data and check it
   cuttle forget --keep-daily 7 --keep-weekly 4    let go of older snapshots
+  cuttle prune                                    delete what no snapshot needs any more
 
 Environment:
   CUTTLE_REPOSITORY, CUTTLE_REPOSITORY_FILE       the repository, or a file that names it
@@ -95,6 +97,7 @@ enum Command {
     Unprotect(protect::UnprotectArgs),
     Tag(tag::Args),
     Stats(stats::Args),
+    Prune(prune::Args),
     Key(key::Args),
     Project(project::Args),
     Completions(completions::Args),
@@ -134,6 +137,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Unprotect(args) => protect::unprotect(context, args).await,
         Command::Tag(args) => tag::run(context, args).await,
         Command::Stats(args) => stats::run(context, args).await,
+        Command::Prune(args) => prune::run(context, args).await,
         Command::Key(args) => key::run(context, args).await,
         Command::Project(args) => project::run(context, args).await,
         Command::Completions(args) => completions::run(context, &args),

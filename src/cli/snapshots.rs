@@ -31,7 +31,8 @@ Examples:
   cuttle snapshots --json | jq -r '.[] | select(.time < \"2026-01-01\") | .id'
 
 JSON: [{\"id\",\"short_id\",\"volume\",\"sequence\",\"time\",\"size_bytes\",\"tags\",\"protected\",\"host\",\"program\",\"parent\",
-\"full_read\",\"source\",\"point\",\"layout\",\"read_bytes\",\"new_chunks\",\"new_bytes\",\"stored_bytes\",\"known_chunks\",\"zero_chunks\"}],
+\"full_read\",\"source\",\"point\",\"layout\",\"read_bytes\",\"new_chunks\",\"new_bytes\",\"stored_bytes\",\"known_chunks\",\"zero_chunks\",
+ \"delta_chunks\",\"delta_bytes\"}],
 by volume, oldest first. \"source\" is {\"kind\":\"rbd\",\"cluster_fsid\",\"pool\",\"namespace\",\"image\",\"image_id\"},
 {\"kind\":\"file\",\"path\"} or {\"kind\":\"stream\"}; \"point\" is its snapshot {\"name\",\"rbd_snap_id\",\"own\"} or null.";
 

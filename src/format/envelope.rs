@@ -3,7 +3,9 @@
 use crate::error::{Error, Result};
 use crate::format::names::ContentName;
 use crate::format::page::PAGE_LEN_BYTES_MAX;
-use crate::format::{CLOSURE_LEN_MAX, FORMAT_VERSION, GC_PART_LEN_BYTES_MAX, RECORD_LEN_BYTES_MAX};
+use crate::format::{
+    CLOSURE_LEN_MAX, FORMAT_VERSION, GC_PART_LEN_BYTES_MAX, GC_SEAL_LEN_BYTES_MAX, RECORD_LEN_BYTES_MAX,
+};
 use crate::units::{CHUNK_SIZE_BYTES_MAX, ChunkId, Generation};
 
 /// Length of the header.
@@ -36,7 +38,7 @@ byte_enum! {
     /// What an object is (§2).
     ObjectType {
         Repository = 1, Key = 2, Project = 3, Volume = 4, Open = 5, End = 6, Forget = 7, Note = 8,
-        Chunk = 9, Page = 10, GcBegin = 11, GcSeal = 12, GcDone = 13, GcPart = 14,
+        Chunk = 9, Page = 10, GcBegin = 11, GcSeal = 12, GcDone = 13, GcPart = 14, Alive = 15,
     }
 }
 
@@ -57,6 +59,7 @@ impl ObjectType {
             Self::Chunk => CHUNK_SIZE_BYTES_MAX as usize,
             Self::Page => PAGE_LEN_BYTES_MAX,
             Self::GcPart => GC_PART_LEN_BYTES_MAX,
+            Self::GcSeal => GC_SEAL_LEN_BYTES_MAX,
             _ => RECORD_LEN_BYTES_MAX,
         }
     }

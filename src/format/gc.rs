@@ -60,6 +60,15 @@ impl Condemned {
         self.prefixes.is_empty()
     }
 
+    pub fn len(&self) -> usize {
+        self.prefixes.len()
+    }
+
+    /// Ascending and distinct.
+    pub fn prefixes(&self) -> &[[u8; 8]] {
+        &self.prefixes
+    }
+
     pub fn contains(&self, id: &ChunkId) -> bool {
         self.prefixes.binary_search(&prefix(id)).is_ok()
     }

@@ -7,6 +7,7 @@ pub mod gc;
 pub mod names;
 pub mod page;
 pub mod record;
+pub mod table;
 
 pub use envelope::{Compression, HEADER_LEN_BYTES, Header, ObjectType, Sealing};
 pub use names::ObjectName;
@@ -19,6 +20,10 @@ pub const FORMAT_VERSION: u8 = 1;
 pub const RECORD_LEN_BYTES_MAX: usize = 1 << 20;
 /// Most bytes in a gc part's plaintext (§3).
 pub const GC_PART_LEN_BYTES_MAX: usize = 8 << 20;
+/// Most bytes in a seal's plaintext (§3): its roster holds every live snapshot.
+pub const GC_SEAL_LEN_BYTES_MAX: usize = 8 << 20;
+/// Most entries of a condemned table, and of a live index (§3).
+pub const GC_ENTRIES_MAX: usize = 1 << 21;
 /// Most key slots (§3).
 pub const KEY_SLOTS_MAX: usize = 64;
 /// Most objects below a delta (§3).

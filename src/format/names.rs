@@ -17,6 +17,7 @@ pub enum ObjectName {
     End(ProjectName, VolumeNumber, Sequence),
     Forget(ProjectName, VolumeNumber, Sequence),
     Note(ProjectName, VolumeNumber, Sequence, u32),
+    Alive(ProjectName, VolumeNumber, Sequence, u32),
     Chunk(ProjectName, ContentName),
     Page(ProjectName, ContentName),
     GcBegin(ProjectName, Generation),
@@ -33,7 +34,21 @@ pub struct ContentName {
     pub variant: u32,
 }
 
+/// What a project's content is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ContentKind {
+    Chunk,
+    Page,
+}
+
 impl ObjectName {
+    pub fn content(project: &ProjectName, kind: ContentKind, name: ContentName) -> Self {
+        match kind {
+            ContentKind::Chunk => Self::Chunk(project.clone(), name),
+            ContentKind::Page => Self::Page(project.clone(), name),
+        }
+    }
+
     /// The type that an object of this name must have.
     pub fn object_type(&self) -> ObjectType {
         match self {
@@ -45,6 +60,7 @@ impl ObjectName {
             Self::End(..) => ObjectType::End,
             Self::Forget(..) => ObjectType::Forget,
             Self::Note(..) => ObjectType::Note,
+            Self::Alive(..) => ObjectType::Alive,
             Self::Chunk(..) => ObjectType::Chunk,
             Self::Page(..) => ObjectType::Page,
             Self::GcBegin(..) => ObjectType::GcBegin,
@@ -98,8 +114,9 @@ impl fmt::Display for ObjectName {
             Self::End(p, n, s) => write!(f, "{}{s:010}.end", log_prefix(p, *n)),
             Self::Forget(p, n, s) => write!(f, "{}{s:010}.forget", log_prefix(p, *n)),
             Self::Note(p, n, s, k) => write!(f, "{}{s:010}.note.{k:010}", log_prefix(p, *n)),
-            Self::Chunk(p, c) => write!(f, "projects/{p}/chunks/{c}"),
-            Self::Page(p, c) => write!(f, "projects/{p}/pages/{c}"),
+            Self::Alive(p, n, s, k) => write!(f, "{}{s:010}.alive.{k:010}", log_prefix(p, *n)),
+            Self::Chunk(p, c) => write!(f, "{}{c}", content_prefix(p, ContentKind::Chunk)),
+            Self::Page(p, c) => write!(f, "{}{c}", content_prefix(p, ContentKind::Page)),
             Self::GcBegin(p, g) => write!(f, "{}{g:010}.begin", gc_prefix(p)),
             Self::GcSeal(p, g) => write!(f, "{}{g:010}.seal", gc_prefix(p)),
             Self::GcDone(p, g) => write!(f, "{}{g:010}.done", gc_prefix(p)),
@@ -147,12 +164,39 @@ pub fn quarantine_name(name: &ObjectName, damaged: &[u8]) -> String {
 /// What names of quarantined objects begin with.
 pub const QUARANTINE_PREFIX: &str = "quarantine/";
 
+/// All parts of a round's tables.
+pub fn parts_prefix(project: &ProjectName, generation: Option<Generation>) -> String {
+    match generation {
+        Some(generation) => format!("{}parts/{generation:010}/", gc_prefix(project)),
+        None => format!("{}parts/", gc_prefix(project)),
+    }
+}
+
+/// All chunks or all pages of a project.
+pub fn content_prefix(project: &ProjectName, kind: ContentKind) -> String {
+    match kind {
+        ContentKind::Chunk => format!("projects/{project}/chunks/"),
+        ContentKind::Page => format!("projects/{project}/pages/"),
+    }
+}
+
+/// All chunks or pages of a generation, or those whose ids begin with one byte.
+pub fn generation_prefix(
+    project: &ProjectName,
+    kind: ContentKind,
+    generation: Generation,
+    first: Option<u8>,
+) -> String {
+    let all = content_prefix(project, kind);
+    match first {
+        Some(xx) => format!("{all}{generation:010}/{xx:02x}/"),
+        None => format!("{all}{generation:010}/"),
+    }
+}
+
 /// All chunks of a generation, or those whose ids begin with one byte.
 pub fn chunks_prefix(project: &ProjectName, generation: Generation, first: Option<u8>) -> String {
-    match first {
-        Some(xx) => format!("projects/{project}/chunks/{generation:010}/{xx:02x}/"),
-        None => format!("projects/{project}/chunks/{generation:010}/"),
-    }
+    generation_prefix(project, ContentKind::Chunk, generation, first)
 }
 
 /// Names of a volume's log by sequence.
@@ -164,8 +208,13 @@ fn log_entry(project: ProjectName, volume: VolumeNumber, entry: &str) -> Option<
         "end" => Some(ObjectName::End(project, volume, sequence)),
         "forget" => Some(ObjectName::Forget(project, volume, sequence)),
         _ => {
-            let k = number(kind.strip_prefix("note.")?)?;
-            Some(ObjectName::Note(project, volume, sequence, k))
+            let (kind, k) = kind.split_once('.')?;
+            let k = number(k)?;
+            match kind {
+                "note" => Some(ObjectName::Note(project, volume, sequence, k)),
+                "alive" => Some(ObjectName::Alive(project, volume, sequence, k)),
+                _ => None,
+            }
         }
     }
 }
@@ -226,6 +275,7 @@ mod tests {
             ObjectName::End(p.clone(), n, s),
             ObjectName::Forget(p.clone(), n, s),
             ObjectName::Note(p.clone(), n, s, 3),
+            ObjectName::Alive(p.clone(), n, s, 4),
             ObjectName::Chunk(p.clone(), plain),
             ObjectName::Chunk(p.clone(), delta),
             ObjectName::Page(p.clone(), plain),
@@ -258,6 +308,7 @@ mod tests {
                 "projects/default/log/0000000007/4294967295.end".into(),
                 "projects/default/log/0000000007/4294967295.forget".into(),
                 "projects/default/log/0000000007/4294967295.note.0000000003".into(),
+                "projects/default/log/0000000007/4294967295.alive.0000000004".into(),
                 format!("projects/default/chunks/0000000012/ab/{id}"),
                 format!("projects/default/chunks/0000000012/ab/{id}.0000beef"),
                 format!("projects/default/pages/0000000012/ab/{id}"),

@@ -10,7 +10,7 @@ use crate::units::{ChunkId, Generation};
 pub const REFS_PER_PAGE: usize = 1024;
 /// Highest level of a root.
 pub const LEVEL_MAX: u8 = 4;
-const REF_LEN_BYTES: usize = 48;
+pub(super) const REF_LEN_BYTES: usize = 48;
 const PAGE_HEADER_LEN_BYTES: usize = 16;
 /// Most bytes in a page's plaintext: every ref with the longest closure.
 pub const PAGE_LEN_BYTES_MAX: usize =
@@ -166,7 +166,7 @@ pub fn count_of_page(chunk_count: u64, level: u8, number: u64) -> usize {
     below.saturating_sub(first).min(REFS_PER_PAGE as u64) as usize
 }
 
-fn put_ref(out: &mut Vec<u8>, object: &ObjectRef, closure_len: usize) {
+pub(super) fn put_ref(out: &mut Vec<u8>, object: &ObjectRef, closure_len: usize) {
     out.extend(object.name.id.0);
     out.extend(object.name.generation.0.to_le_bytes());
     out.extend(object.name.variant.to_le_bytes());
@@ -201,7 +201,7 @@ fn take_ref<'a>(entry: &[u8], level: u8, closures: &mut impl Iterator<Item = &'a
     Ok(PageRef::Stored { object, closure })
 }
 
-fn one_ref(entry: &[u8]) -> Result<(ObjectRef, usize)> {
+pub(super) fn one_ref(entry: &[u8]) -> Result<(ObjectRef, usize)> {
     let sealed_len_bytes = u32_at(entry, 40);
     if (sealed_len_bytes as usize) < HEADER_LEN_BYTES || entry[45..48] != [0; 3] {
         return Err(damaged(format!("a ref to an object of {sealed_len_bytes} bytes")));

@@ -4,35 +4,31 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::format::RECORD_LEN_BYTES_MAX;
+use crate::format::GC_SEAL_LEN_BYTES_MAX;
 use crate::format::envelope::{ObjectType, damaged};
 use crate::format::page::{Page, count_of_page, root_level};
 use crate::units::{Generation, Geometry, ProjectName, Sequence, SnapshotId, VolumeName, VolumeNumber};
 use crate::volume::{Identity, ImageLayout, SnapshotPoint};
 
-/// A record: a body of at most 1 MiB, encoded by bincode with fixed-width little-endian integers.
+/// A record: a body of at most 1 MiB (a seal: 8 MiB), encoded by bincode with fixed-width little-endian integers.
 pub trait Record: Serialize + DeserializeOwned {
     const OBJECT_TYPE: ObjectType;
 
     fn encode(&self) -> Result<Vec<u8>> {
         let bytes = bincode::serde::encode_to_vec(self, config())
             .map_err(|e| Error::internal("a record could not be encoded").caused_by(e))?;
-        if bytes.len() > RECORD_LEN_BYTES_MAX {
-            return Err(Error::invalid(format!(
-                "a record of {} bytes, at most {RECORD_LEN_BYTES_MAX} fit",
-                bytes.len()
-            ))
-            .help("shorten the image metadata or the tags"));
+        let max = Self::OBJECT_TYPE.plain_len_bytes_max();
+        if bytes.len() > max {
+            return Err(Error::invalid(format!("a record of {} bytes, at most {max} fit", bytes.len()))
+                .help("shorten the image metadata or the tags"));
         }
         Ok(bytes)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self> {
-        if bytes.len() > RECORD_LEN_BYTES_MAX {
-            return Err(damaged(format!(
-                "a record of {} bytes, at most {RECORD_LEN_BYTES_MAX}",
-                bytes.len()
-            )));
+        let max = Self::OBJECT_TYPE.plain_len_bytes_max();
+        if bytes.len() > max {
+            return Err(damaged(format!("a record of {} bytes, at most {max}", bytes.len())));
         }
         let (record, read) = bincode::serde::decode_from_slice(bytes, config())
             .map_err(|e| damaged("a record is not what its type says").caused_by(e))?;
@@ -50,7 +46,7 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard()
         .with_little_endian()
         .with_fixed_int_encoding()
-        .with_limit::<RECORD_LEN_BYTES_MAX>()
+        .with_limit::<GC_SEAL_LEN_BYTES_MAX>()
 }
 
 macro_rules! records {
@@ -68,6 +64,7 @@ records! {
     EndRecord => End,
     ForgetRecord => Forget,
     NoteRecord => Note,
+    AliveRecord => Alive,
     super::gc::BeginRecord => GcBegin,
     super::gc::SealRecord => GcSeal,
     super::gc::DoneRecord => GcDone,
@@ -203,6 +200,10 @@ pub struct BackupStats {
     pub known_chunks: u64,
     /// Chunks looked at that are all zero.
     pub zero_chunks: u64,
+    /// Of the new chunks, those stored as deltas.
+    pub delta_chunks: u64,
+    /// Of the objects uploaded, those that are deltas.
+    pub delta_bytes: u64,
 }
 
 /// §6.7
@@ -219,6 +220,13 @@ pub struct NoteRecord {
     pub protected: bool,
     pub tags: Vec<String>,
     pub host: String,
+    pub at_unix_ms: u64,
+}
+
+/// §6.9
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AliveRecord {
+    pub snapshot_id: SnapshotId,
     pub at_unix_ms: u64,
 }
 

@@ -1,5 +1,9 @@
 //! Pure decisions: what an operation will do, as a value that can be printed, before anything of it is done.
 
+pub mod delta;
+pub mod lease;
+pub mod marks;
 pub mod restore;
 pub mod retention;
+pub mod roster;
 pub mod selection;

@@ -4,11 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::task::spawn_blocking;
 
 use crate::codec::is_zero;
 use crate::cpu;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::plan::restore::{Local, Window};
 use crate::reading::budget::{Budget, Buffers};
 use crate::repo::Project;
@@ -58,7 +57,7 @@ impl LocalReader {
         let offset_bytes = geometry.offset_bytes(ChunkIndex(chunks.start));
         let _share = self.budget.take(len as u64).await?;
         let (reader, mut buffers) = (Arc::clone(&self.reader), self.buffers.take());
-        let buffers = spawn_blocking(move || {
+        let buffers = cpu::block(move || {
             buffers.plain.resize(len, 0);
             let there = reader.size_bytes().saturating_sub(offset_bytes).min(len as u64) as usize;
             let (held, beyond) = buffers.plain.split_at_mut(there);
@@ -68,8 +67,7 @@ impl LocalReader {
             }
             Ok(buffers)
         })
-        .await
-        .map_err(|e| Error::internal("a reading thread failed").caused_by(e))??;
+        .await?;
         let project = self.project.clone();
         let (found, buffers) = cpu::run(move || {
             let mut rest = &buffers.plain[..];

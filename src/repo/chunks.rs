@@ -39,10 +39,10 @@ impl Project {
         ObjectName::Page(self.name().clone(), name)
     }
 
-    /// Uploads a full chunk or page of the session's generation, or finds that it is there.
+    /// Uploads a chunk or page of the session's generation, or finds that it is there.
     ///
-    /// What stands under the name already is used if its header is sane; a damaged object is left for `verify` to report
-    /// and the content goes under a variant of the name.
+    /// What stands under a full object's name already is used if its header is sane; a damaged object is left for `verify`
+    /// to report and the content goes under a variant of the name. A variant that is taken, delta or not, is another's.
     pub(crate) async fn put_content(&self, sealed: Sealed) -> Result<Uploaded> {
         let mut sealed = sealed;
         for _ in 0..CLOSURE_LEN_MAX {
@@ -62,24 +62,21 @@ impl Project {
                 }
                 Created::Exists { .. } => {}
             }
-            sealed = self.reseal_as_variant(sealed).await?;
+            sealed = self.rename_to_variant(sealed).await?;
         }
         Err(Error::unavailable(format!("no free variant of {}", sealed.name())).help("run `cuttle verify`"))
     }
 
-    async fn reseal_as_variant(&self, sealed: Sealed) -> Result<Sealed> {
+    async fn rename_to_variant(&self, sealed: Sealed) -> Result<Sealed> {
         let project = self.clone();
         cpu::run(move || {
-            let mut plain = Vec::new();
-            let max = sealed.name().object_type().plain_len_bytes_max();
-            codec::open(project.place(sealed.name()), sealed.bytes(), None, max, &mut plain)?;
             let variant = u32::from_le_bytes(random_array()?).max(1);
             let name = match sealed.name() {
                 ObjectName::Chunk(p, c) => ObjectName::Chunk(p.clone(), ContentName { variant, ..*c }),
                 ObjectName::Page(p, c) => ObjectName::Page(p.clone(), ContentName { variant, ..*c }),
                 other => return Err(Error::internal(format!("{other} has no variants"))),
             };
-            codec::seal(project.place(&name), &plain, codec::LEVEL_DEFAULT)
+            codec::rename(project.place(sealed.name()), &sealed, project.place(&name))
         })
         .await
     }

@@ -23,6 +23,9 @@ pub struct LogEntry {
     pub forgotten: bool,
     /// Highest note; 0 for none.
     pub notes: u32,
+    /// Last sign of life after the registration; 0 for none.
+    pub alive: u32,
+    pub alive_unix_ms: Option<u64>,
 }
 
 /// A volume's log as a listing shows it.
@@ -62,9 +65,10 @@ impl VolumeLog {
         self.entries.iter().rev().filter(live).map(|(s, e)| (*s, e))
     }
 
-    /// Sequences begun that have no outcome yet.
+    /// Sequences begun that have no outcome yet. One that is forgotten is over: prune may have removed its outcome.
     pub fn unfinished(&self) -> impl Iterator<Item = Sequence> {
-        self.entries.iter().filter(|(_, e)| e.ended_unix_ms.is_none()).map(|(s, _)| *s)
+        let open = |(_, e): &(&Sequence, &LogEntry)| e.ended_unix_ms.is_none() && !e.forgotten;
+        self.entries.iter().filter(open).map(|(s, _)| *s)
     }
 }
 
@@ -100,6 +104,11 @@ impl Project {
                     let entry = log.entries.entry(s).or_default();
                     entry.notes = entry.notes.max(k);
                 }
+                Some(ObjectName::Alive(_, _, s, k)) => {
+                    let entry = log.entries.entry(s).or_default();
+                    entry.alive = entry.alive.max(k);
+                    entry.alive_unix_ms = entry.alive_unix_ms.max(modified);
+                }
                 _ => {}
             }
         }
@@ -129,9 +138,10 @@ impl Project {
             let next = Sequence(log.last().0.saturating_add(1));
             doubtful.push(next);
             for sequence in doubtful.drain(..) {
-                if let Some(mut entry) = self.probe(volume, sequence).await? {
-                    entry.notes = log.entries.get(&sequence).map_or(0, |known| known.notes);
-                    log.entries.insert(sequence, entry);
+                if let Some(found) = self.probe(volume, sequence).await? {
+                    let LogEntry { opened_unix_ms, ended_unix_ms, forgotten, .. } = found;
+                    let entry = log.entries.entry(sequence).or_default();
+                    *entry = LogEntry { opened_unix_ms, ended_unix_ms, forgotten, ..*entry };
                 }
             }
             if log.last() < next {
@@ -153,11 +163,21 @@ impl Project {
             opened_unix_ms: Some(open.modified_unix_ms),
             ended_unix_ms: end.map(|i| i.modified_unix_ms),
             forgotten: forget.is_some(),
-            notes: 0,
+            ..LogEntry::default()
         }))
     }
 
-    /// The outcome of a sequence that has one; `None` when it was aborted.
+    pub(crate) fn end_name(&self, volume: VolumeNumber, sequence: Sequence) -> ObjectName {
+        ObjectName::End(self.name().clone(), volume, sequence)
+    }
+
+    /// Whether a sequence is forgotten by now, whatever a listing said.
+    pub(crate) async fn is_forgotten(&self, volume: VolumeNumber, sequence: Sequence) -> Result<bool> {
+        let name = ObjectName::Forget(self.name().clone(), volume, sequence);
+        Ok(self.repository().store.head(&name.to_string()).await?.is_some())
+    }
+
+    /// The outcome of a sequence that has one; `None` when it was aborted, or forgotten and removed meanwhile.
     pub(crate) async fn outcome(
         &self,
         volume: &VolumeRecord,
@@ -165,7 +185,14 @@ impl Project {
         entry: &LogEntry,
     ) -> Result<Option<SnapshotEntry>> {
         let name = ObjectName::End(self.name().clone(), volume.number, sequence);
-        let end: EndRecord = self.read_known_record(&name).await?;
+        let end: EndRecord = match self.read_known_record(&name).await {
+            Err(e)
+                if e.kind() == ErrorKind::Corrupt && self.is_forgotten(volume.number, sequence).await? =>
+            {
+                return Ok(None);
+            }
+            end => end?,
+        };
         let Outcome::Committed(snapshot) = end.outcome else { return Ok(None) };
         if (snapshot.volume, snapshot.sequence) != (volume.number, sequence) {
             return Err(Error::corrupt(format!(

@@ -5,12 +5,15 @@
 pub mod cache;
 pub mod catalog;
 pub mod chunks;
+mod contents;
 pub mod keys;
 pub mod log;
 pub mod manifest;
 pub mod memory;
 pub mod notes;
+mod parts;
 pub mod project;
+pub mod rounds;
 pub mod session;
 
 use std::path::PathBuf;
@@ -26,6 +29,7 @@ use crate::store::{Created, Store};
 use crate::units::{ProjectName, check_chunk_size};
 
 pub use cache::Cache;
+pub(crate) use contents::Listed;
 pub use memory::Memory;
 pub use project::Project;
 

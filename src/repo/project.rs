@@ -6,16 +6,13 @@ use bytes::Bytes;
 use zeroize::Zeroize;
 
 use crate::codec::{self, Place, Sealed};
-use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::envelope::damaged;
-use crate::format::gc::{BeginRecord, Condemned};
-use crate::format::names::gc_prefix;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::{ProjectRecord, check_project};
-use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName, ObjectType, Record};
+use crate::format::{ObjectName, ObjectType, Record};
 use crate::keys::{ProjectKeys, SealingKey, random_array};
 use crate::repo::Repository;
 use crate::store::Created;
-use crate::units::{ChunkId, Generation, ProjectName};
+use crate::units::{ChunkId, ProjectName};
 
 /// An open project. Cheap to clone.
 #[derive(Clone)]
@@ -27,14 +24,6 @@ struct Inner {
     repository: Arc<Repository>,
     name: ProjectName,
     keys: ProjectKeys,
-}
-
-/// The generation that a session works in, and what may not be referenced while it does.
-#[derive(Debug, Clone)]
-pub struct GcState {
-    pub generation: Generation,
-    /// Rounds begun and not done, oldest first.
-    pub unfinished: Vec<Generation>,
 }
 
 impl Project {
@@ -166,74 +155,6 @@ impl Project {
         let record = codec::open_record(self.place(name), &object)?;
         cache.put(name, &object);
         Ok(record)
-    }
-
-    /// The newest generation and the rounds that are not over, as a listing shows them (repo-format.md §8.1, step 1).
-    pub async fn gc_state(&self) -> Result<GcState> {
-        let memory = &self.repository().memory;
-        let expected = memory.generation(self.name());
-        let mut state = GcState { generation: Generation(0), unfinished: Vec::new() };
-        let mut done = Vec::new();
-        for info in self.repository().store.list(&gc_prefix(self.name()), None).await? {
-            match ObjectName::parse(&info.key) {
-                Some(ObjectName::GcBegin(_, g)) => {
-                    state.generation = state.generation.max(g);
-                    state.unfinished.push(g);
-                }
-                Some(ObjectName::GcDone(_, g)) => done.push(g),
-                _ => {}
-            }
-        }
-        state.unfinished.retain(|g| !done.contains(g));
-        if state.generation < expected {
-            // A listing may be short; the object itself tells.
-            let begin = ObjectName::GcBegin(self.name().clone(), expected);
-            if self.repository().store.head(&begin.to_string()).await?.is_none() {
-                return Err(memory.generation_went_back(self.name(), state.generation, expected));
-            }
-            state.generation = expected;
-            state.unfinished.push(expected);
-        }
-        memory.saw_generation(self.name(), state.generation);
-        Ok(state)
-    }
-
-    /// As [`gc_state`](Self::gc_state), confirmed by a request that must find nothing: a short listing never hides a
-    /// round (§8.1, step 3).
-    pub async fn confirmed_gc_state(&self) -> Result<GcState> {
-        let mut state = self.gc_state().await?;
-        loop {
-            let next = Generation(state.generation.0.saturating_add(1));
-            let begin = ObjectName::GcBegin(self.name().clone(), next);
-            if next == state.generation || self.repository().store.head(&begin.to_string()).await?.is_none() {
-                self.repository().memory.saw_generation(self.name(), state.generation);
-                return Ok(state);
-            }
-            // Whether it is over does not matter: what it condemned is written anew, which costs no more than uploads.
-            state.generation = next;
-            state.unfinished.push(next);
-        }
-    }
-
-    /// What the rounds under way may delete.
-    pub(crate) async fn condemned(&self, state: &GcState) -> Result<Condemned> {
-        let mut all = Condemned::default();
-        for &generation in &state.unfinished {
-            let name = ObjectName::GcBegin(self.name().clone(), generation);
-            let begin: BeginRecord = self.read_record(&name).await?.ok_or_else(|| missing(&name))?;
-            for part in begin.condemned {
-                let name = ObjectName::GcPart(self.name().clone(), generation, part.id);
-                let object = self.get_object(&name).await?.ok_or_else(|| missing(&name))?;
-                let mut plain = Vec::new();
-                codec::open(self.place(&name), &object, None, GC_PART_LEN_BYTES_MAX, &mut plain)
-                    .context(&name)?;
-                if self.identify_page(&plain) != part.id {
-                    return Err(damaged(format!("{name}: its content has another id")));
-                }
-                all = all.merge(Condemned::decode(&plain, part.entries).context(&name)?);
-            }
-        }
-        Ok(all)
     }
 }
 

@@ -127,8 +127,7 @@ impl Session {
                 continue;
             }
             let Some(found) = self.project.outcome(&self.volume, sequence, entry).await? else { continue };
-            let forget = ObjectName::Forget(self.project.name().clone(), self.volume.number, sequence);
-            if self.project.repository().store.head(&forget.to_string()).await?.is_none() {
+            if !self.project.is_forgotten(self.volume.number, sequence).await? {
                 return Ok(Some(found));
             }
         }
@@ -143,9 +142,14 @@ impl Session {
     /// Gives the session up. That another abort was first is not an error. Whether the session's own commit was, whose
     /// answer got lost, is told: then the snapshot stands.
     pub async fn abort(&self, reason: &str) -> Result<bool> {
+        Ok(matches!(self.give_up(reason).await?, Committed::Before))
+    }
+
+    /// As [`abort`](Self::abort), and tells who was first.
+    pub async fn give_up(&self, reason: &str) -> Result<Committed> {
         let by = self.project.repository().environment.host.clone();
         let aborted = Outcome::Aborted { by, reason: reason.to_owned() };
-        Ok(matches!(self.end(aborted).await?, Committed::Before))
+        self.end(aborted).await
     }
 
     async fn end(&self, outcome: Outcome) -> Result<Committed> {

@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::{JoinError, JoinSet, spawn_blocking};
+use tokio::task::{JoinError, JoinSet};
 
 use crate::cancel::{Cancel, interrupted};
+use crate::cpu;
 use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Fetch, Plan};
 use crate::progress::Outcome;
@@ -147,12 +148,12 @@ async fn write<T: Send + 'static>(
 ) -> Result<T> {
     let writer = Arc::clone(writers).acquire_owned().await;
     let writer = writer.map_err(|_| Error::internal("the writers are closed"))?;
-    let written = spawn_blocking(move || {
+    cpu::block(move || {
         let result = work();
         drop(writer);
         result
-    });
-    written.await.map_err(|e| Error::internal("a writing thread failed").caused_by(e))?
+    })
+    .await
 }
 
 fn settled(done: std::result::Result<Result<()>, JoinError>) -> Result<()> {

@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet, spawn_blocking};
+use tokio::task::{JoinError, JoinSet};
 
 use crate::cancel::{Cancel, interrupted};
+use crate::cpu;
 use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Plan};
 use crate::progress::Outcome;
@@ -201,9 +202,7 @@ async fn write<T: Send + 'static>(
     tokio::select! {
         biased;
         () = cancel.cancelled() => Err(interrupted()),
-        written = spawn_blocking(work) => {
-            written.map_err(|e| Error::internal("the writing thread failed").caused_by(e))?
-        }
+        written = cpu::block(work) => written,
     }
 }
 

@@ -14,11 +14,11 @@ use std::time::Instant;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use tokio::sync::mpsc;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
 use crate::cancel::{Cancel, interrupted};
 use crate::cpu;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::CLOSURE_LEN_MAX;
 use crate::format::page::ObjectRef;
 use crate::plan::restore::{Fetch, Plan, Target, Totals, plan as plan_window};
@@ -106,16 +106,15 @@ pub async fn run(
         Order::Any => any::carry_out(&work, &mut plans, &mut cancel).await,
         Order::Ascending => ascending::carry_out(&work, &mut plans, &mut cancel).await,
     };
-    done.context(format!("restore {}", name(snapshot)))?;
+    if let Err(error) = done {
+        return Err(explained(project, snapshot, error).await.context(format!("restore {}", name(snapshot))));
+    }
     let totals = match planning.join_next().await {
         Some(Ok(totals)) => totals,
         _ => return Err(Error::internal("the planning task failed")),
     };
     cancel.check()?;
-    spawn_blocking(move || sink.finish())
-        .await
-        .map_err(|e| Error::internal("the last write failed").caused_by(e))?
-        .context(format!("restore {}", name(snapshot)))?;
+    cpu::block(move || sink.finish()).await.context(format!("restore {}", name(snapshot)))?;
     Ok(started.report(project, snapshot, totals, false))
 }
 
@@ -132,7 +131,15 @@ pub async fn plan(
     let mut planner = Planner::new(project, snapshot, existing, &options, &cancel)?;
     progress.phase("plan", Some(snapshot.snapshot.size_bytes));
     let mut totals = Totals::default();
-    while let Some(plan) = planner.next().await.context(format!("plan {}", name(snapshot)))? {
+    loop {
+        let plan = match planner.next().await {
+            Ok(None) => break,
+            Ok(Some(plan)) => plan,
+            Err(error) => {
+                let error = explained(project, snapshot, error).await;
+                return Err(error.context(format!("plan {}", name(snapshot))));
+            }
+        };
         let done = plan.totals;
         for (share, outcome) in
             [(done.keep, Outcome::Known), (done.zero, Outcome::Zero), (done.fetch, Outcome::New)]
@@ -149,6 +156,17 @@ pub async fn plan(
 /// `volume@sequence`, as a user names a snapshot.
 pub(crate) fn name(snapshot: &SnapshotEntry) -> String {
     format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence)
+}
+
+/// What is missing of a snapshot that was forgotten meanwhile is no damage.
+async fn explained(project: &Project, snapshot: &SnapshotEntry, error: Error) -> Error {
+    let at = (snapshot.snapshot.volume, snapshot.snapshot.sequence);
+    if error.kind() != ErrorKind::Corrupt || !project.is_forgotten(at.0, at.1).await.unwrap_or(false) {
+        return error;
+    }
+    Error::conflict("the snapshot was forgotten, and a prune deleted what only it needed")
+        .help("nothing wrong was written; restore another one, see `cuttle snapshots`")
+        .caused_by(error)
 }
 
 /// When it began and what the store had been asked by then.

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) counted_below: bool,
     /// Whether creates may rely on the store; otherwise they look before they write.
     pub(crate) create_if_absent: AtomicBool,
+    /// Where a local store is.
+    pub(crate) local_dir: Option<PathBuf>,
     pub(crate) upload: Bandwidth,
     pub(crate) download: Bandwidth,
     pub(super) bodies: Arc<Bodies>,
@@ -55,6 +58,7 @@ impl Shared {
             counters,
             counted_below,
             create_if_absent: AtomicBool::new(true),
+            local_dir: None,
             upload: Bandwidth::new(limits.upload_bytes_per_second),
             download: Bandwidth::new(limits.download_bytes_per_second),
             bodies: Arc::default(),

@@ -35,7 +35,7 @@ impl Store {
         &self,
         prefix: &str,
         after: Option<&str>,
-    ) -> impl Stream<Item = Result<ObjectInfo>> + Send + 'static {
+    ) -> impl Stream<Item = Result<ObjectInfo>> + Send + use<> {
         let shared = self.shared.clone();
         let listing = Listing::new(prefix, after);
         stream::try_unfold((shared, listing), |(shared, listing)| async move {

@@ -10,6 +10,7 @@ mod adaptive;
 mod attempt;
 mod bandwidth;
 mod bodies;
+mod delete;
 mod fault;
 mod http_layer;
 mod ledger;
@@ -19,6 +20,7 @@ mod open;
 mod options;
 mod providers;
 mod read;
+mod staged;
 mod write;
 
 use std::fmt;
@@ -31,9 +33,11 @@ use crate::error::Result;
 use attempt::Shared;
 use ledger::Counters;
 
+pub use delete::Deleted;
 pub use fault::StatusError;
 pub use ledger::Ledger;
 pub use limits::{Limits, StoreConfig};
+pub use staged::Staged;
 pub use write::{Created, HEAD_BYTES_MAX};
 
 /// An object store, opened. Clones share its limits and its ledger.

@@ -77,7 +77,9 @@ fn open_local(path: &Path, config: &StoreConfig) -> Result<Store> {
         .with_fsync(fsync);
     let url = path.display().to_string();
     let counters = Arc::new(Counters::default());
-    Ok(Store::from_shared(Shared::new(Arc::new(inner), url, config.limits.clone(), counters, false)))
+    let mut shared = Shared::new(Arc::new(inner), url, config.limits.clone(), counters, false);
+    shared.local_dir = Some(path.to_owned());
+    Ok(Store::from_shared(shared))
 }
 
 /// Splits an address. Everything without `://` is a path.

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, ObjectStore};
 
+use crate::cpu;
 use crate::error::{Error, Result};
 
 use super::attempt::{Attempt, Shared, key_path};
@@ -157,7 +158,7 @@ async fn body(shared: &Shared, result: GetResult, expected: Range<u64>) -> Attem
 async fn file_body(shared: &Shared, mut file: File, range: Range<u64>) -> Attempt<Bytes> {
     let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
     let mut body = shared.bodies.take(len);
-    let read = tokio::task::spawn_blocking(move || -> std::io::Result<Bytes> {
+    let read = move || -> std::io::Result<Bytes> {
         file.seek(SeekFrom::Start(range.start))?;
         let mut filled = 0;
         while filled < len {
@@ -169,11 +170,11 @@ async fn file_body(shared: &Shared, mut file: File, range: Range<u64>) -> Attemp
             }
         }
         Ok(body.freeze(filled))
-    });
+    };
     let local = |source: Box<dyn std::error::Error + Send + Sync>| {
         Fault::from(object_store::Error::Generic { store: "LocalFileSystem", source })
     };
-    read.await.map_err(|e| local(Box::new(e)))?.map_err(|e| local(Box::new(e)))
+    cpu::block(move || Ok(read())).await.map_err(|e| local(Box::new(e)))?.map_err(|e| local(Box::new(e)))
 }
 
 /// Pieces of a body; one that comes as a single piece is never copied.

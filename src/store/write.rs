@@ -8,6 +8,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::random_array;
 use crate::units::hex;
 
 use super::Store;
@@ -133,14 +134,14 @@ impl Store {
     /// What it writes it deletes again; that the credentials do not permit deletes is no error.
     pub async fn probe_create_if_absent(&self, prefix: &str) -> Result<bool> {
         for _ in 0..PROBE_ROUNDS {
-            let name = format!("probe-{}", hex(&random::<16>()?));
+            let name = format!("probe-{}", hex(&random_array::<16>()?));
             let key = match prefix.trim_end_matches('/') {
                 "" => name,
                 prefix => format!("{prefix}/{name}"),
             };
             let mut bodies = Vec::new();
             for _ in 0..PROBE_RACERS {
-                bodies.push(Bytes::copy_from_slice(&random::<64>()?));
+                bodies.push(Bytes::copy_from_slice(&random_array::<64>()?));
             }
             let results = join_all(bodies.into_iter().map(|body| self.create(&key, body))).await;
             let cleaned = self.delete(&key).await;
@@ -217,12 +218,6 @@ fn create_failed(fault: Fault, place: &str) -> Error {
         );
     }
     fault.into_error("create", place)
-}
-
-fn random<const N: usize>() -> Result<[u8; N]> {
-    let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::internal("the system's random numbers failed"))?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

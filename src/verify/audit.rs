@@ -16,6 +16,7 @@ use crate::reading::budget::{Budget, Buffers};
 use crate::repo::Project;
 use crate::repo::chunks::chunk_object_len_bytes_max;
 use crate::verify::VerifyOptions;
+use crate::verify::metadata::Subject;
 use crate::verify::report::{Flaw, Looked, looked};
 
 /// Everything is read from the store, never from the cache: what stands in the store is the question.
@@ -88,6 +89,11 @@ impl Audit {
         };
         let project = self.project.clone();
         looked(cpu::run(move || project.scrub(&name, &bytes).map(|()| page)).await)
+    }
+
+    /// Whether a snapshot was forgotten since its log was read. What it needs may then be gone, rightly.
+    pub(crate) async fn is_forgotten(&self, subject: &Subject) -> Result<bool> {
+        self.project.is_forgotten(subject.volume, subject.sequence).await
     }
 
     /// Whether a chunk's object may be as a manifest says.

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::format::ObjectName;
 use crate::format::page::PageRef;
 use crate::units::{ChunkIndex, Geometry};
 use crate::verify::audit::Audit;
@@ -56,11 +55,6 @@ impl Audit {
         }
         drop_unneeded(findings);
         Ok(omitted)
-    }
-
-    async fn is_forgotten(&self, subject: &Subject) -> Result<bool> {
-        let name = ObjectName::Forget(self.project.name().clone(), subject.volume, subject.sequence);
-        Ok(self.project.repository().store.head(&name.to_string()).await?.is_some())
     }
 }
 

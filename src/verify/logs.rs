@@ -100,7 +100,16 @@ impl Audit {
                 ids.push((name, open.snapshot_id));
             }
         }
+        let name = ObjectName::End(p.clone(), n, sequence);
+        let end = self.record::<EndRecord>(&name).await?;
         let mut forgotten = entry.forgotten;
+        if let Err(flaw) = &end
+            && flaw.problem == Problem::Missing
+            && entry.ended_unix_ms.is_some()
+        {
+            // Perhaps it was forgotten, and a prune removed its outcome, since the log was listed.
+            forgotten = forgotten || self.project.is_forgotten(n, sequence).await?;
+        }
         if forgotten {
             let name = ObjectName::Forget(p.clone(), n, sequence);
             if let Some(forget) = out.note(&name, self.record::<ForgetRecord>(&name).await?) {
@@ -109,10 +118,12 @@ impl Audit {
         }
         for k in 1..=entry.notes {
             let name = ObjectName::Note(p.clone(), n, sequence, k);
-            out.note(&name, self.record::<NoteRecord>(&name).await?);
+            match self.record::<NoteRecord>(&name).await? {
+                Err(flaw) if flaw.problem == Problem::Missing && forgotten => {}
+                found => drop(out.note(&name, found)),
+            }
         }
-        let name = ObjectName::End(p, n, sequence);
-        let end = match self.record::<EndRecord>(&name).await? {
+        let end = match end {
             Ok(end) => Some(end),
             // Prune may have removed the outcome of what is forgotten.
             Err(flaw) if flaw.problem == Problem::Missing && (forgotten || entry.ended_unix_ms.is_none()) => {

@@ -187,7 +187,11 @@ impl Audit {
             ObjectName::GcBegin(..) => Ok(self.record::<BeginRecord>(name).await?.map(drop)),
             ObjectName::GcSeal(..) => Ok(self.record::<SealRecord>(name).await?.map(drop)),
             ObjectName::GcDone(..) => Ok(self.record::<DoneRecord>(name).await?.map(drop)),
-            ObjectName::GcPart(_, _, id) => self.gc_part(name, *id).await,
+            // A prune removes the parts of rounds that are over.
+            ObjectName::GcPart(_, _, id) => Ok(match self.gc_part(name, *id).await? {
+                Err(flaw) if flaw.problem == Problem::Missing => Ok(()),
+                found => found,
+            }),
             _ => Ok(Ok(())),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, Page, PageRef, REFS_PER_PAGE, count_of_page, pages_of_level};
 use crate::units::{ChunkIndex, Generation, Geometry};
@@ -80,7 +80,13 @@ impl<'a> Walk<'a> {
         findings: &mut Findings,
         visit: &mut Visitor<'_>,
     ) -> Result<()> {
-        let root = subject.root(self.audit).await?;
+        let root = match subject.root(self.audit).await {
+            // Forgotten meanwhile, and its outcome removed: nobody asks for it any more.
+            Err(e) if e.kind() == ErrorKind::Corrupt && self.audit.is_forgotten(subject).await? => {
+                return Ok(());
+            }
+            root => root?,
+        };
         self.below(subject, findings, visit, (&root, 0, subject.generation)).await
     }
 
@@ -186,7 +192,11 @@ impl Audit {
         let count = count_of_page(geometry.chunk_count(), level, node.number);
         let page = match fresh {
             true => self.page(&node.object, level, count).await?,
-            false => looked(self.project.read_page(&node.object, level, count).await)?,
+            false => match looked(self.project.read_page(&node.object, level, count).await)? {
+                // What it is exactly that is wrong, the store tells.
+                Err(_) => self.page(&node.object, level, count).await?,
+                page => page,
+            },
         };
         Ok(page.map(Arc::new))
     }

@@ -2,13 +2,14 @@
 
 use crate::bench::{Bench, ok};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "init",
     "backup",
     "snapshots",
     "restore",
     "verify",
     "forget",
+    "prune",
     "protect",
     "unprotect",
     "tag",

@@ -5,6 +5,7 @@ mod forget;
 mod help;
 mod isolation;
 mod outcomes;
+mod prune;
 mod round_trips;
 mod secrets;
 mod stats;

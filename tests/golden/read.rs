@@ -185,7 +185,10 @@ async fn a_repository_made_today_is_like_the_golden_one() {
 fn kind_of(name: &Path) -> String {
     let text = name.to_str().expect("UTF-8");
     let parts = text.split('/').map(|part| match part.split('.').next() {
-        Some(id) if id.len() >= 16 && id.bytes().all(|b| b.is_ascii_hexdigit()) => part.replace(id, "id"),
+        Some(id) if id.len() >= 16 && id.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            let variant = part.len() > id.len();
+            if variant { "id.variant".to_owned() } else { "id".to_owned() }
+        }
         _ if part.len() == 2 => "xx".to_owned(),
         _ => part.to_owned(),
     });

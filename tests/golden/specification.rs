@@ -198,7 +198,7 @@ impl<'a> Reader<'a> {
         assert!(fields.strings().len() <= 1);
         let (_parent, _full) = (fields.option(Fields::u32), fields.bool());
         let (_nights, _cursor) = (fields.u32(), fields.u64());
-        let _stats = [(); 6].map(|()| fields.u64());
+        let _stats = [(); 8].map(|()| fields.u64());
         let root = fields.bytes();
         fields.end();
         let state = if self.exists(&name("forget")) { "forgotten" } else { "live" };

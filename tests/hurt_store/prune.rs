@@ -67,7 +67,9 @@ fn choose(all: impl IntoIterator<Item = ChunkId>, seed: u64) -> Vec<ChunkId> {
 
 #[tokio::test]
 async fn what_a_round_condemned_is_written_anew() {
-    for world in [World::incremental().await, World::open_incremental().await, World::stream().await] {
+    let [deltas, stream_of_deltas] = World::with_deltas().await;
+    let plain = [World::incremental().await, World::open_incremental().await, World::stream().await];
+    for world in plain.into_iter().chain([deltas, stream_of_deltas]) {
         for seed in 0..12 {
             let context = format!("{}, seed {seed}", world.name);
             let round = world.round();
@@ -233,7 +235,8 @@ async fn a_delta_on_a_condemned_base_is_written_anew() {
 /// knows of the round and keeps nothing that is condemned.
 #[tokio::test]
 async fn a_round_that_begins_during_a_backup_is_seen_or_waits_for_it() {
-    for world in [World::incremental().await, World::stream().await] {
+    let [deltas, stream_of_deltas] = World::with_deltas().await;
+    for world in [World::incremental().await, World::stream().await, deltas, stream_of_deltas] {
         let requests = world.requests().await;
         let mut seen = 0;
         for k in 0..requests {

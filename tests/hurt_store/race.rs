@@ -50,7 +50,7 @@ pub async fn held(
 
 #[tokio::test]
 async fn two_backups_of_a_volume_from_two_hosts_both_stand_however_they_meet() {
-    for world in [World::first().await, World::incremental().await] {
+    for world in [World::first().await, World::incremental().await, World::deltas().await] {
         let requests = world.requests().await;
         for k in 0..requests {
             let context = format!("{}, held at request {k}", world.name);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cuttle::backup::BackupReport;
 use cuttle::keys::Unlock;
 use cuttle::repo::log::VolumeLog;
-use cuttle::repo::{Environment, Project, Repository, default_project};
+use cuttle::repo::{Environment, InitOptions, Project, Repository, default_project};
 use cuttle::store::{Limits, Store};
 use cuttle::{Error, ErrorKind, Result};
 use object_store::ObjectStore;
@@ -17,7 +17,7 @@ use object_store::memory::InMemory;
 use crate::support::Numbers;
 use crate::support::fault_store::FaultStore;
 use crate::support::repo::{
-    CHUNK, MemoryVolume, back_up, back_up_stream, diff_v1, environment, init_on, options, read_back, secret,
+    CHUNK, MemoryVolume, back_up, back_up_stream, diff_v1, environment, init_with, options, read_back, secret,
 };
 
 const C: usize = CHUNK as usize;
@@ -70,15 +70,18 @@ fn edit(content: &mut Vec<u8>, numbers: &mut Numbers) {
     content[C + 7..C + 9].copy_from_slice(&[1, 2]);
     content[1025 * C..1025 * C + 10].copy_from_slice(&numbers.bytes(10));
     content.copy_within(0..C, 9 * C);
+    let fresh = numbers.bytes(3);
+    content[700 * C + 40..700 * C + 43].copy_from_slice(&fresh);
     content.resize(1027 * C + 50, 0);
     let end = 1027 * C;
     content[end..].copy_from_slice(&numbers.bytes(50));
 }
 
 impl World {
-    async fn new(name: &'static str, encrypted: bool) -> (Self, Project) {
+    async fn new(name: &'static str, encrypted: bool, delta_depth_max: u8) -> (Self, Project) {
         let objects = Arc::new(InMemory::new());
-        let repository = init_on(store(objects.clone()), CHUNK, encrypted).await;
+        let init = InitOptions { chunk_size_bytes: CHUNK, delta_depth_max };
+        let repository = init_with(store(objects.clone()), init, encrypted).await;
         let project = repository.project(&default_project()).await.expect("the default project");
         let other = MemoryVolume::new(Numbers::new(1).bytes(3 * C + 1));
         back_up(&project, &other, &options(OTHER)).await.expect("backed up");
@@ -90,23 +93,28 @@ impl World {
 
     /// A volume's first backup.
     pub async fn first() -> Self {
-        let (world, _) = Self::new("first", true).await;
+        let (world, _) = Self::new("first", true, 0).await;
         let next = content(&mut Numbers::new(2));
         Self { source: Source::Volume(MemoryVolume::new(next.clone())), next, ..world }
     }
 
     /// A volume backed up twice, and changed since.
     pub async fn incremental() -> Self {
-        Self::incremental_of("incremental", true).await
+        Self::incremental_of("incremental", true, 0).await
     }
 
     /// As [`incremental`](Self::incremental), in a repository without encryption.
     pub async fn open_incremental() -> Self {
-        Self::incremental_of("incremental, not encrypted", false).await
+        Self::incremental_of("incremental, not encrypted", false, 0).await
     }
 
-    async fn incremental_of(name: &'static str, encrypted: bool) -> Self {
-        let (mut world, _) = Self::new(name, encrypted).await;
+    /// As [`incremental`](Self::incremental), with chunks that are deltas, and deltas on them.
+    pub async fn deltas() -> Self {
+        Self::incremental_of("deltas", true, 7).await
+    }
+
+    async fn incremental_of(name: &'static str, encrypted: bool, delta_depth_max: u8) -> Self {
+        let (mut world, _) = Self::new(name, encrypted, delta_depth_max).await;
         let objects = Arc::new(world.objects.fork());
         let project = connect(objects.clone(), environment()).await.expect("opened");
         let mut numbers = Numbers::new(3);
@@ -122,7 +130,16 @@ impl World {
 
     /// A volume known from streams, and a diff that changes chunks in part.
     pub async fn stream() -> Self {
-        let (mut world, _) = Self::new("stream", true).await;
+        Self::stream_of("stream", 0).await
+    }
+
+    /// As [`stream`](Self::stream), and the chunks changed in part become deltas.
+    pub async fn stream_of_deltas() -> Self {
+        Self::stream_of("stream of deltas", 7).await
+    }
+
+    async fn stream_of(name: &'static str, delta_depth_max: u8) -> Self {
+        let (mut world, _) = Self::new(name, true, delta_depth_max).await;
         let objects = Arc::new(world.objects.fork());
         let project = connect(objects.clone(), environment()).await.expect("opened");
         let mut numbers = Numbers::new(4);
@@ -143,8 +160,14 @@ impl World {
         Self { objects: objects.fork(), source: Source::Stream(diff), next: content, ..world }
     }
 
-    pub async fn all() -> [Self; 3] {
-        [Self::first().await, Self::incremental().await, Self::stream().await]
+    pub async fn all() -> [Self; 5] {
+        let [deltas, stream_of_deltas] = Self::with_deltas().await;
+        [Self::first().await, Self::incremental().await, deltas, Self::stream().await, stream_of_deltas]
+    }
+
+    /// Whose next backup makes deltas.
+    pub async fn with_deltas() -> [Self; 2] {
+        [Self::deltas().await, Self::stream_of_deltas().await]
     }
 
     pub fn round(&self) -> Round<'_> {

@@ -2,18 +2,20 @@
 //!
 //! For what no writer does yet or ever should: rounds of a prune, deltas, hostile records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cuttle::codec::{self, Base, Place, Sealed};
 use cuttle::format::gc::{BeginRecord, Condemned, DoneRecord, PartRef};
-use cuttle::format::names::ContentName;
-use cuttle::format::page::{ObjectRef, Page, PageRef};
-use cuttle::format::record::{KeySlotRecord, ProjectRecord, RepositoryRecord};
+use cuttle::format::names::{ContentKind, ContentName};
+use cuttle::format::page::{ObjectRef, Page, PageRef, count_of_page};
+use cuttle::format::record::{
+    EndRecord, ForgetRecord, KeySlotRecord, OpenRecord, Outcome, ProjectRecord, RepositoryRecord, Snapshot,
+};
 use cuttle::format::{ObjectName, ObjectType, Record};
 use cuttle::keys::{MasterKey, ProjectKeys, SealingKey, Unlock};
-use cuttle::units::{ChunkId, Generation, ProjectName};
+use cuttle::units::{ChunkId, Generation, ProjectName, Sequence, VolumeNumber};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -170,6 +172,55 @@ impl ByHand {
         let generation = Generation(generation);
         let done = ObjectName::GcDone(self.project.clone(), generation);
         self.put_record(&done, &DoneRecord { generation }).await;
+    }
+
+    /// Forgets a snapshot, whatever anybody thinks of it.
+    pub async fn forget(&self, volume: u32, sequence: u32) {
+        let (p, n, s) = (self.project.clone(), VolumeNumber(volume), Sequence(sequence));
+        let open: OpenRecord = self.record(&ObjectName::Open(p.clone(), n, s)).await;
+        let forget = ForgetRecord { snapshot_id: open.snapshot_id, host: "test".into(), at_unix_ms: 0 };
+        self.put_record(&ObjectName::Forget(p, n, s), &forget).await;
+    }
+
+    /// Live snapshots as the objects show them: volume, sequence and what was committed.
+    pub async fn live(&self) -> Vec<Snapshot> {
+        let mut live = Vec::new();
+        let all = names(&*self.objects, &format!("projects/{}/log/", self.project)).await;
+        for name in &all {
+            let Some(end @ ObjectName::End(..)) = ObjectName::parse(name) else { continue };
+            let ObjectName::End(p, n, s) = end.clone() else { continue };
+            if all.contains(&ObjectName::Forget(p, n, s).to_string()) {
+                continue;
+            }
+            if let Outcome::Committed(snapshot) = self.record::<EndRecord>(&end).await.outcome {
+                live.push(*snapshot);
+            }
+        }
+        live
+    }
+
+    /// The names of all chunks and pages that live snapshots need, found by walking every tree in full.
+    pub async fn reachable(&self) -> BTreeSet<String> {
+        let mut needed = BTreeSet::new();
+        for snapshot in self.live().await {
+            let chunks = snapshot.size_bytes.div_ceil(u64::from(snapshot.chunk_size_bytes));
+            let mut level: Vec<(u64, Page)> = vec![(0, snapshot.root_page().expect("a root"))];
+            while let Some((number, page)) = level.pop() {
+                for (at, page_ref) in page.refs.iter().enumerate() {
+                    for object in page_ref.objects() {
+                        let kind = if page.level == 0 { ContentKind::Chunk } else { ContentKind::Page };
+                        let name = ObjectName::content(&self.project, kind, object.name);
+                        needed.insert(name.to_string());
+                        if page.level > 0 {
+                            let number = number * 1024 + at as u64;
+                            let count = count_of_page(chunks, page.level - 1, number);
+                            level.push((number, self.page(&name, page.level - 1, count).await));
+                        }
+                    }
+                }
+            }
+        }
+        needed
     }
 
     /// The chunks and pages in the store, by what they are.

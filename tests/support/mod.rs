@@ -14,6 +14,7 @@ pub mod own_cluster;
 pub mod program;
 pub mod repo;
 pub mod sink_suite;
+pub mod timed_store;
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -48,8 +48,12 @@ pub fn secret() -> Unlock {
     Unlock::KeyFile(Zeroizing::new(vec![7; 32]))
 }
 
+/// A repository without deltas: each chunk is one object.
 pub async fn init_on(store: Store, chunk_size_bytes: u32, encrypted: bool) -> Arc<Repository> {
-    let options = InitOptions { chunk_size_bytes, delta_depth_max: 0 };
+    init_with(store, InitOptions { chunk_size_bytes, delta_depth_max: 0 }, encrypted).await
+}
+
+pub async fn init_with(store: Store, options: InitOptions, encrypted: bool) -> Arc<Repository> {
     let secret = secret();
     let unlock = encrypted.then_some(&secret);
     Repository::init(store, environment(), &options, unlock).await.expect("a new repository")
@@ -135,7 +139,7 @@ pub fn diff_v1(from: Option<&str>, to: &str, size: u64, extents: &[(u64, Vec<u8>
     out
 }
 
-/// Commits refs of chunks as they are: what a writer of deltas will do one day.
+/// Commits refs of chunks as they are, whatever a writer would have made of them.
 pub async fn commit_by_hand(
     project: &Project,
     volume: &str,
@@ -193,7 +197,9 @@ struct Inner {
     lies: BTreeSet<u64>,
     /// Reads that touch this offset fail.
     hurt: Option<u64>,
+    hurt_base: Option<u64>,
     reads: u64,
+    base_reads: u64,
 }
 
 impl MemoryVolume {
@@ -233,6 +239,11 @@ impl MemoryVolume {
         self.inner().hurt = offset_bytes;
     }
 
+    /// The same of reads of bases.
+    pub fn hurt_base_at(&self, offset_bytes: Option<u64>) {
+        self.inner().hurt_base = offset_bytes;
+    }
+
     pub fn become_another(&self) {
         self.inner().identity = "image-2".into();
     }
@@ -240,6 +251,16 @@ impl MemoryVolume {
     /// Bytes read since the last call.
     pub fn take_read_bytes(&self) -> u64 {
         std::mem::take(&mut self.inner().reads)
+    }
+
+    /// Bytes read of bases since the last call.
+    pub fn take_base_read_bytes(&self) -> u64 {
+        std::mem::take(&mut self.inner().base_reads)
+    }
+
+    /// Changes what the volume's snapshots hold, as nobody should.
+    pub fn tamper(&self, change: impl Fn(&mut Vec<u8>)) {
+        self.inner().snapshots.iter_mut().for_each(|(_, content)| change(content));
     }
 }
 
@@ -294,7 +315,8 @@ impl Frozen for FrozenMemory {
     }
 
     fn reader(&self) -> Arc<dyn ReadAt> {
-        Arc::new(Counted { content: self.content.clone(), inner: Arc::clone(&self.inner) })
+        let (content, inner) = (self.content.clone(), Arc::clone(&self.inner));
+        Arc::new(Counted { content, inner, is_base: false })
     }
 
     fn changes(&self) -> Result<Changes> {
@@ -321,7 +343,8 @@ impl Frozen for FrozenMemory {
     }
 
     fn base_reader(&self) -> Option<Arc<dyn ReadAt>> {
-        None
+        let (content, inner) = (self.base.clone()?, Arc::clone(&self.inner));
+        Some(Arc::new(Counted { content, inner, is_base: true }))
     }
 
     fn notes(&self) -> Vec<String> {
@@ -346,6 +369,7 @@ impl Frozen for FrozenMemory {
 struct Counted {
     content: Vec<u8>,
     inner: Arc<Mutex<Inner>>,
+    is_base: bool,
 }
 
 impl ReadAt for Counted {
@@ -355,13 +379,21 @@ impl ReadAt for Counted {
 
     fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<()> {
         let range = offset_bytes..offset_bytes + buf.len() as u64;
-        if self.inner.lock().expect("not poisoned").hurt.is_some_and(|hurt| range.contains(&hurt)) {
+        let (hurt, hurt_base) = {
+            let inner = self.inner.lock().expect("not poisoned");
+            (inner.hurt, inner.hurt_base)
+        };
+        if (if self.is_base { hurt_base } else { hurt }).is_some_and(|hurt| range.contains(&hurt)) {
             return Err(Error::unavailable("the disk is broken here"));
         }
         let at = offset_bytes as usize;
         let from = self.content.get(at..at + buf.len()).ok_or_else(|| Error::invalid("past the end"))?;
         buf.copy_from_slice(from);
-        self.inner.lock().expect("not poisoned").reads += buf.len() as u64;
+        let mut inner = self.inner.lock().expect("not poisoned");
+        match self.is_base {
+            true => inner.base_reads += buf.len() as u64,
+            false => inner.reads += buf.len() as u64,
+        }
         Ok(())
     }
 }

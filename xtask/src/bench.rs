@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: backups and restores of a real file-system image, held against the ceiling of the same bytes and beside other
 //! tools, all in one run. Source and repositories lie in memory, so that no disk hides anything. Ratios count, not seconds.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-const HELP: &str = "cargo xtask bench --ceph, or cargo xtask bench [--size GIB] [--from DIR]   (default: a 16 GiB image that holds /usr/lib)";
+const HELP: &str = "cargo xtask bench --ceph, or cargo xtask bench [--delta] [--size GIB] [--from DIR]   (default: an image of 16 GiB, with\n--delta of 6, that holds /usr/lib)";
 /// Every run is done so often.
 const TIMES: usize = 2;
 const FROM_DEFAULT: &str = "/usr/lib";
@@ -27,8 +28,9 @@ pub fn command(args: &[String]) -> Result<()> {
     if args == ["--ceph"] {
         return crate::bench_ceph::run();
     }
-    let (mut size_gib, mut from) = (16u64, FROM_DEFAULT.to_owned());
-    let mut args = args.iter();
+    let is_delta = args.first().is_some_and(|a| a == "--delta");
+    let (mut size_gib, mut from) = (if is_delta { 6u64 } else { 16 }, FROM_DEFAULT.to_owned());
+    let mut args = args.iter().skip(usize::from(is_delta));
     while let Some(arg) = args.next() {
         let value = args.next().context(HELP)?;
         match arg.as_str() {
@@ -47,7 +49,10 @@ pub fn command(args: &[String]) -> Result<()> {
         .status()
         .is_ok_and(|s| s.success());
     println!("memory file system: {}", if mounted { "tmpfs with huge pages" } else { "/dev/shm as it is" });
-    let result = run_all(&dir, size_gib, &from);
+    let result = match is_delta {
+        true => crate::bench_delta::run(&dir, size_gib, &from),
+        false => run_all(&dir, size_gib, &from),
+    };
     if mounted {
         ensure!(Command::new("umount").arg(&dir).status()?.success(), "{} stays mounted", dir.display());
     }
@@ -58,8 +63,8 @@ pub fn command(args: &[String]) -> Result<()> {
 fn run_all(dir: &Path, size_gib: u64, from: &str) -> Result<()> {
     let image = dir.join("fs.img");
     make_image(&image, size_gib, from)?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    ensure!(Command::new(&cargo).args(["build", "--release", "--bin", "cuttle"]).status()?.success());
+    build()?;
+    let cargo = cargo();
     ensure!(Command::new(&cargo).args(["bench", "--no-run", "--bench", "ceiling"]).status()?.success());
     let before = ceiling(&image)?;
     println!("image: {size_gib} GiB, {:.2} GiB of non-zero chunks\n", before.bytes / f64::from(1 << 30));
@@ -101,9 +106,8 @@ struct Ceiling {
 }
 
 fn ceiling(image: &Path) -> Result<Ceiling> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output =
-        Command::new(cargo).args(["bench", "--quiet", "--bench", "ceiling", "--"]).arg(image).output()?;
+        Command::new(cargo()).args(["bench", "--quiet", "--bench", "ceiling", "--"]).arg(image).output()?;
     let text = String::from_utf8(output.stdout)?;
     let number = |name: &str| -> Result<f64> {
         let rest =
@@ -113,6 +117,17 @@ fn ceiling(image: &Path) -> Result<Ceiling> {
     Ok(Ceiling { bytes: number("bytes")?, seal: number("seal_seconds")?, open: number("open_seconds")? })
 }
 
+fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// The program that is measured.
+pub fn build() -> Result<()> {
+    let built = Command::new(cargo()).args(["build", "--release", "--bin", "cuttle"]).status()?;
+    ensure!(built.success(), "cuttle does not build");
+    Ok(())
+}
+
 fn print(name: &str, runs: &[Run; 4]) {
     let peak = runs.iter().map(|r| r.peak_mib).fold(0.0, f64::max);
     let [first, second, restore, again] = runs.each_ref().map(|r| format!("{:.2} s", r.seconds));
@@ -120,7 +135,7 @@ fn print(name: &str, runs: &[Run; 4]) {
 }
 
 /// A real ext4 file system, filled without mounting it.
-fn make_image(image: &Path, size_gib: u64, from: &str) -> Result<()> {
+pub fn make_image(image: &Path, size_gib: u64, from: &str) -> Result<()> {
     let file = fs::File::create(image)?;
     file.set_len(size_gib << 30)?;
     let status = Command::new("mkfs.ext4").args(["-q", "-F", "-d", from]).arg(image).status();

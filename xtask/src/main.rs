@@ -2,13 +2,16 @@
 
 mod bench;
 mod bench_ceph;
+mod bench_delta;
 mod ceph;
 mod demo;
 mod disk;
 mod fuzz;
 mod lint;
+mod model;
 mod places;
 mod servers;
+mod simulate;
 mod test;
 mod tidy;
 
@@ -20,8 +23,12 @@ cargo xtask TASK
   lint                formatting, clippy, documentation, tidy
   ci                  lint, test, and a minute of each fuzz target
   tidy [--accept]     the rules that the compiler does not check; --accept: specification and code agree as they are
+  model [--full] [--states N] [--only TEXT]   every state of the protocol, within bounds; --full takes some minutes
+  model --broken [NAME]                       the shortest way to a loss when a rule is broken
   fuzz [TARGET…] [--seconds N] [--save]
+  simulate [--seeds N] [--seed S]         worlds in which everything goes wrong: a million, or one with its log
   bench [--size GIB] [--from DIR]         backups and restores against the ceiling and beside other tools
+  bench --delta [--size GIB] [--from DIR] a database's day: deltas against whole chunks and against the changed blocks
   bench --ceph        incrementals of a 1 TiB thin image beside `rbd diff` and `rbd export-diff`
   ceph up|down DIR [--port N] [--rgw N]   a real Ceph cluster on loopback
 ";
@@ -39,6 +46,8 @@ fn main() -> anyhow::Result<()> {
         "demo" => demo::command(rest),
         "fuzz" => fuzz::command(rest),
         "lint" => lint::lint(),
+        "model" => model::command(rest),
+        "simulate" => simulate::command(rest),
         "test" => test::command(rest),
         "tidy" => tidy::command(rest),
         "help" | "--help" | "-h" => {

@@ -53,8 +53,9 @@ Examples:
   cuttle backup -n rbd:vms/db     what would be new; nothing is uploaded
 
 JSON: one line for each volume as it ends, then a summary.
-  {\"message_type\":\"volume\",\"status\":\"ok\",\"source\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"full_read\",\"parent\",
-   \"read_bytes\",\"new_chunks\",\"new_bytes\",\"stored_bytes\",\"known_chunks\",\"zero_chunks\",\"notes\":[],\"seconds\"}
+  {\"message_type\":\"volume\",\"status\":\"ok\",\"source\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"full_read\",
+   \"changed_bytes\",\"parent\",\"read_bytes\",\"new_chunks\",\"new_bytes\",\"stored_bytes\",\"known_chunks\",\"zero_chunks\",
+   \"delta_chunks\",\"delta_bytes\",\"notes\":[],\"seconds\"}
   {\"message_type\":\"volume\",\"status\":\"failed\"|\"not_started\",\"source\",\"volume\",\"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
   {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_not_started\",\"read_bytes\",…,\"seconds\",
    \"ledger\":{\"put_requests\",\"get_requests\",…}}";
@@ -95,6 +96,9 @@ pub struct Args {
     /// Decode every new chunk before it is uploaded, against memory that forgets
     #[arg(long, hide_short_help = true)]
     check_encoding: bool,
+    /// Store every new chunk on its own, never as the difference from what was there before
+    #[arg(long)]
+    no_delta: bool,
     /// Largest volume taken from standard input
     #[arg(long, value_name = "SIZE", value_parser = human::parse_size_nonzero, hide_short_help = true)]
     max_size: Option<u64>,
@@ -161,6 +165,7 @@ impl Night<'_> {
             inflight_bytes: (INFLIGHT_BYTES_ALL / at_once).min(INFLIGHT_BYTES_DEFAULT),
             level: args.level,
             check_encoding: args.check_encoding,
+            no_delta: args.no_delta,
             dry_run: self.context.global.dry_run,
             ..BackupOptions::new(job.volume.clone())
         }

@@ -163,18 +163,23 @@ impl<'a> Report<'a> {
         }
         let [read, new, stored] =
             [s.stats.read_bytes, s.stats.new_bytes, s.stats.stored_bytes].map(human::size);
-        let stored = if s.dry_run { format!("{stored} to store") } else { format!("{stored} stored") };
+        let mut stored = if s.dry_run { format!("{stored} to store") } else { format!("{stored} stored") };
+        if s.stats.delta_chunks > 0 {
+            let deltas = human::counted(s.stats.delta_chunks, "delta");
+            stored += &format!(" ({deltas} of {})", human::size(s.stats.delta_bytes));
+        }
         format!("{text}: {read} read, {new} new, {stored} in {}", human::duration(s.seconds))
     }
 }
 
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 10] = [
     Column::Text("VOLUME"),
     Column::Number("SEQ"),
     Column::Number("SIZE"),
     Column::Number("READ"),
     Column::Number("NEW"),
     Column::Number("STORED"),
+    Column::Number("DELTAS"),
     Column::Number("KNOWN/ZERO CHUNKS"),
     Column::Number("TIME"),
     Column::Text("NOTE"),
@@ -197,6 +202,7 @@ fn row(report: &BackupReport) -> Vec<String> {
         human::size(stats.read_bytes),
         human::size(stats.new_bytes),
         human::size(stats.stored_bytes),
+        human::count(stats.delta_chunks),
         format!("{}/{}", human::count(stats.known_chunks), human::count(stats.zero_chunks)),
         human::duration(report.seconds),
         note,
@@ -210,4 +216,6 @@ fn add_stats(all: &mut BackupStats, one: &BackupStats) {
     all.stored_bytes += one.stored_bytes;
     all.known_chunks += one.known_chunks;
     all.zero_chunks += one.zero_chunks;
+    all.delta_chunks += one.delta_chunks;
+    all.delta_bytes += one.delta_bytes;
 }

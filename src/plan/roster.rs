@@ -1,0 +1,76 @@
+//! Whether everything that the last round knew is still there.
+
+use std::collections::BTreeSet;
+
+use crate::format::gc::RosterEntry;
+use crate::units::{Sequence, VolumeNumber};
+
+/// One volume as its confirmed log shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VolumeState {
+    pub last: Sequence,
+    pub live: BTreeSet<Sequence>,
+    pub forgotten: BTreeSet<Sequence>,
+}
+
+/// What the last round knew and is not there now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// The catalog has fewer volumes.
+    Volume(VolumeNumber),
+    /// The volume's log ends below what it had.
+    Log { volume: VolumeNumber, last: Sequence, high_water: Sequence },
+    /// The snapshot is neither live nor forgotten.
+    Snapshot(VolumeNumber, Sequence),
+}
+
+/// Holds the roster of the last seal against the volumes of now, numbered from 1.
+pub fn lost(roster: &[RosterEntry], volumes: &[VolumeState]) -> Vec<Lost> {
+    let mut lost = Vec::new();
+    for entry in roster {
+        let at = (entry.volume.0 as usize).checked_sub(1);
+        let Some(now) = at.and_then(|at| volumes.get(at)) else {
+            lost.push(Lost::Volume(entry.volume));
+            continue;
+        };
+        let (volume, last, high_water) = (entry.volume, now.last, entry.high_water);
+        if last < high_water {
+            lost.push(Lost::Log { volume, last, high_water });
+        }
+        let gone = |s: &&Sequence| !now.live.contains(s) && !now.forgotten.contains(s);
+        lost.extend(entry.live.iter().filter(gone).map(|s| Lost::Snapshot(volume, *s)));
+    }
+    lost
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(last: u32, live: &[u32], forgotten: &[u32]) -> VolumeState {
+        let set = |of: &[u32]| of.iter().copied().map(Sequence).collect();
+        VolumeState { last: Sequence(last), live: set(live), forgotten: set(forgotten) }
+    }
+
+    fn entry(volume: u32, high_water: u32, live: &[u32]) -> RosterEntry {
+        let live = live.iter().copied().map(Sequence).collect();
+        RosterEntry { volume: VolumeNumber(volume), high_water: Sequence(high_water), live }
+    }
+
+    #[test]
+    fn what_shrank_is_named_and_what_was_forgotten_is_not() {
+        let roster = [entry(1, 5, &[2, 3, 5]), entry(2, 1, &[1])];
+        let whole = [state(7, &[3, 7], &[2, 5]), state(1, &[1], &[])];
+        assert_eq!(lost(&roster, &whole), []);
+        let short = [state(4, &[2, 3], &[])];
+        let (one, two) = (VolumeNumber(1), VolumeNumber(2));
+        let expected = [
+            Lost::Log { volume: one, last: Sequence(4), high_water: Sequence(5) },
+            Lost::Snapshot(one, Sequence(5)),
+            Lost::Volume(two),
+        ];
+        assert_eq!(lost(&roster, &short), expected);
+        assert_eq!(lost(&roster, &[]), [Lost::Volume(one), Lost::Volume(two)]);
+        assert_eq!(lost(&[entry(0, 0, &[])], &whole), [Lost::Volume(VolumeNumber(0))]);
+    }
+}

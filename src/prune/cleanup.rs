@@ -1,0 +1,104 @@
+//! Small objects that nobody needs after a seal: outcomes and notes of forgotten snapshots, signs of life of sessions that
+//! are over, tables of older rounds (repo-format.md §8.2).
+
+use std::collections::{BTreeSet, HashSet};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::ObjectName;
+use crate::format::gc::{BeginRecord, RosterEntry, SealRecord};
+use crate::format::names::parts_prefix;
+use crate::format::record::{EndRecord, Outcome};
+use crate::prune::Prune;
+use crate::repo::log::LogEntry;
+use crate::store::Deleted;
+use crate::units::{ChunkId, Sequence, VolumeNumber};
+
+/// Logs listed at once.
+const LOGS_INFLIGHT_MAX: usize = 8;
+/// Deletes under way at once.
+const DELETES_INFLIGHT_MAX: usize = 32;
+
+impl Prune {
+    /// Deletes what the seal of a round makes superfluous. Listings suffice: what they do not show is left to the next.
+    pub(super) async fn clean_up(&mut self, begin: &BeginRecord, seal: &SealRecord) -> Result<()> {
+        self.progress.phase("cleaning up", None);
+        let this = &*self;
+        let names: Vec<Vec<ObjectName>> = stream::iter(&seal.roster)
+            .map(|entry| this.superfluous_records(entry))
+            .buffered(LOGS_INFLIGHT_MAX)
+            .try_collect()
+            .await?;
+        let mut names: Vec<ObjectName> = names.into_iter().flatten().collect();
+        names.extend(self.superfluous_parts(begin, seal).await?);
+        let store = &self.project.repository().store;
+        let deleted: Vec<Deleted> = stream::iter(names)
+            .map(|name| async move { store.delete_unless_refused(&name.to_string()).await })
+            .buffer_unordered(DELETES_INFLIGHT_MAX)
+            .try_collect()
+            .await?;
+        self.report.deleted_records += deleted.iter().filter(|d| **d == Deleted::Gone).count() as u64;
+        Ok(())
+    }
+
+    async fn superfluous_records(&self, roster: &RosterEntry) -> Result<Vec<ObjectName>> {
+        self.cancel.check()?;
+        let log = self.project.listed_log(roster.volume).await?;
+        let live: BTreeSet<Sequence> = roster.live.iter().copied().collect();
+        let mut names = Vec::new();
+        for (&sequence, entry) in log.entries.range(..=roster.high_water) {
+            let forgotten = entry.forgotten && !live.contains(&sequence);
+            if forgotten || entry.ended_unix_ms.is_some() {
+                let alive = |k| ObjectName::Alive(self.project.name().clone(), roster.volume, sequence, k);
+                names.extend((1..=entry.alive).map(alive));
+            }
+            if forgotten {
+                let note = |k| ObjectName::Note(self.project.name().clone(), roster.volume, sequence, k);
+                names.extend((1..=entry.notes).map(note));
+                names.extend(self.superfluous_end(roster.volume, sequence, entry).await?);
+            }
+        }
+        Ok(names)
+    }
+
+    /// The outcome of a forgotten snapshot. One that says "aborted" stays, whatever else there is: whoever stalled for a
+    /// month must still find that it lost.
+    async fn superfluous_end(
+        &self,
+        volume: VolumeNumber,
+        sequence: Sequence,
+        entry: &LogEntry,
+    ) -> Result<Option<ObjectName>> {
+        if entry.ended_unix_ms.is_none() {
+            return Ok(None);
+        }
+        let name = self.project.end_name(volume, sequence);
+        match self.project.read_known_record::<EndRecord>(&name).await {
+            Ok(EndRecord { outcome: Outcome::Committed(_), .. }) => {
+                self.project.repository().cache.remove(&name);
+                Ok(Some(name))
+            }
+            Ok(_) => Ok(None),
+            // Somebody else removed it, or it is damaged: then nobody misses it, and nobody can tell what it was.
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn superfluous_parts(&self, begin: &BeginRecord, seal: &SealRecord) -> Result<Vec<ObjectName>> {
+        let round = seal.generation;
+        let parts = begin.condemned.iter().chain(&seal.live_index).chain(&seal.deleted);
+        let named: HashSet<ChunkId> = parts.map(|part| part.id).collect();
+        let prefix = parts_prefix(self.project.name(), None);
+        let listed = self.project.repository().store.list(&prefix, None).await?;
+        let superfluous = |name: &ObjectName| match name {
+            ObjectName::GcPart(_, generation, id) => {
+                *generation < round || (*generation == round && !named.contains(id))
+            }
+            _ => false,
+        };
+        let names = listed.iter().filter_map(|info| ObjectName::parse(&info.key));
+        Ok::<_, Error>(names.filter(superfluous).collect())
+    }
+}

@@ -1,0 +1,257 @@
+//! What live snapshots reference: a walk over their manifests that reads each distinct page once.
+
+use std::collections::{BTreeMap, HashSet};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::cancel::Cancel;
+use crate::error::{ErrorKind, Result};
+use crate::format::GC_ENTRIES_MAX;
+use crate::format::gc::RosterEntry;
+use crate::format::names::{ContentKind, ContentName};
+use crate::format::page::{ObjectRef, Page, PageRef, REFS_PER_PAGE, count_of_page};
+use crate::format::table::TableEntry;
+use crate::plan::marks::Marks;
+use crate::prune::survey::{Survey, stopped};
+use crate::repo::Project;
+use crate::repo::log::{LogEntry, SnapshotEntry};
+use crate::units::{Generation, Geometry, Sequence, VolumeNumber};
+
+/// Outcomes read ahead of the walk.
+const OUTCOMES_AHEAD_MAX: usize = 8;
+/// Pages read at once.
+const PAGES_INFLIGHT_MAX: usize = 16;
+/// Pages that are remembered as walked (about 30 MiB). Beyond, all are forgotten and some read again.
+const PAGES_SEEN_MAX: usize = 1 << 19;
+/// Full chunks that the live index names. A backup remembers fewer.
+const LIVE_MAX: usize = GC_ENTRIES_MAX / 4;
+const FANOUT: u64 = REFS_PER_PAGE as u64;
+
+/// What makes two pages the same: a page of another count does not decode.
+type PageKey = (ContentName, u8, u16);
+
+/// The references found so far, and the snapshots they are of.
+pub(super) struct Marker {
+    pub(super) marks: Marks,
+    /// Full chunks that are referenced, each once.
+    pub(super) live: Vec<TableEntry>,
+    /// Pages read.
+    pub(super) pages: u64,
+    /// The most marks there were at once.
+    pub(super) marks_most: usize,
+    /// The round up to which nothing of what is marked was deleted.
+    last: Option<Generation>,
+    seen: HashSet<PageKey>,
+    /// Sequences whose references are all marked, and whether they were live.
+    covered: BTreeMap<(VolumeNumber, Sequence), bool>,
+}
+
+/// A page to be read.
+#[derive(Clone, Copy)]
+struct Node {
+    object: ObjectRef,
+    level: u8,
+    number: u64,
+    count: usize,
+}
+
+impl Marker {
+    pub(super) fn new(marks_max: usize) -> Self {
+        Self {
+            marks: Marks::new(marks_max),
+            live: Vec::new(),
+            pages: 0,
+            marks_most: 0,
+            last: None,
+            seen: HashSet::new(),
+            covered: BTreeMap::new(),
+        }
+    }
+
+    /// Begins with the first pass, when `last` is the newest round that is over. Marks that tell about every name are kept,
+    /// unless a round of somebody else ended since: it may have deleted what the live index would name.
+    pub(super) fn first_pass(&mut self, last: Generation) {
+        if !self.marks.is_complete() || self.last != Some(last) {
+            self.forget();
+        }
+        self.last = Some(last);
+    }
+
+    /// A round deletes nothing that is marked, as it was decided by these marks.
+    pub(super) fn decided(&mut self, round: Generation) {
+        self.last = Some(round);
+    }
+
+    /// Begins the next pass; false when the last one told about all the rest.
+    pub(super) fn next_pass(&mut self) -> bool {
+        let more = !self.marks.first_bytes().contains(&255) && self.marks.next_range();
+        if more {
+            self.seen.clear();
+            self.covered.clear();
+        }
+        more
+    }
+
+    /// Forgets everything: after somebody else's round, what was referenced may have been deleted.
+    pub(super) fn forget(&mut self) {
+        self.last = None;
+        self.marks.restart();
+        self.live.clear();
+        self.seen.clear();
+        self.covered.clear();
+    }
+
+    /// Marks what every live snapshot references that was not walked before. Complete, or an error.
+    pub(super) async fn cover(&mut self, project: &Project, survey: &Survey, cancel: &Cancel) -> Result<()> {
+        let mut wanted = Vec::new();
+        for volume in &survey.volumes {
+            for (age, (sequence, entry)) in volume.log.candidates().enumerate() {
+                if !self.covered.contains_key(&(volume.record.number, sequence)) {
+                    // Notes are not asked for.
+                    wanted.push((age > 0, &volume.record, sequence, LogEntry { notes: 0, ..*entry }));
+                }
+            }
+        }
+        // The newest of each volume first: theirs are the chunks that the next backup may well have.
+        wanted.sort_by_key(|(older, ..)| *older);
+        for batch in wanted.chunks(OUTCOMES_AHEAD_MAX) {
+            // All of them before the first is walked: a request that nobody polls any more would keep its permit, and the
+            // walk might wait for that.
+            let outcomes: Vec<_> = stream::iter(batch)
+                .map(|(_, volume, sequence, entry)| async move {
+                    let found = project.outcome(volume, *sequence, entry).await;
+                    found.map(|found| ((volume.number, *sequence), found))
+                })
+                .buffered(OUTCOMES_AHEAD_MAX)
+                .try_collect()
+                .await
+                .map_err(explained)?;
+            for (at, found) in outcomes {
+                cancel.check()?;
+                let live = match found {
+                    None => false,
+                    Some(snapshot) => self.snapshot(project, &snapshot).await?,
+                };
+                self.covered.insert(at, live);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a snapshot was found live when it was walked.
+    pub(super) fn is_live(&self, volume: VolumeNumber, sequence: Sequence) -> bool {
+        self.covered.get(&(volume, sequence)).copied().unwrap_or(false)
+    }
+
+    /// The live snapshots as a seal keeps them.
+    pub(super) fn roster(&self, survey: &Survey) -> Vec<RosterEntry> {
+        let entry = |volume: &super::survey::Surveyed| {
+            let number = volume.record.number;
+            let mut live: Vec<Sequence> = volume.log.candidates().map(|(s, _)| s).collect();
+            live.retain(|s| self.is_live(number, *s));
+            live.sort_unstable();
+            RosterEntry { volume: number, high_water: volume.log.last(), live }
+        };
+        survey.volumes.iter().map(entry).collect()
+    }
+
+    /// Marks all that a snapshot references. False when it was forgotten, and perhaps removed, meanwhile.
+    async fn snapshot(&mut self, project: &Project, snapshot: &SnapshotEntry) -> Result<bool> {
+        let Err(error) = self.walk(project, snapshot).await else { return Ok(true) };
+        // Pages count as seen before they are read: another snapshot may need those that now were not.
+        self.seen.clear();
+        let (volume, sequence) = (snapshot.snapshot.volume, snapshot.snapshot.sequence);
+        if error.kind() == ErrorKind::Corrupt && project.is_forgotten(volume, sequence).await? {
+            return Ok(false);
+        }
+        Err(explained(error.context(format!("{}@{sequence}", snapshot.volume_name))))
+    }
+
+    async fn walk(&mut self, project: &Project, snapshot: &SnapshotEntry) -> Result<()> {
+        let geometry = snapshot.snapshot.geometry()?;
+        let root = snapshot.snapshot.root_page()?;
+        self.below(project, geometry, (&root, 0)).await
+    }
+
+    /// Walks all pages below one.
+    async fn below(
+        &mut self,
+        project: &Project,
+        geometry: Geometry,
+        (page, number): (&Page, u64),
+    ) -> Result<()> {
+        let nodes = self.nodes(geometry, page, number);
+        for batch in nodes.chunks(PAGES_INFLIGHT_MAX) {
+            // As with outcomes: no request is under way while what it brings is walked.
+            let read: Vec<_> = stream::iter(batch)
+                .map(|node| project.read_page(&node.object, node.level, node.count))
+                .buffered(PAGES_INFLIGHT_MAX)
+                .try_collect()
+                .await?;
+            for (node, page) in batch.iter().zip(read) {
+                self.pages += 1;
+                match node.level {
+                    0 => self.leaf(&page),
+                    _ => Box::pin(self.below(project, geometry, (&page, node.number))).await?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The pages that a page names and that were not walked yet.
+    fn nodes(&mut self, geometry: Geometry, page: &Page, number: u64) -> Vec<Node> {
+        let Some(level) = page.level.checked_sub(1) else { return Vec::new() };
+        let mut nodes = Vec::new();
+        for (at, page_ref) in page.refs.iter().enumerate() {
+            let Some(object) = page_ref.object() else { continue };
+            self.mark(&object.name);
+            let number = number.saturating_mul(FANOUT).saturating_add(at as u64);
+            let count = count_of_page(geometry.chunk_count(), level, number);
+            if self.seen.len() >= PAGES_SEEN_MAX {
+                self.seen.clear();
+            }
+            if self.seen.insert((object.name, level, count as u16)) {
+                nodes.push(Node { object: *object, level, number, count });
+            }
+        }
+        nodes
+    }
+
+    fn leaf(&mut self, page: &Page) {
+        for chunk in &page.refs {
+            let PageRef::Stored { object, closure } = chunk else { continue };
+            let new = self.mark(&object.name);
+            // A live ref keeps all that it takes to decode it.
+            for base in closure {
+                self.mark(&base.name);
+            }
+            let full = closure.is_empty() && object.name.variant == 0;
+            if new && full && self.live.len() < LIVE_MAX {
+                self.live.push(TableEntry { kind: ContentKind::Chunk, object: *object });
+            }
+        }
+    }
+
+    fn mark(&mut self, name: &ContentName) -> bool {
+        let before = self.marks.first_bytes();
+        let new = self.marks.insert(name);
+        if self.marks.first_bytes() != before {
+            // What was dropped is found again by the pass that marks it.
+            let marks = &self.marks;
+            self.live.retain(|entry| {
+                !before.contains(&u16::from(entry.object.name.id.0[0])) || marks.covers(&entry.object.name)
+            });
+        }
+        self.marks_most = self.marks_most.max(self.marks.len());
+        new
+    }
+}
+
+/// An error that tells that nothing was deleted.
+fn explained(error: crate::Error) -> crate::Error {
+    match error.kind() {
+        ErrorKind::Corrupt | ErrorKind::Unsupported => stopped(error.to_string()).caused_by(error),
+        _ => error,
+    }
+}

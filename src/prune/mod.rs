@@ -1,0 +1,184 @@
+//! Prunes a project: finds what no live snapshot needs any more and deletes it, beside everything else that goes on.
+//!
+//! The protocol is that of repo-format.md §8. Any number of prunes may run at once and finish each other's rounds; one
+//! may stop for ever at any step. Why nothing is lost: a round condemns names in public before anybody can register in
+//! its generation; it waits for every session of older generations; only then it looks, completely, at what is
+//! referenced; and only what it condemned and nobody references is deleted, under names that are never made again.
+//!
+//! One file is one step: [`survey`] (confirmed catalog and logs), [`mark`] (what is referenced), [`unmarked`] (what is
+//! not), [`settle`] (sessions under way), [`round`] (begin, seal, end), [`remove`] (deleting), [`cleanup`] (small objects
+//! that nobody needs). Time is the store's; waiting is handed in.
+
+mod cleanup;
+mod mark;
+mod remove;
+mod report;
+mod round;
+mod settle;
+mod survey;
+mod sweep;
+mod unmarked;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+
+use crate::cancel::Cancel;
+use crate::error::{Error, Result};
+use crate::format::GC_ENTRIES_MAX;
+use crate::plan::lease::LEASE_DEFAULT;
+use crate::plan::marks::MARKS_MAX;
+use crate::progress::Progress;
+use crate::prune::mark::Marker;
+use crate::repo::Project;
+
+pub use report::{Counted, PruneReport, Waiting};
+
+/// Rounds that one run takes part in: its own, others', and more of its own where one cannot hold everything.
+const ROUNDS_MAX: u32 = 64;
+/// Where objects are made to learn what the store does and what time it has.
+const PROBE_PREFIX: &str = "probe";
+
+/// How time passes while a prune waits. Tests and simulations hand in their own.
+pub trait Pause: Send + Sync {
+    fn pause(&self, duration: Duration) -> BoxFuture<'_, ()>;
+}
+
+/// Real time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealTime;
+
+impl Pause for RealTime {
+    fn pause(&self, duration: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// How a prune is done.
+#[derive(Clone)]
+pub struct PruneOptions {
+    /// Find out what would be deleted, and write nothing.
+    pub dry_run: bool,
+    /// Time without a sign of life after which a session is ended as aborted, by the store's clock.
+    pub lease: Duration,
+    /// Wait for sessions under way. Otherwise the round is left open for the next prune to finish.
+    pub wait: bool,
+    pub pause: Arc<dyn Pause>,
+    /// References remembered at once; beyond it the manifests are walked in several passes.
+    pub marks_max: usize,
+    /// Objects that one round condemns; more are left to the next round.
+    pub condemned_max: usize,
+}
+
+impl Default for PruneOptions {
+    fn default() -> Self {
+        Self {
+            dry_run: false,
+            lease: LEASE_DEFAULT,
+            wait: true,
+            pause: Arc::new(RealTime),
+            marks_max: MARKS_MAX,
+            condemned_max: GC_ENTRIES_MAX,
+        }
+    }
+}
+
+/// A prune under way.
+struct Prune {
+    project: Project,
+    options: PruneOptions,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+    marker: Marker,
+    /// Whether the store's creates decide races; `None` until it was tried.
+    create_if_absent: Option<bool>,
+    report: PruneReport,
+}
+
+/// Prunes a project.
+///
+/// # Errors
+/// `Corrupt` when a manifest, a log or a round is damaged or shrank: nothing is deleted then, and a round that was begun
+/// stays open. `Interrupted` when cancelled. Whatever ends it, the next prune goes on from there.
+pub async fn run(
+    project: &Project,
+    options: PruneOptions,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+) -> Result<PruneReport> {
+    let (started, before) = (Instant::now(), project.repository().store.ledger());
+    let mut prune = Prune {
+        project: project.clone(),
+        marker: Marker::new(options.marks_max),
+        create_if_absent: None,
+        report: PruneReport {
+            project: project.name().to_string(),
+            dry_run: options.dry_run,
+            ..PruneReport::default()
+        },
+        options,
+        progress,
+        cancel,
+    };
+    match prune.options.dry_run {
+        true => prune.dry_run().await?,
+        false => {
+            prune.rounds().await?;
+            prune.sweep().await?;
+        }
+    }
+    let mut report = prune.report;
+    (report.pages, report.marks) = (prune.marker.pages, prune.marker.marks_most as u64);
+    report.ledger = project.repository().store.ledger() - before;
+    report.seconds = started.elapsed().as_secs_f64();
+    project.repository().memory.save()?;
+    Ok(report)
+}
+
+impl Prune {
+    /// Finishes what others began, and does a round of its own if there is anything to delete.
+    async fn rounds(&mut self) -> Result<()> {
+        for _ in 0..ROUNDS_MAX {
+            self.cancel.check()?;
+            let rounds = self.project.rounds().await?;
+            let (began, more) = match rounds.done {
+                false => {
+                    self.report.rounds_joined += 1;
+                    (round::Begun::found(self.project.read_begin(rounds.newest).await?), true)
+                }
+                true => match self.begin(rounds.newest).await? {
+                    None => return Ok(()),
+                    Some(own) => {
+                        let more = own.more;
+                        (own, more)
+                    }
+                },
+            };
+            match self.finish(began).await? {
+                round::Outcome::Done if more => {}
+                round::Outcome::Done | round::Outcome::Waiting => return Ok(()),
+            }
+        }
+        Err(Error::unavailable(format!("{ROUNDS_MAX} prune rounds, and there still is something to delete"))
+            .help("run the same command again"))
+    }
+
+    /// Looks what a prune would do.
+    async fn dry_run(&mut self) -> Result<()> {
+        let rounds = self.project.rounds().await?;
+        self.report.round_open = !rounds.done;
+        let found = self.candidates(rounds.newest).await?;
+        self.report.estimate(found.entries.len(), self.marker.live.len());
+        Ok(())
+    }
+
+    /// Waits, unless it is cancelled meanwhile.
+    async fn pause(&mut self, duration: Duration) -> Result<()> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(crate::cancel::interrupted()),
+            () = self.options.pause.pause(duration) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What a prune did, or would do.
+
+use std::ops::AddAssign;
+
+use serde::Serialize;
+
+use crate::format::table::{ENTRIES_PER_PART_MAX, PREFIXES_PER_PART_MAX};
+use crate::store::Ledger;
+
+/// Objects and their bytes in the store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counted {
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+impl Counted {
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.objects += 1;
+        self.bytes += bytes;
+    }
+}
+
+impl AddAssign for Counted {
+    fn add_assign(&mut self, other: Self) {
+        self.objects += other.objects;
+        self.bytes += other.bytes;
+    }
+}
+
+/// What a prune did, or in a dry run would do.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct PruneReport {
+    pub project: String,
+    pub dry_run: bool,
+    pub volumes: u64,
+    /// Live snapshots.
+    pub snapshots: u64,
+    /// Manifest pages read.
+    pub pages: u64,
+    /// Names of referenced chunks and pages that were remembered at once, at most.
+    pub marks: u64,
+    /// Chunks and pages in the store before.
+    pub stored: Counted,
+    /// Of those, the ones that no live snapshot needed. Sessions under way may need some.
+    pub unreferenced: Counted,
+    pub deleted_chunks: Counted,
+    pub deleted_pages: Counted,
+    /// Small objects deleted beside: outcomes and notes of forgotten snapshots, signs of life, tables of older rounds.
+    pub deleted_records: u64,
+    /// What crashes left beside the repository's objects: probes, staging files of a local store.
+    pub swept: Counted,
+    /// What the store refused to delete.
+    pub locked: Counted,
+    pub rounds_begun: u64,
+    /// Rounds of other prunes that this one helped to finish.
+    pub rounds_joined: u64,
+    pub rounds_finished: u64,
+    /// A round is open: sessions under way are waited for, or it was found so in a dry run.
+    pub round_open: bool,
+    /// Sessions that gave no sign of life within the lease, ended as aborted.
+    pub aborted: Vec<Waiting>,
+    /// Sessions that the open round waits for.
+    pub waiting: Vec<Waiting>,
+    /// Requests that a prune would make after a dry run's own, about.
+    pub deletes_to_come: u64,
+    pub puts_to_come: u64,
+    pub lists_to_come: u64,
+    pub ledger: Ledger,
+    pub seconds: f64,
+}
+
+/// A session without an outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Waiting {
+    pub volume: String,
+    pub sequence: u32,
+    pub host: String,
+    pub process: u32,
+    /// By the store's clock.
+    pub last_sign_unix_ms: u64,
+}
+
+impl PruneReport {
+    pub fn deleted(&self) -> Counted {
+        let mut all = self.deleted_chunks;
+        all += self.deleted_pages;
+        all
+    }
+
+    /// Whether there was nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.rounds_begun == 0 && self.rounds_joined == 0
+    }
+
+    pub(super) fn estimate(&mut self, kept: usize, live: usize) {
+        let parts = |entries: usize, each: usize| entries.div_ceil(each) as u64;
+        self.deletes_to_come = self.unreferenced.objects;
+        if self.unreferenced.objects > 0 {
+            // Begin, seal and done, and their tables.
+            self.puts_to_come = 3
+                + parts(kept, PREFIXES_PER_PART_MAX)
+                + parts(kept, ENTRIES_PER_PART_MAX)
+                + parts(live, ENTRIES_PER_PART_MAX);
+            self.lists_to_come = self.ledger.list_requests.max(self.volumes + 2);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! One round: begun, decided, sealed, carried out, over. Every step may be done by several prunes at once.
+
+use std::collections::BTreeSet;
+
+use crate::error::{Error, Result};
+use crate::format::gc::{BeginRecord, Condemned, RosterEntry, SealRecord, prefix};
+use crate::format::table::TableEntry;
+use crate::plan::roster::{Lost, VolumeState, lost};
+use crate::prune::survey::{Survey, Surveyed, stopped};
+use crate::prune::{PROBE_PREFIX, Prune};
+use crate::units::{Generation, Sequence};
+
+/// A round that was begun.
+pub(super) struct Begun {
+    begin: BeginRecord,
+    /// What it condemned by full name, where this run condemned it.
+    entries: Option<Vec<TableEntry>>,
+    /// There is more to delete than one round condemns, or somebody else began.
+    pub(super) more: bool,
+}
+
+/// How far a round came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Done,
+    /// Sessions are under way, and waiting is not wanted.
+    Waiting,
+}
+
+impl Begun {
+    pub(super) fn found(begin: BeginRecord) -> Self {
+        Self { begin, entries: None, more: true }
+    }
+}
+
+impl Prune {
+    /// Begins the round after `newest` when there is something to delete. The round that results may be somebody else's.
+    pub(super) async fn begin(&mut self, newest: Generation) -> Result<Option<Begun>> {
+        let found = self.candidates(newest).await?;
+        if found.entries.is_empty() {
+            return Ok(None);
+        }
+        self.creates_decide().await?;
+        let generation = Generation(newest.0.saturating_add(1));
+        let more = found.is_truncated();
+        let condemned = Condemned::new(found.entries.iter().map(|e| prefix(&e.object.name.id)).collect());
+        let condemned = self.project.put_condemned(generation, &condemned).await?;
+        let (begin, own) = self.project.begin_round(BeginRecord { generation, condemned }).await?;
+        if own {
+            self.report.rounds_begun += 1;
+            return Ok(Some(Begun { begin, entries: Some(found.entries), more }));
+        }
+        self.report.rounds_joined += 1;
+        Ok(Some(Begun::found(begin)))
+    }
+
+    /// Does what is left of a round.
+    pub(super) async fn finish(&mut self, begun: Begun) -> Result<Outcome> {
+        let round = begun.begin.generation;
+        if self.project.is_done(round).await? {
+            self.marker.forget();
+            return Ok(Outcome::Done);
+        }
+        let seal = match self.project.read_seal(round).await? {
+            Some(seal) => {
+                self.marker.forget();
+                seal
+            }
+            None => {
+                self.creates_decide().await?;
+                let Some(survey) = self.settle(round).await? else {
+                    self.report.round_open = true;
+                    return Ok(Outcome::Waiting);
+                };
+                self.seal(&begun, &survey).await?
+            }
+        };
+        if self.remove(&seal).await? {
+            self.clean_up(&begun.begin, &seal).await?;
+            self.project.end_round(round).await?;
+        }
+        self.report.rounds_finished += 1;
+        Ok(Outcome::Done)
+    }
+
+    /// Decides what the round deletes, and makes that public. What counts is whatever seal stands in the end.
+    async fn seal(&mut self, begun: &Begun, survey: &Survey) -> Result<SealRecord> {
+        let generation = begun.begin.generation;
+        let mut deleted = Vec::new();
+        let condemned = match begun.entries {
+            Some(_) => Condemned::default(),
+            None => self.project.condemned_by(&begun.begin).await?,
+        };
+        self.marker.first_pass(Generation(generation.0.saturating_sub(1)));
+        loop {
+            self.progress.phase("manifests", None);
+            self.marker.cover(&self.project, survey, &self.cancel).await?;
+            match &begun.entries {
+                Some(entries) => {
+                    let marks = &self.marker.marks;
+                    let loose =
+                        |e: &&TableEntry| marks.covers(&e.object.name) && !marks.contains(&e.object.name);
+                    deleted.extend(entries.iter().filter(loose));
+                }
+                None => {
+                    let room = self.options.condemned_max.saturating_sub(deleted.len());
+                    deleted.extend(self.sift(generation, Some(&condemned), room).await?.entries);
+                }
+            }
+            if !self.marker.next_pass() {
+                break;
+            }
+        }
+        let roster = self.marker.roster(survey);
+        self.check_roster(generation, survey, &roster).await?;
+        self.report.snapshots = roster.iter().map(|entry| entry.live.len() as u64).sum();
+        let deleted = self.project.put_table(generation, &deleted).await?;
+        let live_index = self.project.put_table(generation, &self.marker.live).await?;
+        self.cancel.check()?;
+        let seal = SealRecord { generation, roster, live_index, deleted };
+        let (seal, own) = self.project.seal_round(seal).await?;
+        match own {
+            true => self.marker.decided(generation),
+            // Something that is marked here may be deleted by it.
+            false => self.marker.forget(),
+        }
+        Ok(seal)
+    }
+
+    /// Everything that the last seal knew must be there still, or be forgotten.
+    async fn check_roster(&self, round: Generation, survey: &Survey, now: &[RosterEntry]) -> Result<()> {
+        let Some(last) = round.0.checked_sub(1).filter(|g| *g > 0).map(Generation) else { return Ok(()) };
+        let Some(seal) = self.project.read_seal(last).await? else {
+            return Err(stopped(format!("round {last} is over, and its seal is gone")));
+        };
+        let states: Vec<VolumeState> =
+            survey.volumes.iter().zip(now).map(|(volume, now)| state(volume, now)).collect();
+        for lost in lost(&seal.roster, &states) {
+            let what = match lost {
+                Lost::Volume(volume) => format!("volume {volume} was in the catalog and is not any more"),
+                Lost::Log { volume, last, high_water } => {
+                    format!("the log of volume {volume} ends at {last}, and ended at {high_water} before")
+                }
+                // A listing may not show yet that it was forgotten.
+                Lost::Snapshot(volume, sequence) if self.project.is_forgotten(volume, sequence).await? => {
+                    continue;
+                }
+                Lost::Snapshot(volume, sequence) => {
+                    let name = self.project.end_name(volume, sequence);
+                    format!("{name} was a live snapshot, is none now, and was not forgotten")
+                }
+            };
+            return Err(stopped(what));
+        }
+        Ok(())
+    }
+
+    /// Whether the store's creates decide races, tried once before the first write of a run. A repository whose store
+    /// cannot do that is for one writer at a time; a prune then ends no session by itself.
+    ///
+    /// A probe may be wrong where a store decides races after all: who sleeps within it for longer than the lease finds
+    /// it swept away. So what `init` found is not given up for it, as to overwrite what others create loses data.
+    pub(super) async fn creates_decide(&mut self) -> Result<bool> {
+        if let Some(known) = self.create_if_absent {
+            return Ok(known);
+        }
+        let repository = self.project.repository();
+        let decide = repository.record.create_if_absent;
+        if !decide {
+            repository.store.without_create_if_absent();
+            self.progress.warn(
+                "this store cannot create an object only where there is none: let one program write at a time. A backup \
+                 that stopped without an outcome must be ended by running it again on its host",
+            );
+        } else if !repository.store.probe_create_if_absent(PROBE_PREFIX).await? {
+            return Err(Error::unavailable(
+                "nothing is deleted: of several that created one object, not exactly one was told that it did, as it was \
+                 when the repository was made",
+            )
+            .help(
+                "run the same command again; should it say so again, this store overwrites what is there: let nobody \
+                 write to it, and copy the repository to one that does not",
+            ));
+        }
+        self.create_if_absent = Some(decide);
+        Ok(decide)
+    }
+}
+
+fn state(volume: &Surveyed, now: &RosterEntry) -> VolumeState {
+    let forgotten = volume.log.entries.iter().filter(|(_, e)| e.forgotten).map(|(s, _)| *s);
+    let live: BTreeSet<Sequence> = now.live.iter().copied().collect();
+    VolumeState { last: volume.log.last(), live, forgotten: forgotten.collect() }
+}

@@ -1,0 +1,169 @@
+//! What nothing references: listings of all chunks and pages, held against the marks.
+
+use std::ops::Range;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::error::Result;
+use crate::format::HEADER_LEN_BYTES;
+use crate::format::gc::Condemned;
+use crate::format::names::ContentKind;
+use crate::format::page::ObjectRef;
+use crate::format::table::TableEntry;
+use crate::plan::marks::Marks;
+use crate::prune::Prune;
+use crate::prune::report::Counted;
+use crate::repo::{Listed, Project};
+use crate::units::Generation;
+
+/// Listings under way at once.
+const LISTS_INFLIGHT_MAX: usize = 16;
+/// Up to so many objects of a generation, one listing page after another is the cheapest.
+const LISTED_FEW: usize = 5_000;
+const ALL_FIRST_BYTES: Range<u16> = 0..256;
+
+/// What listings showed.
+#[derive(Default)]
+pub(super) struct Found {
+    /// What is not marked, as far as there was room.
+    pub(super) entries: Vec<TableEntry>,
+    /// Everything that was listed.
+    stored: Counted,
+    unreferenced: Counted,
+}
+
+/// What is looked for.
+#[derive(Clone, Copy)]
+struct Sieve<'a> {
+    project: &'a Project,
+    marks: &'a Marks,
+    /// Names of generations before this one.
+    below: Generation,
+    /// Only these, where given.
+    condemned: Option<&'a Condemned>,
+}
+
+/// One listing.
+type Task = (ContentKind, Generation, Option<u8>);
+
+impl Prune {
+    /// Walks all manifests and looks what of the generations up to `newest` they do not reference. No proof yet: sessions
+    /// under way may need it.
+    pub(super) async fn candidates(&mut self, newest: Generation) -> Result<Found> {
+        let survey = self.survey().await?;
+        let below = Generation(newest.0.saturating_add(1));
+        let mut all = Found::default();
+        self.marker.first_pass(newest);
+        loop {
+            self.progress.phase("manifests", None);
+            self.marker.cover(&self.project, &survey, &self.cancel).await?;
+            self.progress.phase("objects", None);
+            let room = self.options.condemned_max.saturating_sub(all.entries.len());
+            let found = self.sift(below, None, room).await?;
+            all.entries.extend(found.entries);
+            all.stored += found.stored;
+            all.unreferenced += found.unreferenced;
+            if !self.marker.next_pass() {
+                break;
+            }
+        }
+        self.report.snapshots = self.marker.roster(&survey).iter().map(|entry| entry.live.len() as u64).sum();
+        (self.report.stored, self.report.unreferenced) = (all.stored, all.unreferenced);
+        Ok(all)
+    }
+
+    /// Lists everything below a generation that the marks tell about, and keeps at most so much of what is not marked.
+    pub(super) async fn sift(
+        &self,
+        below: Generation,
+        condemned: Option<&Condemned>,
+        room: usize,
+    ) -> Result<Found> {
+        let sieve = Sieve { project: &self.project, marks: &self.marker.marks, below, condemned };
+        let mut generations = Vec::new();
+        for kind in [ContentKind::Chunk, ContentKind::Page] {
+            let all = self.project.generations_of(kind).await?;
+            generations.extend(all.into_iter().filter(|g| *g < below).map(|g| (kind, g)));
+        }
+        let whole = sieve.marks.first_bytes() == ALL_FIRST_BYTES;
+        let mut found = Found::default();
+        let mut large = Vec::new();
+        if whole {
+            let mut few = stream::iter(generations)
+                .map(|(kind, generation)| async move {
+                    let task = (kind, generation, None);
+                    Ok::<_, crate::Error>((task, sieve.list(task, LISTED_FEW).await?))
+                })
+                .buffer_unordered(LISTS_INFLIGHT_MAX);
+            while let Some((task, part)) = few.try_next().await? {
+                self.cancel.check()?;
+                match part {
+                    Some(part) => found.add(part, room),
+                    None => large.push(task),
+                }
+            }
+        } else {
+            large.extend(generations.into_iter().map(|(kind, generation)| (kind, generation, None)));
+        }
+        let first_bytes = sieve.marks.first_bytes();
+        let each = large.into_iter().flat_map(|(kind, generation, _)| {
+            let bytes = first_bytes.clone().filter_map(|byte| u8::try_from(byte).ok());
+            bytes.map(move |byte| (kind, generation, Some(byte)))
+        });
+        let mut parts =
+            stream::iter(each).map(|task| sieve.list(task, usize::MAX)).buffer_unordered(LISTS_INFLIGHT_MAX);
+        while let Some(part) = parts.try_next().await? {
+            self.cancel.check()?;
+            part.into_iter().for_each(|part| found.add(part, room));
+        }
+        Ok(found)
+    }
+}
+
+impl Sieve<'_> {
+    /// One listing; `None` when it shows more than `listed_max`.
+    async fn list(self, (kind, generation, first): Task, listed_max: usize) -> Result<Option<Found>> {
+        let mut found = Found::default();
+        let mut listing = std::pin::pin!(self.project.list_content(kind, generation, first));
+        while let Some(listed) = listing.try_next().await? {
+            if found.stored.objects as usize >= listed_max {
+                return Ok(None);
+            }
+            found.stored.add(listed.size_bytes);
+            if self.lets_through(&listed) {
+                found.unreferenced.add(listed.size_bytes);
+                found.entries.push(entry(&listed));
+            }
+        }
+        Ok(Some(found))
+    }
+
+    fn lets_through(&self, listed: &Listed) -> bool {
+        let name = &listed.name;
+        name.generation < self.below
+            && self.marks.covers(name)
+            && !self.marks.contains(name)
+            && self.condemned.is_none_or(|condemned| condemned.contains(&name.id))
+    }
+}
+
+impl Found {
+    fn add(&mut self, part: Self, room: usize) {
+        self.stored += part.stored;
+        self.unreferenced += part.unreferenced;
+        let room = room.saturating_sub(self.entries.len());
+        self.entries.extend(part.entries.into_iter().take(room));
+    }
+
+    /// Whether there is more than there was room for.
+    pub(super) fn is_truncated(&self) -> bool {
+        self.unreferenced.objects > self.entries.len() as u64
+    }
+}
+
+/// What a table says of an object. One that is too short to be any object counts as a header.
+fn entry(listed: &Listed) -> TableEntry {
+    let size_bytes = u32::try_from(listed.size_bytes).unwrap_or(u32::MAX);
+    let sealed_len_bytes = size_bytes.max(HEADER_LEN_BYTES as u32);
+    TableEntry { kind: listed.kind, object: ObjectRef { name: listed.name, sealed_len_bytes } }
+}

@@ -1,0 +1,90 @@
+//! What must hold in every state.
+
+use crate::pruner;
+use crate::rules::Rules;
+use crate::session;
+use crate::world::{Name, Phase, Pruner, SLOTS_MAX, Stage, Task, World, names_text};
+
+/// Why a state must not be.
+pub type Violation = String;
+
+pub fn check(world: &World) -> Option<Violation> {
+    for (slot, s) in world.slots.iter().enumerate() {
+        if s.is_live() {
+            let missing = world.closure(s.reference) & !world.exists;
+            if missing != 0 {
+                return Some(format!(
+                    "live snapshot {} references {}, missing",
+                    slot + 1,
+                    names_text(missing)
+                ));
+            }
+        }
+        // Once the commit landed its writer may have been told so.
+        if s.phase == Phase::Landed && !s.unwanted && !s.is_live() {
+            return Some(format!("acknowledged snapshot {} is not live, and nobody forgot it", slot + 1));
+        }
+    }
+    // A pruner stops its round when this is not so: without damage it must never have to.
+    let roster = if world.stage == Stage::Begun { &world.before } else { &world.round };
+    for (slot, s) in world.slots.iter().enumerate() {
+        if roster.live & (1 << slot) != 0 && !s.is_live() && !s.forget {
+            return Some(format!("snapshot {} of the last roster is neither live nor forgotten", slot + 1));
+        }
+    }
+    None
+}
+
+/// Once all is quiet, two rounds at most leave nothing unfinished and nothing unreferenced. `landed`: whether the creates
+/// under way still land before.
+pub fn check_quiet(world: &World, rules: &Rules, landed: bool) -> Option<Violation> {
+    let mut world = *world;
+    world.pruners = Default::default();
+    if landed {
+        world.exists |= world.sent;
+        for slot in 0..SLOTS_MAX {
+            if !world.slots[slot].base.is_none() {
+                world.exists |= Name::delta(slot).bit();
+            }
+        }
+    }
+    for rounds in 0..=2 {
+        let unreferenced = world.exists & !world.referenced();
+        if world.stage == Stage::Done && unreferenced == 0 {
+            return check(&world);
+        }
+        if rounds < 2 {
+            prune_alone(&mut world, rules);
+        }
+        if let Some(violation) = check(&world) {
+            return Some(format!("after {} quiet rounds: {violation}", rounds + 1));
+        }
+    }
+    let unreferenced = world.exists & !world.referenced();
+    Some(format!("two quiet rounds leave {} and the last round {:?}", names_text(unreferenced), world.stage))
+}
+
+/// One round of one pruner, whose requests all land, beside nothing else.
+fn prune_alone(world: &mut World, rules: &Rules) {
+    let at = 0;
+    let round = world.generation + u8::from(world.stage == Stage::Done);
+    world.pruners[at] = Pruner { task: Task::Settling, round, ..Pruner::default() };
+    if world.stage == Stage::Done {
+        pruner::begin_round(world, at, world.exists & !world.referenced());
+    } else if rules.is(crate::rules::Broken::LeavesOthersRounds) {
+        return;
+    }
+    if world.stage == Stage::Begun {
+        for slot in 0..SLOTS_MAX {
+            session::end_by_lease(world, slot);
+        }
+        pruner::begin_marking(world, at, rules);
+        for slot in 0..SLOTS_MAX {
+            pruner::mark_slot(world, at, slot, rules);
+        }
+        pruner::seal(world, at, rules);
+    }
+    pruner::delete(world, at, rules);
+    world.exists &= !world.deletes;
+    world.stage = Stage::Done;
+}

@@ -1,0 +1,163 @@
+//! The protocol of `repo-format.md` §8, searched state by state.
+//!
+//! A plain breadth-first search goes through every state that any interleaving of sessions, pruners, operator and store can
+//! reach within some bounds, and holds each against the laws. `cargo test` makes the searches of [`scenarios::IN_TESTS`],
+//! `cargo xtask model --full` those of [`scenarios::BY_COMMAND`] too. Each broken rule of [`rules::Broken`] must be found out:
+//! `cargo xtask model --broken NAME` prints the shortest way to the loss.
+//!
+//! # The laws
+//!
+//! 1. No live snapshot (committed, not forgotten) references an object that is missing, its closure included.
+//! 2. A commit that landed, and so may have been acknowledged, is live until somebody forgets it.
+//! 3. What the last roster shows live is live or forgotten: without damage no round has to stop.
+//! 4. Once all is quiet, two rounds of one pruner leave no round unfinished and nothing unreferenced, whether what was under
+//!    way lands before or never. Tried from one state in eight, chosen by its fingerprint.
+//!
+//! # What is modelled
+//!
+//! - **The log.** Sequences, each with `.open`, one `.end` that is outcome and manifest in one, `.forget`. A session registers
+//!   with any generation it may ever have seen, looks again, learns what is condemned, references, commits.
+//! - **References.** A live snapshot's, the live index of the last seal (or of the one before while there is none), a full chunk of
+//!   the own generation found by create, HEAD or LIST, or a delta of its own on any of these.
+//! - **Chunks.** One full chunk in each generation, and one delta for each session, whose base is of any generation up to its own
+//!   and may be a delta itself.
+//! - **Rounds.** `begin` with its condemned set, `seal` with roster, high water, live index and deletes, `done`. The next begins
+//!   only when the last is done. Any pruner finishes what another began, joins what it finds begun, and takes the seal that it finds.
+//! - **The final mark** reads one sequence after the other, in every order, while snapshots are committed and forgotten.
+//! - **Clean-up** deletes committed `.end` of sequences that had an outcome when the final mark read them and that the roster does
+//!   not show live. By `.forget` instead, whatever the roster says, it is as safe: `Broken::CleansForgotten`. By the roster up to the
+//!   last sequence, without asking for `.forget`, it loses what was under way: `Broken::HighWaterIsLast`.
+//! - **Requests.** A create or DELETE of a chunk, a commit, an abort and a DELETE of `.end` that was sent once may land at any later
+//!   time, any number of times, or never. An actor may stop at every step for ever: it just is not chosen again.
+//!
+//! # What is abstracted away, and why nothing is lost by it
+//!
+//! - **Clocks.** Every lease may run out at any time, every session give up at any time: an abort may be under way from the
+//!   registration on. Signs of life only make that rarer.
+//! - **The advisory walk and its listing.** A round may condemn any set of names below its generation: whatever a walk of any
+//!   age found, with short or stale listings, exact or by a part of the id. Its marks are followed where `advisory` says so: a walk
+//!   marks any live snapshots it likes. They count in the seal, for the index and against deleting.
+//! - **Deletes** are all condemned and unmarked names below the round's generation, listed or not: a short listing only deletes less.
+//! - **Volumes.** A session may take any live snapshot as its parent, not only the newest of one volume, and each sequence's high
+//!   water is its own. So each sequence may be of any volume. Numbers stay without gaps, as a session tries the next only after it
+//!   saw the last; a confirmed listing therefore is one moment in which all sequences are known, and how it came about is not modelled.
+//! - **Several chunks, pages.** Each chunk is safe or not by itself. A page with what hangs below it is an object with a closure, as a delta is.
+//! - **Reading `.end` and `.forget`** of a sequence is one step: absent, committed, forgotten follow in this order, and any two
+//!   readings agree with some moment between them.
+//! - **A late create of begin, seal or done** is its pruner taking that step late; they are never deleted.
+//! - **Parts of tables** exist before what names them, and are deleted only when no session that needs them can still commit.
+//! - **A pruner in a round that is over** has nothing left to do: `done` comes after all deletes were sent, and sent deletes land for ever.
+//!
+//! Damage, stores without create-if-absent, and repair are not modelled: the hurt-store tests have them.
+//!
+//! # The search
+//!
+//! States that differ only in what can have no effect any more, or only in which pruner is which, count as one
+//! ([`rules::Reduction`]); a test searches small bounds without that and compares. Of a visited state 64 bits are kept: see
+//! [`search::search`] for the chance that one is missed. The `stateright` crate was weighed: it keeps whole states with their
+//! history behind maps and brings a dependency tree and a web server, for what takes a page here.
+
+mod laws;
+mod pruner;
+mod rules;
+mod scenarios;
+mod search;
+mod session;
+mod step;
+mod store;
+#[cfg(test)]
+mod tests;
+mod world;
+
+use std::process::ExitCode;
+
+use scenarios::Scenario;
+
+const HELP: &str = "\
+cargo xtask model [--full] [--states N] [--only TEXT]
+cargo xtask model --broken [NAME]
+  --full          also the long searches, more than 10^8 states: some minutes and 2 GiB
+  --states N      stops each search after N states
+  --only TEXT     only the searches with TEXT in their names
+  --broken NAME   breaks a rule and prints the shortest way to the loss; without NAME, all of them in short
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (mut full, mut states_max, mut only) = (false, u64::MAX, "");
+    let mut rest = args.as_slice();
+    loop {
+        match rest {
+            [] => break,
+            ["--full", more @ ..] => (full, rest) = (true, more),
+            ["--states", number, more @ ..] if number.parse::<u64>().is_ok() => {
+                states_max = number.parse().unwrap_or(u64::MAX);
+                rest = more;
+            }
+            ["--only", text, more @ ..] => (only, rest) = (text, more),
+            ["--broken"] => return broken(None),
+            ["--broken", name] => return broken(Some(name)),
+            _ => {
+                print!("{HELP}");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    let long: &[Scenario] = if full { &scenarios::BY_COMMAND } else { &[] };
+    sound(scenarios::IN_TESTS.iter().chain(long).filter(|s| s.name.contains(only)), states_max)
+}
+
+/// Searches with the rules as they are.
+fn sound<'a>(scenarios: impl Iterator<Item = &'a Scenario>, states_max: u64) -> ExitCode {
+    let mut states = 0;
+    for scenario in scenarios {
+        let report = search::search(&scenario.rules, states_max);
+        states += report.states;
+        println!("{report}  {}", scenario.name);
+        if let Some(violation) = report.violation {
+            println!("VIOLATION: {violation}");
+            print_way(&scenario.rules, states_max);
+            return ExitCode::FAILURE;
+        }
+        if report.complete && report.states < scenario.states_min {
+            println!("fewer states than {}: the model has lost something", scenario.states_min);
+            return ExitCode::FAILURE;
+        }
+    }
+    println!("{states} states, no violation");
+    ExitCode::SUCCESS
+}
+
+/// Searches with one rule broken; `None`: one after the other.
+fn broken(name: Option<&str>) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    let mut any = false;
+    for variant in scenarios::variants() {
+        let own_name = format!("{:?}", variant.broken);
+        if name.is_some_and(|name| name != own_name) {
+            continue;
+        }
+        any = true;
+        let report = search::search(&variant.rules, u64::MAX);
+        println!("{report}  {own_name}: {}", report.violation.as_deref().unwrap_or("no violation"));
+        if report.violation.is_some() != variant.finds.is_some() {
+            code = ExitCode::FAILURE;
+        }
+        if name.is_some() {
+            print_way(&variant.rules, u64::MAX);
+        }
+    }
+    if !any {
+        println!("no rule has that name; `cargo xtask model --broken` names all");
+        code = ExitCode::from(2);
+    }
+    code
+}
+
+fn print_way(rules: &rules::Rules, states_max: u64) {
+    if let Some((way, why)) = search::trace(rules, states_max) {
+        print!("{}", search::way_text(&way));
+        println!("     {why}");
+    }
+}

@@ -1,0 +1,124 @@
+//! Which protocol is searched, and within which bounds.
+
+use crate::world::{End, Name, Phase, Slot, World};
+
+/// Bounds of a search, and the one rule that is broken in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Sequences of the log.
+    pub slots: usize,
+    pub pruners: usize,
+    /// Prune rounds that may begin.
+    pub rounds: u8,
+    /// Whether the log begins with a committed snapshot of generation 0.
+    pub preset: bool,
+    /// Whether sessions may make deltas.
+    pub deltas: bool,
+    /// Whether marks of the advisory walk are followed; without, only those of the final mark.
+    pub advisory: bool,
+    pub reduction: Reduction,
+    /// Whether the quiet end is tried too.
+    pub quiet: bool,
+    pub broken: Option<Broken>,
+}
+
+impl Rules {
+    /// The state in which a search begins.
+    pub fn first(&self) -> World {
+        let mut world = World::default();
+        if self.preset {
+            world.slots[0] = Slot {
+                phase: Phase::Landed,
+                end: End::Committed,
+                reference: Name::full(0),
+                ..Slot::default()
+            };
+            world.exists = Name::full(0).bit();
+            world.sent = world.exists;
+        }
+        world
+    }
+
+    pub fn is(&self, broken: Broken) -> bool {
+        self.broken == Some(broken)
+    }
+}
+
+/// Which states count as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reduction {
+    /// Each is its own.
+    Nothing,
+    /// Those that differ only in what can have no effect any more.
+    Tidied,
+    /// Also those that differ only in which pruner is which.
+    Full,
+}
+
+/// A protocol with one rule broken: the search must find a violation in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    // The ten of the protocol's design.
+    /// A session does not look at the generation again after it registered.
+    NoSecondLook,
+    /// A chunk has one name, whatever its generation.
+    OneName,
+    /// A lease that ran out ends a session without an `.end`.
+    LeaseWithoutOutcome,
+    /// Open sessions are not waited for.
+    NotWaiting,
+    /// What the advisory walk did not mark is deleted.
+    NoFinalMark,
+    /// Sessions reference what is condemned.
+    IgnoresCondemned,
+    /// A listing misses a session, and nobody asks for the number.
+    ShortList,
+    /// The parent was live before the registration, and is not confirmed after it.
+    CachedParent,
+    /// A chunk of an older generation is found by HEAD.
+    HeadOlder,
+    /// The aborted `.end` is written by a plain PUT.
+    PlainAbort,
+    // What this implementation adds.
+    /// Clean-up deletes aborted `.end` too.
+    CleansAborted,
+    /// Clean-up deletes `.forget` with the `.end`.
+    CleansForget,
+    /// Clean-up takes every sequence that the roster does not show live.
+    CleansAboveHighWater,
+    /// The high water is the last sequence, be all before it settled or not.
+    HighWaterIsLast,
+    /// The live index is used without taking the condemned away.
+    IndexWithCondemned,
+    /// The index of the round before is used although the newest seal exists.
+    IndexOfOlderSeal,
+    /// The live index has what the advisory walk saw, but only the final mark keeps from being deleted.
+    IndexOfAdvisory,
+    /// A pruner keeps its marks, and so its index, from one round to the next.
+    MarksAcrossRounds,
+    /// A pruner deletes what it found itself, although another's seal stands.
+    OwnDeletes,
+    /// A delta is referenced although its base is condemned.
+    ClosureUnchecked,
+    /// A delta is marked, its base is not.
+    ClosureUnmarked,
+    /// All that is unreferenced is deleted, condemned or not.
+    DeletesUncondemned,
+    /// Names of the round's own generation are condemned and deleted too.
+    DeletesOwnGeneration,
+    /// The final mark reads the log before the older sessions are settled.
+    MarksBeforeSettling,
+    /// A commit that finds an `.end` is taken for done, without reading whose it is.
+    ExistsIsSuccess,
+    /// A round that somebody else began is left alone.
+    LeavesOthersRounds,
+    // Changes that look dangerous and are not: the search must find nothing.
+    /// Clean-up takes every forgotten sequence, above the high water too.
+    CleansForgotten,
+    /// `done` is written only when every DELETE has landed.
+    DoneAfterDeletes,
+    /// Sessions that find the round sealed take nothing as condemned, though it is not done.
+    CondemnedUntilSeal,
+    /// A pruner keeps its marks for the next round when its own seal decided the last one.
+    MarksAfterOwnSeal,
+}

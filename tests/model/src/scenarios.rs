@@ -1,0 +1,134 @@
+//! The bounds that are searched: with the rules as they are, and for each broken one.
+
+use crate::rules::{Broken, Reduction, Rules};
+
+/// A search with the rules as they are.
+pub struct Scenario {
+    pub name: &'static str,
+    pub rules: Rules,
+    /// Fewer states mean that the model has lost something.
+    pub states_min: u64,
+}
+
+/// A snapshot of generation 0 is there, one more session, one pruner, two rounds.
+const SMALL: Rules = Rules {
+    slots: 2,
+    pruners: 1,
+    rounds: 2,
+    preset: true,
+    deltas: false,
+    advisory: false,
+    quiet: false,
+    reduction: Reduction::Full,
+    broken: None,
+};
+const SOUND: Rules = Rules { quiet: true, ..SMALL };
+
+/// Complete searches that every test run makes.
+pub const IN_TESTS: [Scenario; 5] = [
+    Scenario {
+        name: "two sessions with deltas, two pruners",
+        rules: Rules { slots: 3, pruners: 2, deltas: true, ..SOUND },
+        states_min: 8_000_000,
+    },
+    Scenario { name: "three sessions", rules: Rules { slots: 4, ..SOUND }, states_min: 5_500_000 },
+    Scenario {
+        name: "two sessions, two pruners with advisory marks",
+        rules: Rules { slots: 3, pruners: 2, advisory: true, ..SOUND },
+        states_min: 1_800_000,
+    },
+    Scenario {
+        name: "three sessions from nothing",
+        rules: Rules { slots: 3, preset: false, ..SOUND },
+        states_min: 450_000,
+    },
+    Scenario {
+        name: "three rounds, one session with deltas, two pruners with advisory marks",
+        rules: Rules { pruners: 2, rounds: 3, deltas: true, advisory: true, ..SOUND },
+        states_min: 350_000,
+    },
+];
+
+/// Searches by command.
+pub const BY_COMMAND: [Scenario; 5] = [
+    Scenario {
+        name: "three rounds, two sessions, two pruners",
+        rules: Rules { slots: 3, pruners: 2, rounds: 3, ..SOUND },
+        states_min: 2_000_000,
+    },
+    Scenario {
+        name: "two sessions with deltas, two pruners with advisory marks",
+        rules: Rules { slots: 3, pruners: 2, deltas: true, advisory: true, ..SOUND },
+        states_min: 23_000_000,
+    },
+    Scenario {
+        name: "three sessions, two pruners",
+        rules: Rules { slots: 4, pruners: 2, ..SOUND },
+        states_min: 31_000_000,
+    },
+    Scenario {
+        name: "three sessions with deltas from nothing",
+        rules: Rules { slots: 3, preset: false, deltas: true, ..SOUND },
+        states_min: 27_000_000,
+    },
+    Scenario {
+        name: "three rounds, two sessions with deltas",
+        rules: Rules { slots: 3, rounds: 3, deltas: true, ..SOUND },
+        states_min: 16_000_000,
+    },
+];
+
+/// A rule that is broken, in the bounds where that shows, and what the search must find.
+pub struct Variant {
+    pub broken: Broken,
+    pub rules: Rules,
+    /// Part of the violation; none for what must be found safe.
+    pub finds: Option<&'static str>,
+}
+
+const MISSING: &str = "missing";
+const LOST: &str = "acknowledged snapshot";
+
+/// Every broken rule, and the changes that must be found safe.
+pub fn variants() -> Vec<Variant> {
+    let dangerous = |broken, finds, rules| Variant {
+        broken,
+        rules: Rules { broken: Some(broken), ..rules },
+        finds: Some(finds),
+    };
+    let safe =
+        |broken, rules| Variant { broken, rules: Rules { broken: Some(broken), ..rules }, finds: None };
+    let (three, two_pruners) = (Rules { slots: 3, ..SMALL }, Rules { pruners: 2, ..SMALL });
+    vec![
+        dangerous(Broken::NoSecondLook, MISSING, SMALL),
+        dangerous(Broken::OneName, MISSING, SMALL),
+        dangerous(Broken::LeaseWithoutOutcome, MISSING, SMALL),
+        dangerous(Broken::NotWaiting, MISSING, SMALL),
+        dangerous(Broken::NoFinalMark, MISSING, Rules { advisory: true, ..SMALL }),
+        dangerous(Broken::IgnoresCondemned, MISSING, SMALL),
+        dangerous(Broken::ShortList, MISSING, SMALL),
+        dangerous(Broken::CachedParent, MISSING, SMALL),
+        dangerous(Broken::HeadOlder, MISSING, SMALL),
+        dangerous(Broken::PlainAbort, LOST, SMALL),
+        dangerous(Broken::CleansAborted, LOST, SMALL),
+        dangerous(Broken::CleansForget, MISSING, SMALL),
+        dangerous(Broken::CleansAboveHighWater, LOST, SMALL),
+        dangerous(Broken::HighWaterIsLast, LOST, SMALL),
+        dangerous(Broken::IndexWithCondemned, MISSING, SMALL),
+        dangerous(Broken::IndexOfOlderSeal, MISSING, SMALL),
+        dangerous(Broken::IndexOfAdvisory, MISSING, Rules { advisory: true, ..SMALL }),
+        dangerous(Broken::MarksAcrossRounds, MISSING, two_pruners),
+        dangerous(Broken::OwnDeletes, MISSING, two_pruners),
+        dangerous(Broken::ClosureUnchecked, MISSING, Rules { deltas: true, ..three }),
+        dangerous(Broken::ClosureUnmarked, MISSING, Rules { deltas: true, ..SMALL }),
+        dangerous(Broken::DeletesUncondemned, MISSING, SMALL),
+        dangerous(Broken::DeletesOwnGeneration, MISSING, SMALL),
+        dangerous(Broken::MarksBeforeSettling, MISSING, SMALL),
+        dangerous(Broken::ExistsIsSuccess, LOST, SMALL),
+        dangerous(Broken::LeavesOthersRounds, "two quiet rounds leave", SOUND),
+        safe(Broken::CleansForgotten, Rules { pruners: 2, ..three }),
+        safe(Broken::DoneAfterDeletes, Rules { pruners: 2, ..three }),
+        safe(Broken::CondemnedUntilSeal, Rules { pruners: 2, ..three }),
+        safe(Broken::MarksAfterOwnSeal, Rules { pruners: 2, advisory: true, ..three }),
+    ]
+}

@@ -1,0 +1,192 @@
+//! A backup session, from registration to its commit (repo-format.md §8.1).
+
+use crate::rules::{Broken, Rules};
+use crate::step::{Next, Step};
+use crate::world::{End, FULLS, Name, Names, Phase, SLOTS_MAX, Stage, World, names};
+
+pub fn steps(world: &World, slot: usize, next: &mut Next<'_>) {
+    match world.slots[slot].phase {
+        Phase::Free => register(world, slot, next),
+        Phase::Registered => confirm(world, slot, next),
+        Phase::Working => work(world, slot, next),
+        Phase::Stray => send(world, slot, next),
+        Phase::Committing | Phase::Landed | Phase::Gone => {}
+    }
+}
+
+/// Steps 1 and 2. Whatever generation the session saw: it may have read it long ago, or from a short listing.
+fn register(world: &World, slot: usize, next: &mut Next<'_>) {
+    let is_next = slot < next.rules.slots && world.slots[..slot].iter().all(|s| s.is_open());
+    if !is_next {
+        return;
+    }
+    for generation in 0..=world.generation {
+        let mut then = *world;
+        then.slots[slot].phase = Phase::Registered;
+        then.slots[slot].generation = generation;
+        next.push(Step::Register { slot, generation }, then);
+    }
+}
+
+/// Step 3. A session whose generation is over does nothing any more but give up.
+fn confirm(world: &World, slot: usize, next: &mut Next<'_>) {
+    let session = &world.slots[slot];
+    let current = session.generation == world.generation;
+    if session.end != End::Absent || !(current || next.rules.is(Broken::NoSecondLook)) {
+        return;
+    }
+    let under_way = match world.stage {
+        Stage::Done => false,
+        Stage::Begun => true,
+        Stage::Sealed => !next.rules.is(Broken::CondemnedUntilSeal),
+    };
+    let mut then = *world;
+    then.slots[slot].phase = Phase::Working;
+    then.slots[slot].condemned = if current && under_way { world.round.condemned } else { 0 };
+    next.push(Step::Confirm { slot }, then);
+}
+
+/// Steps 4 to 6. What to reference is chosen freely among what the rules allow.
+fn work(world: &World, slot: usize, next: &mut Next<'_>) {
+    let session = &world.slots[slot];
+    if !session.base.is_none() {
+        // Its delta is sent; when it is durable, the manifest is complete.
+        let delta = Name::delta(slot);
+        if world.exists & delta.bit() != 0 {
+            reference(world, slot, delta, next);
+        }
+        return;
+    }
+    for name in names(sources(world, slot, next.rules)) {
+        reference(world, slot, name, next);
+        if next.rules.deltas {
+            let mut then = *world;
+            then.slots[slot].base = name;
+            next.push(Step::MakeDelta { slot, base: name }, then);
+        }
+    }
+    send(world, slot, next);
+}
+
+fn send(world: &World, slot: usize, next: &mut Next<'_>) {
+    let name = own_name(world, slot, next.rules);
+    if world.sent & name.bit() == 0 {
+        let mut then = *world;
+        then.sent |= name.bit();
+        next.push(Step::Send { slot }, then);
+    }
+}
+
+fn reference(world: &World, slot: usize, name: Name, next: &mut Next<'_>) {
+    let mut then = *world;
+    then.slots[slot].phase = Phase::Committing;
+    then.slots[slot].reference = name;
+    next.push(Step::Reference { slot, name }, then);
+}
+
+/// The name of the full chunk for this session.
+fn own_name(world: &World, slot: usize, rules: &Rules) -> Name {
+    let generation = if rules.is(Broken::OneName) { 0 } else { world.slots[slot].generation };
+    Name::full(generation)
+}
+
+/// What the session may reference (step 4). Of its volume's snapshots it may take any live one: more than the newest,
+/// and more than one volume's.
+fn sources(world: &World, slot: usize, rules: &Rules) -> Names {
+    let mut parents = 0;
+    for (_, other) in world.slots.iter().enumerate().filter(|(i, _)| *i != slot) {
+        let cached = rules.is(Broken::CachedParent) && other.phase == Phase::Landed;
+        if other.is_live() || cached {
+            parents |= other.reference.bit();
+        }
+    }
+    let index = index(world, slot, rules);
+    let own = own_name(world, slot, rules);
+    let found = match rules.broken {
+        Some(Broken::HeadOlder) => (own.bit() | (own.bit() - 1)) & FULLS,
+        _ => own.bit(),
+    };
+    let found = found & world.exists;
+    let mut allowed = found & own.bit();
+    for name in names(parents | index | found) {
+        if is_allowed(world, slot, name, rules) {
+            allowed |= name.bit();
+        }
+    }
+    if rules.is(Broken::IndexWithCondemned) {
+        allowed |= index;
+    }
+    allowed
+}
+
+/// The live index of the last seal, as the session finds it.
+fn index(world: &World, slot: usize, rules: &Rules) -> Names {
+    let generation = world.slots[slot].generation;
+    let newest = generation == world.generation;
+    match world.stage {
+        _ if generation + 1 == world.generation => world.before.index,
+        _ if !newest => 0,
+        Stage::Begun => world.before.index,
+        Stage::Sealed | Stage::Done if rules.is(Broken::IndexOfOlderSeal) => world.before.index,
+        Stage::Sealed | Stage::Done => world.round.index,
+    }
+}
+
+fn is_allowed(world: &World, slot: usize, name: Name, rules: &Rules) -> bool {
+    let needs = if rules.is(Broken::ClosureUnchecked) { name.bit() } else { world.closure(name) };
+    needs & world.slots[slot].condemned == 0 || rules.is(Broken::IgnoresCondemned)
+}
+
+/// Forgets what a session knew when it can no longer act on it.
+pub fn tidy(world: &mut World, slot: usize, rules: &Rules) {
+    let sent = world.sent & own_name(world, slot, rules).bit() != 0;
+    let delta_exists = world.exists & Name::delta(slot).bit() != 0;
+    let generation = world.generation;
+    let session = &mut world.slots[slot];
+    if matches!(session.phase, Phase::Committing | Phase::Landed) {
+        session.condemned = 0;
+    }
+    let void = session.generation < generation && !rules.is(Broken::NoSecondLook);
+    if session.phase == Phase::Registered && void {
+        session.generation = 0;
+    }
+    let keeps_outcome =
+        matches!(rules.broken, Some(Broken::CleansAborted | Broken::PlainAbort | Broken::ExistsIsSuccess));
+    if session.end == End::Aborted && !session.forget && !keeps_outcome {
+        // Its commit can never land. A delta of its own, known to nobody else, is garbage when it exists and nothing
+        // when it does not. Its full chunk may still arrive, and others may have found it.
+        let awake = matches!(session.phase, Phase::Working | Phase::Committing | Phase::Stray);
+        let stray = (awake || (session.phase == Phase::Registered && !void)) && !sent;
+        session.phase = if stray { Phase::Stray } else { Phase::Gone };
+        (session.reference, session.base, session.condemned) = (Name::NONE, Name::NONE, 0);
+        if !stray && !delta_exists {
+            session.generation = 0;
+        }
+    }
+    let keeps_reference = matches!(rules.broken, Some(Broken::CachedParent | Broken::CleansForget));
+    if session.forget && !keeps_reference {
+        session.reference = Name::NONE;
+    }
+    if !rules.is(Broken::CleansForget) {
+        session.unwanted = session.forget;
+    }
+    let unneeded = session.forget && !keeps_reference && !session.base.is_none() && !delta_exists;
+    if unneeded && !is_referenced(world, Name::delta(slot)) {
+        world.slots[slot].base = Name::NONE;
+    }
+}
+
+fn is_referenced(world: &World, name: Name) -> bool {
+    (0..SLOTS_MAX).any(|i| {
+        let s = &world.slots[i];
+        s.reference == name || s.base == name
+    })
+}
+
+/// A dead session is ended as aborted.
+pub fn end_by_lease(world: &mut World, slot: usize) {
+    let session = &mut world.slots[slot];
+    if session.is_open() && !session.is_settled() {
+        session.end = End::Aborted;
+    }
+}

@@ -1,0 +1,65 @@
+//! Requests that land, however late and however often, and the operator's `forget`.
+
+use crate::rules::Broken;
+use crate::step::{Next, Step};
+use crate::world::{End, FULLS, Name, Phase, World, names};
+
+/// Creates and deletes of chunks.
+pub fn chunk_steps(world: &World, next: &mut Next<'_>) {
+    let mut sent = world.sent & FULLS;
+    for (slot, session) in world.slots.iter().enumerate() {
+        if !session.base.is_none() {
+            sent |= Name::delta(slot).bit();
+        }
+    }
+    for name in names(sent & !world.exists) {
+        let mut then = *world;
+        then.exists |= name.bit();
+        next.push(Step::PutLands { name }, then);
+    }
+    for name in names(world.deletes & world.exists) {
+        let mut then = *world;
+        then.exists &= !name.bit();
+        next.push(Step::DeleteLands { name }, then);
+    }
+}
+
+/// What happens to the log of one sequence.
+pub fn log_steps(world: &World, slot: usize, next: &mut Next<'_>) {
+    let session = &world.slots[slot];
+    let rules = next.rules;
+    let mut push = |step, change: &dyn Fn(&mut World)| {
+        let mut then = *world;
+        change(&mut then);
+        next.push(step, then);
+    };
+    if session.end == End::Absent && session.is_open() {
+        let committed = matches!(session.phase, Phase::Committing | Phase::Landed);
+        if committed {
+            push(Step::CommitLands { slot }, &|w| {
+                w.slots[slot].end = End::Committed;
+                w.slots[slot].phase = Phase::Landed;
+            });
+        }
+        // Anybody may have sent it: a pruner whose lease ran out, or the session when it gave up. So it may be under way
+        // from the registration on.
+        push(Step::AbortLands { slot }, &|w| w.slots[slot].end = End::Aborted);
+    }
+    if rules.is(Broken::ExistsIsSuccess) && (session.phase, session.end) == (Phase::Committing, End::Aborted)
+    {
+        push(Step::CommitFindsEnd { slot }, &|w| w.slots[slot].phase = Phase::Landed);
+    }
+    if session.is_live() {
+        push(Step::Forget { slot }, &|w| (w.slots[slot].forget, w.slots[slot].unwanted) = (true, true));
+    }
+    if session.end_delete && session.end != End::Absent {
+        push(Step::EndDeleteLands { slot }, &|w| w.slots[slot].end = End::Absent);
+    }
+    // Even in the careful order.
+    if session.other_sent && rules.is(Broken::CleansForget) && session.forget && session.end == End::Absent {
+        push(Step::ForgetDeleteLands { slot }, &|w| w.slots[slot].forget = false);
+    }
+    if session.other_sent && rules.is(Broken::PlainAbort) && session.end != End::Aborted {
+        push(Step::PlainAbortLands { slot }, &|w| w.slots[slot].end = End::Aborted);
+    }
+}

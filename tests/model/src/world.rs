@@ -1,0 +1,296 @@
+//! One state of the whole system: what the store holds, what may still land there, and where each actor is.
+
+/// Sequences of the log at most.
+pub const SLOTS_MAX: usize = 4;
+/// Pruners at most.
+pub const PRUNERS_MAX: usize = 2;
+/// Generations in which chunks are made at most: 0, 1, 2 and 3.
+pub const GENERATIONS_MAX: u8 = 4;
+
+/// The name of a chunk object; 0 is none. 1 to 4 are the full chunk in generation 0 to 3, 5 to 8 the delta that the
+/// session of slot 0 to 3 made.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct Name(u8);
+
+/// A set of names, a bit for each.
+pub type Names = u8;
+/// A set of slots, a bit for each.
+pub type Slots = u8;
+
+/// The full chunks of all generations.
+pub const FULLS: Names = 0x0f;
+
+impl Name {
+    pub const NONE: Self = Self(0);
+
+    pub fn full(generation: u8) -> Self {
+        assert!(generation < GENERATIONS_MAX);
+        Self(1 + generation)
+    }
+
+    pub fn delta(slot: usize) -> Self {
+        Self(1 + GENERATIONS_MAX + slot as u8)
+    }
+
+    pub fn is_none(self) -> bool {
+        self == Self::NONE
+    }
+
+    pub fn bit(self) -> Names {
+        if self.is_none() { 0 } else { 1 << (self.0 - 1) }
+    }
+
+    /// The slot whose session made this delta.
+    pub fn maker(self) -> Option<usize> {
+        self.0.checked_sub(1 + GENERATIONS_MAX).map(usize::from)
+    }
+
+    pub fn text(self) -> String {
+        match self.maker() {
+            _ if self.is_none() => "nothing".to_owned(),
+            None => format!("full@{}", self.0 - 1),
+            Some(slot) => format!("delta#{}", slot + 1),
+        }
+    }
+}
+
+/// The names of a set.
+pub fn names(set: Names) -> impl Iterator<Item = Name> {
+    (1..=8).map(Name).filter(move |n| n.bit() & set != 0)
+}
+
+pub fn names_text(set: Names) -> String {
+    let all: Vec<String> = names(set).map(Name::text).collect();
+    format!("{{{}}}", all.join(" "))
+}
+
+/// How far a session is. What it sent lands later, or never, or twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Hash)]
+pub enum Phase {
+    /// The sequence is free.
+    #[default]
+    Free,
+    /// `.open` exists; the session has not looked at the generation again.
+    Registered,
+    /// The generation was the same, the condemned set is known.
+    Working,
+    /// The manifest is complete and the commit is sent.
+    Committing,
+    /// The commit landed at least once, and so may have been acknowledged.
+    Landed,
+    /// Settled without it, but it may still wake up and send its full chunk.
+    Stray,
+    /// Nothing it could still do matters.
+    Gone,
+}
+
+/// What `.end` holds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Hash)]
+pub enum End {
+    #[default]
+    Absent,
+    Committed,
+    Aborted,
+}
+
+/// A sequence of the log and the session that registered it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct Slot {
+    pub phase: Phase,
+    pub end: End,
+    /// As `.open` says.
+    pub generation: u8,
+    /// What the manifest references; the closure follows from the deltas' bases.
+    pub reference: Name,
+    /// The base of the delta that this session made; none when it made none.
+    pub base: Name,
+    /// The condemned set that the session knows.
+    pub condemned: Names,
+    /// `.forget` exists.
+    pub forget: bool,
+    /// The operator asked for it once, whatever became of `.forget`.
+    pub unwanted: bool,
+    /// A DELETE of `.end` was sent; it may land at any time, again and again.
+    pub end_delete: bool,
+    /// Only in broken variants: a DELETE of `.forget`, or a PUT of `.end` that overwrites.
+    pub other_sent: bool,
+}
+
+/// How far the newest round is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub enum Stage {
+    /// Also generation 0, which no round began.
+    #[default]
+    Done,
+    Begun,
+    Sealed,
+}
+
+/// What a round wrote down.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct Round {
+    pub condemned: Names,
+    pub deleted: Names,
+    pub index: Names,
+    pub live: Slots,
+    /// The slots at or below their volume's high water: of these, only `live` counts. As each slot may be of a volume of
+    /// its own, any set of them may be.
+    pub settled: Slots,
+}
+
+/// How far a pruner is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub enum Task {
+    #[default]
+    Idle,
+    /// Marks, and is about to begin round `round`.
+    Advisory,
+    /// Waits for, or ends, the sessions of older generations.
+    Settling,
+    /// Marks for good; seals when nothing is left to read.
+    Marking,
+    /// Deletes what the seal says.
+    Deleting,
+    /// About to write that the round is done.
+    Finishing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct Pruner {
+    pub task: Task,
+    pub round: u8,
+    pub marks: Names,
+    /// Marks of the advisory walk; kept apart only in the variants that tell them apart.
+    pub advisory: Names,
+    /// Slots still to be read.
+    pub todo: Slots,
+    pub live: Slots,
+    /// Slots that had an outcome when they were read.
+    pub settled: Slots,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct World {
+    pub slots: [Slot; SLOTS_MAX],
+    /// Chunk objects in the store.
+    pub exists: Names,
+    /// Full chunks whose create was sent: it may land at any time, again and again.
+    pub sent: Names,
+    /// Chunks whose DELETE was sent, the same.
+    pub deletes: Names,
+    /// The newest round begun.
+    pub generation: u8,
+    pub stage: Stage,
+    pub round: Round,
+    /// The round before; it is done.
+    pub before: Round,
+    pub pruners: [Pruner; PRUNERS_MAX],
+}
+
+impl Slot {
+    pub fn is_open(&self) -> bool {
+        self.phase != Phase::Free
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.end == End::Committed && !self.forget
+    }
+
+    /// A sequence with `.forget` and without `.end` is forgotten, not unfinished.
+    pub fn is_settled(&self) -> bool {
+        self.end != End::Absent || self.forget
+    }
+
+    /// Whether a round has to wait for this session.
+    pub fn delays(&self, round: u8) -> bool {
+        self.is_open() && self.generation < round && !self.is_settled()
+    }
+}
+
+impl World {
+    /// All objects that it takes to decode `name`.
+    pub fn closure(&self, mut name: Name) -> Names {
+        let mut all = 0;
+        // No chain is longer than there are names, whatever a broken variant makes of it.
+        for _ in 0..8 {
+            all |= name.bit();
+            match name.maker() {
+                Some(slot) => name = self.slots[slot].base,
+                None => break,
+            }
+        }
+        all
+    }
+
+    /// Everything that live snapshots reference.
+    pub fn referenced(&self) -> Names {
+        self.slots.iter().filter(|s| s.is_live()).fold(0, |all, s| all | self.closure(s.reference))
+    }
+
+    /// The names of generations below `generation`.
+    pub fn older(&self, generation: u8) -> Names {
+        let fulls = ((1u16 << generation.min(GENERATIONS_MAX)) - 1) as Names;
+        let made = |&(_, s): &(usize, &Slot)| s.is_open() && s.generation < generation;
+        self.slots.iter().enumerate().filter(made).fold(fulls, |all, (i, _)| all | Name::delta(i).bit())
+    }
+
+    pub fn open_slots(&self) -> Slots {
+        self.slots.iter().enumerate().fold(0, |all, (i, s)| all | u8::from(s.is_open()) << i)
+    }
+
+    /// The state as numbers, each state its own.
+    pub fn words(&self) -> [u64; 5] {
+        let [a, b, c, d] = self.slots.map(|s| s.bits());
+        let [p, q] = self.pruners.map(|p| p.bits());
+        let store = [self.exists, self.sent, self.deletes, self.generation | (self.stage as u8) << 4];
+        [
+            a | b << 32,
+            c | d << 32,
+            self.round.bits() | self.before.bits() << 32,
+            p | u64::from(u32::from_le_bytes(store)) << 32,
+            q,
+        ]
+    }
+}
+
+impl Slot {
+    /// At most 28 bits.
+    fn bits(&self) -> u64 {
+        let flags = [self.forget, self.unwanted, self.end_delete, self.other_sent];
+        let flags = flags.iter().fold(0, |all, f| all << 1 | u64::from(*f));
+        (self.phase as u64)
+            | (self.end as u64) << 3
+            | u64::from(self.generation) << 5
+            | u64::from(self.reference.0) << 8
+            | u64::from(self.base.0) << 12
+            | u64::from(self.condemned) << 16
+            | flags << 24
+    }
+}
+
+impl Round {
+    /// 32 bits.
+    fn bits(&self) -> u64 {
+        // Only full chunks are in an index.
+        debug_assert!(self.index & !FULLS == 0);
+        u64::from(self.condemned)
+            | u64::from(self.deleted) << 8
+            | u64::from(self.index) << 16
+            | u64::from(self.live) << 20
+            | u64::from(self.settled) << 24
+    }
+}
+
+impl Pruner {
+    /// At most 32 bits. Only a pruner that keeps what it saw apart has two sets of marks.
+    fn bits(&self) -> u64 {
+        debug_assert!(self.advisory & !FULLS == 0);
+        (self.task as u64)
+            | u64::from(self.round) << 3
+            | u64::from(self.marks) << 6
+            | u64::from(self.advisory) << 14
+            | u64::from(self.todo) << 18
+            | u64::from(self.live) << 22
+            | u64::from(self.settled) << 26
+    }
+}

@@ -1,0 +1,12 @@
+//! Prunes beside everything else: what nobody needs goes, what anybody needs stays, whoever stops, stalls or races.
+
+mod crash;
+mod histories;
+mod named;
+mod quiet;
+mod refusals;
+mod sessions;
+
+#[path = "../support/mod.rs"]
+mod support;
+mod world;

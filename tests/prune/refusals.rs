@@ -1,0 +1,207 @@
+//! What stops a prune before anything is deleted, and what the store may refuse.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cuttle::ErrorKind;
+use cuttle::format::ObjectName;
+use cuttle::format::gc::SealRecord;
+use cuttle::prune::PruneOptions;
+use cuttle::repo::session::Session;
+use cuttle::units::Generation;
+
+use crate::support::Numbers;
+use crate::support::by_hand::{delete, get, names, put};
+use crate::support::fault_store::{Fault, OpKind};
+use crate::support::repo::environment;
+use crate::world::{C, World, connect, prune_on};
+
+const LOG: &str = "projects/default/log/0000000001/";
+
+/// Objects as they were, to be put back.
+async fn all(world: &World) -> BTreeMap<String, bytes::Bytes> {
+    let mut all = BTreeMap::new();
+    for name in names(&*world.objects, "").await {
+        let bytes = get(&*world.objects, &name).await;
+        all.insert(name, bytes);
+    }
+    all
+}
+
+/// A page that only the newest snapshot of the first volume needs.
+async fn page(world: &World) -> String {
+    let hand = world.by_hand().await;
+    let needed = hand.reachable().await;
+    let newest = hand.live().await.into_iter().filter(|s| s.volume.0 == 1).max_by_key(|s| s.sequence);
+    let root = newest.expect("a snapshot").root_page().expect("a root");
+    let object = root.refs[0].object().expect("a page").name;
+    let name = ObjectName::Page(hand.project.clone(), object).to_string();
+    assert!(needed.contains(&name));
+    name
+}
+
+/// Damage that is there before a round begins, or comes while one is open: either way nothing is deleted, the error names
+/// the object and says what to do, and once it is mended the prune finishes.
+#[tokio::test]
+async fn what_is_damaged_or_gone_stops_a_prune_before_anything_is_deleted() {
+    let mut world = World::usual().await;
+    world.forget("pool/a", 1).await;
+    world.prune().await;
+    world.forget("pool/b", 1).await;
+    let page = page(&world).await;
+    let hurts: [(&str, Vec<String>, Option<usize>); 6] = [
+        ("a damaged page", vec![page.clone()], Some(200)),
+        ("a missing page", vec![page], None),
+        ("a gap in a log", vec![format!("{LOG}0000000002.open")], None),
+        ("a damaged outcome", vec![format!("{LOG}0000000002.end")], Some(150)),
+        ("a snapshot that is gone", ["open", "end"].map(|k| format!("{LOG}0000000003.{k}")).into(), None),
+        ("a volume that is gone", vec!["projects/default/volumes/0000000002".into()], None),
+    ];
+    for open in [false, true] {
+        for (what, objects, damaged_at) in &hurts {
+            let context = format!("{what}, round open: {open}");
+            let world = world.fork();
+            let project = world.project().await;
+            if open {
+                // The round waits for a session, until that is given up.
+                let catalog = project.confirmed_catalog().await.expect("a catalog");
+                let session = Session::register(&project, &catalog.entries()[1]).await.expect("registered");
+                let options = PruneOptions { wait: false, ..world.options() };
+                assert!(prune_on(&project, options).await.expect("begun").round_open);
+                session.abort("given up").await.expect("settled");
+            }
+            let before = all(&world).await;
+            for name in objects {
+                match damaged_at {
+                    None => delete(&*world.objects, name).await,
+                    Some(at) => {
+                        let mut bytes = before[name].to_vec();
+                        bytes[*at] ^= 1;
+                        put(&*world.objects, name, bytes).await;
+                    }
+                }
+            }
+            let hurt = world.by_hand().await.contents().await;
+            let error = prune_on(&world.project().await, world.options()).await.expect_err(&context);
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{context}: {error}");
+            assert!(error.message().contains("nothing is deleted"), "{context}: {error}");
+            assert!(error.help_text().is_some(), "{context}: {error}");
+            assert_eq!(world.by_hand().await.contents().await, hurt, "{context}");
+            let sealed = names(&*world.objects, "projects/default/gc/0000000002.seal").await;
+            assert!(sealed.is_empty(), "{context}");
+            for name in objects {
+                put(&*world.objects, name, before[name].clone()).await;
+            }
+            world.prune().await;
+            world.check(&context).await;
+            world.check_tidy(&context).await;
+        }
+    }
+}
+
+/// The whole store went back in time: this client knows, from what it remembers, also before any seal tells.
+#[tokio::test]
+async fn a_store_that_went_back_is_refused() {
+    let mut world = World::usual().await;
+    let memory = tempfile::tempdir().expect("a folder");
+    let environment = cuttle::repo::Environment { memory_dir: Some(memory.path().into()), ..environment() };
+    let open = || connect(Arc::new(world.timed.clone()), environment.clone());
+    prune_on(&open().await.expect("opened"), world.options()).await.expect("pruned");
+    for name in names(&*world.objects, &format!("{LOG}0000000003")).await {
+        delete(&*world.objects, &name).await;
+    }
+    let error = prune_on(&open().await.expect("opened"), world.options()).await.expect_err("it went back");
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    world.expected.remove(&("pool/a".to_owned(), 3));
+    world.check("nothing else is gone").await;
+}
+
+/// Rounds that are not as this program makes them are not carried out.
+#[tokio::test]
+async fn a_seal_that_deletes_what_is_not_older_is_refused() {
+    let mut world = World::usual().await;
+    world.forget("pool/a", 1).await;
+    world.prune().await;
+    world.edit("pool/a");
+    world.back_up("pool/a").await;
+    let hand = world.by_hand().await;
+    let young = hand.contents().await.into_values().find(|c| c.generation == Generation(1)).expect("one");
+    let generation = Generation(1);
+    let seal = ObjectName::GcSeal(hand.project.clone(), generation);
+    let entry = cuttle::format::table::TableEntry {
+        kind: cuttle::format::names::ContentKind::Chunk,
+        object: cuttle::format::page::ObjectRef { name: young, sealed_len_bytes: 200 },
+    };
+    let plain = cuttle::format::table::encode(&[entry]);
+    let id = hand.page_id(&plain);
+    let part = ObjectName::GcPart(hand.project.clone(), generation, id);
+    let sealed_len_bytes = hand.put_plain(&part, &plain).await;
+    let deleted = vec![cuttle::format::gc::PartRef { id, sealed_len_bytes, entries: 1 }];
+    let record: SealRecord = hand.record(&seal).await;
+    hand.put_record(&seal, &SealRecord { deleted, ..record }).await;
+    delete(&*world.objects, "projects/default/gc/0000000001.done").await;
+    let error = prune_on(&world.project().await, world.options()).await.expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    world.check("nothing was deleted").await;
+    // Two rounds at once are not as it should be either.
+    hand.begin_round(2, &[]).await;
+    let error = prune_on(&world.project().await, world.options()).await.expect_err("refused");
+    assert!(error.kind() == ErrorKind::Corrupt && error.message().contains("round 1 is not over"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_locked_is_left_and_counted_and_not_asked_for_again() {
+    for status in [403, 409] {
+        let mut world = World::usual().await;
+        world.forget("pool/a", 1).await;
+        let hand = world.by_hand().await;
+        let locked = |key: &str| key.contains("/chunks/");
+        let before = hand.contents().await;
+        let needed = hand.reachable().await;
+        let garbage: Vec<&String> = before.keys().filter(|name| !needed.contains(*name)).collect();
+        let chunks = garbage.iter().filter(|name| locked(name)).count() as u64;
+        let faults = world.faults();
+        faults.fail_always_for(move |op| op.kind == OpKind::Delete && locked(&op.key), Fault::Status(status));
+        let project = connect(Arc::new(faults.clone()), environment()).await.expect("opened");
+        let report = prune_on(&project, world.options()).await.expect("pruned");
+        assert_eq!(report.locked.objects, chunks, "{report:?}");
+        assert_eq!(report.deleted().objects, garbage.len() as u64 - chunks, "{report:?}");
+        let asked = |op: &crate::support::fault_store::Op| op.kind == OpKind::Delete && locked(&op.key);
+        assert_eq!(faults.ops().iter().filter(|op| asked(op)).count() as u64, chunks);
+        world.check("locked").await;
+        // The lock ran out.
+        let report = world.prune().await;
+        assert_eq!(report.deleted_chunks.objects, chunks);
+        world.check_tidy("unlocked").await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_everything_is_not_asked_for_everything() {
+    let mut world = World::usual().await;
+    world.volume("pool/large").edit(|c| *c = Numbers::new(9).bytes(300 * C));
+    world.back_up("pool/large").await;
+    world.forget("pool/large", 1).await;
+    let faults = world.faults();
+    faults.fail_always_for(|op| op.kind == OpKind::Delete, Fault::Status(403));
+    let project = connect(Arc::new(faults.clone()), environment()).await.expect("opened");
+    let report = prune_on(&project, world.options()).await.expect("pruned");
+    assert!(report.locked.objects >= 301 && report.deleted().objects == 0, "{report:?}");
+    let asked =
+        faults.ops().iter().filter(|op| op.kind == OpKind::Delete && op.key.contains("/chunks/")).count();
+    assert!((90..200).contains(&asked), "{asked}");
+}
+
+#[tokio::test]
+async fn a_store_that_fails_to_delete_leaves_the_round_open() {
+    let mut world = World::usual().await;
+    world.forget("pool/a", 1).await;
+    let faults = world.faults();
+    faults.fail_always_for(|op| op.kind == OpKind::Delete && op.key.contains("/chunks/"), Fault::Status(503));
+    let project = connect(Arc::new(faults), environment()).await.expect("opened");
+    let error = prune_on(&project, world.options()).await.expect_err("the store is down");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    let report = world.prune().await;
+    assert_eq!((report.rounds_joined, report.rounds_begun), (1, 0), "{report:?}");
+    world.check_tidy("finished").await;
+}

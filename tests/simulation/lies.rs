@@ -1,0 +1,118 @@
+//! Stores that break their promises. Each lie makes a rule of the protocol void, as if the code did not keep it, so the
+//! simulation must find what comes of it: that shows that it looks.
+
+use cuttle::format::ObjectName;
+use object_store::{ObjectMeta, Result};
+
+use crate::oracle::Session;
+use crate::store::{Op, Reply, Request, State, meta, not_found};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// Creates overwrite what is there: a session may have two outcomes.
+    CreatesOverwrite,
+    /// Only those of prunes do: a session is aborted by a plain put.
+    AbortsOverwrite,
+    /// A backup's second look at the generation shows what the first did.
+    NoSecondLook,
+    /// A backup is told that all rounds are over: it knows of no condemned set.
+    NothingCondemned,
+    /// A prune is told that nobody is at work: it waits for no session.
+    NobodyAtWork,
+    /// A prune is told that its abort was written: the lease counts, not the outcome.
+    AbortsVanish,
+    /// A backup is never told that a snapshot was forgotten: its parent may be one.
+    NothingForgotten,
+}
+
+pub const LIES: [Lie; 7] = [
+    Lie::CreatesOverwrite,
+    Lie::AbortsOverwrite,
+    Lie::NoSecondLook,
+    Lie::NothingCondemned,
+    Lie::NobodyAtWork,
+    Lie::AbortsVanish,
+    Lie::NothingForgotten,
+];
+
+impl State {
+    /// What a lying store does with a request; `None` where it is honest.
+    pub fn lied(&mut self, request: &Request) -> Option<Result<Reply>> {
+        let lie = self.lie?;
+        let pruner = self.pruners.contains(&request.actor);
+        let name = ObjectName::parse(&request.name);
+        match (lie, &request.op, &name) {
+            (Lie::CreatesOverwrite, Op::Create(bytes), _) => Some(self.write(request, &bytes.clone())),
+            (Lie::AbortsOverwrite, Op::Create(bytes), Some(ObjectName::End(..))) if pruner => {
+                Some(self.write(request, &bytes.clone()))
+            }
+            (Lie::AbortsVanish, Op::Create(_), Some(ObjectName::End(_, n, s))) if pruner => {
+                self.vanished.insert((n.0, s.0));
+                Some(Ok(Reply::Done))
+            }
+            (Lie::NobodyAtWork | Lie::AbortsVanish, Op::Head, Some(ObjectName::Forget(_, n, s)))
+                if pruner =>
+            {
+                let session: Session = (n.0, s.0);
+                let told = lie == Lie::NobodyAtWork || self.vanished.contains(&session);
+                let there = (told && self.oracle.is_open(&session)).then(|| meta(&request.name, 200, 0))?;
+                Some(Ok(Reply::Got { bytes: Default::default(), range: 0..200, meta: there }))
+            }
+            (Lie::NothingForgotten, Op::Get(_) | Op::Head, Some(ObjectName::Forget(..))) if !pruner => {
+                Some(Err(not_found(&request.name)))
+            }
+            (Lie::NoSecondLook, Op::Get(_) | Op::Head, Some(ObjectName::GcBegin(..))) if !pruner => {
+                let moment = *self.first_looks.get(&request.actor)?;
+                let seen = self.objects.listed(&request.name, moment).contains_key(&request.name);
+                (!seen).then(|| Err(not_found(&request.name)))
+            }
+            _ => None,
+        }
+    }
+
+    /// What a lying store shows in a listing.
+    pub fn lied_list(&mut self, request: &Request, moment: usize) -> Option<Vec<ObjectMeta>> {
+        let lie = self.lie?;
+        let rounds = request.name.ends_with("/gc/");
+        if self.pruners.contains(&request.actor) {
+            return self.hidden_at_work(lie, request, moment);
+        }
+        match lie {
+            Lie::NoSecondLook if rounds => {
+                let first = *self.first_looks.entry(request.actor).or_insert(moment);
+                Some(self.shown(request, first))
+            }
+            Lie::NothingCondemned if rounds => {
+                let mut shown = self.shown(request, moment);
+                let begins: Vec<String> = shown.iter().map(|m| m.location.to_string()).collect();
+                let done = begins.iter().filter_map(|name| name.strip_suffix(".begin"));
+                shown.extend(done.map(|round| meta(&format!("{round}.done"), 200, 0)));
+                Some(shown)
+            }
+            Lie::NothingForgotten => {
+                let mut shown = self.shown(request, moment);
+                shown.retain(|m| !m.location.as_ref().ends_with(".forget"));
+                Some(shown)
+            }
+            _ => None,
+        }
+    }
+    /// Sessions under way, shown to a prune as if they were forgotten.
+    fn hidden_at_work(&self, lie: Lie, request: &Request, moment: usize) -> Option<Vec<ObjectMeta>> {
+        let all = lie == Lie::NobodyAtWork;
+        if !all && lie != Lie::AbortsVanish {
+            return None;
+        }
+        let mut shown = self.shown(request, moment);
+        let names: Vec<_> = shown.iter().filter_map(|m| ObjectName::parse(m.location.as_ref())).collect();
+        for name in names {
+            if let ObjectName::Open(project, n, s) = name
+                && (all || self.vanished.contains(&(n.0, s.0)))
+                && self.oracle.is_open(&(n.0, s.0))
+            {
+                shown.push(meta(&ObjectName::Forget(project, n, s).to_string(), 200, 0));
+            }
+        }
+        Some(shown)
+    }
+}
