@@ -87,7 +87,7 @@ fn template(number: u64) -> Template {
         let limits = Limits { jitter_seed: Some(1), ..Limits::default() };
         let store = Store::with_object_store(objects.clone(), limits);
         let (secret, options) = (secret(), InitOptions { chunk_size_bytes: CHUNK, delta_depth_max: 2 });
-        let unlock = (number % 2 == 0).then_some(&secret);
+        let unlock = number.is_multiple_of(2).then_some(&secret);
         Repository::init(store, environment(), &options, unlock).await.expect("a new repository");
         let hand = ByHand::open(objects.clone(), &secret, "default").await;
         let mut all = Objects::default();
