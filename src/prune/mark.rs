@@ -41,6 +41,8 @@ pub(super) struct Marker {
     pub(super) marks_most: usize,
     /// The round up to which nothing of what is marked was deleted.
     last: Option<Generation>,
+    /// The live snapshots of that round's seal: whatever became of them, nothing that they need was deleted.
+    sealed: HashSet<(VolumeNumber, Sequence)>,
     seen: HashSet<PageKey>,
     /// Sequences whose references are all marked, and whether they were live.
     covered: BTreeMap<(VolumeNumber, Sequence), bool>,
@@ -63,18 +65,21 @@ impl Marker {
             pages: 0,
             marks_most: 0,
             last: None,
+            sealed: HashSet::new(),
             seen: HashSet::new(),
             covered: BTreeMap::new(),
         }
     }
 
-    /// Begins with the first pass, when `last` is the newest round that is over. Marks that tell about every name are kept,
+    /// Begins with the first pass, when `last` is the newest round that is over, and `roster` its seal's. Marks that tell about every name are kept,
     /// unless a round of somebody else ended since: it may have deleted what the live index would name.
-    pub(super) fn first_pass(&mut self, last: Generation) {
+    pub(super) fn first_pass(&mut self, last: Generation, roster: &[RosterEntry]) {
         if !self.marks.is_complete() || self.last != Some(last) {
             self.forget();
         }
         self.last = Some(last);
+        let live = |entry: &RosterEntry| entry.live.iter().map(|s| (entry.volume, *s)).collect::<Vec<_>>();
+        self.sealed = roster.iter().flat_map(live).collect();
     }
 
     /// A round deletes nothing that is marked, as it was decided by these marks.
@@ -115,12 +120,19 @@ impl Marker {
         // The newest of each volume first: theirs are the chunks that the next backup may well have.
         wanted.sort_by_key(|(older, ..)| *older);
         for batch in wanted.chunks(OUTCOMES_AHEAD_MAX) {
+            let sealed = &self.sealed;
             // All of them before the first is walked: a request that nobody polls any more would keep its permit, and the
             // walk might wait for that.
             let outcomes: Vec<_> = stream::iter(batch)
                 .map(|(_, volume, sequence, entry)| async move {
-                    let found = project.outcome(volume, *sequence, entry).await;
-                    found.map(|found| ((volume.number, *sequence), found))
+                    let at = (volume.number, *sequence);
+                    // A listing may not show yet that it was forgotten long ago. To keep what it needs would do no harm,
+                    // but the live index must not name what an earlier round has deleted.
+                    let forgotten = !sealed.contains(&at) && project.is_forgotten(at.0, at.1).await?;
+                    match forgotten {
+                        true => Ok((at, None)),
+                        false => project.outcome(volume, *sequence, entry).await.map(|found| (at, found)),
+                    }
                 })
                 .buffered(OUTCOMES_AHEAD_MAX)
                 .try_collect()

@@ -94,7 +94,7 @@ impl Prune {
             Some(_) => Condemned::default(),
             None => self.project.condemned_by(&begun.begin).await?,
         };
-        self.marker.first_pass(Generation(generation.0.saturating_sub(1)));
+        self.first_pass(Generation(generation.0.saturating_sub(1))).await?;
         loop {
             self.progress.phase("manifests", None);
             self.marker.cover(&self.project, survey, &self.cancel).await?;
@@ -128,6 +128,16 @@ impl Prune {
             false => self.marker.forget(),
         }
         Ok(seal)
+    }
+
+    /// Begins to mark, when `last` is the newest round that is over.
+    pub(super) async fn first_pass(&mut self, last: Generation) -> Result<()> {
+        let seal = match last {
+            Generation(0) => None,
+            last => self.project.read_seal(last).await?,
+        };
+        self.marker.first_pass(last, seal.as_ref().map_or(&[], |seal| &seal.roster));
+        Ok(())
     }
 
     /// Everything that the last seal knew must be there still, or be forgotten.

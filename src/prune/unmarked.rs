@@ -53,7 +53,7 @@ impl Prune {
         let survey = self.survey().await?;
         let below = Generation(newest.0.saturating_add(1));
         let mut all = Found::default();
-        self.marker.first_pass(newest);
+        self.first_pass(newest).await?;
         loop {
             self.progress.phase("manifests", None);
             self.marker.cover(&self.project, &survey, &self.cancel).await?;
