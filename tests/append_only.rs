@@ -223,3 +223,46 @@ async fn what_is_locked_is_not_deleted_and_what_is_deleted_can_be_had_back() {
     assert!(undone.status().is_success(), "{}", undone.status());
     assert!(verified(&project).await);
 }
+
+#[tokio::test]
+async fn prune_leaves_what_is_locked_and_its_deletions_can_be_undone() {
+    let Some(endpoint) = support::server("CUTTLE_TEST_MOTO") else { return };
+    let s3 = S3::new(&endpoint, "any", "any");
+    let bucket = fresh("locked-prune");
+    s3.create_locking_bucket(&bucket).await;
+    let store = Store::open(&s3.config(&bucket, "ceph")).expect("a store");
+    let project = default(&init_on(store.clone(), CHUNK, true).await).await;
+    let source = MemoryVolume::new(Numbers::new(5).bytes(20 * C));
+    for night in 0..2u8 {
+        back_up(&project, &source, &options("v")).await.expect("backed up");
+        source.edit(|content| content[..10 * C].iter_mut().for_each(|b| *b ^= night + 1));
+    }
+    let chunks = "ceph/projects/default/chunks/";
+    s3.lock_all(&bucket, chunks).await;
+    let locked = s3.versions(&bucket, chunks).await;
+    assert_eq!(locked.len(), 30);
+    let first = ["v@1".to_owned()];
+    cuttle::forget::by_name(&project, &first, false, Cancel::never()).await.expect("forgotten");
+    let prune = async || {
+        let options = cuttle::prune::PruneOptions::default();
+        cuttle::prune::run(&project, options, Arc::new(Silent), Cancel::never()).await.expect("pruned")
+    };
+    // Each is either refused or hidden; no version is gone, and nothing fails.
+    let report = prune().await;
+    assert_eq!(report.deleted_chunks.objects + report.locked.objects, 10, "{report:?}");
+    assert_eq!(report.rounds_finished, 1);
+    assert_eq!(s3.versions(&bucket, chunks).await, locked);
+    assert!(verified(&project).await);
+
+    let hidden = s3.deletions(&bucket, chunks).await;
+    assert_eq!(hidden.len() as u64, report.deleted_chunks.objects);
+    for (key, marker) in &hidden {
+        let undone = s3.request("DELETE", &format!("{bucket}/{key}?versionId={marker}"), &[], "").await;
+        assert!(undone.status().is_success(), "{}", undone.status());
+    }
+    assert_eq!(store.list("projects/default/chunks/", None).await.expect("listed").len(), 30);
+    assert!(verified(&project).await);
+    let again = prune().await;
+    assert_eq!(again.deleted_chunks.objects + again.locked.objects, 10, "{again:?}");
+    assert!(verified(&project).await);
+}

@@ -13,6 +13,7 @@ use cuttle::format::PageRef;
 use cuttle::format::names::{QUARANTINE_PREFIX, quarantine_name};
 use cuttle::format::{ObjectName, ObjectType};
 use cuttle::progress::Silent;
+use cuttle::prune;
 use cuttle::repo::{Environment, InitOptions, Project, Repository};
 use cuttle::source::ReadAt;
 use cuttle::store::{Limits, Store};
@@ -714,4 +715,73 @@ async fn what_a_false_manifest_says_changes_no_good_object() {
     }
     let after = bench.verify().await;
     assert!(after.ok(), "{:?}", after.damage);
+}
+
+async fn pruned(bench: &Bench) -> prune::PruneReport {
+    let options = prune::PruneOptions::default();
+    prune::run(&bench.project, options, Arc::new(Silent), Cancel::never()).await.expect("pruned")
+}
+
+async fn forgotten(bench: &Bench, snapshot: &str) {
+    let snapshots = [snapshot.to_owned()];
+    cuttle::forget::by_name(&bench.project, &snapshots, false, Cancel::never()).await.expect("forgotten");
+}
+
+#[tokio::test]
+async fn what_a_repair_put_back_is_pruned_like_all_else_and_quarantine_is_not() {
+    let bench = Bench::new(true, None).await;
+    let (old, new) = (content(30, 6), content(31, 6));
+    let source = bench.back_up("v", &old).await;
+    source.edit(|content| content.clone_from(&new));
+    back_up(&bench.project, &source, &options("v")).await.expect("backed up");
+    for (name, harm) in bench.names(CHUNKS).await.iter().zip([Harm::Flipped, Harm::Missing, Harm::Cut]) {
+        bench.harm(name, harm, "").await;
+    }
+    assert!(bench.repair(from(&[&old, &new])).await.ok());
+    let quarantined = bench.all().await.1;
+    assert_eq!(quarantined.len(), 2);
+    forgotten(&bench, "v@1").await;
+    assert_eq!(pruned(&bench).await.deleted_chunks.objects, 6);
+    assert!(bench.verify().await.ok());
+    // Of generation 0 still, and mended there.
+    let chunks = bench.names(CHUNKS).await;
+    assert_eq!(chunks.len(), 6);
+    bench.harm(&chunks[0], Harm::Missing, "").await;
+    assert!(bench.repair(from(&[&new])).await.ok());
+    assert_eq!(bench.names(CHUNKS).await, chunks);
+    assert!(bench.verify().await.ok());
+    assert_eq!(bench.all().await.1, quarantined);
+}
+
+/// A repair sleeps just before it writes, while its snapshot is forgotten and pruned.
+#[tokio::test]
+async fn what_a_late_repair_brings_back_is_garbage_that_the_next_round_takes() {
+    for kind in [OpKind::Put, OpKind::Create] {
+        let bench = Bench::new(true, None).await;
+        let (old, new) = (content(32, 4), content(33, 4));
+        let source = bench.back_up("v", &old).await;
+        let only_old = bench.names(CHUNKS).await;
+        source.edit(|content| content.clone_from(&new));
+        back_up(&bench.project, &source, &options("v")).await.expect("backed up");
+        let harm = if kind == OpKind::Put { Harm::Flipped } else { Harm::Missing };
+        bench.harm(&only_old[0], harm, "").await;
+        let mut gate = bench.faults.gate(move |op| op.kind == kind && op.key.starts_with(CHUNKS));
+        let late = bench.repair(from(&[&old]));
+        let meanwhile = async {
+            gate.reached().await;
+            forgotten(&bench, "v@1").await;
+            pruned(&bench).await;
+            assert!(bench.names(CHUNKS).await.iter().all(|name| !only_old.contains(name)));
+            gate.open();
+        };
+        let (_, ()) = tokio::join!(late, meanwhile);
+        assert!(bench.names(CHUNKS).await.contains(&only_old[0]));
+        assert!(bench.verify().await.ok());
+        // A backup of the old content does not refer to it: that name is of an older generation.
+        source.edit(|content| content.clone_from(&old));
+        back_up(&bench.project, &source, &options("v")).await.expect("backed up");
+        assert_eq!(pruned(&bench).await.deleted_chunks.objects, 1);
+        assert!(!bench.names(CHUNKS).await.contains(&only_old[0]));
+        assert!(bench.verify().await.ok());
+    }
 }
