@@ -2,6 +2,8 @@
 //!
 //! Everything here runs on a CPU thread and touches no store. repo-format.md §4 is the layout.
 
+mod exact;
+
 use std::cell::RefCell;
 
 use bytes::Bytes;
@@ -16,6 +18,8 @@ use crate::format::names::{ContentName, ObjectName};
 use crate::format::{ObjectType, Record};
 use crate::keys::{SealingKey, random_array};
 use crate::units::ChunkId;
+
+pub(crate) use exact::seal_to_len;
 
 /// Compression level unless told otherwise: what a backup's speed is best spent on.
 pub const LEVEL_DEFAULT: i32 = 1;
@@ -113,16 +117,8 @@ pub fn seal(place: Place<'_>, plain: &[u8], level: i32) -> Result<Sealed> {
 pub fn seal_delta(place: Place<'_>, plain: &[u8], base: Base<'_>, level: i32) -> Result<Sealed> {
     // A context of its own: one that is kept would have to outlive the base.
     let mut compressor = CCtx::create();
-    // The window must reach over the base and the chunk itself.
-    let window_log = (base.plain.len() + plain.len()).next_power_of_two().ilog2();
-    for parameter in [
-        CParameter::CompressionLevel(level),
-        CParameter::WindowLog(window_log.clamp(10, WINDOW_LOG_MAX_PREFIX)),
-        CParameter::EnableLongDistanceMatching(true),
-    ] {
-        compressor.set_parameter(parameter).map_err(zstd_defect)?;
-    }
-    compressor.ref_prefix(base.plain).map_err(zstd_defect)?;
+    compressor.set_parameter(CParameter::CompressionLevel(level)).map_err(zstd_defect)?;
+    prefix(&mut compressor, base.plain, plain.len())?;
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { compressed, opened, .. } = scratch;
         compressed.clear();
@@ -153,6 +149,18 @@ pub fn rename(from: Place<'_>, object: &Sealed, to: Place<'_>) -> Result<Sealed>
     let mut compressed = vec![0; body.len().saturating_sub(TAG_LEN_BYTES)];
     key.open(&header.salt, &aad(&head[..HEADER_BOUND_LEN_BYTES], &from), body, &mut compressed)?;
     finish(to, plain_len, header.compression, header.base, &compressed)
+}
+
+/// Has a compressor refer to a base. The window must reach over the base and the chunk itself.
+fn prefix<'a>(compressor: &mut CCtx<'a>, base: &'a [u8], plain_len: usize) -> Result<()> {
+    let window_log = (base.len() + plain_len).next_power_of_two().ilog2();
+    for parameter in [
+        CParameter::WindowLog(window_log.clamp(10, WINDOW_LOG_MAX_PREFIX)),
+        CParameter::EnableLongDistanceMatching(true),
+    ] {
+        compressor.set_parameter(parameter).map_err(zstd_defect)?;
+    }
+    compressor.ref_prefix(base).map(drop).map_err(zstd_defect)
 }
 
 /// Seals a record under its name, and reads it back before anybody else has to.

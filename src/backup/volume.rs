@@ -203,7 +203,7 @@ impl Reader {
         let Work { index, before, chain, sample } = work;
         let permits = if chain.is_some() { PERMITS_WITH_BASE } else { 1 };
         let permit = self.budget.acquire(permits).await?;
-        let plain = self.read(&self.plan.reader, index).await?;
+        let plain = self.read("the source", &self.plan.reader, index).await?;
         let len_bytes = plain.len() as u32;
         let (encoder, wants_base) = (Arc::clone(&self.encoder), chain.is_some());
         let (plain, found) = cpu::run(move || {
@@ -236,7 +236,7 @@ impl Reader {
         let Some(base) = base.filter(|base| base.size_bytes() >= end) else {
             return Ok((plain, Encoded::BaseDiffers));
         };
-        let below = Below { chain, plain: self.read(base, index).await.context("the base")? };
+        let below = Below { chain, plain: self.read("the base", base, index).await? };
         let (encoder, budget) = (Arc::clone(&self.encoder), Arc::clone(&self.budget));
         cpu::run(move || {
             let encoded = match encoder.is_base(&below.chain, &below.plain) {
@@ -249,7 +249,7 @@ impl Reader {
         .await
     }
 
-    async fn read(&self, reader: &Arc<dyn ReadAt>, index: ChunkIndex) -> Result<Vec<u8>> {
+    async fn read(&self, what: &'static str, reader: &Arc<dyn ReadAt>, index: ChunkIndex) -> Result<Vec<u8>> {
         let _turn = self.reads.acquire().await.map_err(|_| interrupted())?;
         let geometry = self.plan.geometry;
         let (offset_bytes, len_bytes) = (geometry.offset_bytes(index), geometry.chunk_len_bytes(index));
@@ -257,7 +257,7 @@ impl Reader {
         cpu::block(move || {
             reader
                 .read_at(offset_bytes, &mut plain)
-                .context(format!("read {len_bytes} bytes at offset {offset_bytes} of the source"))?;
+                .context(format!("read {len_bytes} bytes at offset {offset_bytes} of {what}"))?;
             Ok(plain)
         })
         .await

@@ -51,6 +51,10 @@ fn address(context: &Context<'_>) -> Result<String> {
         Error::invalid("no repository is given")
             .help("name it with -r/--repo or CUTTLE_REPOSITORY: a path, s3://…, gs://… or az://…")
     })?;
+    absolute(given)
+}
+
+fn absolute(given: String) -> Result<String> {
     if given.contains("://") {
         return Ok(given);
     }
@@ -75,8 +79,19 @@ fn address_in(path: &Path) -> Result<String> {
 
 /// Opens the repository. `stdin_is_data` keeps from asking for a password.
 pub async fn repository(context: &Context<'_>, stdin_is_data: bool) -> Result<Arc<Repository>> {
-    let source = secret::source(&context.global.secret)?;
     let store = Store::open(&store_config(context)?)?;
+    repository_in(context, store, stdin_is_data).await
+}
+
+/// Opens another repository's project of the same name, with the same secret.
+pub async fn other_project(context: &Context<'_>, address: &str) -> Result<Project> {
+    let config = StoreConfig { url: absolute(address.to_owned())?, ..store_config(context)? };
+    let name = project_name(context)?;
+    repository_in(context, Store::open(&config)?, false).await?.project(&name).await
+}
+
+async fn repository_in(context: &Context<'_>, store: Store, stdin_is_data: bool) -> Result<Arc<Repository>> {
+    let source = secret::source(&context.global.secret)?;
     let environment = machine::environment(&context.global.repository);
     let question = format!("Password for {}: ", store.url());
     for attempt in 1.. {
@@ -112,7 +127,7 @@ fn project_name(context: &Context<'_>) -> Result<ProjectName> {
 }
 
 /// How Ceph is reached, by the options and then by its own environment variables.
-fn ceph_config(context: &Context<'_>) -> Result<CephConfig> {
+pub fn ceph_config(context: &Context<'_>) -> Result<CephConfig> {
     let options = &context.global.ceph;
     let user = match (&options.id, &options.name) {
         (Some(_), Some(_)) => {

@@ -12,6 +12,7 @@ use cuttle::store::Ledger;
 use cuttle::{Error, Result};
 
 use super::failure::Failure;
+use super::prune;
 use super::snapshots::short;
 use super::summary::ledger_line;
 use super::table::{Column, table};
@@ -35,6 +36,7 @@ Examples:
   cuttle forget -n --keep-daily 7 --keep-weekly 4 --keep-monthly 12    what would go, and why the others stay
   cuttle forget --keep-daily 7 --keep-weekly 4 --keep-monthly 12
   cuttle forget --keep-within 30d --volume 'vms/*' --tag nightly       some of them; the others stay
+  cuttle forget --keep-daily 7 --keep-weekly 4 --prune                 and free what only they needed
   cuttle forget vms/db@3 vms/db@4                                      these two
 
 Exit code 1 when something could not be forgotten, or not be looked at.
@@ -51,6 +53,9 @@ pub struct Args {
     snapshots: Vec<String>,
     #[command(flatten)]
     policy: PolicyArgs,
+    /// Then delete what no snapshot needs any more, as `cuttle prune` does; with --dry-run, what it would delete by now
+    #[arg(long)]
+    prune: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -131,7 +136,12 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     }
     let project = connect::project(context, false).await?;
     let report = forgotten(context, &project, &args.snapshots, &policy).await?;
-    tell(context, &report)
+    let told = tell(context, &report)?;
+    if !args.prune {
+        return Ok(told);
+    }
+    let pruned = prune::pruned(context, &project, prune::Args::default()).await?;
+    Ok(if told == Exit::Success { pruned } else { told })
 }
 
 async fn forgotten(

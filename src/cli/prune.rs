@@ -9,6 +9,7 @@ use cuttle::Result;
 use cuttle::plan::lease::LEASE_DEFAULT;
 use cuttle::progress::Progress;
 use cuttle::prune::{self, Counted, PruneOptions, PruneReport, Waiting};
+use cuttle::repo::Project;
 
 use super::bar::Words;
 use super::summary::ledger_line;
@@ -39,7 +40,7 @@ JSON: {\"message_type\":\"summary\",\"dry_run\",\"volumes\",\"snapshots\",\"page
 \"host\",\"process\",\"last_sign_unix_ms\"}],\"deletes_to_come\",\"puts_to_come\",\"lists_to_come\",\"ledger\":{…},\"seconds\"}";
 
 /// Delete what no snapshot needs any more
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
     /// Silence after which a backup under way is taken for dead: 90m, 24h, 3d [default: 24h]
@@ -59,6 +60,11 @@ struct Summary<'a> {
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let project = connect::project(context, false).await?;
+    pruned(context, &project, args).await
+}
+
+/// Prunes an open project, and tells about it.
+pub async fn pruned(context: &Context<'_>, project: &Project, args: Args) -> Result<Exit> {
     let options = PruneOptions {
         dry_run: context.global.dry_run,
         lease: args.lease.unwrap_or(LEASE_DEFAULT),
@@ -67,7 +73,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     };
     let bar = context.ui.progress(&format!("project {}", project.name()), WORDS, false);
     let progress: Arc<dyn Progress> = bar.clone();
-    let result = prune::run(&project, options, progress, context.cancel.clone()).await;
+    let result = prune::run(project, options, progress, context.cancel.clone()).await;
     bar.done();
     let mut report = result?;
     report.ledger = project.repository().store().ledger();

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::format::envelope::ObjectType;
-use crate::units::{ChunkId, Generation, ProjectName, Sequence, VolumeNumber, hex_into};
+use crate::units::{ChunkId, Generation, ProjectName, Sequence, VolumeNumber, hex, hex_into};
 
 /// The name of an object, relative to the repository's prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -154,6 +154,15 @@ pub fn log_prefix(project: &ProjectName, volume: VolumeNumber) -> String {
 pub fn gc_prefix(project: &ProjectName) -> String {
     format!("projects/{project}/gc/")
 }
+
+/// Where the bytes of a damaged object are kept: by its name, and by what they are, so that no two get in each other's way.
+pub fn quarantine_name(name: &ObjectName, damaged: &[u8]) -> String {
+    let hash = blake3::hash(damaged);
+    format!("{QUARANTINE_PREFIX}{name}/{}", hex(&hash.as_bytes()[..8]))
+}
+
+/// What names of quarantined objects begin with.
+pub const QUARANTINE_PREFIX: &str = "quarantine/";
 
 /// All parts of a round's tables.
 pub fn parts_prefix(project: &ProjectName, generation: Option<Generation>) -> String {
@@ -309,6 +318,16 @@ mod tests {
                 format!("projects/default/gc/parts/0000000012/{id}"),
             ]
         );
+    }
+
+    #[test]
+    fn what_is_in_quarantine_is_no_object_of_ours() {
+        for name in all() {
+            let quarantined = quarantine_name(&name, b"damaged");
+            assert_eq!(quarantined, format!("quarantine/{name}/1edaff300ed3affd"));
+            assert_eq!(ObjectName::parse(&quarantined), None);
+            assert_ne!(quarantined, quarantine_name(&name, b"damaged again"));
+        }
     }
 
     #[test]

@@ -10,6 +10,9 @@ use crate::prune::survey::{Survey, Surveyed, stopped};
 use crate::prune::{PROBE_PREFIX, Prune};
 use crate::units::{Generation, Sequence};
 
+/// Probes that must fail before the store is taken for one that overwrites.
+const PROBES_MAX: usize = 3;
+
 /// A round that was begun.
 pub(super) struct Begun {
     begin: BeginRecord,
@@ -168,7 +171,8 @@ impl Prune {
     /// Whether the store's creates decide races, tried once before the first write of a run. A repository whose store
     /// cannot do that is for one writer at a time; a prune then ends no session by itself.
     ///
-    /// What `init` found is not given up for a probe that says otherwise: to overwrite what others create loses data.
+    /// A probe may be wrong where a store decides races after all: who sleeps within it for longer than the lease finds
+    /// it swept away. So what `init` found is not given up for it, as to overwrite what others create loses data.
     pub(super) async fn creates_decide(&mut self) -> Result<bool> {
         if let Some(known) = self.create_if_absent {
             return Ok(known);
@@ -181,7 +185,7 @@ impl Prune {
                 "this store cannot create an object only where there is none: let one program write at a time. A backup \
                  that stopped without an outcome must be ended by running it again on its host",
             );
-        } else if !self.probe_twice().await? {
+        } else if !self.probe().await? {
             return Err(Error::unavailable(
                 "nothing is deleted: of several that created one object, not exactly one was told that it did, as it was \
                  when the repository was made",
@@ -195,12 +199,15 @@ impl Prune {
         Ok(decide)
     }
 
-    /// A probe may find that a store does not decide races although it does: who sleeps within it for longer than the
-    /// lease finds it swept away by another prune. So it counts only when it says so again.
-    async fn probe_twice(&self) -> Result<bool> {
-        let store = &self.project.repository().store;
-        Ok(store.probe_create_if_absent(PROBE_PREFIX).await?
-            || store.probe_create_if_absent(PROBE_PREFIX).await?)
+    /// Whether creates decide races. Another prune may sweep a probe away while this one sleeps, and then it has two winners; the
+    /// next probe tells.
+    async fn probe(&self) -> Result<bool> {
+        for _ in 0..PROBES_MAX {
+            if self.project.repository().store.probe_create_if_absent(PROBE_PREFIX).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -46,6 +46,35 @@ impl RbdReader {
         let image = Image::open(&pool, OpenBy::Name(&spec.image), Access::Snapshot(snapshot.id))?;
         Self::new(Arc::new(image))
     }
+
+    /// Opens an image as it is now, or the snapshot that is named.
+    pub fn of_image(cluster: &Cluster, spec: &RbdSpec) -> Result<Self> {
+        if spec.snapshot.is_some() {
+            return Self::of_snapshot(cluster, spec, None);
+        }
+        let pool = cluster.pool(&spec.pool, &spec.namespace)?;
+        Self::new(Arc::new(Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadOnly)?))
+    }
+
+    /// Opens the very image that a backup was read from: its snapshot, or the image as it is now.
+    pub fn of_origin(cluster: &Cluster, identity: &Identity, point: Option<&SnapshotPoint>) -> Result<Self> {
+        let Identity::Rbd { cluster_fsid, pool, namespace, image, image_id } = identity else {
+            return Err(Error::invalid(format!("{identity}: expected an RBD image")));
+        };
+        if cluster.fsid() != cluster_fsid {
+            return Err(Error::not_found(format!("{identity}: this cluster is {}", cluster.fsid())));
+        }
+        let pool = cluster.pool(pool, namespace)?;
+        let open = |access| Image::open(&pool, OpenBy::Id { name: image, id: image_id }, access);
+        let head = open(Access::ReadOnly)?;
+        let Some(SnapshotPoint { name, rbd_snap_id: id, .. }) = point else {
+            return Self::new(Arc::new(head));
+        };
+        let snapshots = head.snapshots()?;
+        let found = snapshots.iter().find(|s| s.name == *name && (*id == 0 || s.id == *id));
+        let found = found.ok_or_else(|| Error::not_found(format!("no snapshot {name} of {identity}")))?;
+        Self::new(Arc::new(open(Access::Snapshot(found.id))?))
+    }
 }
 
 impl ReadAt for RbdReader {

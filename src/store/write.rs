@@ -24,6 +24,9 @@ pub const HEAD_BYTES_MAX: usize = 128;
 const PROBE_RACERS: usize = 8;
 const PROBE_ROUNDS: usize = 4;
 
+/// The credentials are good, but do not permit this.
+const FORBIDDEN: u16 = 403;
+
 /// How a create ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Created {
@@ -47,7 +50,7 @@ enum Settled {
 impl Store {
     /// Creates an object, unless there is one: then says what is there.
     ///
-    /// After any doubt (a timeout, a broken connection, a 409, a 5xx) the outcome is settled by reading
+    /// After any doubt (a timeout, a broken connection, a 409, a 5xx) and after a 403 the outcome is settled by reading
     /// back: ours is `New`, nothing there means to try again, anything else is `Exists`. An error means
     /// that the outcome is not known, or that nothing was written.
     pub async fn create(&self, key: &str, bytes: Bytes) -> Result<Created> {
@@ -72,6 +75,14 @@ impl Store {
                 _ => false,
             };
             doubt |= unsettled;
+            if fault.class == Class::Denied && fault.status.as_ref().is_some_and(|s| s.status == FORBIDDEN) {
+                // Who may not replace objects may be told so, and nothing else, by a create that finds one.
+                return match self.settle(key, &bytes).await {
+                    Ok(Settled::Ours) => Ok(Created::New),
+                    Ok(Settled::Other { head, size_bytes }) => Ok(Created::Exists { head, size_bytes }),
+                    Ok(Settled::Absent) | Err(_) => Err(create_failed(fault, &shared.place(key))),
+                };
+            }
             if unsettled {
                 match self.settle(key, &bytes).await? {
                     Settled::Ours => return Ok(Created::New),

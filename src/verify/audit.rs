@@ -15,6 +15,7 @@ use crate::progress::Progress;
 use crate::reading::budget::{Budget, Buffers};
 use crate::repo::Project;
 use crate::repo::chunks::chunk_object_len_bytes_max;
+use crate::verify::VerifyOptions;
 use crate::verify::metadata::Subject;
 use crate::verify::report::{Flaw, Looked, looked};
 
@@ -28,6 +29,21 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
+    pub(crate) fn new(
+        project: &Project,
+        options: &VerifyOptions,
+        progress: Arc<dyn Progress>,
+        cancel: Cancel,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            project: project.clone(),
+            budget: Budget::new(options.inflight_bytes),
+            buffers: Buffers::new(options.inflight_bytes, project.chunk_size_bytes()),
+            progress,
+            cancel,
+        })
+    }
+
     /// The bytes of an object of at most this size.
     pub(crate) async fn object(&self, name: &ObjectName, len_bytes_max: u64) -> Looked<Bytes> {
         let store = &self.project.repository().store;

@@ -67,7 +67,8 @@ fn hurt_by(
 ) -> Result<Vec<(usize, Range<u64>)>> {
     let mut out = Vec::new();
     match visit {
-        Visit::Bad { name, flaw, chunks } => {
+        Visit::Bad { object, flaw, chunks } => {
+            let name = object.name;
             findings.page(name, audit.project.page_name(name).to_string(), flaw)?;
             let at = |chunk| geometry.offset_bytes(ChunkIndex(chunk)).min(geometry.size_bytes);
             if let Some(found) = findings.pages.get(&name) {

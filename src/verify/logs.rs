@@ -190,6 +190,7 @@ fn subject(
         snapshot_id,
         generation: snapshot.generation,
         geometry: snapshot.geometry()?,
+        origin: (snapshot.identity.clone(), snapshot.point.clone()),
         root: Some(Arc::new(snapshot.root_page()?)),
     })
 }

@@ -17,6 +17,7 @@ use crate::units::{ChunkId, Generation, Geometry, Sequence, SnapshotId, VolumeNu
 use crate::verify::audit::Audit;
 use crate::verify::logs::{Finding, LogAudit, VolumeInfo};
 use crate::verify::report::{Findings, Flaw, Hurt, Looked, Problem, looked};
+use crate::volume::{Identity, SnapshotPoint};
 
 /// Logs read at once.
 const LOGS_INFLIGHT_MAX: usize = 4;
@@ -34,6 +35,8 @@ pub(crate) struct Subject {
     pub(crate) snapshot_id: SnapshotId,
     pub(crate) generation: Generation,
     pub(crate) geometry: Geometry,
+    /// What was read, and its snapshot.
+    pub(crate) origin: (Identity, Option<SnapshotPoint>),
     /// `None` where it is read again.
     pub(crate) root: Option<Arc<Page>>,
 }
@@ -73,8 +76,17 @@ impl Subject {
 }
 
 impl Metadata {
+    /// Reads the metadata of the snapshots that the user named; where none is, of all the project.
+    pub(crate) async fn read(audit: &Audit, specs: &[String], findings: &mut Findings) -> Result<Self> {
+        audit.progress.phase("metadata", None);
+        match specs.is_empty() {
+            true => Self::of_project(audit, findings).await,
+            false => Self::of_snapshots(audit, specs, findings).await,
+        }
+    }
+
     /// Reads all metadata of the project, and of the repository around it.
-    pub(crate) async fn of_project(audit: &Audit, findings: &mut Findings) -> Result<Self> {
+    async fn of_project(audit: &Audit, findings: &mut Findings) -> Result<Self> {
         let mut metadata = Self::default();
         for (object, flaw, _) in audit.common().await? {
             findings.note(object, flaw)?;
@@ -91,11 +103,7 @@ impl Metadata {
     }
 
     /// Reads the records of the snapshots that the user named.
-    pub(crate) async fn of_snapshots(
-        audit: &Audit,
-        specs: &[String],
-        findings: &mut Findings,
-    ) -> Result<Self> {
+    async fn of_snapshots(audit: &Audit, specs: &[String], findings: &mut Findings) -> Result<Self> {
         let mut metadata = Self::default();
         for spec in specs {
             let entry = match audit.project.find_snapshot(spec).await {

@@ -9,9 +9,11 @@ mod audit;
 mod data;
 mod hurt;
 mod logs;
+mod look;
 mod metadata;
 mod pages;
 mod present;
+pub mod repair;
 mod report;
 mod scrub;
 mod slice;
@@ -22,16 +24,12 @@ use std::time::Instant;
 
 use crate::cancel::Cancel;
 use crate::error::Result;
-use crate::format::page::{ObjectRef, PageRef};
 use crate::progress::Progress;
-use crate::reading::budget::{Budget, Buffers};
 use crate::repo::Project;
-use crate::units::{ChunkId, ChunkIndex, Generation, Geometry};
 use crate::verify::audit::Audit;
+use crate::verify::look::Look;
 use crate::verify::metadata::Metadata;
-use crate::verify::pages::{Manner, Visit, Walk};
-use crate::verify::report::{Findings, Flaw};
-use crate::verify::wanted::Wanted;
+use crate::verify::report::Findings;
 
 pub use against::{AgainstReport, against};
 pub use report::{ByteRange, Damage, Hurt, Problem, VerifyReport};
@@ -83,35 +81,13 @@ pub async fn run(
     cancel: Cancel,
 ) -> Result<VerifyReport> {
     let (started, before) = (Instant::now(), project.repository().store.ledger());
-    let audit = Arc::new(Audit {
-        project: project.clone(),
-        budget: Budget::new(options.inflight_bytes),
-        buffers: Buffers::new(options.inflight_bytes, project.chunk_size_bytes()),
-        progress,
-        cancel,
-    });
+    let audit = Audit::new(project, &options, progress, cancel);
     let mut findings = Findings::default();
-    audit.progress.phase("metadata", None);
-    let metadata = match options.snapshots.is_empty() {
-        true => Metadata::of_project(&audit, &mut findings).await?,
-        false => Metadata::of_snapshots(&audit, &options.snapshots, &mut findings).await?,
-    };
-    let mut report = VerifyReport {
-        project: project.name().to_string(),
-        volumes: metadata.volumes,
-        snapshots: metadata.subjects.len() as u64,
-        unfinished: metadata.unfinished,
-        read_data: options.read_data,
-        slice: options.slice.map(|s| s.to_string()),
-        ..VerifyReport::default()
-    };
-    let mut from = Some(ChunkId([0; 32]));
-    let mut manner = Manner::Fresh;
-    while let Some(first) = from {
-        from = pass(&audit, &metadata, &options, (first, manner), (&mut findings, &mut report)).await?;
-        manner = Manner::Again;
-    }
-    if !findings.chunks.is_empty() || !findings.pages.is_empty() {
+    let metadata = Metadata::read(&audit, &options.snapshots, &mut findings).await?;
+    let mut report = VerifyReport::of(project, &metadata, &options);
+    let look = Look { audit: &audit, metadata: &metadata, options: &options, scope: None };
+    look.run(&mut findings, &mut report).await?;
+    if findings.has_content() {
         audit.progress.phase("damage", None);
         report.ranges_omitted = audit.find_hurt(&metadata.subjects, &mut findings).await?;
     }
@@ -121,93 +97,19 @@ pub async fn run(
     Ok(report)
 }
 
-/// One pass over all pages, for the chunks from one id on. Where the next pass begins, if one is needed.
-async fn pass(
-    audit: &Arc<Audit>,
-    metadata: &Metadata,
-    options: &VerifyOptions,
-    (from, manner): (ChunkId, Manner),
-    (findings, report): (&mut Findings, &mut VerifyReport),
-) -> Result<Option<ChunkId>> {
-    audit.progress.phase("pages", None);
-    // What is not read is at least looked for.
-    let table_slice = if options.read_data { None } else { options.slice };
-    let mut wanted = Wanted::new(from, options.objects_per_pass_max);
-    let mut walk = Walk::new(audit, manner);
-    for subject in &metadata.subjects {
-        let geometry = subject.geometry;
-        let mut visitor = |findings: &mut Findings, visit: Visit<'_>| {
-            match visit {
-                Visit::Bad { name, flaw, .. } => {
-                    findings.page(name, audit.project.page_name(name).to_string(), flaw)?;
-                }
-                Visit::Leaf { first, page, generation } => {
-                    for (at, chunk) in page.refs.iter().enumerate() {
-                        if let Some((object, flaw)) = insane(audit, chunk, generation) {
-                            let name = audit.project.chunk_name(object.name).to_string();
-                            findings.chunk((object.name, None), name, flaw)?;
-                        } else if in_slice(table_slice, chunk) {
-                            wanted.add(chunk, len_bytes(geometry, first, at));
-                        }
-                    }
-                }
-            }
-            Ok(true)
-        };
-        walk.snapshot(subject, findings, &mut visitor).await?;
-    }
-    if manner == Manner::Fresh {
-        report.pages = walk.pages;
-    }
-    let next = wanted.finish();
-    // Reading everything finds what is missing as well.
-    if !options.read_data || options.slice.is_some() {
-        audit.progress.phase("objects", None);
-        report.chunks += audit.find_objects(&wanted, (from, next), findings).await?;
-    }
-    if options.read_data {
-        let bytes = wanted.full.iter().filter(|f| in_slice_id(options.slice, &f.object)).count() as u64
-            * u64::from(audit.project.chunk_size_bytes());
-        audit.progress.phase("data", Some(bytes));
-        let (chunks, bytes) = audit.read_objects(wanted, options.slice, findings).await?;
-        report.chunks_read += chunks;
-        report.read_bytes += bytes;
-        report.chunks = report.chunks.max(report.chunks_read);
-    }
-    Ok(next)
-}
-
-/// What is wrong with a ref in itself, and which object it is about.
-fn insane(audit: &Audit, chunk: &PageRef, newest: Generation) -> Option<(ObjectRef, Flaw)> {
-    let PageRef::Stored { object, closure } = chunk else { return None };
-    if !closure.is_empty() && object.name.variant == 0 {
-        return Some((
-            *object,
-            Flaw::damaged("its manifest says that it is a delta, its name that it is not"),
-        ));
-    }
-    chunk.objects().find_map(|o| {
-        if o.name.generation > newest {
-            let flaw = Flaw::damaged(format!(
-                "generation {}, but the page that names it is of {newest}",
-                o.name.generation
-            ));
-            return Some((*o, flaw));
+impl VerifyReport {
+    /// What is known before the pages are read.
+    fn of(project: &Project, metadata: &Metadata, options: &VerifyOptions) -> Self {
+        Self {
+            project: project.name().to_string(),
+            volumes: metadata.volumes,
+            snapshots: metadata.subjects.len() as u64,
+            unfinished: metadata.unfinished,
+            read_data: options.read_data,
+            slice: options.slice.map(|s| s.to_string()),
+            ..Self::default()
         }
-        audit.sane(o).err().map(|flaw| (*o, flaw))
-    })
-}
-
-fn in_slice(slice: Option<Slice>, chunk: &PageRef) -> bool {
-    chunk.objects().last().is_none_or(|root| in_slice_id(slice, root))
-}
-
-fn in_slice_id(slice: Option<Slice>, root: &ObjectRef) -> bool {
-    slice.is_none_or(|slice| slice.contains(&root.name.id))
-}
-
-fn len_bytes(geometry: Geometry, first: ChunkIndex, at: usize) -> u32 {
-    geometry.chunk_len_bytes(ChunkIndex(first.0 + at as u64))
+    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub(crate) enum Visit<'a> {
     },
     /// A page that cannot be read, and the chunks that it stands for.
     Bad {
-        name: ContentName,
+        object: ObjectRef,
         flaw: Flaw,
         chunks: std::ops::Range<u64>,
     },
@@ -115,7 +115,7 @@ impl<'a> Walk<'a> {
                 Ok(page) => page,
                 Err(flaw) => {
                     let chunks = chunks_below(geometry, level, node.number);
-                    visit(findings, Visit::Bad { name, flaw, chunks })?;
+                    visit(findings, Visit::Bad { object: node.object, flaw, chunks })?;
                     continue;
                 }
             };

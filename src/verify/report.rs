@@ -190,6 +190,11 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
+    /// What was found of records, before chunks and pages are looked at.
+    pub(crate) fn of(damage: Vec<Damage>, omitted: u64) -> Self {
+        Self { damage, omitted, ..Self::default() }
+    }
+
     /// Notes a flaw; `None` where there are too many to list. Fails when the store seems to be down.
     pub(crate) fn note(&mut self, object: impl Into<String>, flaw: Flaw) -> Result<Option<usize>> {
         let object = object.into();
@@ -226,6 +231,11 @@ impl Findings {
             self.pages.insert(name, at);
         }
         Ok(())
+    }
+
+    /// Whether any chunk or page is damaged.
+    pub(crate) fn has_content(&self) -> bool {
+        !self.chunks.is_empty() || !self.pages.is_empty()
     }
 
     /// Notes a flaw that makes a whole snapshot unusable.

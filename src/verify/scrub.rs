@@ -12,7 +12,7 @@ use crate::cancel::{Cancel, interrupted};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::format::envelope::scrub as scrub_object;
-use crate::format::names::{log_prefix, volumes_prefix};
+use crate::format::names::{QUARANTINE_PREFIX, log_prefix, volumes_prefix};
 use crate::format::record::RepositoryRecord;
 use crate::format::{ObjectName, ObjectType, Sealing};
 use crate::progress::{Outcome, Progress, Step};
@@ -51,6 +51,8 @@ pub struct ScrubReport {
     /// Objects left to other slices.
     pub skipped: u64,
     pub slice: Option<String>,
+    /// Damaged objects that a repair put aside; they are not looked at.
+    pub quarantined: u64,
     /// Objects whose names the format does not know; they are not cuttle's, or of a newer version.
     pub unknown: u64,
     /// The first of them.
@@ -173,6 +175,7 @@ impl Run {
     fn name(&mut self, info: &ObjectInfo) -> Option<ObjectName> {
         let name = ObjectName::parse(&info.key);
         match &name {
+            None if info.key.starts_with(QUARANTINE_PREFIX) => self.report.quarantined += 1,
             None => {
                 self.report.unknown += 1;
                 if self.report.unknown_names.len() < UNKNOWN_MAX {

@@ -5,10 +5,11 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::format::ObjectName;
 use crate::format::names::ContentName;
+use crate::format::page::{ObjectRef, PageRef};
 use crate::format::record::ForgetRecord;
 use crate::progress::Silent;
 use crate::testing::{Bench, CHUNK, MemoryReader, Random};
-use crate::units::VolumeNumber;
+use crate::units::{ChunkId, Generation, VolumeNumber};
 
 const C: u64 = CHUNK as u64;
 const CHUNKS: &str = "projects/default/chunks/";
@@ -446,20 +447,13 @@ async fn what_was_forgotten_meanwhile_is_not_missed() {
     let name = name_of(&bench, &first).await;
     bench.delete(&name).await;
     // Named, so it is looked at although it is forgotten by the time that its loss is found.
-    let audit = Arc::new(Audit {
-        project: bench.project.clone(),
-        budget: Budget::new(1 << 20),
-        buffers: Buffers::new(1 << 20, CHUNK),
-        progress: Arc::new(Silent),
-        cancel: Cancel::never(),
-    });
+    let options = VerifyOptions::default();
+    let audit = Audit::new(&bench.project, &options, Arc::new(Silent), Cancel::never());
     let mut findings = Findings::default();
-    let metadata = Metadata::of_project(&audit, &mut findings).await.expect("read");
+    let metadata = Metadata::read(&audit, &[], &mut findings).await.expect("read");
     let mut report = VerifyReport::default();
-    let start = (ChunkId([0; 32]), Manner::Fresh);
-    pass(&audit, &metadata, &VerifyOptions::default(), start, (&mut findings, &mut report))
-        .await
-        .expect("looked");
+    let look = Look { audit: &audit, metadata: &metadata, options: &options, scope: None };
+    look.run(&mut findings, &mut report).await.expect("looked");
     assert_eq!(findings.damage.len(), 1);
     forget(&bench, "v@1").await;
     audit.find_hurt(&metadata.subjects, &mut findings).await.expect("looked");

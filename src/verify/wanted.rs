@@ -59,7 +59,7 @@ impl Wanted {
                 self.chains.push(Chain { objects, len_bytes });
             }
         }
-        if self.len() > self.objects_max {
+        while self.len() > self.objects_max {
             self.shrink();
         }
     }

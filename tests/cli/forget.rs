@@ -136,3 +136,15 @@ fn only_some_snapshots() {
     assert_eq!(actions(&done), ["forget ", "forget ", "keep last"]);
     assert_eq!(sequences(&bench, &[]), [1, 3, 5, 6]);
 }
+
+#[test]
+fn forgetting_goes_straight_on_to_pruning() {
+    let bench = nights(&[2, 1, 0]);
+    let said = bench.json(&["forget", "--keep-last", "1", "--prune"]);
+    assert_eq!(said.len(), 2, "a summary of each");
+    assert_eq!(said[0]["forgotten"], json!(2));
+    // A chunk of each night that went.
+    assert_eq!(said[1]["deleted_chunks"]["objects"], json!(2), "{}", said[1]);
+    assert_eq!(sequences(&bench, &[]), [3]);
+    bench.ok(&["verify", "--read-data"]);
+}

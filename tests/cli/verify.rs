@@ -111,3 +111,58 @@ fn a_snapshot_is_compared_with_its_source() {
     bench.fails(1, &["verify", "disk.img", "--against", "-"]);
     bench.fails(1, &["verify", "disk.img", "--against", "nothing.img"]);
 }
+
+#[test]
+fn damage_is_mended_from_what_was_backed_up() {
+    let bench = with_backup();
+    let damage = || {
+        let chunks = bench.chunks();
+        let mut bytes = fs::read(&chunks[0]).expect("read a chunk");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&chunks[0], bytes).expect("damage a chunk");
+        fs::remove_file(&chunks[1]).expect("remove a chunk");
+    };
+    let before = bench.repository();
+    damage();
+    let said = bench.ok(&["verify", "--read-data", "--repair", "-n"]);
+    assert!(said.contains("WOULD BE MENDED") && said.contains("2 objects would be mended"), "{said}");
+    bench.fails(1, &["verify", "--read-data"]);
+
+    let found = bench.json(&["verify", "--read-data", "--repair"]).remove(0);
+    assert_eq!((&found["mode"], &found["ok"]), (&json!("repair"), &json!(true)), "{found}");
+    assert_eq!((&found["damage"], &found["left"], &found["hurt"]), (&json!([]), &json!([]), &json!([])));
+    let mended = found["mended"].as_array().expect("a list");
+    assert_eq!(mended.len(), 2);
+    assert!(mended.iter().all(|m| m["from"].as_str().is_some_and(|from| from.ends_with("/disk.img"))));
+    assert_eq!(mended.iter().filter(|m| !m["quarantined"].is_null()).count(), 1);
+    bench.ok(&["verify", "--read-data"]);
+    assert_eq!(bench.repository().len(), before.len() + 1);
+
+    // The file is gone; an older copy of it, and then a copy of the repository, still have the content.
+    fs::rename(bench.path("disk.img"), bench.path("kept.img")).expect("moved");
+    damage();
+    let said = bench.fails(1, &["verify", "--read-data", "--repair"]);
+    assert!(said.contains("2 objects not mended") && said.contains("--repair-from"), "{said}");
+    bench.ok(&["verify", "--read-data", "--repair", "--repair-from", "kept.img"]);
+    bench.ok(&["-r", "copy", "init"]);
+    bench.ok(&["-r", "copy", "backup", "kept.img", "--volume", "disk.img"]);
+    damage();
+    bench.ok(&["verify", "--read-data", "--repair", "--repair-from-repo", "copy"]);
+    let said = bench.ok(&["verify", "--no-key"]);
+    assert!(said.contains("in quarantine"), "{said}");
+
+    for args in [
+        &["verify", "--repair", "--no-key"][..],
+        &["verify", "--repair-from", "kept.img"],
+        &["verify", "--repair", "--repair-from", "-"],
+        &["verify", "--repair", "--repair-from", "nothing.img"],
+        &["verify", "--repair", "--repair-from-repo", "nowhere"],
+    ] {
+        bench
+            .cuttle(args)
+            .output()
+            .map(|o| assert_ne!(o.status.code(), Some(0), "{args:?}"))
+            .expect("run cuttle");
+    }
+}

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use cuttle::store::{Limits, StoreConfig};
 use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::azure::{AzureAccessKey, AzureAuthorizer, AzureCredential};
-use object_store::client::{HttpConnector, HttpRequestBody, ReqwestConnector};
+use object_store::client::{HttpConnector, HttpRequestBody, HttpResponse, ReqwestConnector};
 
 /// Azurite's well-known account; the key is part of its documentation.
 const AZURITE_ACCOUNT: &str = "devstoreaccount1";
@@ -48,11 +48,77 @@ impl S3 {
 
     /// Makes a bucket; one that is there already is as good.
     pub async fn create_bucket(&self, bucket: &str) {
+        let made = self.request("PUT", bucket, &[], "").await;
+        let status = made.status();
+        assert!(status.is_success() || status == http::StatusCode::CONFLICT, "create {bucket}: {status}");
+    }
+
+    /// Makes a bucket that keeps every version of its objects and can lock them.
+    pub async fn create_locking_bucket(&self, bucket: &str) {
+        let made = self.request("PUT", bucket, &[("x-amz-bucket-object-lock-enabled", "true")], "").await;
+        assert!(made.status().is_success(), "create {bucket}: {}", made.status());
+    }
+
+    /// Locks the newest version of each object below a prefix for a day, so that nobody can delete it.
+    pub async fn lock_all(&self, bucket: &str, prefix: &str) {
+        let until = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
+        let until = until.strftime("%Y-%m-%dT%H:%M:%SZ");
+        let retention = format!(
+            "<Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>{until}</RetainUntilDate></Retention>"
+        );
+        for (key, version) in self.versions(bucket, prefix).await {
+            let address = format!("{bucket}/{key}?retention=&versionId={version}");
+            let locked = self.request("PUT", &address, &[], &retention).await;
+            assert!(locked.status().is_success(), "lock {key}: {}", locked.status());
+        }
+    }
+
+    /// The versions of objects below a prefix, as key and version; what marks a deletion is not among them.
+    pub async fn versions(&self, bucket: &str, prefix: &str) -> Vec<(String, String)> {
+        self.listed_versions(bucket, prefix, "Version").await
+    }
+
+    /// What marks deletions below a prefix, as key and version: without it the object is there again.
+    pub async fn deletions(&self, bucket: &str, prefix: &str) -> Vec<(String, String)> {
+        self.listed_versions(bucket, prefix, "DeleteMarker").await
+    }
+
+    async fn listed_versions(&self, bucket: &str, prefix: &str, what: &str) -> Vec<(String, String)> {
+        let address = format!("{bucket}?prefix={}&versions=", prefix.replace('/', "%2F"));
+        let listed = self.request("GET", &address, &[], "").await;
+        assert!(listed.status().is_success(), "list versions: {}", listed.status());
+        let body = listed.into_body().bytes().await.expect("a listing");
+        let text = String::from_utf8_lossy(&body).into_owned();
+        let field = |part: &str, tag: &str| {
+            let (_, rest) = part.split_once(&format!("<{tag}>"))?;
+            Some(rest.split_once("</")?.0.to_owned())
+        };
+        let versions = text.split(&format!("<{what}>")).skip(1).collect::<Vec<_>>();
+        versions.iter().filter_map(|part| Some((field(part, "Key")?, field(part, "VersionId")?))).collect()
+    }
+
+    /// A request of one's own. `address` is what follows the endpoint; its parameters are sorted.
+    pub async fn request(
+        &self,
+        method: &str,
+        address: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> HttpResponse {
         let credential =
             AwsCredential { key_id: self.key_id.clone(), secret_key: self.secret.clone(), token: None };
-        let mut request = empty_put(&format!("{}/{bucket}", self.endpoint));
+        let url = format!("{}/{address}", self.endpoint);
+        let mut request = http::Request::builder().method(method).uri(&url);
+        if method != "GET" {
+            request = request.header("content-length", body.len().to_string());
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request =
+            request.body(HttpRequestBody::from(Bytes::from(body.to_owned()))).expect("a request");
         AwsAuthorizer::new(&credential, "s3", "us-east-1").try_authorize(&mut request, None).expect("sign");
-        send_create(request).await;
+        send(request).await
     }
 }
 
@@ -114,9 +180,13 @@ fn empty_put(url: &str) -> http::Request<HttpRequestBody> {
 }
 
 async fn send_create(request: http::Request<HttpRequestBody>) {
+    let uri = request.uri().clone();
+    let status = send(request).await.status();
+    assert!(status.is_success() || status == http::StatusCode::CONFLICT, "create {uri}: {status}");
+}
+
+async fn send(request: http::Request<HttpRequestBody>) -> HttpResponse {
     let options = object_store::ClientOptions::new().with_allow_http(true);
     let client = ReqwestConnector::default().connect(&options).expect("an HTTP client");
-    let uri = request.uri().clone();
-    let status = client.execute(request).await.expect("create a bucket").status();
-    assert!(status.is_success() || status == http::StatusCode::CONFLICT, "create {uri}: {status}");
+    client.execute(request).await.expect("an answer")
 }

@@ -6,6 +6,8 @@ mod blocks;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -90,6 +92,9 @@ pub fn check(bytes: &[u8]) {
     run("e2fsck", &["-f", "-n", &path(file.path())]);
 }
 
+/// Attempts to unmount.
+const UNMOUNTS_MAX: usize = 100;
+
 /// Unmounts at the end, also that of a test that fails.
 struct Mounted(PathBuf);
 
@@ -102,7 +107,13 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
+        // Whoever looks at new file systems, as desktops and monitors do, keeps one busy for a moment.
+        for _ in 0..UNMOUNTS_MAX {
+            if Command::new("umount").arg(&self.0).status().is_ok_and(|status| status.success()) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 }
 

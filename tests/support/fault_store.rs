@@ -62,6 +62,15 @@ pub struct Op {
     pub key: String,
 }
 
+/// How a store that takes new objects only answers a create that finds one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// That it exists, as S3 with conditions in its policy.
+    Exists,
+    /// That it may not be replaced, as stores that look at permissions first.
+    Denied,
+}
+
 type Matcher = Box<dyn Fn(&Op) -> bool + Send>;
 
 /// Picks objects by name.
@@ -89,6 +98,7 @@ struct State {
     random: Option<(u64, u64)>,
     /// Keys that listings do not show.
     hidden: Option<Arc<NameTest>>,
+    append_only: Option<Known>,
     ignores_conditions: bool,
     gates: Vec<(Matcher, watch::Sender<bool>, watch::Receiver<bool>)>,
 }
@@ -149,6 +159,21 @@ impl FaultStore {
     /// Leaves out of listings what matches, though it is there: as a store whose listings are behind.
     pub fn hide_from_listings(&self, matches: impl Fn(&str) -> bool + Send + Sync + 'static) {
         self.lock().hidden = Some(Arc::new(matches));
+    }
+
+    /// From now on new objects can be created, and none replaced or deleted.
+    pub fn append_only(&self, known: Known) {
+        self.lock().append_only = Some(known);
+    }
+
+    /// Whether credentials that may only add objects are refused this write.
+    async fn refuses(&self, kind: OpKind, location: &Path) -> bool {
+        let append_only = self.lock().append_only;
+        match (append_only, kind) {
+            (None, _) => false,
+            (Some(_), OpKind::Put | OpKind::Delete) => true,
+            (Some(known), _) => known == Known::Denied && self.inner.head(location).await.is_ok(),
+        }
     }
 
     /// Behaves as stores do that know no conditions: a create overwrites.
@@ -261,6 +286,10 @@ impl ObjectStore for FaultStore {
             opts.mode = PutMode::Overwrite;
         }
         let kind = if create { OpKind::Create } else { OpKind::Put };
+        if self.refuses(kind, location).await {
+            self.enter(kind, location.as_ref()).await;
+            return Err(error(Fault::Status(403)));
+        }
         match self.enter(kind, location.as_ref()).await {
             None => self.inner.put_opts(location, payload, opts).await,
             Some(Fault::TimeoutAfter) => {
@@ -299,6 +328,9 @@ impl ObjectStore for FaultStore {
                 async move {
                     let location = location?;
                     let fault = this.enter(OpKind::Delete, location.as_ref()).await;
+                    if this.refuses(OpKind::Delete, &location).await {
+                        return Err(error(Fault::Status(403)));
+                    }
                     if matches!(fault, None | Some(Fault::TimeoutAfter)) {
                         this.inner.delete(&location).await?;
                     }

@@ -35,6 +35,12 @@ const DAEMONS: [&str; 4] = ["ceph-mon", "ceph-mgr", "ceph-osd", "radosgw"];
 /// The S3 user of every RGW started here.
 pub const RGW_ACCESS_KEY: &str = "AKTEST";
 pub const RGW_SECRET_KEY: &str = "SKTEST";
+/// Users without buckets of their own, and their keys.
+const RGW_ROLES: [(&str, &str, &str); 3] = [
+    ("backup-host", "AKHOST", "SKHOST"),
+    ("pruner", "AKPRUNE", "SKPRUNE"),
+    ("restorer", "AKRESTORE", "SKRESTORE"),
+];
 
 /// `cargo xtask ceph up|down DIR [--port N] [--rgw N]`.
 pub fn command(args: &[String]) -> Result<()> {
@@ -179,7 +185,14 @@ impl Cluster {
         }
         let keys = [format!("--access-key={RGW_ACCESS_KEY}"), format!("--secret-key={RGW_SECRET_KEY}")];
         let user = ["user", "create", "--uid=cuttle", "--display-name=cuttle", &keys[0], &keys[1]];
-        self.run("radosgw-admin", &user)
+        self.run("radosgw-admin", &user)?;
+        // Those that the README's bucket policy names.
+        for (user, access, secret) in RGW_ROLES {
+            let uid = format!("--uid={user}");
+            let keys = [format!("--access-key={access}"), format!("--secret-key={secret}")];
+            self.run("radosgw-admin", &["user", "create", &uid, "--display-name=role", &keys[0], &keys[1]])?;
+        }
+        Ok(())
     }
 
     fn make_keyring(&self) -> Result<()> {

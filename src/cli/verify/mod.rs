@@ -1,5 +1,6 @@
 //! `cuttle verify`: whether what was backed up can be restored.
 
+mod repair;
 mod report;
 
 use std::io::{IsTerminal, stdin};
@@ -34,13 +35,21 @@ Examples:
   cuttle verify --read-data --slice $(( $(date +%-j) % 30 + 1 ))/30     all data, once in thirty nights
   cuttle verify vms/db --against rbd:vms/db   the newest backup, and the snapshot that it was made from
   cuttle verify --no-key                      every object against its own checksum, without any key
+  cuttle verify --read-data --repair -n       what could be mended, and from where
+  cuttle verify --read-data --repair          mend it; needs a right to overwrite, which backup hosts should not have
 
 It goes on after damage, reports all that is hurt, and then ends with exit code 1.
+
+--repair puts chunks back that are still where they were backed up from (the image, its snapshots, the file), or in what
+--repair-from and --repair-from-repo name, and manifest pages that are in this host's cache. A chunk is taken only if it is
+the very one that was lost. Damaged objects are copied to quarantine/ before they are replaced; nothing is ever deleted. The
+exit code is 0 if nothing stays damaged.
 
 JSON: {\"message_type\":\"summary\",\"mode\":\"verify\",\"ok\",\"hurt\":[{\"volume\",\"sequence\",\"snapshot_id\",\"whole\",
 \"ranges\":[{\"offset_bytes\",\"length_bytes\"}]}],\"damage\":[{\"object\",\"problem\",\"message\",\"hurts\":[…]}],\"project\",\"snapshots\",
 \"chunks\",\"chunks_read\",\"read_bytes\",…,\"ledger\":{…},\"seconds\"}; with --no-key \"mode\":\"no_key\" and \"objects\",\"bytes\";
-with --against \"mode\":\"against\" and \"differing\":[ranges],\"differing_bytes\".";
+with --against \"mode\":\"against\" and \"differing\":[ranges],\"differing_bytes\"; with --repair \"mode\":\"repair\", \"damage\" and
+\"hurt\" as they stay, \"dry_run\",\"mended\":[{\"object\",\"problem\",\"from\",\"quarantined\"}],\"left\":[{\"object\",\"why\"}].";
 
 /// Check that snapshots can be restored
 #[derive(Debug, clap::Args)]
@@ -61,6 +70,15 @@ pub struct Args {
     /// Check each object's own checksum, for which no key is needed
     #[arg(long, conflicts_with_all = ["read_data", "snapshots"])]
     no_key: bool,
+    /// Mend what is damaged or missing, from what the volumes were backed up from and from this host's cache
+    #[arg(long, conflicts_with_all = ["against", "no_key"])]
+    repair: bool,
+    /// Mend from this instead, whichever volume it is: an image, the snapshot of one, a file or a device; may be repeated
+    #[arg(long, value_name = "rbd:…|PATH", requires = "repair")]
+    repair_from: Vec<String>,
+    /// Mend from another repository with the same password: volumes of the same name are looked at; may be repeated
+    #[arg(long, value_name = "REPO", requires = "repair")]
+    repair_from_repo: Vec<String>,
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
@@ -83,6 +101,9 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         slice: args.slice,
         ..VerifyOptions::default()
     };
+    if args.repair {
+        return repair::run(context, &project, options, (&args.repair_from, &args.repair_from_repo)).await;
+    }
     let bar = context.ui.progress(&format!("project {}", project.name()), READ, false);
     let progress: Arc<dyn Progress> = bar.clone();
     let result = verify::run(&project, options, progress, context.cancel.clone()).await;

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use cuttle::store::Ledger;
+use cuttle::verify::repair::{Left, Mended, RepairReport};
 use cuttle::verify::{AgainstReport, ByteRange, Damage, Hurt, Problem, ScrubReport, VerifyReport};
 use cuttle::{Error, Result};
 
@@ -67,6 +68,67 @@ pub fn verified(context: &Context<'_>, report: &VerifyReport) -> Result<Exit> {
     conclude(context, ok, what)
 }
 
+/// Tells what a repair mended and what stays hurt.
+pub fn repaired(context: &Context<'_>, report: &RepairReport) -> Result<Exit> {
+    let (ui, ok, hurt) = (context.ui, report.ok(), report.verify.hurt());
+    if ui.is_json() {
+        let (message_type, mode) = ("summary", "repair");
+        ui.print_json(&Summary { message_type, mode, ok, hurt: Some(hurt.clone()), report })?;
+    } else {
+        show_mended(context, report)?;
+        show_damage(context, &report.verify.damage, report.verify.damage_omitted)?;
+        show_hurt(context, &hurt, report.verify.ranges_omitted)?;
+    }
+    if ui.is_talkative() {
+        let n = human::counted;
+        let (verb, mended) = (if report.dry_run { "would be mended" } else { "mended" }, report.mended.len());
+        let quarantined = report.mended.iter().filter(|m| m.quarantined.is_some()).count();
+        ui.print(&format!(
+            "project {}: {}, {} {verb}, {} of them now in quarantine, {} left as they are, in {}",
+            report.verify.project,
+            n(report.verify.snapshots, "snapshot"),
+            n(mended as u64, "object"),
+            human::count(if report.dry_run { 0 } else { quarantined as u64 }),
+            human::count(report.verify.damage.len() as u64 + report.verify.damage_omitted),
+            human::duration(report.verify.seconds)
+        ))?;
+        if !report.verify.read_data {
+            ui.print(
+                "only what is missing or has a wrong size was looked for; --read-data finds all damage",
+            )?;
+        }
+        ui.print(&ledger_line(&report.verify.ledger))?;
+    }
+    let damaged = report.verify.damage.len() as u64 + report.verify.damage_omitted;
+    let what = format!(
+        "{} not mended, {} hurt",
+        human::counted(damaged, "object"),
+        human::counted(hurt.len() as u64, "snapshot")
+    );
+    let help = "name what still has the content: --repair-from rbd:…|PATH for another volume or an older copy of it, \
+                --repair-from-repo for a copy of the repository. Delete nothing by hand; what is not listed as hurt can \
+                be restored";
+    Ok(end(context, ok, &Error::corrupt(what).help(help)))
+}
+
+fn show_mended(context: &Context<'_>, report: &RepairReport) -> Result<()> {
+    let rows = |n: usize| n.min(ROWS_MAX);
+    if !report.mended.is_empty() {
+        let title = if report.dry_run { "WOULD BE MENDED" } else { "MENDED" };
+        let columns = [Column::Text(title), Column::Text("FROM")];
+        let row = |m: &Mended| vec![m.object.clone(), m.from.clone()];
+        context.ui.print(&table(&columns, report.mended[..rows(report.mended.len())].iter().map(row)))?;
+        show_more(context, report.mended.len().saturating_sub(ROWS_MAX) as u64, "object")?;
+    }
+    if !report.left.is_empty() {
+        let columns = [Column::Text("NOT MENDED"), Column::Text("WHY")];
+        let row = |l: &Left| vec![l.object.clone(), l.why.clone()];
+        context.ui.print(&table(&columns, report.left[..rows(report.left.len())].iter().map(row)))?;
+        show_more(context, report.left.len().saturating_sub(ROWS_MAX) as u64, "object")?;
+    }
+    Ok(())
+}
+
 /// Tells what a look without keys found.
 pub fn scrubbed(context: &Context<'_>, report: &ScrubReport) -> Result<Exit> {
     let (ui, ok) = (context.ui, report.ok());
@@ -87,6 +149,9 @@ pub fn scrubbed(context: &Context<'_>, report: &ScrubReport) -> Result<Exit> {
                 report.unknown_names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
             let n = human::counted(report.unknown, "object");
             ui.print(&format!("{n} not of this format, such as {names}"))?;
+        }
+        if report.quarantined > 0 {
+            ui.print(&format!("{} in quarantine", human::counted(report.quarantined, "object")))?;
         }
         ui.print(
             "without a key this cannot tell whether objects are authentic, nor whether any snapshot is whole",
@@ -197,7 +262,7 @@ fn problem(problem: Problem) -> &'static str {
 fn conclude(context: &Context<'_>, ok: bool, what: String) -> Result<Exit> {
     let error = Error::corrupt(what).help(
         "what is not listed as hurt can be restored. Delete nothing: look for older versions of these objects in the \
-         bucket, or copies of it, and back the hurt volumes up again with --full",
+         bucket, or copies of it; `cuttle verify --repair` mends what the volumes still have",
     );
     Ok(end(context, ok, &error))
 }
