@@ -28,12 +28,12 @@ pub enum Lie {
 /// All of them, each with a seed whose world shows it.
 pub const LIES: [(Lie, u64); 7] = [
     (Lie::CreatesOverwrite, 0),
-    (Lie::AbortsOverwrite, 66),
+    (Lie::AbortsOverwrite, 184),
     (Lie::NoSecondLook, 3592),
-    (Lie::NothingCondemned, 1446),
-    (Lie::NobodyAtWork, 117),
+    (Lie::NothingCondemned, 261),
+    (Lie::NobodyAtWork, 199),
     (Lie::AbortsVanish, 30),
-    (Lie::NothingForgotten, 251),
+    (Lie::NothingForgotten, 34),
 ];
 
 impl State {
