@@ -197,11 +197,12 @@ async fn origins(
     }
     let mut opened = Vec::new();
     for (identity, point) in points.into_iter().chain(heads) {
-        let (open, is_head, name) = (Arc::clone(open), point.is_none(), identity.to_string());
-        match cpu::block(move || open(&identity, point.as_ref())).await {
+        let (open, is_head, label) = (Arc::clone(open), point.is_none(), identity.to_string());
+        let found = tokio::task::spawn_blocking(move || open(&identity, point.as_ref()));
+        match found.await.map_err(|e| Error::internal("a blocking call failed").caused_by(e))? {
             Ok(source) => opened.push(source),
             // That an older snapshot is gone is as it should be.
-            Err(e) if is_head => warn_of(audit, &name, e)?,
+            Err(e) if is_head => warn_of(audit, &label, e)?,
             Err(e) => tracing::debug!("{e}"),
         }
     }
