@@ -34,6 +34,7 @@ struct Done {
     new_chunks: u64,
     known_chunks: u64,
     prune_runs: usize,
+    longest_prune: Duration,
     rounds_begun: u64,
     rounds_joined: u64,
     rounds_finished: u64,
@@ -130,10 +131,12 @@ impl Soak<'_> {
 
     fn prunes(&self, host: &str) {
         while self.goes_on() {
+            let begun = Instant::now();
             let Some(lines) = self.run(host, &["prune"]) else { return };
             let report = lines.last().expect("a summary");
             let mut done = self.done.lock().expect("no panic");
             done.prune_runs += 1;
+            done.longest_prune = done.longest_prune.max(begun.elapsed());
             done.rounds_begun += count(&report["rounds_begun"]);
             done.rounds_joined += count(&report["rounds_joined"]);
             done.rounds_finished += count(&report["rounds_finished"]);

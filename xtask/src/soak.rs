@@ -79,7 +79,7 @@ fn soak(options: &Options, rgw: Option<String>) -> Result<()> {
             .envs(rgw.iter().map(|url| ("CUTTLE_TEST_RGW", url)))
             .status()
             .context("run cargo")?;
-        ensure!(status.success(), "{test} on {}: something is wrong", options.store);
+        ensure!(status.success(), "{test} on {}: something is wrong ({status})", options.store);
     }
     Ok(())
 }
