@@ -12,6 +12,7 @@ mod model;
 mod places;
 mod servers;
 mod simulate;
+mod soak;
 mod test;
 mod tidy;
 
@@ -27,6 +28,7 @@ cargo xtask TASK
   model --broken [NAME]                       the shortest way to a loss when a rule is broken
   fuzz [TARGET…] [--seconds N] [--save]
   simulate [--seeds N] [--seed S]         worlds in which everything goes wrong: a million, or one with its log
+  soak [--minutes N] [--cycles N] [--store local|rgw]   the real program on a real store: many at once, and killed
   bench [--size GIB] [--from DIR]         backups and restores against the ceiling and beside other tools
   bench --delta [--size GIB] [--from DIR] a database's day: deltas against whole chunks and against the changed blocks
   bench --ceph        incrementals of a 1 TiB thin image beside `rbd diff` and `rbd export-diff`
@@ -48,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         "lint" => lint::lint(),
         "model" => model::command(rest),
         "simulate" => simulate::command(rest),
+        "soak" => soak::command(rest),
         "test" => test::command(rest),
         "tidy" => tidy::command(rest),
         "help" | "--help" | "-h" => {
