@@ -8,22 +8,28 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cuttle::ErrorKind;
-use cuttle::store::{Created, HEAD_BYTES_MAX, Ledger, ObjectInfo, Store, StoreConfig};
+use cuttle::store::{Created, Deleted, HEAD_BYTES_MAX, Ledger, ObjectInfo, Store, StoreConfig};
 use futures::future::join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use support::buckets::{S3, azurite_config, create_azurite_container, gcs_config, quick};
 use support::gcs_fake::GcsFake;
 
-/// How a store's listings show in the ledger.
+/// How a store's requests about many objects show in the ledger.
 #[derive(Clone, Copy)]
 struct Pages {
     /// Objects in one answer of a list; `None` when every list is one request.
     page_objects: Option<u64>,
+    /// Objects that one request deletes.
+    delete_objects: u64,
+    /// Deletes of a stand-in that takes long for each.
+    deletes_max: usize,
 }
 
-const ONE_REQUEST: Pages = Pages { page_objects: None };
-const PAGES_OF_1000: Pages = Pages { page_objects: Some(1000) };
+const ONE_REQUEST: Pages = Pages { page_objects: None, delete_objects: 1, deletes_max: 1500 };
+const GOOGLE: Pages = Pages { page_objects: Some(1000), delete_objects: 1, deletes_max: 1500 };
+const S3_PAGES: Pages = Pages { page_objects: Some(1000), delete_objects: 1000, deletes_max: 1500 };
+const AZURE: Pages = Pages { page_objects: Some(5000), delete_objects: 1, deletes_max: 20 };
 
 async fn suite(store: &Store, pages: Pages) {
     creates_race(store).await;
@@ -32,6 +38,7 @@ async fn suite(store: &Store, pages: Pages) {
     lists(store).await;
     lists_many(store, pages).await;
     deletes_and_replaces(store).await;
+    deletes_many(store, pages).await;
     keys(store).await;
     ledger_is_exact(store).await;
     assert!(store.probe_create_if_absent("probes").await.expect("probe"));
@@ -157,6 +164,32 @@ async fn deletes_and_replaces(store: &Store) {
     assert_eq!(store.get("deletes/a", 20).await.expect("get"), Some(body(3, 20)));
 }
 
+async fn deletes_many(store: &Store, pages: Pages) {
+    for objects in [0, 1, 3, pages.deletes_max] {
+        let keys: Vec<String> =
+            (0..objects).map(|n| format!("bulk/{objects}/{:02x}/{n:05}", n % 7)).collect();
+        // Every third is not there.
+        stream::iter(keys.iter().enumerate().filter(|(n, _)| n % 3 != 1))
+            .map(|(_, key)| store.create(key, Bytes::from_static(b"x")))
+            .buffer_unordered(32)
+            .try_for_each(async |created| {
+                assert_eq!(created, Created::New);
+                Ok(())
+            })
+            .await
+            .expect("create many");
+        for what in ["some are there", "none is there"] {
+            let before = store.ledger();
+            let deleted = store.delete_all_unless_refused(&keys).await.expect(what);
+            assert!(deleted.iter().all(|d| *d == Deleted::Gone) && deleted.len() == keys.len(), "{what}");
+            let requests = (objects as u64).div_ceil(pages.delete_objects);
+            let expected = Ledger { delete_requests: requests, ..Ledger::default() };
+            assert_eq!(store.ledger() - before, expected, "{objects}, {what}");
+            assert_eq!(store.list(&format!("bulk/{objects}"), None).await.expect("list"), []);
+        }
+    }
+}
+
 async fn keys(store: &Store) {
     let long = format!("keys/{}", "0123456789abcdef".repeat(12));
     for key in ["keys/a-b_c.d/..e/f..", "keys/-/_/~".trim_end_matches("/~"), "keys/Z0", &long] {
@@ -247,7 +280,7 @@ async fn rgw() {
     let s3 = S3::new(&endpoint, "AKTEST", "SKTEST");
     let bucket = fresh("conformance");
     s3.create_bucket(&bucket).await;
-    suite(&open(&s3.config(&bucket, "pre/fix")), PAGES_OF_1000).await;
+    suite(&open(&s3.config(&bucket, "pre/fix")), S3_PAGES).await;
 }
 
 #[tokio::test]
@@ -256,7 +289,7 @@ async fn moto() {
     let s3 = S3::new(&endpoint, "any", "any");
     let bucket = fresh("conformance");
     s3.create_bucket(&bucket).await;
-    suite(&open(&s3.config(&bucket, "")), PAGES_OF_1000).await;
+    suite(&open(&s3.config(&bucket, "")), S3_PAGES).await;
 }
 
 #[tokio::test]
@@ -264,13 +297,13 @@ async fn azurite() {
     let Some(endpoint) = support::server("CUTTLE_TEST_AZURITE") else { return };
     let container = fresh("conformance");
     create_azurite_container(&endpoint, &container).await;
-    suite(&open(&azurite_config(&endpoint, &container, "pre/fix")), Pages { page_objects: Some(5000) }).await;
+    suite(&open(&azurite_config(&endpoint, &container, "pre/fix")), AZURE).await;
 }
 
 #[tokio::test]
 async fn google_fake() {
     let fake = GcsFake::start("bucket").await;
-    suite(&open(&gcs_config(&fake.url, "bucket", "pre/fix")), PAGES_OF_1000).await;
+    suite(&open(&gcs_config(&fake.url, "bucket", "pre/fix")), GOOGLE).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cuttle::store::{Created, Limits, Store, StoreConfig};
+use cuttle::store::{Created, Deleted, Limits, Store, StoreConfig};
 use cuttle::{Error, ErrorKind};
 use support::buckets::{S3, gcs_config};
 use support::http_script::{Answer, Script};
@@ -170,6 +170,65 @@ async fn a_listing_that_breaks_goes_on_after_the_last_key() {
     assert!(seen[2].contains("continuation-token=token"), "{seen:?}");
     assert!(seen[3].contains("start-after=b") && !seen[3].contains("token="), "{seen:?}");
     assert_eq!(store.ledger().list_requests, 4);
+}
+
+/// What S3 says of those that were not deleted.
+fn not_deleted(what: &[(&str, &str)]) -> Answer {
+    let error = |(key, code): &(&str, &str)| {
+        format!("<Error><Key>{key}</Key><Code>{code}</Code><Message>m</Message></Error>")
+    };
+    let errors: String = what.iter().map(error).collect();
+    let other = "<Deleted><Key>other</Key></Deleted>";
+    Answer::status(200).body(format!("<DeleteResult>{other}{errors}</DeleteResult>"))
+}
+
+#[tokio::test]
+async fn what_a_bulk_delete_leaves_open_is_asked_for_singly() {
+    let keys = ["a", "b", "c", "d"].map(str::to_owned);
+    let (bulk, gone, refused) = ("POST /bucket?delete", Deleted::Gone, Deleted::Refused);
+    let all = ["DELETE /bucket/a", "DELETE /bucket/b", "DELETE /bucket/c", "DELETE /bucket/d"];
+    for (answers, requests, deleted) in [
+        (vec![not_deleted(&[])], vec![bulk], [gone; 4]),
+        // What is tried again as it is.
+        (vec![Answer::s3_error(503, "SlowDown"), Answer::hang(), not_deleted(&[])], vec![bulk; 3], [gone; 4]),
+        // One locked, one that the next request deletes.
+        (
+            vec![not_deleted(&[("b", "AccessDenied")]), Answer::s3_error(403, "AccessDenied")],
+            vec![bulk, all[1]],
+            [gone, refused, gone, gone],
+        ),
+        (
+            vec![not_deleted(&[("c", "OperationAborted")]), Answer::status(503), Answer::status(204)],
+            vec![bulk, all[2], all[2]],
+            [gone; 4],
+        ),
+        // object_store keeps such an answer to itself.
+        (vec![not_deleted(&[("c", "InternalError")]), not_deleted(&[])], vec![bulk; 2], [gone; 4]),
+    ] {
+        let (script, store) = s3(answers).await;
+        assert_eq!(store.delete_all_unless_refused(&keys).await.expect("delete"), deleted);
+        assert_eq!(summary(&script), requests);
+        assert_eq!(store.ledger().delete_requests, requests.len() as u64);
+    }
+    // The request as a whole is of no use: not known to the store, not permitted, or its answer is nonsense.
+    for (tries, answer) in [
+        (1, Answer::s3_error(501, "NotImplemented")),
+        (1, Answer::s3_error(403, "AccessDenied")),
+        (3, Answer::status(200).body("nonsense")),
+        (3, not_deleted(&[("who/asked", "AccessDenied")])),
+        (1, not_deleted(&[("a", "AccessDenied"), ("b", "x"), ("c", "x"), ("d", "x")])),
+    ] {
+        let answers = std::iter::repeat_n(answer, tries).chain([204; 4].map(Answer::status));
+        let (script, store) = s3(answers).await;
+        assert_eq!(store.delete_all_unless_refused(&keys).await.expect("delete"), [gone; 4]);
+        let mut seen = summary(&script);
+        seen[tries..].sort();
+        assert_eq!(seen, [&vec![bulk; tries], &all[..]].concat());
+    }
+    let (script, store) = s3([]).await;
+    let error = store.delete_all_unless_refused(&keys).await.expect_err("only errors");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(summary(&script).iter().all(|request| request == bulk));
 }
 
 #[tokio::test]

@@ -11,14 +11,13 @@ use crate::format::gc::{BeginRecord, RosterEntry, SealRecord};
 use crate::format::names::parts_prefix;
 use crate::format::record::{EndRecord, Outcome};
 use crate::prune::Prune;
+use crate::prune::remove::DELETES_MAX;
 use crate::repo::log::LogEntry;
 use crate::store::Deleted;
 use crate::units::{ChunkId, Sequence, VolumeNumber};
 
 /// Logs listed at once.
 const LOGS_INFLIGHT_MAX: usize = 8;
-/// Deletes under way at once.
-const DELETES_INFLIGHT_MAX: usize = 32;
 
 impl Prune {
     /// Deletes what the seal of a round makes superfluous. Listings suffice: what they do not show is left to the next.
@@ -33,12 +32,12 @@ impl Prune {
         let mut names: Vec<ObjectName> = names.into_iter().flatten().collect();
         names.extend(self.superfluous_parts(begin, seal).await?);
         let store = &self.project.repository().store;
-        let deleted: Vec<Deleted> = stream::iter(names)
-            .map(|name| async move { store.delete_unless_refused(&name.to_string()).await })
-            .buffer_unordered(DELETES_INFLIGHT_MAX)
-            .try_collect()
-            .await?;
-        self.report.deleted_records += deleted.iter().filter(|d| **d == Deleted::Gone).count() as u64;
+        for some in names.chunks(DELETES_MAX) {
+            self.cancel.check()?;
+            let keys: Vec<String> = some.iter().map(ObjectName::to_string).collect();
+            let deleted = store.delete_all_unless_refused(&keys).await?;
+            self.report.deleted_records += deleted.iter().filter(|d| **d == Deleted::Gone).count() as u64;
+        }
         Ok(())
     }
 

@@ -1,9 +1,5 @@
 //! Deletes what a seal says, and nothing else.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use futures::{StreamExt, TryStreamExt, stream};
-
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::gc::SealRecord;
@@ -13,10 +9,10 @@ use crate::progress::{Outcome, Step};
 use crate::prune::{Prune, PruneReport};
 use crate::store::Deleted;
 
-/// Deletes under way at once; the store's own limit of requests holds as well.
-const DELETES_INFLIGHT_MAX: usize = 64;
+/// Names that are given to the store at once.
+pub(super) const DELETES_MAX: usize = 8_000;
 /// Refusals without a success after which the rest is not asked for: it is all locked.
-const REFUSALS_MAX: u64 = 100;
+const REFUSALS_MAX: usize = 100;
 
 impl Prune {
     /// Deletes what the seal of a round says. False when the round is over meanwhile.
@@ -37,43 +33,47 @@ impl Prune {
                 ))
                 .help("nothing was deleted; the seal is not one that this program writes"));
             }
-            self.remove_all(entries).await?;
+            self.remove_all(&entries).await?;
         }
         Ok(true)
     }
 
-    async fn remove_all(&mut self, entries: Vec<TableEntry>) -> Result<()> {
-        let project = &self.project;
-        let give_up = AtomicBool::new(all_refused(&self.report));
-        let mut pending = stream::iter(entries)
-            .map(|entry| {
-                let name = ObjectName::content(project.name(), entry.kind, entry.object.name);
-                let give_up = &give_up;
-                async move {
-                    if give_up.load(Ordering::Relaxed) {
-                        return Ok((entry, Deleted::Refused));
-                    }
-                    let done = project.repository().store.delete_unless_refused(&name.to_string()).await?;
-                    project.repository().cache.remove(&name);
-                    Ok::<_, Error>((entry, done))
-                }
-            })
-            .buffer_unordered(DELETES_INFLIGHT_MAX);
-        while let Some((entry, done)) = pending.try_next().await? {
+    async fn remove_all(&mut self, mut entries: &[TableEntry]) -> Result<()> {
+        while !entries.is_empty() {
             self.cancel.check()?;
-            let bytes = u64::from(entry.object.sealed_len_bytes);
-            match (done, entry.kind) {
-                (Deleted::Refused, _) => self.report.locked.add(bytes),
-                (Deleted::Gone, ContentKind::Chunk) => self.report.deleted_chunks.add(bytes),
-                (Deleted::Gone, ContentKind::Page) => self.report.deleted_pages.add(bytes),
+            // The first few tell whether all is locked.
+            let some = if self.report.deleted().objects == 0 { REFUSALS_MAX } else { DELETES_MAX };
+            let (now, later) = entries.split_at(some.min(entries.len()));
+            entries = later;
+            let done = match all_refused(&self.report) {
+                true => vec![Deleted::Refused; now.len()],
+                false => self.remove_some(now).await?,
+            };
+            for (entry, done) in now.iter().zip(done) {
+                let bytes = u64::from(entry.object.sealed_len_bytes);
+                match (done, entry.kind) {
+                    (Deleted::Refused, _) => self.report.locked.add(bytes),
+                    (Deleted::Gone, ContentKind::Chunk) => self.report.deleted_chunks.add(bytes),
+                    (Deleted::Gone, ContentKind::Page) => self.report.deleted_pages.add(bytes),
+                }
+                self.progress.step(Step { bytes, chunks: 1, outcome: Outcome::New });
             }
-            self.progress.step(Step { bytes, chunks: 1, outcome: Outcome::New });
-            give_up.store(all_refused(&self.report), Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    async fn remove_some(&self, entries: &[TableEntry]) -> Result<Vec<Deleted>> {
+        let repository = self.project.repository();
+        let content =
+            |entry: &TableEntry| ObjectName::content(self.project.name(), entry.kind, entry.object.name);
+        let names: Vec<ObjectName> = entries.iter().map(content).collect();
+        let keys: Vec<String> = names.iter().map(ObjectName::to_string).collect();
+        let done = repository.store.delete_all_unless_refused(&keys).await?;
+        names.iter().for_each(|name| repository.cache.remove(name));
+        Ok(done)
     }
 }
 
 fn all_refused(report: &PruneReport) -> bool {
-    report.deleted().objects == 0 && report.locked.objects >= REFUSALS_MAX
+    report.deleted().objects == 0 && report.locked.objects >= REFUSALS_MAX as u64
 }

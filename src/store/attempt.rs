@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use super::adaptive::{AdaptiveLimit, Signal};
 use super::bandwidth::Bandwidth;
 use super::bodies::Bodies;
+use super::bulk::Bulk;
 use super::fault::{Fault, TimedOut};
 use super::ledger::{Counters, RequestKind};
 use super::limits::Limits;
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) counted_below: bool,
     /// Whether creates may rely on the store; otherwise they look before they write.
     pub(crate) create_if_absent: AtomicBool,
+    /// Deletes many objects with one request, where the provider does.
+    pub(crate) bulk: Option<Bulk>,
     /// Where a local store is.
     pub(crate) local_dir: Option<PathBuf>,
     pub(crate) upload: Bandwidth,
@@ -58,6 +61,7 @@ impl Shared {
             counters,
             counted_below,
             create_if_absent: AtomicBool::new(true),
+            bulk: None,
             local_dir: None,
             upload: Bandwidth::new(limits.upload_bytes_per_second),
             download: Bandwidth::new(limits.download_bytes_per_second),

@@ -106,9 +106,25 @@ impl fmt::Display for CutShort {
 
 impl StdError for CutShort {}
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+impl StdError for Fault {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.source()
+    }
+}
+
 impl Fault {
     pub(crate) fn in_doubt(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self { class: Class::InDoubt, retry_after: None, status: None, source: source.into() }
+    }
+
+    pub(crate) fn final_answer(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self { class: Class::Final, retry_after: None, status: None, source: source.into() }
     }
 
     pub(crate) fn again(&self) -> bool {
@@ -122,6 +138,11 @@ impl Fault {
     /// The store answered, whatever it said.
     pub(crate) fn answered(&self) -> bool {
         self.status.is_some() || matches!(self.class, Class::NotFound | Class::Exists)
+    }
+
+    /// There was an answer, perhaps a good one, that object_store could not read.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.class == Class::Final && self.status.is_none()
     }
 
     /// Our error, naming what was done to what.

@@ -10,6 +10,7 @@ mod adaptive;
 mod attempt;
 mod bandwidth;
 mod bodies;
+mod bulk;
 mod delete;
 mod fault;
 mod http_layer;

@@ -12,11 +12,13 @@ use url::Url;
 
 use crate::error::{Error, Result, io_error};
 
+use super::Store;
 use super::attempt::{Shared, key_path};
+use super::bulk::Bulk;
 use super::ledger::Counters;
 use super::limits::StoreConfig;
 use super::options::{Options, flag};
-use super::{Store, providers};
+use super::providers::{self, Clients};
 
 /// Where a store is.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,13 +40,18 @@ pub(crate) fn open(config: &StoreConfig) -> Result<Store> {
         Location::Local(path) => open_local(&path, config),
         Location::Bucket { provider, bucket, prefix } => {
             let counters = Arc::new(Counters::default());
-            let inner = providers::build(provider, &bucket, config, &counters)?;
-            let inner: Arc<dyn ObjectStore> = match prefix.as_str() {
-                "" => inner,
-                prefix => Arc::new(PrefixStore::new(inner, key_path(prefix)?)),
+            let Clients { plain, bulk } = providers::build(provider, &bucket, config, &counters)?;
+            let prefix = Some(prefix).filter(|p| !p.is_empty()).map(|p| key_path(&p)).transpose()?;
+            let below = |inner: Arc<dyn ObjectStore>| -> Arc<dyn ObjectStore> {
+                match &prefix {
+                    None => inner,
+                    Some(prefix) => Arc::new(PrefixStore::new(inner, prefix.clone())),
+                }
             };
             let url = config.url.trim_end_matches('/').to_owned();
-            Ok(Store::from_shared(Shared::new(inner, url, config.limits.clone(), counters, true)))
+            let mut shared = Shared::new(below(plain), url, config.limits.clone(), counters, true);
+            shared.bulk = bulk.map(|bulk| Bulk { client: below(bulk.client), ..bulk });
+            Ok(Store::from_shared(shared))
         }
     }
 }

@@ -9,19 +9,30 @@ use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, R
 
 use crate::error::{Error, Result};
 
+use super::bulk::Bulk;
 use super::http_layer::ObservedConnector;
 use super::ledger::Counters;
 use super::limits::StoreConfig;
 use super::open::Provider;
 use super::options::{AZURE, GOOGLE, INSTANCE_METADATA, Options, S3, flag, settings};
 
-/// Builds the client. Asks nothing of the network.
+/// Objects that one `DeleteObjects` of S3 takes. Google has nothing like it, and Azure bills a batch by the name.
+const S3_NAMES_MAX: usize = 1_000;
+
+/// The clients of one bucket.
+pub(crate) struct Clients {
+    /// Deletes objects one by one.
+    pub(crate) plain: Arc<dyn ObjectStore>,
+    pub(crate) bulk: Option<Bulk>,
+}
+
+/// Builds the clients. Asks nothing of the network.
 pub(crate) fn build(
     provider: Provider,
     bucket: &str,
     config: &StoreConfig,
     counters: &Arc<Counters>,
-) -> Result<Arc<dyn ObjectStore>> {
+) -> Result<Clients> {
     let connector =
         ObservedConnector { counters: Arc::clone(counters), bucket: bucket.to_owned(), redirect: None };
     match provider {
@@ -31,7 +42,7 @@ pub(crate) fn build(
     }
 }
 
-fn s3(bucket: &str, config: &StoreConfig, connector: ObservedConnector) -> Result<Arc<dyn ObjectStore>> {
+fn s3(bucket: &str, config: &StoreConfig, connector: ObservedConnector) -> Result<Clients> {
     let (own, provider) = settings::<AmazonS3ConfigKey>(&S3, config)?;
     let mut builder = AmazonS3Builder::new().with_client_options(client_options(config));
     for (key, value) in provider {
@@ -52,17 +63,17 @@ fn s3(bucket: &str, config: &StoreConfig, connector: ObservedConnector) -> Resul
         let allow_http = builder.get_config_value(&Key::Client(ClientConfigKey::AllowHttp));
         check_http(builder.get_config_value(&key), allow_http, "AWS_ALLOW_HTTP")?;
     }
-    let store = builder
-        .with_bucket_name(bucket)
-        .with_retry(no_retries())
-        .with_disable_bulk_delete(true)
-        .with_http_connector(connector)
-        .build()
-        .map_err(|e| not_built("S3", bucket, e))?;
-    Ok(Arc::new(store))
+    let builder = builder.with_bucket_name(bucket).with_retry(no_retries()).with_http_connector(connector);
+    let build = |builder: AmazonS3Builder| builder.build().map_err(|e| not_built("S3", bucket, e));
+    let plain = build(builder.clone().with_disable_bulk_delete(true))?;
+    // Temporary credentials are asked for once, not by each client.
+    let credentials = Arc::clone(plain.credentials());
+    let bulk = build(builder.with_disable_bulk_delete(false).with_credentials(credentials))?;
+    let bulk = Bulk { client: Arc::new(bulk), names_max: S3_NAMES_MAX };
+    Ok(Clients { plain: Arc::new(plain), bulk: Some(bulk) })
 }
 
-fn google(bucket: &str, config: &StoreConfig, connector: ObservedConnector) -> Result<Arc<dyn ObjectStore>> {
+fn google(bucket: &str, config: &StoreConfig, connector: ObservedConnector) -> Result<Clients> {
     let (own, provider) = settings::<GoogleConfigKey>(&GOOGLE, config)?;
     let mut builder = GoogleCloudStorageBuilder::new().with_client_options(client_options(config));
     let mut named = false;
@@ -86,14 +97,10 @@ fn google(bucket: &str, config: &StoreConfig, connector: ObservedConnector) -> R
         .with_http_connector(connector)
         .build()
         .map_err(|e| not_built("Google Cloud Storage", bucket, e))?;
-    Ok(Arc::new(store))
+    Ok(Clients { plain: Arc::new(store), bulk: None })
 }
 
-fn azure(
-    container: &str,
-    config: &StoreConfig,
-    mut connector: ObservedConnector,
-) -> Result<Arc<dyn ObjectStore>> {
+fn azure(container: &str, config: &StoreConfig, mut connector: ObservedConnector) -> Result<Clients> {
     let (own, provider) = settings::<AzureConfigKey>(&AZURE, config)?;
     let mut builder = MicrosoftAzureBuilder::new().with_client_options(client_options(config));
     for (key, value) in provider {
@@ -137,7 +144,7 @@ fn azure(
         .with_http_connector(connector)
         .build()
         .map_err(|e| not_built("Azure", container, e))?;
-    Ok(Arc::new(store))
+    Ok(Clients { plain: Arc::new(store), bulk: None })
 }
 
 const HELP_S3: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary \
