@@ -7,7 +7,7 @@ use crate::format::names::ContentKind;
 use crate::format::page::{ObjectRef, REF_LEN_BYTES, one_ref, put_ref};
 
 /// Length of an entry: a kind, padding, and a ref.
-const ENTRY_LEN_BYTES: usize = 8 + REF_LEN_BYTES;
+pub const ENTRY_LEN_BYTES: usize = 8 + REF_LEN_BYTES;
 /// Entries that fit into one part.
 pub const ENTRIES_PER_PART_MAX: usize = GC_PART_LEN_BYTES_MAX / ENTRY_LEN_BYTES;
 /// Condemned prefixes that fit into one part.

@@ -6,7 +6,7 @@
 
 #![allow(dead_code, unused_imports, reason = "what only the whole library uses")]
 
-#[path = "../../../src/codec.rs"]
+#[path = "../../../src/codec/mod.rs"]
 pub mod codec;
 #[path = "../../../src/diff/mod.rs"]
 pub mod diff;

@@ -28,6 +28,7 @@ fn name(object_type: ObjectType) -> ObjectName {
         ObjectType::End => ObjectName::End(p, n, s),
         ObjectType::Forget => ObjectName::Forget(p, n, s),
         ObjectType::Note => ObjectName::Note(p, n, s, 1),
+        ObjectType::Alive => ObjectName::Alive(p, n, s, 1),
         ObjectType::Chunk => ObjectName::Chunk(p, content),
         ObjectType::Page => ObjectName::Page(p, content),
         ObjectType::GcBegin => ObjectName::GcBegin(p, g),

@@ -4,8 +4,8 @@
 use cuttle::format::Record;
 use cuttle::format::gc::{BeginRecord, DoneRecord, SealRecord};
 use cuttle::format::record::{
-    EndRecord, ForgetRecord, KeySlotRecord, NoteRecord, OpenRecord, Outcome, ProjectRecord, RepositoryRecord,
-    VolumeRecord,
+    AliveRecord, EndRecord, ForgetRecord, KeySlotRecord, NoteRecord, OpenRecord, Outcome, ProjectRecord,
+    RepositoryRecord, VolumeRecord,
 };
 
 fn check<R: Record>(data: &[u8]) -> Option<R> {
@@ -38,6 +38,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         11 => drop(check::<BeginRecord>(data)),
         12 => drop(check::<SealRecord>(data)),
         13 => drop(check::<DoneRecord>(data)),
+        15 => drop(check::<AliveRecord>(data)),
         _ => {}
     }
 });
