@@ -5,8 +5,8 @@
 //! its generation; it waits for every session of older generations; only then it looks, completely, at what is
 //! referenced; and only what it condemned and nobody references is deleted, under names that are never made again.
 //!
-//! One file is one step: [`survey`] (confirmed catalog and logs), [`mark`] (what is referenced), [`unmarked`] (what is
-//! not), [`settle`] (sessions under way), [`round`] (begin, seal, end), [`remove`] (deleting), [`cleanup`] (small objects
+//! One file is one step: `survey` (confirmed catalog and logs), `mark` (what is referenced), `unmarked` (what is
+//! not), `settle` (sessions under way), `round` (begin, seal, end), `remove` (deleting), `cleanup` (small objects
 //! that nobody needs). Time is the store's; waiting is handed in.
 
 mod cleanup;
