@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-const HELP: &str = "cargo xtask bench --ceph, or cargo xtask bench [--delta] [--size GIB] [--from DIR]   (default: an image of 16 GiB, with\n--delta of 6, that holds /usr/lib)";
+const HELP: &str = "cargo xtask bench --ceph or --prune, or cargo xtask bench [--delta] [--size GIB] [--from DIR]   (default: an image of 16 GiB, with\n--delta of 6, that holds /usr/lib)";
 /// Every run is done so often.
 const TIMES: usize = 2;
 const FROM_DEFAULT: &str = "/usr/lib";
@@ -27,6 +27,9 @@ pub struct Run {
 pub fn command(args: &[String]) -> Result<()> {
     if args == ["--ceph"] {
         return crate::bench_ceph::run();
+    }
+    if args == ["--prune"] {
+        return prune();
     }
     let is_delta = args.first().is_some_and(|a| a == "--delta");
     let (mut size_gib, mut from) = (if is_delta { 6u64 } else { 16 }, FROM_DEFAULT.to_owned());
@@ -58,6 +61,16 @@ pub fn command(args: &[String]) -> Result<()> {
     }
     fs::remove_dir_all(&dir)?;
     result
+}
+
+/// The repositories lie in memory. The bench measures each prune in a process of its own.
+fn prune() -> Result<()> {
+    let dir = PathBuf::from("/dev/shm/cuttle-bench");
+    fs::create_dir_all(&dir)?;
+    let done = Command::new(cargo()).args(["bench", "--quiet", "--bench", "prune", "--"]).arg(&dir).status();
+    fs::remove_dir_all(&dir)?;
+    ensure!(done?.success(), "the bench failed");
+    Ok(())
 }
 
 fn run_all(dir: &Path, size_gib: u64, from: &str) -> Result<()> {

@@ -32,6 +32,7 @@ cargo xtask TASK
   bench [--size GIB] [--from DIR]         backups and restores against the ceiling and beside other tools
   bench --delta [--size GIB] [--from DIR] a database's day: deltas against whole chunks and against the changed blocks
   bench --ceph        incrementals of a 1 TiB thin image beside `rbd diff` and `rbd export-diff`
+  bench --prune       a prune over ten million references: time, memory, requests
   ceph up|down DIR [--port N] [--rgw N]   a real Ceph cluster on loopback
 ";
 
