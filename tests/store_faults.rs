@@ -279,3 +279,40 @@ async fn requests_in_flight_are_bounded() {
     let (results, ()) = tokio::join!(gets, watch);
     assert!(results.into_iter().all(|r| r.expect("get").is_none()));
 }
+
+/// Whoever has several requests under way may look after one of them alone for a while: the others must not keep it
+/// waiting for their turn.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_nobody_looks_after_goes_on() {
+    let faulty = FaultStore::new(Arc::new(InMemory::new()));
+    let limits = Limits { requests_inflight_max: 1, ..Limits::default() };
+    let store = Store::with_object_store(Arc::new(faulty.clone()), limits);
+    store.create("a", body(1)).await.expect("created");
+    for kind in ["get", "head", "range", "create", "replace", "delete", "unless refused", "many", "prefixes"]
+    {
+        let mut gate = faulty.gate(|_| true);
+        let waiting = async {
+            match kind {
+                "get" => store.get("a", 2000).await.map(drop),
+                "head" => store.head("a").await.map(drop),
+                "range" => store.get_range("a", 0..10).await.map(drop),
+                "create" => store.create("a", body(2)).await.map(drop),
+                "replace" => store.replace("a", body(1)).await,
+                "delete" => store.delete("none").await,
+                "unless refused" => store.delete_unless_refused("none").await.map(drop),
+                "many" => store.delete_all_unless_refused(&["x".into(), "y".into()]).await.map(drop),
+                _ => store.list_prefixes("").await.map(drop),
+            }
+        };
+        let mut waiting = std::pin::pin!(waiting);
+        tokio::select! {
+            biased;
+            done = &mut waiting => panic!("{kind} is held: {done:?}"),
+            () = gate.reached() => {}
+        }
+        gate.open();
+        let other = tokio::time::timeout(std::time::Duration::from_secs(3600), store.get("a", 2000));
+        other.await.unwrap_or_else(|_| panic!("it waits for {kind} for ever")).expect("got");
+        waiting.await.unwrap_or_else(|e| panic!("{kind}: {e}"));
+    }
+}

@@ -15,6 +15,7 @@ use crate::error::Result;
 use super::Store;
 use super::attempt::{Attempt, Shared, key_path};
 use super::delete::Deleted;
+use super::driven::driven;
 use super::fault::Fault;
 use super::ledger::RequestKind;
 
@@ -54,7 +55,6 @@ impl Store {
             Some(bulk) if keys.len() > 1 => self.delete_in_batches(bulk, keys).await?,
             _ => HashSet::new(),
         };
-        // Only now, when no batch is under way any more: it would keep its permit while these wait for theirs.
         stream::iter(keys)
             .map(|key| {
                 let gone = gone.contains(key.as_str());
@@ -73,7 +73,10 @@ impl Store {
     /// The names that are surely gone.
     async fn delete_in_batches(&self, bulk: &Bulk, keys: &[String]) -> Result<HashSet<String>> {
         stream::iter(keys.chunks(bulk.names_max.max(1)))
-            .map(|batch| self.delete_batch(bulk, batch))
+            .map(|batch| {
+                let (store, bulk, batch) = (self.clone(), bulk.clone(), batch.to_vec());
+                driven(async move { store.delete_batch(&bulk, &batch).await })
+            })
             .buffer_unordered(BATCHES_INFLIGHT_MAX)
             .try_concat()
             .await

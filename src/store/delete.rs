@@ -1,5 +1,7 @@
 //! Deleting what may be refused: object lock and retention policies are answers, not failures.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use object_store::ObjectStoreExt;
 
@@ -8,6 +10,7 @@ use crate::random::random_array;
 use crate::units::hex;
 
 use super::attempt::key_path;
+use super::driven::driven;
 use super::fault::{Class, Fault};
 use super::ledger::RequestKind;
 use super::{Created, Store};
@@ -24,19 +27,21 @@ pub enum Deleted {
 impl Store {
     /// Deletes an object unless the store refuses. A refusal is not asked again.
     pub async fn delete_unless_refused(&self, key: &str) -> Result<Deleted> {
-        let path = key_path(key)?;
-        let shared = &*self.shared;
-        let attempt = || async {
-            let delete = ObjectStoreExt::delete(&shared.object_store, &path);
-            match shared.within(shared.limits.stall_timeout, delete).await {
-                Ok(()) => Ok(Deleted::Gone),
-                Err(fault) if fault.class == Class::NotFound => Ok(Deleted::Gone),
-                Err(fault) if is_refusal(&fault) => Ok(Deleted::Refused),
-                Err(fault) => Err(fault),
-            }
-        };
-        let done = shared.repeat(RequestKind::Delete, attempt).await;
-        done.map_err(|fault| fault.into_error("delete", &shared.place(key)))
+        let (path, place, shared) = (key_path(key)?, self.shared.place(key), Arc::clone(&self.shared));
+        driven(async move {
+            let attempt = || async {
+                let delete = ObjectStoreExt::delete(&shared.object_store, &path);
+                match shared.within(shared.limits.stall_timeout, delete).await {
+                    Ok(()) => Ok(Deleted::Gone),
+                    Err(fault) if fault.class == Class::NotFound => Ok(Deleted::Gone),
+                    Err(fault) if is_refusal(&fault) => Ok(Deleted::Refused),
+                    Err(fault) => Err(fault),
+                }
+            };
+            let done = shared.repeat(RequestKind::Delete, attempt).await;
+            done.map_err(|fault| fault.into_error("delete", &place))
+        })
+        .await
     }
 
     /// The time by the store's own clock: the modification time of an object made for this below `prefix`, and

@@ -7,6 +7,7 @@ use object_store::{ObjectMeta, ObjectStore};
 use crate::error::{Error, Result};
 
 use super::attempt::{Attempt, Patience, Shared, key_path};
+use super::driven::driven;
 use super::ledger::RequestKind;
 use super::{ObjectInfo, Store};
 
@@ -49,6 +50,11 @@ impl Store {
 
     /// The names directly below `prefix` that have something below them, sorted, without their slash.
     pub async fn list_prefixes(&self, prefix: &str) -> Result<Vec<String>> {
+        let (store, prefix) = (self.clone(), prefix.to_owned());
+        driven(async move { store.list_prefixes_now(&prefix).await }).await
+    }
+
+    async fn list_prefixes_now(&self, prefix: &str) -> Result<Vec<String>> {
         let path = prefix_path(prefix)?;
         let shared = &*self.shared;
         // One timeout for all pages: the listing of one level is short.

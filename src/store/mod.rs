@@ -12,6 +12,7 @@ mod bandwidth;
 mod bodies;
 mod bulk;
 mod delete;
+mod driven;
 mod fault;
 mod http_layer;
 mod ledger;

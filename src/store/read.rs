@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -13,6 +14,7 @@ use crate::cpu;
 use crate::error::{Error, Result};
 
 use super::attempt::{Attempt, Shared, key_path};
+use super::driven::driven;
 use super::fault::{Class, CutShort, Fault};
 use super::ledger::RequestKind;
 use super::{ObjectInfo, Store};
@@ -33,25 +35,26 @@ impl Store {
     /// An object larger than `size_bytes_max` is a `Corrupt` error, and its body is not downloaded. A body
     /// cut short is fetched again, and in the end an error: never a short result.
     pub async fn get(&self, key: &str, size_bytes_max: u64) -> Result<Option<Bytes>> {
-        let path = key_path(key)?;
-        let shared = &*self.shared;
-        let attempt = || async {
-            let result = start(shared, &path, GetOptions::default()).await?;
-            let size_bytes = result.meta.size;
-            if size_bytes > size_bytes_max {
-                return Ok(Err(size_bytes));
+        let (path, place, shared) = (key_path(key)?, self.shared.place(key), Arc::clone(&self.shared));
+        driven(async move {
+            let attempt = || async {
+                let result = start(&shared, &path, GetOptions::default()).await?;
+                let size_bytes = result.meta.size;
+                if size_bytes > size_bytes_max {
+                    return Ok(Err(size_bytes));
+                }
+                body(&shared, result, 0..size_bytes).await.map(Ok)
+            };
+            match absent_is_none(shared.repeat(RequestKind::Get, attempt).await) {
+                Ok(None) => Ok(None),
+                Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
+                Ok(Some(Err(size_bytes))) => Err(Error::corrupt(format!(
+                    "{place}: expected at most {size_bytes_max} bytes, found an object of {size_bytes}"
+                ))),
+                Err(fault) => Err(fault.into_error("get", &place)),
             }
-            body(shared, result, 0..size_bytes).await.map(Ok)
-        };
-        match absent_is_none(shared.repeat(RequestKind::Get, attempt).await) {
-            Ok(None) => Ok(None),
-            Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
-            Ok(Some(Err(size_bytes))) => Err(Error::corrupt(format!(
-                "{}: expected at most {size_bytes_max} bytes, found an object of {size_bytes}",
-                shared.place(key)
-            ))),
-            Err(fault) => Err(fault.into_error("get", &shared.place(key))),
-        }
+        })
+        .await
     }
 
     /// The bytes of a range that the object has: fewer than asked for where it ends before the range does.
@@ -65,17 +68,24 @@ impl Store {
 
     /// Size and time of an object without its bytes, or `None`.
     pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
-        let path = key_path(key)?;
-        let shared = &*self.shared;
-        let found = absent_is_none(shared.repeat(RequestKind::Head, || head(shared, &path)).await);
-        match found {
-            Ok(meta) => Ok(meta.map(|meta| ObjectInfo::from_meta(key.to_owned(), &meta))),
-            Err(fault) => Err(fault.into_error("head", &shared.place(key))),
-        }
+        let (path, key, shared) = (key_path(key)?, key.to_owned(), Arc::clone(&self.shared));
+        driven(async move {
+            let found = absent_is_none(shared.repeat(RequestKind::Head, || head(&shared, &path)).await);
+            match found {
+                Ok(meta) => Ok(meta.map(|meta| ObjectInfo::from_meta(key, &meta))),
+                Err(fault) => Err(fault.into_error("head", &shared.place(&key))),
+            }
+        })
+        .await
     }
 
     /// As [`get_range`](Self::get_range), with the size of the whole object.
     pub(crate) async fn part(&self, key: &str, range: Range<u64>) -> Result<Option<Part>> {
+        let (store, key) = (self.clone(), key.to_owned());
+        driven(async move { store.part_now(&key, range).await }).await
+    }
+
+    async fn part_now(&self, key: &str, range: Range<u64>) -> Result<Option<Part>> {
         let path = key_path(key)?;
         let shared = &*self.shared;
         let attempt = || async {

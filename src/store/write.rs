@@ -1,5 +1,6 @@
 //! Writing: create-only puts whose outcome is always known, and the probe for stores that ignore them.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use crate::units::hex;
 
 use super::Store;
 use super::attempt::{Attempt, Patience, Shared, key_path};
+use super::driven::driven;
 use super::fault::{Class, Fault};
 use super::ledger::RequestKind;
 
@@ -54,6 +56,11 @@ impl Store {
     /// back: ours is `New`, nothing there means to try again, anything else is `Exists`. An error means
     /// that the outcome is not known, or that nothing was written.
     pub async fn create(&self, key: &str, bytes: Bytes) -> Result<Created> {
+        let (store, key) = (self.clone(), key.to_owned());
+        driven(async move { store.create_now(&key, bytes).await }).await
+    }
+
+    async fn create_now(&self, key: &str, bytes: Bytes) -> Result<Created> {
         let path = key_path(key)?;
         let shared = &*self.shared;
         let create_if_absent = shared.create_if_absent.load(Ordering::Relaxed);
@@ -100,32 +107,39 @@ impl Store {
 
     /// Writes an object, whatever is there. Only for repair: nothing else may change an object.
     pub async fn replace(&self, key: &str, bytes: Bytes) -> Result<()> {
-        let path = key_path(key)?;
-        let shared = &*self.shared;
-        let mut patience = Patience::default();
-        loop {
-            match put(shared, &path, &bytes, PutMode::Overwrite).await {
-                Ok(()) => return Ok(()),
-                Err(fault) => patience
-                    .wait(shared, fault)
-                    .await
-                    .map_err(|fault| fault.into_error("put", &shared.place(key)))?,
+        let (path, place, shared) = (key_path(key)?, self.shared.place(key), Arc::clone(&self.shared));
+        driven(async move {
+            let mut patience = Patience::default();
+            loop {
+                match put(&shared, &path, &bytes, PutMode::Overwrite).await {
+                    Ok(()) => return Ok(()),
+                    Err(fault) => {
+                        patience
+                            .wait(&shared, fault)
+                            .await
+                            .map_err(|fault| fault.into_error("put", &place))?;
+                    }
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Deletes an object. That there is none is success.
     pub async fn delete(&self, key: &str) -> Result<()> {
-        let path = key_path(key)?;
-        let shared = &*self.shared;
-        let attempt = || {
-            shared.within(shared.limits.stall_timeout, ObjectStoreExt::delete(&shared.object_store, &path))
-        };
-        match shared.repeat(RequestKind::Delete, attempt).await {
-            Ok(()) => Ok(()),
-            Err(fault) if fault.class == Class::NotFound => Ok(()),
-            Err(fault) => Err(fault.into_error("delete", &shared.place(key))),
-        }
+        let (path, place, shared) = (key_path(key)?, self.shared.place(key), Arc::clone(&self.shared));
+        driven(async move {
+            let attempt = || {
+                let delete = ObjectStoreExt::delete(&shared.object_store, &path);
+                shared.within(shared.limits.stall_timeout, delete)
+            };
+            match shared.repeat(RequestKind::Delete, attempt).await {
+                Ok(()) => Ok(()),
+                Err(fault) if fault.class == Class::NotFound => Ok(()),
+                Err(fault) => Err(fault.into_error("delete", &place)),
+            }
+        })
+        .await
     }
 
     /// Whether creates are atomic here: concurrent creates race for fresh random names below `prefix`, and
