@@ -6,10 +6,15 @@ use std::sync::Arc;
 
 use cuttle::ErrorKind;
 use cuttle::backup;
+use cuttle::repo::{Repository, default_project};
 use object_store::ObjectStore;
+use object_store::memory::InMemory;
 use support::Numbers;
+use support::by_hand::get;
+use support::fault_store::FaultStore;
 use support::repo::{
-    CHUNK, MemoryVolume, back_up, back_up_stream, diff_v1, in_memory, latest, options, read_back, reopen,
+    CHUNK, MemoryVolume, back_up, back_up_stream, diff_v1, environment, in_memory, init_on, latest, options,
+    read_back, reopen, secret, store,
 };
 
 fn filled(len: usize, seed: u64) -> Vec<u8> {
@@ -322,4 +327,22 @@ async fn a_cut_stream_commits_nothing() {
     let catalog = project.confirmed_catalog().await.expect("catalog");
     let log = project.confirmed_log(catalog.entries()[0].number).await.expect("log");
     assert_eq!(log.unfinished().count(), 0, "every failed backup has its outcome");
+}
+
+/// A store that takes every create for a put: nothing that is there may be overwritten all the same.
+#[tokio::test]
+async fn where_a_store_overwrites_cuttle_looks_first() {
+    let objects = Arc::new(InMemory::new());
+    let faults = FaultStore::new(objects.clone());
+    faults.ignore_conditions();
+    let repository = init_on(store(Arc::new(faults.clone())), CHUNK, true).await;
+    assert!(!repository.record().create_if_absent, "the probe noticed");
+    let project = "projects/default/project";
+    let before = get(&*objects, project).await;
+    let opened = Repository::open(store(Arc::new(faults)), environment(), &mut || Ok(secret())).await;
+    for repository in [repository, opened.expect("opened")] {
+        let made = repository.create_project(&default_project()).await;
+        assert_eq!(made.err().map(|e| e.kind()), Some(ErrorKind::Conflict));
+        assert!(get(&*objects, project).await == before, "the project's key is what it was");
+    }
 }

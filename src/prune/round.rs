@@ -180,7 +180,6 @@ impl Prune {
         let repository = self.project.repository();
         let decide = repository.record.create_if_absent;
         if !decide {
-            repository.store.without_create_if_absent();
             self.progress.warn(
                 "this store cannot create an object only where there is none: let one program write at a time. A backup \
                  that stopped without an outcome must be ended by running it again on its host",

@@ -90,6 +90,9 @@ impl Repository {
     ) -> Result<Arc<Self>> {
         check_chunk_size(options.chunk_size_bytes)?;
         let create_if_absent = store.probe_create_if_absent("probe").await?;
+        if !create_if_absent {
+            store.without_create_if_absent();
+        }
         let record = RepositoryRecord {
             repo_id: random_array()?,
             chunk_size_bytes: options.chunk_size_bytes,
@@ -150,6 +153,9 @@ impl Repository {
         ask: &mut AskSecret<'_>,
     ) -> Result<Arc<Self>> {
         let (record, object) = read_repository(&store).await?;
+        if !record.create_if_absent {
+            store.without_create_if_absent();
+        }
         if encrypted && !record.encrypted {
             return Err(Error::wrong_key(format!(
                 "a password or key is given, but the repository at {} is not encrypted",

@@ -32,8 +32,7 @@ impl OwnCluster {
     pub fn start(name: &str) -> Self {
         let directory = places::cluster_directory(name).expect("a folder for a cluster");
         let running = Running(directory.clone());
-        let port = places::free_block(places::MON_PORT_BELOW).expect("free ports");
-        let cluster = ceph::Cluster::start(&directory, port, None).expect("start a cluster");
+        let cluster = places::start_cluster(&directory, false).expect("start a cluster");
         let conf = cluster.conf().display().to_string();
         Self { ceph: Ceph::of(conf), _running: running }
     }

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use crate::bench::{Run, timed};
-use crate::ceph::{self, Cluster};
-use crate::places::{MON_PORT_BELOW, cluster_directory, free_block};
+use crate::ceph;
+use crate::places::{cluster_directory, start_cluster};
 
 /// Each run is repeated so often; the median counts.
 const RUNS: usize = 5;
@@ -19,7 +19,7 @@ pub fn run() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     ensure!(Command::new(cargo).args(["build", "--release", "--bin", "cuttle"]).status()?.success());
     let directory = cluster_directory("bench")?;
-    let cluster = Cluster::start(&directory, free_block(MON_PORT_BELOW)?, None)?;
+    let cluster = start_cluster(&directory, false)?;
     let here = PathBuf::from("/dev/shm/cuttle-bench-ceph");
     let _ = fs::remove_dir_all(&here);
     fs::create_dir_all(&here)?;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::ceph::{self, Cluster, RGW_ACCESS_KEY, RGW_SECRET_KEY};
-use crate::places::{BLOCK_PORTS, MON_PORT_BELOW, cluster_directory, free_block};
+use crate::places::{cluster_directory, start_cluster};
 use crate::{disk, servers};
 
 pub fn command(args: &[String]) -> Result<()> {
@@ -201,8 +201,7 @@ impl Stage {
     fn cluster(&mut self, which: &str, with_rgw: bool) -> Result<Cluster> {
         let directory = cluster_directory(&format!("demo-{which}"))?;
         self.clusters.push(directory.clone());
-        let port = free_block(MON_PORT_BELOW)?;
-        let cluster = Cluster::start(&directory, port, with_rgw.then_some(port + BLOCK_PORTS - 1))?;
+        let cluster = start_cluster(&directory, with_rgw)?;
         println!("the {which} cluster is up: {}", cluster.conf().display());
         Ok(cluster)
     }

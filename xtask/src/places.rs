@@ -7,18 +7,40 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Result, bail};
 
-use super::ceph;
+use super::ceph::{self, Cluster};
 
 /// The port of the monitor's newer wire protocol lies this much below that of the older.
-pub const MON_PORT_BELOW: u16 = 3000;
+const MON_PORT_BELOW: u16 = 3000;
 /// Ports in a block given out by [`free_block`].
-pub const BLOCK_PORTS: u16 = 100;
+const BLOCK_PORTS: u16 = 100;
+/// Blocks of ports that a server is offered before its failure counts.
+const BLOCKS_TRIED: usize = 3;
+
+/// An empty cluster in `directory`, with an S3 service where asked for, on ports that are free.
+pub fn start_cluster(directory: &Path, with_rgw: bool) -> Result<Cluster> {
+    // The manager and the OSD take ports just above the monitor's; the block's last stays free.
+    let rgw_port = |port: u16| with_rgw.then_some(port + BLOCK_PORTS - 1);
+    on_free_ports(MON_PORT_BELOW, |port| Cluster::start(directory, port, rgw_port(port)))
+}
+
+/// What `start` makes with the first of a block of free ports. A port that was free a moment ago may be taken when the
+/// server comes to it, if only by a program being started, which holds everything of its parent for an instant: then
+/// another block is tried.
+pub fn on_free_ports<T>(below: u16, start: impl Fn(u16) -> Result<T>) -> Result<T> {
+    for _ in 1..BLOCKS_TRIED {
+        match start(free_block(below)?) {
+            Ok(started) => return Ok(started),
+            Err(error) => eprintln!("trying other ports: {error:#}"),
+        }
+    }
+    start(free_block(below)?)
+}
 
 /// The first of a block of free ports, a different one on each call; the port `below` it is free, too.
 ///
 /// Blocks lie under the range that outgoing connections take theirs from. Where the search begins depends on this
 /// process, so that two runs at once do not meet.
-pub fn free_block(below: u16) -> Result<u16> {
+fn free_block(below: u16) -> Result<u16> {
     const FIRST: u16 = 12_000;
     const BLOCKS: u16 = 190;
     static GIVEN: AtomicU16 = AtomicU16::new(0);
@@ -58,4 +80,28 @@ fn memory_available_kib() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_fails_gets_other_ports_until_its_failure_counts() {
+        let offered = RefCell::new(Vec::new());
+        let start = |fails: usize| {
+            offered.borrow_mut().clear();
+            on_free_ports(0, |port| {
+                offered.borrow_mut().push(port);
+                if offered.borrow().len() > fails { Ok(port) } else { bail!("port {port} is taken") }
+            })
+        };
+        let port = start(2).expect("the third block is not taken");
+        assert_eq!(offered.borrow().last(), Some(&port));
+        assert!(offered.borrow().windows(2).all(|w| w[0] != w[1]), "{offered:?}");
+        assert!(start(BLOCKS_TRIED).is_err());
+        assert_eq!(offered.borrow().len(), BLOCKS_TRIED);
+    }
 }

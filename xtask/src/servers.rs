@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::places::free_block;
+use crate::places::on_free_ports;
 
 /// Versions are part of what the tests were seen to pass with; raise them on purpose.
 const MOTO: &str = "moto[server]==5.2.5";
@@ -49,36 +49,39 @@ pub fn moto(root: &Path) -> Result<Server> {
         let pip = home.join("bin/pip");
         run(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check", MOTO]))
     })?;
-    let port = free_block(0)?;
-    let mut command = Command::new(home.join("bin/moto_server"));
-    command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-    start("moto", root, command, port)
+    on_free_ports(0, |port| {
+        let mut command = Command::new(home.join("bin/moto_server"));
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        start("moto", root, command, port)
+    })
 }
 
 /// Azure Blob Storage, with Azure's well-known emulator account.
 pub fn azurite(root: &Path) -> Result<Server> {
     let home = install(root, AZURITE, |home| npm_install(home, AZURITE))?;
-    let port = free_block(0)?;
-    let mut command = Command::new("node");
-    command.arg(home.join("node_modules/azurite/dist/src/blob/main.js"));
-    command.args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()]);
-    command.args(["--inMemoryPersistence", "--disableTelemetry", "--silent"]);
-    start("azurite", root, command, port)
+    on_free_ports(0, |port| {
+        let mut command = Command::new("node");
+        command.arg(home.join("node_modules/azurite/dist/src/blob/main.js"));
+        command.args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()]);
+        command.args(["--inMemoryPersistence", "--disableTelemetry", "--silent"]);
+        start("azurite", root, command, port)
+    })
 }
 
 /// S3 that ignores `If-None-Match`: what the probe of create-if-absent has to find out. Keys `S3RVER`/`S3RVER`.
 pub fn s3rver(root: &Path) -> Result<Server> {
     let home = install(root, S3RVER, |home| npm_install(home, S3RVER))?;
-    let port = free_block(0)?;
     let data = root.join("s3rver-data");
     if data.exists() {
         fs::remove_dir_all(&data)?;
     }
     fs::create_dir_all(&data)?;
-    let mut command = Command::new("node");
-    command.arg(home.join("node_modules/s3rver/bin/s3rver.js"));
-    command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "--silent", "-d"]).arg(&data);
-    start("s3rver", root, command, port)
+    on_free_ports(0, |port| {
+        let mut command = Command::new("node");
+        command.arg(home.join("node_modules/s3rver/bin/s3rver.js"));
+        command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "--silent", "-d"]).arg(&data);
+        start("s3rver", root, command, port)
+    })
 }
 
 /// Installs packages by apt; needs root.

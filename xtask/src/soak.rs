@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::ceph::{self, Cluster};
-use crate::places::{BLOCK_PORTS, MON_PORT_BELOW, cluster_directory, free_block};
+use crate::ceph;
+use crate::places::{cluster_directory, start_cluster};
 
 const HELP: &str = "\
 cargo xtask soak [--minutes N] [--cycles N] [--store local|rgw] [--seed S]
@@ -56,8 +56,7 @@ pub fn command(args: &[String]) -> Result<()> {
 fn start_rgw() -> Result<(PathBuf, String)> {
     ceph::install()?;
     let directory = cluster_directory("soak")?;
-    let port = free_block(MON_PORT_BELOW)?;
-    let cluster = Cluster::start(&directory, port, Some(port + BLOCK_PORTS - 1))?;
+    let cluster = start_cluster(&directory, true)?;
     let url = cluster.rgw_url().context("the cluster has no RGW")?;
     Ok((directory, url))
 }

@@ -9,7 +9,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 
 use crate::ceph::{self, Cluster};
-use crate::places::{BLOCK_PORTS, MON_PORT_BELOW, cluster_directory, free_block};
+use crate::places::{cluster_directory, start_cluster};
 use crate::servers::{self, Server};
 
 /// What was started, and the variables that tell the tests of it.
@@ -123,15 +123,8 @@ fn start_clusters(root: &Path, installed: Result<()>) -> (Vec<Cluster>, Result<(
     let result = (|| {
         installed?;
         for number in 1..=2 {
-            let mon_port = free_block(MON_PORT_BELOW)?;
-            // The manager and the OSD take ports just above the monitor's; the block's last stays free.
-            let rgw_port = (number == 1).then_some(mon_port + BLOCK_PORTS - 1);
-            let cluster = Cluster::start(
-                &cluster_directory(&format!("{}-{number}", root.display()))?,
-                mon_port,
-                rgw_port,
-            )?;
-            clusters.push(cluster);
+            let directory = cluster_directory(&format!("{}-{number}", root.display()))?;
+            clusters.push(start_cluster(&directory, number == 1)?);
         }
         Ok(())
     })();
