@@ -7,12 +7,15 @@ use serde::Serialize;
 use cuttle::plan::restore as restore_plan;
 use cuttle::progress::Progress;
 use cuttle::rbd::{Cluster, RbdSpec};
+use cuttle::repo::Project;
 use cuttle::repo::log::SnapshotEntry;
+use cuttle::restore::rewind::{self, Rewind};
 use cuttle::restore::{self, RestoreOptions, RestoreReport};
 use cuttle::sink::pipe::PipeSink;
 use cuttle::sink::raw_file::RawFileSink;
 use cuttle::sink::rbd::{RbdSink, RestoreTarget};
 use cuttle::sink::{Existing, Sink};
+use cuttle::source::rbd_head::RbdHead;
 use cuttle::{Error, Result};
 
 use super::bar::Words;
@@ -33,7 +36,8 @@ TARGET is one of
   PATH                            a new file, or with --overwrite an existing file or block device
   -                               standard output: the raw bytes
 
-Only what the target does not hold already is fetched. A restore that was interrupted goes on where it was when the same
+Only what the target does not hold already is fetched. An image that still has the RBD snapshot of some backup is not read
+to find that out: fast-diff tells what it changed since, the manifests tell the rest. A restore that was interrupted goes on where it was when the same
 command is run again.
 
 Examples:
@@ -60,6 +64,12 @@ pub struct Args {
     /// Fetch and write everything, without reading what the target holds; faster where that has little in common with the snapshot
     #[arg(long, requires = "overwrite")]
     no_compare: bool,
+    /// Read all of an existing image, even where its own snapshots tell what it changed
+    #[arg(long, conflicts_with = "no_compare")]
+    no_rewind: bool,
+    /// Read again what was written, and compare it, before the restore counts as done
+    #[arg(long)]
+    verify: bool,
     /// Pool for the data of a new image, beside the one that holds the image
     #[arg(long, value_name = "POOL", hide_short_help = true)]
     data_pool: Option<String>,
@@ -83,17 +93,21 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         Place::Rbd(_) => Some(connect::cluster(context).await?),
         _ => None,
     };
-    let options = RestoreOptions { compare: !args.no_compare, ..RestoreOptions::default() };
+    let (compare, rewind) = (!args.no_compare, !args.no_rewind);
+    let mut options = RestoreOptions { compare, verify: args.verify, ..RestoreOptions::default() };
+    let head = Head { place: place.clone(), cluster: cluster.clone().filter(|_| compare && rewind) };
     let target = Target { place: place.clone(), cluster, output, snapshot: snapshot.clone(), args };
     let bar = context.ui.progress(&name(&snapshot), WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
     let report = match context.global.dry_run {
         true => {
             let existing = blocking(context, move || target.preview()).await?;
+            options.rewind = head.rewind(context, &project, &snapshot, &existing).await?;
             restore::plan(&project, &snapshot, existing, options, progress, cancel).await
         }
         false => {
             let sink = blocking(context, move || target.open()).await?;
+            options.rewind = head.rewind(context, &project, &snapshot, &sink.existing()).await?;
             restore::run(&project, &snapshot, sink, options, progress, cancel).await
         }
     };
@@ -109,6 +123,44 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
 /// `vms/db@14`
 fn name(snapshot: &SnapshotEntry) -> String {
     format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence)
+}
+
+/// An image that may know what it changed.
+struct Head {
+    place: Place,
+    cluster: Option<Cluster>,
+}
+
+impl Head {
+    /// What is known of the image without reading it. Where that is nothing, it is said why.
+    async fn rewind(
+        self,
+        context: &Context<'_>,
+        project: &Project,
+        snapshot: &SnapshotEntry,
+        existing: &Existing,
+    ) -> Result<Option<Rewind>> {
+        let (Place::Rbd(spec), Some(cluster), Existing::Content(_)) = (self.place, self.cluster, existing)
+        else {
+            return Ok(None);
+        };
+        let path = spec.path();
+        let head = blocking(context, move || RbdHead::open(&cluster, &spec)).await?;
+        match rewind::find(project, snapshot, Arc::new(head)).await? {
+            Ok(found) => {
+                if let Some(note) = &found.since.note {
+                    context.ui.warn(&format!("{path}: {note}"));
+                }
+                let point = found.base.point.as_ref().map_or("", |p| p.name.as_str());
+                context.ui.note(&format!("{path}: only what changed since its snapshot {point} is read"));
+                Ok(Some(found))
+            }
+            Err(why) => {
+                context.ui.note(&format!("{path}: all of it is read and compared: {why}"));
+                Ok(None)
+            }
+        }
+    }
 }
 
 /// Where a snapshot goes.

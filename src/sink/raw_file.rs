@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::{Existing, Order, Sink, WRITES_INFLIGHT_DEFAULT, ZEROS, check_range, full};
 use crate::error::{Error, Result, io_error};
+use crate::source::ReadAt;
 use crate::source::file_reader::FileReader;
 
 /// What is added to the name of a file that is not whole yet.
@@ -147,6 +148,11 @@ impl RawFileSink {
         }
     }
 
+    fn sync(&self) -> Result<()> {
+        let doing = format!("write {} to its disk", self.path.display());
+        self.file.sync_all().map_err(|e| write_error(&doing, e))
+    }
+
     fn set_size(&self) -> Result<()> {
         let doing = format!("give {} a size of {} bytes", self.path.display(), self.size_bytes);
         self.file.set_len(self.size_bytes).map_err(|e| write_error(&doing, e))
@@ -229,9 +235,16 @@ impl Sink for RawFileSink {
         self.write_zeros(inner_end, end)
     }
 
+    fn read_back(&self) -> Result<Arc<dyn ReadAt>> {
+        self.sync()?;
+        // Else it is memory that is read. That it could not be dropped is no reason to read nothing.
+        let _ = rustix::fs::fadvise(&*self.file, 0, None, rustix::fs::Advice::DontNeed);
+        let (file, path) = (self.file.clone(), self.path.clone());
+        Ok(Arc::new(FileReader { file, path, size_bytes: self.size_bytes }))
+    }
+
     fn finish(&self) -> Result<()> {
-        let doing = format!("write {} to its disk", self.path.display());
-        self.file.sync_all().map_err(|e| write_error(&doing, e))?;
+        self.sync()?;
         let Some(target) = &self.rename_to else { return Ok(()) };
         rename_new(&self.path, target)?;
         let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -1,0 +1,158 @@
+//! Plans one window after the other, ahead of who carries the plans out.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::cancel::{Cancel, interrupted};
+use crate::error::{Error, Result};
+use crate::plan::restore::{Action, Plan, Target, Totals, plan as plan_window};
+use crate::progress::Progress;
+use crate::reading::budget::{Budget, Buffers};
+use crate::reading::local::LocalReader;
+use crate::reading::windows::Windows;
+use crate::repo::Project;
+use crate::repo::log::SnapshotEntry;
+use crate::repo::manifest::Manifest;
+use crate::restore::known::Known;
+use crate::restore::{RestoreOptions, name, rewind};
+use crate::sink::Existing;
+use crate::source::extents::ExtentSet;
+use crate::source::{Content, ReadAt};
+
+pub(crate) struct Planner {
+    windows: Windows,
+    target: Found,
+    pub(crate) budget: Budget,
+    pub(crate) buffers: Arc<Buffers>,
+    cancel: Cancel,
+    written: Option<ExtentSet>,
+}
+
+/// What was planned, all in all.
+pub(crate) struct Planned {
+    pub(crate) totals: Totals,
+    /// What was to be written; empty unless it is to be verified.
+    pub(crate) written: ExtentSet,
+}
+
+/// What the target is.
+enum Found {
+    Blank,
+    Nothing,
+    Content(LocalReader),
+    /// Known but for what must be read.
+    Known(LocalReader, Known),
+}
+
+impl Planner {
+    pub(crate) async fn new(
+        project: &Project,
+        snapshot: &SnapshotEntry,
+        existing: Existing,
+        options: &RestoreOptions,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        let (found, expected) = (snapshot.snapshot.chunk_size_bytes, project.chunk_size_bytes());
+        if found != expected {
+            return Err(Error::corrupt(format!(
+                "{} has chunks of {found} bytes, its repository of {expected}",
+                name(snapshot)
+            )));
+        }
+        let budget = Budget::new(options.inflight_bytes);
+        let buffers = Arc::new(Buffers::new(options.inflight_bytes, project.chunk_size_bytes()));
+        let reader = |reader: Arc<dyn ReadAt>| LocalReader {
+            project: project.clone(),
+            reader,
+            budget: budget.clone(),
+            buffers: Arc::clone(&buffers),
+        };
+        let target = match existing {
+            Existing::Blank if options.trust_blank => Found::Blank,
+            Existing::Content(content) if options.compare => {
+                let content = reader(content);
+                let known = match &options.rewind {
+                    Some(rewind) => rewind::known(&content, snapshot, rewind, progress).await?,
+                    None => None,
+                };
+                match known {
+                    Some(known) => Found::Known(content, known),
+                    None => Found::Content(content),
+                }
+            }
+            Existing::Blank | Existing::Nothing | Existing::Content(_) => Found::Nothing,
+        };
+        let compared = matches!(target, Found::Content(_) | Found::Known(..));
+        let windows = Windows::new(Manifest::of(project, &snapshot.snapshot)?, compared);
+        let written = options.verify.then(|| ExtentSet::new(snapshot.snapshot.size_bytes));
+        Ok(Self { windows, target, budget, buffers, cancel: cancel.clone(), written })
+    }
+
+    /// The next window's plan, or `None` after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Plan>> {
+        let mut cancel = self.cancel.clone();
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(interrupted()),
+            plan = self.plan() => plan,
+        }
+    }
+
+    async fn plan(&mut self) -> Result<Option<Plan>> {
+        let Some(window) = self.windows.next().await? else { return Ok(None) };
+        let locals;
+        let target = match &self.target {
+            Found::Blank => Target::Blank,
+            Found::Nothing => Target::Nothing,
+            Found::Content(reader) => {
+                locals = reader.look(&window).await?;
+                Target::Content(&locals)
+            }
+            Found::Known(reader, known) => {
+                locals = known.look(reader, &window).await?;
+                Target::Content(&locals)
+            }
+        };
+        let plan = plan_window(&window, target)?;
+        if let Some(written) = &mut self.written {
+            note_writes(&plan, written);
+        }
+        Ok(Some(plan))
+    }
+
+    /// Plans ahead of who carries the plans out, and ends when nobody does any more.
+    pub(crate) async fn send(mut self, plans: mpsc::Sender<Result<Plan>>) -> Planned {
+        let mut totals = Totals::default();
+        loop {
+            let plan = match self.next().await {
+                Ok(None) => break,
+                Ok(Some(plan)) => {
+                    totals += plan.totals;
+                    Ok(plan)
+                }
+                Err(e) => Err(e),
+            };
+            let last = plan.is_err();
+            if plans.send(plan).await.is_err() || last {
+                break;
+            }
+        }
+        Planned { totals, written: self.written.unwrap_or_else(|| ExtentSet::new(0)) }
+    }
+}
+
+fn note_writes(plan: &Plan, written: &mut ExtentSet) {
+    for action in &plan.actions {
+        match action {
+            Action::Keep { .. } => {}
+            Action::Zero { range_bytes } => written.add(range_bytes.clone(), Content::Data),
+            Action::Fetch(fetch) => {
+                for start in &fetch.offsets_bytes {
+                    written.add(*start..start.saturating_add(u64::from(fetch.len_bytes)), Content::Data);
+                }
+            }
+        }
+    }
+}
