@@ -47,7 +47,7 @@ Examples:
   cuttle restore vms/db - | qemu-img convert -O qcow2 /dev/stdin db.qcow2
 
 JSON: {\"message_type\":\"summary\",\"target\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"dry_run\",\"keep\":{\"chunks\",\"bytes\"},
-\"zero\":{…},\"fetch\":{…},\"fetches\",\"objects\",\"sealed_bytes\",\"downloaded_bytes\",\"requests\",\"ledger\":{…},\"seconds\"}, on standard
+\"zero\":{…},\"fetch\":{…},\"fetches\",\"objects\",\"sealed_bytes\",\"target_read_bytes\",\"downloaded_bytes\",\"requests\",\"ledger\":{…},\"seconds\"}, on standard
 error where the target is -.";
 
 /// Restore a snapshot to an RBD image, a file, a block device or standard output
@@ -79,6 +79,9 @@ pub struct Args {
 struct Summary<'a> {
     message_type: &'static str,
     target: String,
+    /// Why all of an image was read to find out what it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_rewound_because: Option<String>,
     #[serde(flatten)]
     report: &'a RestoreReport,
 }
@@ -99,15 +102,20 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let target = Target { place: place.clone(), cluster, output, snapshot: snapshot.clone(), args };
     let bar = context.ui.progress(&name(&snapshot), WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
+    let mut not_rewound_because = None;
+    let mut rewind = async |existing: &Existing| {
+        let found = head.look(context, &project, &snapshot, existing).await?;
+        Ok::<_, Error>(found.and_then(|found| found.map_err(|why| not_rewound_because = Some(why)).ok()))
+    };
     let report = match context.global.dry_run {
         true => {
             let existing = blocking(context, move || target.preview()).await?;
-            options.rewind = head.rewind(context, &project, &snapshot, &existing).await?;
+            options.rewind = rewind(&existing).await?;
             restore::plan(&project, &snapshot, existing, options, progress, cancel).await
         }
         false => {
             let sink = blocking(context, move || target.open()).await?;
-            options.rewind = head.rewind(context, &project, &snapshot, &sink.existing()).await?;
+            options.rewind = rewind(&sink.existing()).await?;
             restore::run(&project, &snapshot, sink, options, progress, cancel).await
         }
     };
@@ -116,7 +124,9 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     // All that the command asked of the store, also to find the snapshot.
     report.ledger = project.repository().store().ledger();
     (report.requests, report.downloaded_bytes) = (report.ledger.requests(), report.ledger.downloaded_bytes);
-    tell(context, &place, &report)?;
+    let summary =
+        Summary { message_type: "summary", target: place.to_string(), not_rewound_because, report: &report };
+    tell(context, &place, &summary)?;
     Ok(Exit::Success)
 }
 
@@ -124,6 +134,9 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
 fn name(snapshot: &SnapshotEntry) -> String {
     format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence)
 }
+
+/// What is known of a target without reading it, or why nothing is.
+type Looked = Option<std::result::Result<Rewind, String>>;
 
 /// An image that may know what it changed.
 struct Head {
@@ -133,33 +146,32 @@ struct Head {
 
 impl Head {
     /// What is known of the image without reading it. Where that is nothing, it is said why.
-    async fn rewind(
-        self,
+    async fn look(
+        &self,
         context: &Context<'_>,
         project: &Project,
         snapshot: &SnapshotEntry,
         existing: &Existing,
-    ) -> Result<Option<Rewind>> {
-        let (Place::Rbd(spec), Some(cluster), Existing::Content(_)) = (self.place, self.cluster, existing)
+    ) -> Result<Looked> {
+        let (Place::Rbd(spec), Some(cluster), Existing::Content(_)) =
+            (self.place.clone(), self.cluster.clone(), existing)
         else {
             return Ok(None);
         };
         let path = spec.path();
         let head = blocking(context, move || RbdHead::open(&cluster, &spec)).await?;
-        match rewind::find(project, snapshot, Arc::new(head)).await? {
+        let found = rewind::find(project, snapshot, Arc::new(head)).await?;
+        match &found {
             Ok(found) => {
                 if let Some(note) = &found.since.note {
                     context.ui.warn(&format!("{path}: {note}"));
                 }
                 let point = found.base.point.as_ref().map_or("", |p| p.name.as_str());
                 context.ui.note(&format!("{path}: only what changed since its snapshot {point} is read"));
-                Ok(Some(found))
             }
-            Err(why) => {
-                context.ui.note(&format!("{path}: all of it is read and compared: {why}"));
-                Ok(None)
-            }
+            Err(why) => context.ui.note(&format!("{path}: all of it is read and compared: {why}")),
         }
+        Ok(Some(found))
     }
 }
 
@@ -213,8 +225,8 @@ impl Target {
     }
 }
 
-fn tell(context: &Context<'_>, place: &Place, report: &RestoreReport) -> Result<()> {
-    let ui = context.ui;
+fn tell(context: &Context<'_>, place: &Place, summary: &Summary<'_>) -> Result<()> {
+    let (ui, report) = (context.ui, summary.report);
     // Where standard output is the volume, nothing else goes there.
     let stream = *place == Place::Stream && !report.dry_run;
     let show = |text: &str| {
@@ -225,7 +237,7 @@ fn tell(context: &Context<'_>, place: &Place, report: &RestoreReport) -> Result<
         ui.print(text)
     };
     if ui.is_json() {
-        return show(&json_text(&Summary { message_type: "summary", target: place.to_string(), report })?);
+        return show(&json_text(summary)?);
     }
     if !ui.is_talkative() {
         return Ok(());

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
 
@@ -26,9 +27,24 @@ pub(crate) struct LocalReader {
     pub(crate) reader: Arc<dyn ReadAt>,
     pub(crate) budget: Budget,
     pub(crate) buffers: Arc<Buffers>,
+    /// Bytes read so far.
+    read_bytes: AtomicU64,
 }
 
 impl LocalReader {
+    pub(crate) fn new(
+        project: Project,
+        reader: Arc<dyn ReadAt>,
+        budget: Budget,
+        buffers: Arc<Buffers>,
+    ) -> Self {
+        Self { project, reader, budget, buffers, read_bytes: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Ordering::Relaxed)
+    }
+
     /// Looks at all chunks of a window. Only what is not zero where data is wanted is hashed.
     ///
     /// What lies beyond the reader's end counts as zero: there a target grows.
@@ -66,10 +82,11 @@ impl LocalReader {
         let len: usize = pieces.iter().map(|(_, len)| len).sum();
         let offset_bytes = geometry.offset_bytes(ChunkIndex(chunks.start));
         let _share = self.budget.take(len as u64).await?;
+        let there = self.reader.size_bytes().saturating_sub(offset_bytes).min(len as u64) as usize;
+        self.read_bytes.fetch_add(there as u64, Ordering::Relaxed);
         let (reader, mut buffers) = (Arc::clone(&self.reader), self.buffers.take());
         let buffers = cpu::block(move || {
             buffers.plain.resize(len, 0);
-            let there = reader.size_bytes().saturating_sub(offset_bytes).min(len as u64) as usize;
             let (held, beyond) = buffers.plain.split_at_mut(there);
             beyond.fill(0);
             if !held.is_empty() {

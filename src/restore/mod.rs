@@ -31,7 +31,7 @@ use crate::reading::budget::{Budget, Buffers};
 use crate::repo::Project;
 use crate::repo::chunks::ChunkBuffers;
 use crate::repo::log::SnapshotEntry;
-use crate::restore::planner::Planner;
+use crate::restore::planner::{Planned, Planner};
 use crate::restore::rewind::Rewind;
 use crate::sink::{Existing, Order, Sink};
 use crate::store::Ledger;
@@ -77,6 +77,11 @@ pub struct RestoreReport {
     pub dry_run: bool,
     #[serde(flatten)]
     pub totals: Totals,
+    /// Bytes of the target that were read to find out what it holds.
+    pub target_read_bytes: u64,
+    /// The backup that told what the target holds, together with what that changed since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewound_from: Option<u32>,
     /// Bytes received from the store, metadata included.
     pub downloaded_bytes: u64,
     /// Requests to the store, metadata included.
@@ -127,13 +132,12 @@ pub async fn run(
     };
     cancel.check()?;
     if options.verify {
-        let written = planned.written.finish();
-        written::check(&work, snapshot, &written, &cancel)
+        written::check(&work, snapshot, &planned.written, &cancel)
             .await
             .context(format!("verify what was restored of {}", name(snapshot)))?;
     }
     cpu::block(move || sink.finish()).await.context(format!("restore {}", name(snapshot)))?;
-    Ok(started.report(project, snapshot, planned.totals, false))
+    Ok(started.report(project, snapshot, &planned, false))
 }
 
 /// Finds out what a restore would do. `existing` is what the target holds; it is read, never written.
@@ -168,7 +172,7 @@ pub async fn plan(
         }
         totals += done;
     }
-    Ok(started.report(project, snapshot, totals, true))
+    Ok(started.report(project, snapshot, &planner.planned(totals), true))
 }
 
 /// `volume@sequence`, as a user names a snapshot.
@@ -202,7 +206,7 @@ impl Started {
         &self,
         project: &Project,
         snapshot: &SnapshotEntry,
-        totals: Totals,
+        planned: &Planned,
         dry_run: bool,
     ) -> RestoreReport {
         let ledger = project.repository().store.ledger() - self.ledger;
@@ -212,7 +216,9 @@ impl Started {
             snapshot_id: snapshot.snapshot_id.to_string(),
             size_bytes: snapshot.snapshot.size_bytes,
             dry_run,
-            totals,
+            totals: planned.totals,
+            target_read_bytes: planned.target_read_bytes,
+            rewound_from: planned.rewound_from,
             downloaded_bytes: ledger.downloaded_bytes,
             requests: ledger.requests(),
             ledger,

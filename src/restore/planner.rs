@@ -18,7 +18,7 @@ use crate::restore::known::Known;
 use crate::restore::{RestoreOptions, name, rewind};
 use crate::sink::Existing;
 use crate::source::extents::ExtentSet;
-use crate::source::{Content, ReadAt};
+use crate::source::{Content, Extent, ReadAt};
 
 pub(crate) struct Planner {
     windows: Windows,
@@ -26,14 +26,19 @@ pub(crate) struct Planner {
     pub(crate) budget: Budget,
     pub(crate) buffers: Arc<Buffers>,
     cancel: Cancel,
+    rewound_from: Option<u32>,
     written: Option<ExtentSet>,
 }
 
 /// What was planned, all in all.
 pub(crate) struct Planned {
     pub(crate) totals: Totals,
+    /// Bytes of the target that were read to find out what it holds.
+    pub(crate) target_read_bytes: u64,
+    /// The backup that told what else it holds.
+    pub(crate) rewound_from: Option<u32>,
     /// What was to be written; empty unless it is to be verified.
-    pub(crate) written: ExtentSet,
+    pub(crate) written: Vec<Extent>,
 }
 
 /// What the target is.
@@ -63,11 +68,8 @@ impl Planner {
         }
         let budget = Budget::new(options.inflight_bytes);
         let buffers = Arc::new(Buffers::new(options.inflight_bytes, project.chunk_size_bytes()));
-        let reader = |reader: Arc<dyn ReadAt>| LocalReader {
-            project: project.clone(),
-            reader,
-            budget: budget.clone(),
-            buffers: Arc::clone(&buffers),
+        let reader = |reader: Arc<dyn ReadAt>| {
+            LocalReader::new(project.clone(), reader, budget.clone(), Arc::clone(&buffers))
         };
         let target = match existing {
             Existing::Blank if options.trust_blank => Found::Blank,
@@ -86,8 +88,9 @@ impl Planner {
         };
         let compared = matches!(target, Found::Content(_) | Found::Known(..));
         let windows = Windows::new(Manifest::of(project, &snapshot.snapshot)?, compared);
+        let rewound_from = options.rewind.as_ref().map(|rewind| rewind.base.sequence.0);
         let written = options.verify.then(|| ExtentSet::new(snapshot.snapshot.size_bytes));
-        Ok(Self { windows, target, budget, buffers, cancel: cancel.clone(), written })
+        Ok(Self { windows, target, budget, buffers, cancel: cancel.clone(), rewound_from, written })
     }
 
     /// The next window's plan, or `None` after the last.
@@ -122,6 +125,16 @@ impl Planner {
         Ok(Some(plan))
     }
 
+    pub(crate) fn planned(self, totals: Totals) -> Planned {
+        let (target_read_bytes, rewound_from) = match &self.target {
+            Found::Blank | Found::Nothing => (0, None),
+            Found::Content(reader) => (reader.read_bytes(), None),
+            Found::Known(reader, _) => (reader.read_bytes(), self.rewound_from),
+        };
+        let written = self.written.map(ExtentSet::finish).unwrap_or_default();
+        Planned { totals, target_read_bytes, rewound_from, written }
+    }
+
     /// Plans ahead of who carries the plans out, and ends when nobody does any more.
     pub(crate) async fn send(mut self, plans: mpsc::Sender<Result<Plan>>) -> Planned {
         let mut totals = Totals::default();
@@ -139,7 +152,7 @@ impl Planner {
                 break;
             }
         }
-        Planned { totals, written: self.written.unwrap_or_else(|| ExtentSet::new(0)) }
+        self.planned(totals)
     }
 }
 

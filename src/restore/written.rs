@@ -28,7 +28,7 @@ pub(crate) async fn check(
     let manifest = || Manifest::of(&work.project, &snapshot.snapshot);
     let known = Known::written(manifest()?, written);
     let (project, budget, buffers) = (work.project.clone(), work.budget.clone(), Arc::clone(&work.buffers));
-    let local = LocalReader { project, reader, budget, buffers };
+    let local = LocalReader::new(project, reader, budget, buffers);
     let mut windows = Windows::new(manifest()?, true);
     while let Some(window) = windows.next().await? {
         cancel.check()?;

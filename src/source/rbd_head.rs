@@ -47,8 +47,7 @@ impl Head for RbdHead {
         let size_bytes = self.image.size_bytes()?;
         let base = Base { image: Arc::new(self.target.open(Access::Snapshot(snapshot.id))?), snapshot };
         // No snapshot has this id: the head is compared.
-        let head =
-            Snapshot { id: u64::MAX, name: "as it is now".into(), size_bytes, ..base.snapshot.clone() };
+        let head = Snapshot { id: u64::MAX, name: "as it is now".into(), size_bytes };
         let plan = DiffPlan::new(Arc::clone(&self.image), head, Some(base))?;
         let note = plan.note();
         match plan.changes()? {

@@ -39,8 +39,8 @@ impl Progress for Warnings {
 /// What tells `new` from `old`: bytes that differ as extents, and where `new` is longer.
 fn since(old: &[u8], new: &[u8]) -> Since {
     let mut changes: Vec<Extent> = Vec::new();
-    for at in 0..new.len() {
-        if old.get(at) == Some(&new[at]) {
+    for (at, byte) in new.iter().enumerate() {
+        if old.get(at) == Some(byte) {
             continue;
         }
         match changes.last_mut() {
@@ -138,6 +138,7 @@ async fn only_what_changed_is_read_and_only_what_differs_is_fetched() {
     let (found, report, read) = rewound(&bench, &wanted, now, rewind, Arc::new(Silent)).await;
     assert!(found == old);
     assert_eq!(report.totals.fetch.chunks, 3, "two that the nights differ in, one that was written since");
+    assert_eq!(report.target_read_bytes, read);
     // The one that was written since, and a sample.
     assert!(read <= 12 * C as u64, "{read} bytes were read of {}", old.len());
 }
