@@ -46,9 +46,9 @@ Examples:
   cuttle restore -n vms/db rbd:vms/db --overwrite      what that would fetch
   cuttle restore vms/db - | qemu-img convert -O qcow2 /dev/stdin db.qcow2
 
-JSON: {\"message_type\":\"summary\",\"target\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"dry_run\",\"keep\":{\"chunks\",\"bytes\"},
-\"zero\":{…},\"fetch\":{…},\"fetches\",\"objects\",\"sealed_bytes\",\"target_read_bytes\",\"downloaded_bytes\",\"requests\",\"ledger\":{…},\"seconds\"}, on standard
-error where the target is -.";
+JSON: {\"message_type\":\"summary\",\"target\",\"not_rewound_because\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"dry_run\",
+\"keep\":{\"chunks\",\"bytes\"},\"zero\":{…},\"fetch\":{…},\"fetches\",\"objects\",\"sealed_bytes\",\"target_read_bytes\",\"rewound_from\",
+\"downloaded_bytes\",\"requests\",\"ledger\":{…},\"seconds\"}, on standard error where the target is -.";
 
 /// Restore a snapshot to an RBD image, a file, a block device or standard output
 #[derive(Debug, clap::Args)]
