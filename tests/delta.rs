@@ -201,10 +201,10 @@ async fn after_so_many_deltas_a_chunk_is_full_again() {
 
 #[tokio::test]
 async fn deltas_of_many_bytes_make_short_chains() {
-    // A fifth of the chunk each night: half of a full object is spent after two.
+    // A sixth of the chunk each night: half of a full object is spent after two.
     let change = |chunk: &mut [u8], number: u64| {
-        let at = number as usize % 5 * C / 5;
-        chunk[at..at + C / 5].copy_from_slice(&Numbers::new(number + 50).bytes(C / 5));
+        let at = number as usize % 6 * C / 6;
+        chunk[at..at + C / 6].copy_from_slice(&Numbers::new(number + 50).bytes(C / 6));
     };
     assert_eq!(depths_of_one_chunk(7, change).await, [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2]);
     // Four tenths: more than a quarter, so both were made, and the delta is well under the full object.

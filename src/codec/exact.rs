@@ -6,7 +6,7 @@
 
 use zstd::zstd_safe::{self, CCtx, CParameter};
 
-use super::{Base, Place, Sealed, finish, open, zstd_defect};
+use super::{Base, Place, Sealed, finish, open, patch, zstd_defect};
 use crate::error::{Error, Result};
 use crate::format::envelope::{Compression, DeltaBase, HEADER_LEN_BYTES, TAG_LEN_BYTES};
 
@@ -30,8 +30,15 @@ pub(crate) fn seal_to_len(
     let (compression, body) = match base {
         None if room == plain.len() => (Compression::None, plain.to_vec()),
         _ => {
-            let compression = if base.is_some() { Compression::ZstdPrefix } else { Compression::Zstd };
-            match frame_of_len(plain, base.as_ref().map(|b| b.plain), room)? {
+            let mut patch = Vec::new();
+            let (compression, content) = match base {
+                Some(base) => {
+                    patch::make(base.plain, plain, &mut patch);
+                    (Compression::ZstdPatch, &patch[..])
+                }
+                None => (Compression::Zstd, plain),
+            };
+            match frame_of_len(content, room)? {
                 Some(frame) => (compression, frame),
                 None => return Ok(None),
             }
@@ -47,11 +54,11 @@ pub(crate) fn seal_to_len(
     Ok(Some(sealed))
 }
 
-fn frame_of_len(plain: &[u8], base: Option<&[u8]>, len: usize) -> Result<Option<Vec<u8>>> {
+fn frame_of_len(content: &[u8], len: usize) -> Result<Option<Vec<u8>>> {
     for level in LEVELS {
         for checksum in [false, true] {
-            let frame = compressed(plain, base, level, checksum)?;
-            if let Some(stretched) = stretched(&frame, plain.len(), len) {
+            let frame = compressed(content, level, checksum)?;
+            if let Some(stretched) = stretched(&frame, content.len(), len) {
                 return Ok(Some(stretched));
             }
         }
@@ -59,21 +66,18 @@ fn frame_of_len(plain: &[u8], base: Option<&[u8]>, len: usize) -> Result<Option<
     Ok(None)
 }
 
-fn compressed(plain: &[u8], base: Option<&[u8]>, level: i32, checksum: bool) -> Result<Vec<u8>> {
+fn compressed(content: &[u8], level: i32, checksum: bool) -> Result<Vec<u8>> {
     let mut compressor = CCtx::create();
     for parameter in [CParameter::CompressionLevel(level), CParameter::ChecksumFlag(checksum)] {
         compressor.set_parameter(parameter).map_err(zstd_defect)?;
     }
-    if let Some(base) = base {
-        super::prefix(&mut compressor, base, plain.len())?;
-    }
-    let mut out = Vec::with_capacity(zstd_safe::compress_bound(plain.len()));
-    compressor.compress2(&mut out, plain).map_err(zstd_defect)?;
+    let mut out = Vec::with_capacity(zstd_safe::compress_bound(content.len()));
+    compressor.compress2(&mut out, content).map_err(zstd_defect)?;
     Ok(out)
 }
 
 /// The same frame with exactly `len` bytes, where it can be brought to that.
-fn stretched(frame: &[u8], plain_len: usize, len: usize) -> Option<Vec<u8>> {
+fn stretched(frame: &[u8], content_len: usize, len: usize) -> Option<Vec<u8>> {
     let spare = len.checked_sub(frame.len())?;
     if spare == 0 {
         return Some(frame.to_vec());
@@ -88,10 +92,11 @@ fn stretched(frame: &[u8], plain_len: usize, len: usize) -> Option<Vec<u8>> {
     };
     let (window, rest) = rest.split_at_checked(usize::from(!single_segment))?;
     let (size, blocks) = rest.split_at_checked(size_len)?;
-    for (code, wide) in [(2u8, &(plain_len as u32).to_le_bytes()[..]), (3, &(plain_len as u64).to_le_bytes())]
-        .into_iter()
-        .filter(|(_, wide)| wide.len() > size.len())
-        .chain([(descriptor >> 6, size)])
+    for (code, wide) in
+        [(2u8, &(content_len as u32).to_le_bytes()[..]), (3, &(content_len as u64).to_le_bytes())]
+            .into_iter()
+            .filter(|(_, wide)| wide.len() > size.len())
+            .chain([(descriptor >> 6, size)])
     {
         let grown = wide.len() - size.len();
         let Some(left) = spare.checked_sub(grown).filter(|left| left % EMPTY_RAW_BLOCK.len() == 0) else {

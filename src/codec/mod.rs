@@ -3,6 +3,7 @@
 //! Everything here runs on a CPU thread and touches no store. repo-format.md §4 is the layout.
 
 mod exact;
+mod patch;
 
 use std::cell::RefCell;
 
@@ -23,10 +24,10 @@ pub(crate) use exact::seal_to_len;
 
 /// Compression level unless told otherwise: what a backup's speed is best spent on.
 pub const LEVEL_DEFAULT: i32 = 1;
-/// Largest window of a full object's frame, as a power of two (repo-format.md §4).
+/// Largest window of a frame, as a power of two (repo-format.md §4).
 const WINDOW_LOG_MAX: u32 = 24;
-/// Largest window of a delta's frame.
-const WINDOW_LOG_MAX_PREFIX: u32 = 25;
+/// Deltas are small, so a better level costs them little.
+const LEVEL_DELTA_MIN: i32 = 6;
 
 /// An object ready for the store: nothing but this module makes one, so that no plaintext is ever uploaded.
 #[derive(Debug, Clone)]
@@ -113,28 +114,26 @@ pub fn seal(place: Place<'_>, plain: &[u8], level: i32) -> Result<Sealed> {
     })
 }
 
-/// Compresses a chunk against its base and seals it. The result decodes back, or it is an error.
+/// Seals a chunk as what differs from its base. The result decodes back, or it is an error.
 pub fn seal_delta(place: Place<'_>, plain: &[u8], base: Base<'_>, level: i32) -> Result<Sealed> {
-    // A context of its own: one that is kept would have to outlive the base.
-    let mut compressor = CCtx::create();
-    compressor.set_parameter(CParameter::CompressionLevel(level)).map_err(zstd_defect)?;
-    prefix(&mut compressor, base.plain, plain.len())?;
     SCRATCH.with_borrow_mut(|scratch| {
-        let Scratch { compressed, opened, .. } = scratch;
+        let Scratch { compressor, decompressor, compressed, opened } = scratch;
+        let mut patch = Vec::new();
+        patch::make(base.plain, plain, &mut patch);
         compressed.clear();
-        compressed.reserve(zstd_safe::compress_bound(plain.len()));
-        compressor.compress2(compressed, plain).map_err(zstd_defect)?;
-        if opened.len() < plain.len() {
-            set_len(opened, plain.len());
-        }
-        let back = &mut opened[..plain.len()];
-        decompress(compressed, Compression::ZstdPrefix, Some(base.plain), back)?;
-        if back != plain {
+        compressed.reserve(zstd_safe::compress_bound(patch.len()));
+        let level = level.max(LEVEL_DELTA_MIN);
+        compressor.set_parameter(CParameter::CompressionLevel(level)).map_err(zstd_defect)?;
+        compressor.compress2(compressed, &patch).map_err(zstd_defect)?;
+        opened.clear();
+        opened.extend_from_slice(base.plain);
+        decompress_patch(decompressor, compressed, plain.len(), opened)?;
+        if opened != plain {
             return Err(Error::internal("a delta does not decode to what it was made from")
                 .help("this machine's memory or processor is not to be trusted; test it"));
         }
         let delta = DeltaBase { name: base.name, depth: base.depth };
-        finish(place, plain.len(), Compression::ZstdPrefix, Some(delta), compressed)
+        finish(place, plain.len(), Compression::ZstdPatch, Some(delta), compressed)
     })
 }
 
@@ -149,18 +148,6 @@ pub fn rename(from: Place<'_>, object: &Sealed, to: Place<'_>) -> Result<Sealed>
     let mut compressed = vec![0; body.len().saturating_sub(TAG_LEN_BYTES)];
     key.open(&header.salt, &aad(&head[..HEADER_BOUND_LEN_BYTES], &from), body, &mut compressed)?;
     finish(to, plain_len, header.compression, header.base, &compressed)
-}
-
-/// Has a compressor refer to a base. The window must reach over the base and the chunk itself.
-fn prefix<'a>(compressor: &mut CCtx<'a>, base: &'a [u8], plain_len: usize) -> Result<()> {
-    let window_log = (base.len() + plain_len).next_power_of_two().ilog2();
-    for parameter in [
-        CParameter::WindowLog(window_log.clamp(10, WINDOW_LOG_MAX_PREFIX)),
-        CParameter::EnableLongDistanceMatching(true),
-    ] {
-        compressor.set_parameter(parameter).map_err(zstd_defect)?;
-    }
-    compressor.ref_prefix(base).map(drop).map_err(zstd_defect)
 }
 
 /// Seals a record under its name, and reads it back before anybody else has to.
@@ -193,12 +180,28 @@ pub fn open(
     plain_len_bytes_max: usize,
     out: &mut Vec<u8>,
 ) -> Result<()> {
+    if let Some(base) = base {
+        out.clear();
+        out.extend_from_slice(base.plain);
+    }
+    let base = base.map(|base| DeltaBase { name: base.name, depth: base.depth });
+    open_onto(place, object, base, plain_len_bytes_max, out)
+}
+
+/// As [`open`], but `out` holds the base's plaintext already, and becomes what is made of it. After an error it holds
+/// anything.
+pub fn open_onto(
+    place: Place<'_>,
+    object: &[u8],
+    base: Option<DeltaBase>,
+    plain_len_bytes_max: usize,
+    out: &mut Vec<u8>,
+) -> Result<()> {
     let header = Header::decode(object, object.len() as u64)?;
     check_header(&header, &place, base.as_ref(), plain_len_bytes_max)?;
     let (head, body) = object.split_at(HEADER_LEN_BYTES);
     let bound = &head[..HEADER_BOUND_LEN_BYTES];
-    let base_plain = base.map(|b| b.plain);
-    set_len(out, header.plain_len_bytes as usize);
+    let plain_len = header.plain_len_bytes as usize;
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { decompressor, opened, .. } = scratch;
         let compressed = match place.key {
@@ -219,10 +222,11 @@ pub fn open(
                 compressed
             }
         };
-        match base_plain {
-            None => decompress_with(decompressor, compressed, header.compression, out),
-            Some(_) => decompress(compressed, header.compression, base_plain, out),
+        if header.compression == Compression::ZstdPatch {
+            return decompress_patch(decompressor, compressed, plain_len, out);
         }
+        set_len(out, plain_len);
+        decompress(decompressor, compressed, header.compression, out)
     })
 }
 
@@ -235,7 +239,12 @@ fn set_len(buffer: &mut Vec<u8>, len: usize) {
     }
 }
 
-fn check_header(header: &Header, place: &Place<'_>, base: Option<&Base<'_>>, plain_max: usize) -> Result<()> {
+fn check_header(
+    header: &Header,
+    place: &Place<'_>,
+    base: Option<&DeltaBase>,
+    plain_max: usize,
+) -> Result<()> {
     let expected_type = place.name.object_type();
     if header.object_type != expected_type {
         return Err(damaged(format!("it is a {:?}, expected a {expected_type:?}", header.object_type)));
@@ -247,9 +256,8 @@ fn check_header(header: &Header, place: &Place<'_>, base: Option<&Base<'_>>, pla
     if header.plain_len_bytes as usize > plain_max {
         return Err(damaged(format!("plaintext of {} bytes, at most {plain_max}", header.plain_len_bytes)));
     }
-    let expected_base = base.map(|b| DeltaBase { name: b.name, depth: b.depth });
-    if header.base != expected_base {
-        return Err(damaged(format!("its base is {:?}, the manifest says {expected_base:?}", header.base)));
+    if header.base.as_ref() != base {
+        return Err(damaged(format!("its base is {:?}, the manifest says {base:?}", header.base)));
     }
     Ok(())
 }
@@ -297,33 +305,37 @@ fn aad(bound: &[u8], place: &Place<'_>) -> Vec<u8> {
     [bound, place.repo_id, place.name.to_string().as_bytes()].concat()
 }
 
-/// Decompresses into exactly `out.len()` bytes.
-fn decompress(body: &[u8], compression: Compression, base: Option<&[u8]>, out: &mut [u8]) -> Result<()> {
-    let mut decompressor = DCtx::create();
-    if let Some(base) = base {
-        decompressor.ref_prefix(base).map_err(zstd_defect)?;
-    }
-    decompress_with(&mut decompressor, body, compression, out)
+/// Decompresses a patch and applies it to `plain`, the base's plaintext.
+fn decompress_patch(
+    decompressor: &mut DCtx<'_>,
+    body: &[u8],
+    plain_len: usize,
+    plain: &mut Vec<u8>,
+) -> Result<()> {
+    let claimed = zstd_safe::get_frame_content_size(body).ok().flatten().unwrap_or_default();
+    let len_max = patch::len_bytes_max(plain_len);
+    let len = usize::try_from(claimed).ok().filter(|len| *len <= len_max);
+    let len = len.ok_or_else(|| damaged(format!("patch of {claimed} bytes, at most {len_max}")))?;
+    let mut patch = vec![0; len];
+    decompress(decompressor, body, Compression::ZstdPatch, &mut patch)?;
+    patch::apply(&patch, plain_len, plain)
 }
 
-fn decompress_with(
+/// Decompresses into exactly `out.len()` bytes.
+fn decompress(
     decompressor: &mut DCtx<'_>,
     body: &[u8],
     compression: Compression,
     out: &mut [u8],
 ) -> Result<()> {
-    let window_log_max = match compression {
-        Compression::None => {
-            if body.len() != out.len() {
-                return Err(damaged(format!("{} bytes uncompressed, expected {}", body.len(), out.len())));
-            }
-            out.copy_from_slice(body);
-            return Ok(());
+    if compression == Compression::None {
+        if body.len() != out.len() {
+            return Err(damaged(format!("{} bytes uncompressed, expected {}", body.len(), out.len())));
         }
-        Compression::Zstd => WINDOW_LOG_MAX,
-        Compression::ZstdPrefix => WINDOW_LOG_MAX_PREFIX,
-    };
-    check_frame(body, out.len(), window_log_max)?;
+        out.copy_from_slice(body);
+        return Ok(());
+    }
+    check_frame(body, out.len())?;
     match decompressor.decompress(out, body) {
         Ok(written) if written == out.len() => Ok(()),
         Ok(written) => Err(damaged(format!("{written} bytes decompressed, expected {}", out.len()))),
@@ -332,7 +344,7 @@ fn decompress_with(
 }
 
 /// Exactly one zstd frame, with its content size, no dictionary and a bounded window (RFC 8878, 3.1.1).
-fn check_frame(body: &[u8], plain_len: usize, window_log_max: u32) -> Result<()> {
+fn check_frame(body: &[u8], content_len: usize) -> Result<()> {
     const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
     let refuse = |what: &str| Err(damaged(format!("zstd frame: {what}")));
     if !body.starts_with(&ZSTD_MAGIC) || body.len() < 6 {
@@ -341,14 +353,14 @@ fn check_frame(body: &[u8], plain_len: usize, window_log_max: u32) -> Result<()>
     if zstd_safe::find_frame_compressed_size(body) != Ok(body.len()) {
         return refuse("cut short, or followed by something");
     }
-    if zstd_safe::get_frame_content_size(body).ok().flatten() != Some(plain_len as u64) {
-        return refuse("its content size is not the plaintext's length");
+    if zstd_safe::get_frame_content_size(body).ok().flatten() != Some(content_len as u64) {
+        return refuse("its content size is not what it should hold");
     }
     if zstd_safe::get_dict_id_from_frame(body).is_some() {
         return refuse("it wants a dictionary");
     }
     let single_segment = body[4] & 0x20 != 0;
-    if !single_segment && 10 + u32::from(body[5] >> 3) > window_log_max {
+    if !single_segment && 10 + u32::from(body[5] >> 3) > WINDOW_LOG_MAX {
         return refuse("its window is too large");
     }
     Ok(())
@@ -465,10 +477,10 @@ mod tests {
         let mut bomb = zstd::bulk::compress(&vec![0u8; 1 << 20], 1).expect("compressed");
         for (what, body) in [("two frames", &two), ("a skippable frame", &skippable), ("a bomb", &bomb)] {
             let mut out = vec![0; 1000];
-            assert!(decompress(body, Compression::Zstd, None, &mut out).is_err(), "{what}");
+            assert!(decompress(&mut DCtx::create(), body, Compression::Zstd, &mut out).is_err(), "{what}");
         }
         bomb.truncate(bomb.len() / 2);
-        assert!(decompress(&bomb, Compression::Zstd, None, &mut vec![0; 1 << 20]).is_err());
+        assert!(decompress(&mut DCtx::create(), &bomb, Compression::Zstd, &mut vec![0; 1 << 20]).is_err());
     }
 
     #[test]

@@ -49,7 +49,7 @@ byte_enum! {
 
 byte_enum! {
     /// How the plaintext is compressed.
-    Compression { None = 0, Zstd = 1, ZstdPrefix = 2 }
+    Compression { None = 0, Zstd = 1, ZstdPatch = 2 }
 }
 
 impl ObjectType {
@@ -178,7 +178,7 @@ impl Header {
         }
         let full = self.base.is_none();
         let base_zero = h[20..28].iter().chain(&h[64..96]).all(|&b| b == 0);
-        let delta_here = self.object_type == ObjectType::Chunk && self.compression == Compression::ZstdPrefix;
+        let delta_here = self.object_type == ObjectType::Chunk && self.compression == Compression::ZstdPatch;
         let depth_good = h[11] as usize <= CLOSURE_LEN_MAX;
         if h[28..32] != [0; 4] || full != base_zero || full == delta_here || !depth_good {
             return Err(damaged("representation, base and depth contradict each other"));
@@ -231,7 +231,7 @@ mod tests {
 
     fn delta() -> Header {
         let name = ContentName { generation: Generation(3), id: ChunkId([9; 32]), variant: 5 };
-        Header { compression: Compression::ZstdPrefix, base: Some(DeltaBase { name, depth: 2 }), ..header() }
+        Header { compression: Compression::ZstdPatch, base: Some(DeltaBase { name, depth: 2 }), ..header() }
     }
 
     fn object(header: &Header) -> Vec<u8> {

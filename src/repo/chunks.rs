@@ -5,7 +5,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::codec::{self, Base, Sealed};
 use crate::error::{Context, Error, Result};
-use crate::format::envelope::{Header, damaged};
+use crate::format::envelope::{DeltaBase, Header, damaged};
 use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, Page, PageRef};
 use crate::format::{CLOSURE_LEN_MAX, ObjectName, ObjectType};
@@ -19,7 +19,6 @@ use crate::{cpu, units};
 #[derive(Debug, Default)]
 pub(crate) struct ChunkBuffers {
     pub(crate) plain: Vec<u8>,
-    base: Vec<u8>,
 }
 
 /// What an upload came to.
@@ -135,13 +134,30 @@ impl Project {
     ) -> Result<()> {
         let mut below: Option<ContentName> = None;
         for (depth, (object, body)) in objects.iter().zip(bodies).rev().enumerate() {
-            std::mem::swap(&mut buffers.plain, &mut buffers.base);
-            let base = below.map(|name| Base { name, depth: depth as u8, plain: &buffers.base });
-            self.open_object(object, body, base, &mut buffers.plain)?;
+            let name = self.chunk_name(object.name);
+            let base = below.map(|name| DeltaBase { name, depth: depth as u8 });
+            let max = self.chunk_size_bytes() as usize;
+            codec::open_onto(self.place(&name), body, base, max, &mut buffers.plain).context(&name)?;
             below = Some(object.name);
         }
         let name = below.ok_or_else(|| Error::internal("a chunk without objects"))?;
+        if self.identify(&buffers.plain) != name.id {
+            return Err(self.wrong_link(objects, bodies));
+        }
         check_plain_len(&name, buffers.plain.len(), len_bytes)
+    }
+
+    /// Which object of a chain that ends in another content is the first to be wrong: only the end's id is looked at before.
+    fn wrong_link(&self, objects: &[ObjectRef], bodies: &[Bytes]) -> Error {
+        let (mut plain, mut below) = (Vec::new(), None::<(ContentName, Vec<u8>)>);
+        for (depth, (object, body)) in objects.iter().zip(bodies).rev().enumerate() {
+            let base = below.as_ref().map(|(name, plain)| Base { name: *name, depth: depth as u8, plain });
+            if let Err(error) = self.open_object(object, body, base, &mut plain) {
+                return error;
+            }
+            below = Some((object.name, std::mem::take(&mut plain)));
+        }
+        Error::internal("a chain of sound objects ended in another content")
     }
 
     /// Decodes one object of a chunk, given its base, and checks its id.

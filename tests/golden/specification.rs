@@ -24,11 +24,18 @@ fn plain(at: &Path, repo_id: &[u8; 16], name: &str, base: Option<&[u8]>) -> Vec<
         (0, None) => body.to_vec(),
         (1, None) => zstd::bulk::decompress(body, plain_len).expect(name),
         (2, Some(base)) => {
-            use std::io::Read;
-            let mut reader = zstd::stream::read::Decoder::with_ref_prefix(body, base).expect(name);
-            reader.window_log_max(25).expect(name);
-            let mut out = Vec::new();
-            reader.read_to_end(&mut out).expect(name);
+            let patch = zstd::bulk::decompress(body, plain_len + 12).expect(name);
+            let word =
+                |at: usize| u32::from_le_bytes(patch[at..at + 4].try_into().expect("four bytes")) as usize;
+            let mut out = base.to_vec();
+            out.resize(plain_len, 0);
+            let mut data = 4 + 8 * word(0);
+            for run in 0..word(0) {
+                let (at, len) = (word(4 + 8 * run), word(8 + 8 * run));
+                out[at..at + len].copy_from_slice(&patch[data..data + len]);
+                data += len;
+            }
+            assert_eq!(data, patch.len(), "{name}: nothing behind the runs");
             out
         }
         other => panic!("{name}: compression {other:?}"),

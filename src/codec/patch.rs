@@ -1,0 +1,151 @@
+//! What makes one plaintext of another of about the same content: the runs that differ, in place (repo-format.md §4).
+//!
+//! A volume changes in place: what a guest does not write stays where it was. So a patch is as small as what was written, is made at
+//! the speed of comparing, and is applied at the speed of copying what changed, however deep a chain of them is.
+
+use crate::error::Result;
+use crate::format::envelope::damaged;
+
+/// Plaintexts are compared in units of so many bytes: smaller than what a file system writes, larger than a run's entry.
+const UNIT_BYTES: usize = 64;
+/// Length of the count of runs.
+const COUNT_LEN_BYTES: usize = 4;
+/// Length of a run's offset and length.
+const RUN_LEN_BYTES: usize = 8;
+/// A patch is at most so much longer than the plaintext that it makes.
+const LEN_OVER_MAX: usize = COUNT_LEN_BYTES + RUN_LEN_BYTES;
+
+/// Most bytes of a patch that makes so long a plaintext.
+pub(super) fn len_bytes_max(plain_len: usize) -> usize {
+    plain_len + LEN_OVER_MAX
+}
+
+/// The patch that makes `plain` of `base`. What is beyond the base's end counts as zero there.
+pub(super) fn make(base: &[u8], plain: &[u8], out: &mut Vec<u8>) {
+    const ZEROS: [u8; UNIT_BYTES] = [0; UNIT_BYTES];
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    let differs = |start: usize, unit: &[u8]| match base.get(start..start + unit.len()) {
+        Some(then) => then != unit,
+        None => {
+            let there = base.get(start..).unwrap_or_default();
+            !unit.starts_with(there) || unit[there.len()..] != ZEROS[..unit.len() - there.len()]
+        }
+    };
+    for (start, unit) in (0..).step_by(UNIT_BYTES).zip(plain.chunks(UNIT_BYTES)) {
+        if !differs(start, unit) {
+            continue;
+        }
+        let end = start + unit.len();
+        match runs.last_mut() {
+            Some((_, last)) if *last == start => *last = end,
+            _ => runs.push((start, end)),
+        }
+    }
+    out.clear();
+    out.extend((runs.len() as u32).to_le_bytes());
+    for (start, end) in &runs {
+        out.extend((*start as u32).to_le_bytes());
+        out.extend(((end - start) as u32).to_le_bytes());
+    }
+    for (start, end) in runs {
+        out.extend(&plain[start..end]);
+    }
+}
+
+/// Applies a patch to a base's plaintext, which becomes `plain_len` bytes long. After an error it holds anything.
+pub(super) fn apply(patch: &[u8], plain_len: usize, plain: &mut Vec<u8>) -> Result<()> {
+    let refuse = |what: &str| damaged(format!("patch: {what}"));
+    let (count, rest) = patch.split_first_chunk().ok_or_else(|| refuse("cut short"))?;
+    let count = u32::from_le_bytes(*count) as usize;
+    let table_len = count.checked_mul(RUN_LEN_BYTES).filter(|len| *len <= rest.len());
+    let (table, mut data) = rest.split_at(table_len.ok_or_else(|| refuse("more runs than it has room for"))?);
+    plain.resize(plain_len, 0);
+    let mut free_from = None;
+    let (entries, _) = table.as_chunks::<RUN_LEN_BYTES>();
+    for [o0, o1, o2, o3, l0, l1, l2, l3] in entries {
+        let start = u32::from_le_bytes([*o0, *o1, *o2, *o3]) as usize;
+        let len = u32::from_le_bytes([*l0, *l1, *l2, *l3]) as usize;
+        if len == 0 || free_from.is_some_and(|end| start <= end) {
+            return Err(refuse("its runs are empty or not in order"));
+        }
+        let end = start.checked_add(len).ok_or_else(|| refuse("a run without an end"))?;
+        let place = plain.get_mut(start..end).ok_or_else(|| refuse("a run beyond the end"))?;
+        let (bytes, behind) = data.split_at_checked(len).ok_or_else(|| refuse("cut short"))?;
+        place.copy_from_slice(bytes);
+        (data, free_from) = (behind, Some(end));
+    }
+    if data.is_empty() { Ok(()) } else { Err(refuse("more bytes than its runs have")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, proptest};
+    use proptest::{collection, prop_assert, prop_assert_eq};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn apply_is_the_inverse_of_make(
+            base in collection::vec(any::<u8>(), 0..2000),
+            len in 0usize..2000,
+            edits in collection::vec((0usize..2000, 1usize..200, any::<u8>()), 0..8),
+        ) {
+            let mut plain = base.clone();
+            plain.resize(len, 0);
+            for (at, len, byte) in edits {
+                let end = (at + len).min(plain.len());
+                if at < end {
+                    plain[at..end].fill(byte);
+                }
+            }
+            let mut patch = Vec::new();
+            make(&base, &plain, &mut patch);
+            prop_assert!(patch.len() <= len_bytes_max(plain.len()));
+            let mut made = base;
+            apply(&patch, plain.len(), &mut made).expect("applies");
+            prop_assert_eq!(made, plain);
+        }
+
+        #[test]
+        fn hostile_patches_are_refused_or_stay_within_bounds(
+            patch in collection::vec(any::<u8>(), 0..60),
+            words in collection::vec(0u32..200, 0..12),
+            len in 0usize..150,
+        ) {
+            let of_words: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+            for patch in [patch, of_words] {
+                let mut plain = vec![7; 100];
+                if apply(&patch, len, &mut plain).is_ok() {
+                    prop_assert_eq!(plain.len(), len);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_a_patch_may_be_is_applied() {
+        let patch = |words: &[u32], data: &[u8]| {
+            let head: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+            [&head, data].concat()
+        };
+        for (what, bytes, good) in [
+            ("nothing", vec![], false),
+            ("no runs", patch(&[0], &[]), true),
+            ("one run", patch(&[1, 2, 3], b"abc"), true),
+            ("the last bytes", patch(&[1, 97, 3], b"abc"), true),
+            ("two runs", patch(&[2, 2, 3, 6, 1], b"abcd"), true),
+            ("runs that touch", patch(&[2, 2, 3, 5, 1], b"abcd"), false),
+            ("runs that overlap", patch(&[2, 2, 3, 4, 1], b"abcd"), false),
+            ("runs in no order", patch(&[2, 6, 1, 2, 3], b"abcd"), false),
+            ("an empty run", patch(&[1, 2, 0], &[]), false),
+            ("beyond the end", patch(&[1, 98, 3], b"abc"), false),
+            ("far beyond", patch(&[1, u32::MAX, u32::MAX], b"abc"), false),
+            ("cut short", patch(&[1, 2, 3], b"ab"), false),
+            ("too much", patch(&[1, 2, 3], b"abcd"), false),
+            ("too many runs", patch(&[u32::MAX, 2, 3], b"abc"), false),
+        ] {
+            assert_eq!(apply(&bytes, 100, &mut vec![0; 90]).is_ok(), good, "{what}");
+        }
+    }
+}
