@@ -12,6 +12,7 @@ pub mod codec;
 pub mod cpu;
 pub mod diff;
 pub mod error;
+pub mod export;
 pub mod forget;
 pub mod format;
 pub mod keys;

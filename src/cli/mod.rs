@@ -7,7 +7,9 @@ mod backup;
 mod bar;
 mod completions;
 mod connect;
+mod diff;
 mod exit;
+mod export;
 mod failure;
 mod forget;
 mod global;
@@ -91,6 +93,8 @@ enum Command {
     Backup(backup::Args),
     Snapshots(snapshots::Args),
     Restore(restore::Args),
+    Export(export::Args),
+    Diff(diff::Args),
     Verify(verify::Args),
     Forget(forget::Args),
     Protect(protect::Args),
@@ -131,6 +135,8 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Backup(args) => backup::run(context, args).await,
         Command::Snapshots(args) => snapshots::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,
+        Command::Export(args) => export::run(context, args).await,
+        Command::Diff(args) => diff::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
         Command::Forget(args) => forget::run(context, args).await,
         Command::Protect(args) => protect::protect(context, args).await,

@@ -24,6 +24,8 @@ use crate::format::page::ObjectRef;
 use crate::plan::restore::{Fetch, Plan, Target, Totals, plan as plan_window};
 use crate::progress::{Outcome, Progress, Step};
 use crate::reading::budget::{Budget, Buffers};
+use crate::reading::changes::Changes;
+use crate::reading::check_chunk_size;
 use crate::reading::local::LocalReader;
 use crate::reading::windows::Windows;
 use crate::repo::Project;
@@ -46,11 +48,14 @@ pub struct RestoreOptions {
     pub trust_blank: bool,
     /// Whether what the target holds is read, so that only what differs is fetched. Otherwise everything is.
     pub compare: bool,
+    /// A snapshot that the target is known to hold: only what differs from it is fetched, by the pages of both, and the
+    /// target is not read. Beyond that snapshot's end the target reads as zeros.
+    pub since: Option<SnapshotEntry>,
 }
 
 impl Default for RestoreOptions {
     fn default() -> Self {
-        Self { inflight_bytes: INFLIGHT_BYTES_DEFAULT, trust_blank: true, compare: true }
+        Self { inflight_bytes: INFLIGHT_BYTES_DEFAULT, trust_blank: true, compare: true, since: None }
     }
 }
 
@@ -205,11 +210,16 @@ impl Started {
 
 /// Plans one window after the other.
 struct Planner {
-    windows: Windows,
-    target: Found,
+    pages: Pages,
     budget: Budget,
     buffers: Arc<Buffers>,
     cancel: Cancel,
+}
+
+/// What is read of manifests, and what the target is.
+enum Pages {
+    All(Windows, Found),
+    Since(Changes),
 }
 
 /// What the target is.
@@ -227,13 +237,7 @@ impl Planner {
         options: &RestoreOptions,
         cancel: &Cancel,
     ) -> Result<Self> {
-        let (found, expected) = (snapshot.snapshot.chunk_size_bytes, project.chunk_size_bytes());
-        if found != expected {
-            return Err(Error::corrupt(format!(
-                "{} has chunks of {found} bytes, its repository of {expected}",
-                name(snapshot)
-            )));
-        }
+        check_chunk_size(project, &snapshot.snapshot)?;
         let budget = Budget::new(options.inflight_bytes);
         let buffers = Arc::new(Buffers::new(options.inflight_bytes, project.chunk_size_bytes()));
         let reader = |reader: Arc<dyn ReadAt>| LocalReader {
@@ -242,6 +246,10 @@ impl Planner {
             budget: budget.clone(),
             buffers: Arc::clone(&buffers),
         };
+        if let Some(since) = &options.since {
+            let pages = Pages::Since(Changes::between(project, Some(&since.snapshot), &snapshot.snapshot)?);
+            return Ok(Self { pages, budget, buffers, cancel: cancel.clone() });
+        }
         let target = match existing {
             Existing::Blank if options.trust_blank => Found::Blank,
             Existing::Content(content) if options.compare => Found::Content(reader(content)),
@@ -249,8 +257,8 @@ impl Planner {
         };
         let compared = matches!(target, Found::Content(_));
         let manifest = Manifest::of(project, &snapshot.snapshot)?;
-        let windows = Windows::new(manifest, compared);
-        Ok(Self { windows, target, budget, buffers, cancel: cancel.clone() })
+        let pages = Pages::All(Windows::new(manifest, compared), target);
+        Ok(Self { pages, budget, buffers, cancel: cancel.clone() })
     }
 
     async fn next(&mut self) -> Result<Option<Plan>> {
@@ -263,9 +271,13 @@ impl Planner {
     }
 
     async fn plan(&mut self) -> Result<Option<Plan>> {
-        let Some(window) = self.windows.next().await? else { return Ok(None) };
+        let (windows, found) = match &mut self.pages {
+            Pages::All(windows, found) => (windows, found),
+            Pages::Since(changes) => return changes.next().await,
+        };
+        let Some(window) = windows.next().await? else { return Ok(None) };
         let locals;
-        let target = match &self.target {
+        let target = match found {
             Found::Blank => Target::Blank,
             Found::Nothing => Target::Nothing,
             Found::Content(reader) => {
