@@ -15,6 +15,7 @@ pub mod error;
 pub mod export;
 pub mod forget;
 pub mod format;
+pub mod import;
 pub mod keys;
 pub mod plan;
 pub mod progress;

@@ -343,7 +343,7 @@ async fn a_file_gets_its_name_when_it_is_whole() {
     use futures::TryStreamExt;
     use object_store::{ObjectStore, ObjectStoreExt};
     let all: Vec<_> = inner.list(None).try_collect().await.expect("a list");
-    for object in all.iter().filter(|o| o.location.as_ref().contains("/c/")) {
+    for object in all.iter().filter(|o| o.location.as_ref().contains("/chunks/")) {
         inner.delete(&object.location).await.expect("deleted");
     }
     for format in ["diff-v2", "qcow2"] {
