@@ -8,10 +8,10 @@ use serde::Serialize;
 use cuttle::error::io_error;
 use cuttle::import::{ImportOptions, ImportReport, Input, import};
 use cuttle::progress::Progress;
-use cuttle::{Error, Result};
+use cuttle::{Error, Result, cpu};
 
 use super::bar::Words;
-use super::connect::{self, blocking};
+use super::connect;
 use super::place::{Place, standard_input};
 use super::table::printable;
 use super::{Context, Exit, human};
@@ -81,8 +81,8 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let target = spec.to_string();
     let bar = context.ui.progress(&target, WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
-    let report =
-        blocking(context, move || import(input, &cluster, &spec, options, &*progress, &cancel)).await;
+    // Waited for even when it is to stop: it says what became of the image.
+    let report = cpu::block(move || import(input, &cluster, &spec, options, &*progress, &cancel)).await;
     bar.done();
     tell(context, &target, &report?)?;
     Ok(Exit::Success)
