@@ -31,7 +31,7 @@ Formats:
   raw        the bytes
   qcow2      compressed by zstd (QEMU 5.1 or newer), holes kept; with --from an overlay on that snapshot's own export
   diff-v1    as rbd export-diff writes it, with --from what changed since; rbd import-diff takes it
-  diff-v2    the same in its second version
+  diff-v2    the same in its second version, which cuttle takes and rbd import-diff does not
   image-v2   for rbd import --export-format 2: a new image, made as the one that was backed up, with the snapshot
 
 A file gets its name when it is whole. Only chunks that differ are fetched where --from is given, and of the unchanged not
@@ -42,7 +42,7 @@ Examples:
   cuttle export vms/db@12 monday.qcow2 --format qcow2 --from vms/db@11 --backing sunday.qcow2
   cuttle export vms/db /srv/db/ --format qcow2 --chain      all snapshots, each on top of the one before
   cuttle export vms/db@11 - --format image-v2 | rbd import --export-format 2 - vms/db-copy
-  cuttle export vms/db@12 - --format diff-v2 --from vms/db@11 | rbd import-diff - vms/db-copy
+  cuttle export vms/db@12 - --format diff-v1 --from vms/db@11 | rbd import-diff - vms/db-copy
 
 JSON: as that of restore, with \"target\", \"format\" and \"from\"; with --chain a line for each file.";
 
@@ -64,11 +64,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE", requires = "from")]
     backing: Option<PathBuf>,
     /// Export all of the volume's snapshots up to this one into a folder, each on top of the one before
-    #[arg(long, conflicts_with_all = ["from", "backing", "name", "from_name"])]
+    #[arg(long, conflicts_with_all = ["from", "backing", "to_name", "from_name"])]
     chain: bool,
     /// What a diff or image calls the snapshot [default: as it was called when it was backed up]
     #[arg(long, value_name = "NAME", hide_short_help = true)]
-    name: Option<String>,
+    to_name: Option<String>,
     /// What a diff calls the snapshot that it is relative to [default: likewise]
     #[arg(long, value_name = "NAME", requires = "from", hide_short_help = true)]
     from_name: Option<String>,
@@ -113,7 +113,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         None => None,
     };
     let mut what = Exported::new(&snapshot, from.as_ref());
-    what.name = args.name.unwrap_or(what.name);
+    what.name = args.to_name.unwrap_or(what.name);
     if let Some(base) = &mut what.base {
         base.file = args.backing;
         base.name = args.from_name.unwrap_or_else(|| base.name.clone());

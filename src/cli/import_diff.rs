@@ -32,7 +32,7 @@ command with --discard-changes begins again.
 Examples:
   cuttle import-diff monday.diff rbd:vms/db-copy
   cuttle import-diff -n monday.diff rbd:vms/db-copy        only look whether it could be applied
-  cuttle export vms/db@12 - --format diff-v2 --from vms/db@11 | cuttle import-diff - rbd:vms/db-copy
+  cuttle export vms/db@12 - --format diff-v1 --from vms/db@11 | cuttle import-diff - rbd:vms/db-copy
 
 JSON: {\"message_type\":\"summary\",\"target\",\"from\",\"to\",\"size_bytes\",\"data\":{\"extents\",\"bytes\"},\"zero\":{…},
 \"discarded_changes\",\"dry_run\",\"seconds\"}.";

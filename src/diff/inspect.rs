@@ -199,6 +199,7 @@ pub fn require_sane(found: &Inspection) -> Result<()> {
         (None, Some(true)) => Ok(()),
         (Some(problem), _) => Err(Error::corrupt(problem.clone())
             .help("The stream is damaged or was cut off; nothing of it was used. Make it again.")),
-        (None, _) => Err(Error::invalid(format!("the stream is {}: expected an rbd diff", found.kind))),
+        (None, _) => Err(Error::invalid(format!("the stream is {}: expected an rbd diff", found.kind))
+            .help("`rbd export-diff` and `cuttle export --format diff-v1` make diffs")),
     }
 }

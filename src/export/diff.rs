@@ -1,4 +1,5 @@
-//! What `rbd import-diff` takes: what changed since a snapshot, or all data.
+//! What `rbd import-diff` takes: what changed since a snapshot, or all data. It takes the first version only; the second is
+//! what images of format 2 are made of, and is taken by a backup and by an import here.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
