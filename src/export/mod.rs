@@ -1,6 +1,6 @@
 //! Turns snapshots into what other programs read. One file is one format; [`FORMATS`] is the table of them.
 //!
-//! A format is a [`Sink`] that is written in ascending order by [`restore::run`](crate::restore::run), which fetches,
+//! A format is a [`Sink`] that is written in ascending order by the pipeline of a restore, which fetches,
 //! decodes and checks: memory is bounded there, and nothing wrong is ever handed to a format. Where an export is
 //! relative to another snapshot, a sink is told only of what differs from it.
 
