@@ -10,19 +10,24 @@ use std::sync::{Arc, Mutex};
 use cuttle::cancel::Cancel;
 use cuttle::diff::Limits;
 use cuttle::export::{self, Exported, Output};
+use cuttle::format::PageRef;
+use cuttle::format::names::ContentName;
+use cuttle::format::page::ObjectRef;
 use cuttle::progress::Silent;
 use cuttle::repo::Project;
 use cuttle::repo::log::SnapshotEntry;
 use cuttle::restore::{self, RestoreOptions, RestoreReport};
 use cuttle::source::diff_stream;
-use cuttle::units::{Content, Extent};
+use cuttle::units::{ChunkId, Content, Extent, Generation};
 use cuttle::{ErrorKind, Result};
 use object_store::memory::InMemory;
 use support::Numbers;
 use support::apply::apply;
 use support::nights::nights;
 use support::qemu::QemuImg;
-use support::repo::{CHUNK, MemoryVolume, back_up, default, in_memory, init_on, latest, options, store};
+use support::repo::{
+    CHUNK, MemoryVolume, back_up, commit_by_hand, default, in_memory, init_on, latest, options, store,
+};
 
 /// What a test exports, and where to.
 struct Export<'a> {
@@ -318,6 +323,42 @@ async fn what_is_unchanged_is_not_read() {
     assert!((stream.len() as u64) < chunk + 200);
 }
 
+/// A tree of three levels: whole subtrees are left out, and none in which anything differs.
+#[tokio::test]
+async fn changes_are_found_in_tall_trees() {
+    const REFS: u64 = 1024;
+    let project = repository(CHUNK).await;
+    let chunk = u64::from(CHUNK);
+    let object = |id: u8| {
+        let name = ContentName { generation: Generation(0), id: ChunkId([id; 32]), variant: 0 };
+        PageRef::full(ObjectRef { name, sealed_len_bytes: 1000 })
+    };
+    let before = [(3, 1), (REFS * REFS + 7, 2), (REFS * REFS + 5 * REFS, 3), (2 * REFS * REFS + 9, 4)];
+    let size_bytes = 3 * REFS * REFS * chunk;
+    let commit = |refs: Vec<(u64, u8)>, size_bytes: u64| {
+        let project = project.clone();
+        async move {
+            let refs = refs.into_iter().map(|(at, id)| (at, object(id)));
+            let sequence = commit_by_hand(&project, "v", size_bytes, refs).await;
+            project.find_snapshot(&format!("v@{sequence}")).await.expect("a snapshot")
+        }
+    };
+    let from = commit(before.to_vec(), size_bytes).await;
+    let extent = |at: u64, content| Extent { offset_bytes: at * chunk, length_bytes: chunk, content };
+    for (at, id) in [(0, 9), (3, 0), (REFS * REFS + 7, 9), (REFS * REFS - 1, 9), (2 * REFS * REFS + 9, 0)] {
+        let mut after: Vec<(u64, u8)> = before.iter().copied().filter(|(other, _)| *other != at).collect();
+        after.extend((id != 0).then_some((at, id)));
+        let to = commit(after, size_bytes).await;
+        let content = if id == 0 { Content::Zero } else { Content::Data };
+        assert_eq!(listed(&project, Some(&from), &to).await, [extent(at, content)]);
+    }
+    // A volume that grew from one leaf, and one that shrank to it: trees of different heights.
+    let small = commit(vec![(3, 1)], 10 * chunk).await;
+    let grown: Vec<_> = before[1..].iter().map(|(at, _)| extent(*at, Content::Data)).collect();
+    assert_eq!(listed(&project, Some(&small), &from).await, grown);
+    assert_eq!(listed(&project, Some(&from), &small).await, []);
+}
+
 #[tokio::test]
 async fn a_file_gets_its_name_when_it_is_whole() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -328,8 +369,13 @@ async fn a_file_gets_its_name_when_it_is_whole() {
     for format in ["diff-v1", "diff-v2", "image-v2", "qcow2"] {
         fs::write(&path, b"something").expect("a file");
         let output = |overwrite| Output::File { path: path.clone(), overwrite };
-        let error = Export::of(format).to(output(false), &project, snapshot).await.expect_err("it exists");
-        assert_eq!(error.kind(), ErrorKind::Conflict, "{format}");
+        let opened =
+            export::format(format).expect("a format").open(output(false), &Exported::new(snapshot, None));
+        assert_eq!(
+            opened.err().expect("it exists").kind(),
+            ErrorKind::Conflict,
+            "{format}: before anything is read"
+        );
         assert_eq!(fs::read(&path).expect("a file"), b"something");
         Export::of(format).to(output(true), &project, snapshot).await.expect("replaced");
         assert!(File::open(&path).expect("a file").metadata().expect("a size").len() > 100);

@@ -132,3 +132,96 @@ impl Space {
         (pieces, self.end_bytes())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
+    use proptest::test_runner::RngSeed;
+
+    use super::{Piece, Space};
+
+    const CLUSTER: u64 = 4096;
+
+    fn config() -> ProptestConfig {
+        ProptestConfig {
+            cases: 24,
+            failure_persistence: None,
+            rng_seed: RngSeed::Fixed(3),
+            ..ProptestConfig::default()
+        }
+    }
+
+    /// How often each cluster is used, counted from what was given out.
+    #[derive(Default)]
+    struct Model(BTreeMap<u64, u16>);
+
+    impl Model {
+        fn add(&mut self, start: u64, end: u64) {
+            for cluster in start / CLUSTER..end.div_ceil(CLUSTER) {
+                *self.0.entry(cluster).or_default() += 1;
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        /// Runs of compressed data that fill clusters, and clusters of other things between them, over several blocks.
+        #[test]
+        fn refcounts_are_what_was_given_out(sizes in proptest::collection::vec((0_u64..12, 1_u64..4096), 2000..9000)) {
+            let (mut space, mut model) = (Space::new(CLUSTER), Model::default());
+            model.add(0, 1);
+            let mut blocks: Vec<Piece> = Vec::new();
+            let mut data_end = 0;
+            for (kind, len) in sizes {
+                match kind {
+                    0 => {
+                        let at = space.clusters(1 + len % 2);
+                        model.add(at, at + (1 + len % 2) * CLUSTER);
+                    }
+                    _ => {
+                        let at = space.compressed(len);
+                        prop_assert!(at >= data_end, "compressed data never overlaps");
+                        data_end = at + len;
+                        model.add(at, data_end.next_multiple_of(512));
+                    }
+                }
+                while let Some(piece) = space.settled() {
+                    model.add(piece.offset_bytes, piece.offset_bytes + 1);
+                    blocks.push(piece);
+                }
+                prop_assert!(space.blocks.len() <= 2, "only what may still change is in memory");
+            }
+            let (mut rest, end) = space.finish();
+            let table = rest.pop().expect("a table");
+            model.add(table.offset_bytes, table.offset_bytes + table.bytes.len() as u64);
+            rest.iter().for_each(|piece| model.add(piece.offset_bytes, piece.offset_bytes + 1));
+            blocks.extend(rest);
+            prop_assert_eq!(model.0.len() as u64 * CLUSTER, end, "no cluster is lost");
+            let written = |number: usize| {
+                let at = table.bytes.get(number * 8..number * 8 + 8).expect("an entry");
+                let at = u64::from_be_bytes(at.try_into().expect("8 bytes"));
+                blocks.iter().find(|block| block.offset_bytes == at).expect("a block is where the table says")
+            };
+            for (&cluster, &count) in &model.0 {
+                let block = written((cluster / (CLUSTER / 2)) as usize);
+                let at = (cluster % (CLUSTER / 2)) as usize * 2;
+                let found = u16::from_be_bytes([block.bytes[at], block.bytes[at + 1]]);
+                prop_assert_eq!(found, count, "cluster {}", cluster);
+            }
+        }
+    }
+
+    /// What compresses to next to nothing shares a cluster with many, but never with more than can be counted.
+    #[test]
+    fn a_count_never_overflows() {
+        let mut space = Space::new(2 << 20);
+        let mut last = 0;
+        for _ in 0..70_000 {
+            last = space.compressed(20);
+        }
+        assert!(last > 2 << 20, "a fresh cluster was begun");
+    }
+}
