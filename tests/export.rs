@@ -50,7 +50,11 @@ impl<'a> Export<'a> {
         if let Some(base) = &mut what.base {
             base.file = self.backing.map(Path::to_path_buf);
         }
-        let sink = export::format(self.format)?.open(output, &what)?;
+        let format = export::format(self.format)?;
+        if format.wants_extents(&output) {
+            what.extents = listed(project, self.from, snapshot).await;
+        }
+        let sink = format.open(output, &what)?;
         let options = RestoreOptions { since: self.from.cloned(), ..RestoreOptions::default() };
         restore::run(project, snapshot, sink, options, Arc::new(Silent), Cancel::never()).await
     }
@@ -118,6 +122,19 @@ async fn qcow2_files_and_chains_hold_what_was_backed_up() {
             assert!(qemu.bytes(&file) == sectors(content), "{what}, on top of the one before");
             assert_eq!(qemu.chain(&file).len(), at + 1, "{what}");
             qemu.run(&["compare", flat.to_str().expect("UTF-8"), file.to_str().expect("UTF-8")]);
+
+            // Through a pipe, flat and on top of the same file; the backing file is looked for beside the overlay.
+            let piped = dir.path().join("piped.qcow2");
+            fs::write(&piped, Export::of("qcow2").to_pipe(&project, snapshot).await).expect("written");
+            qemu.check(&piped);
+            assert!(qemu.bytes(&piped) == sectors(content), "{what}, through a pipe");
+            if let Some((file, from)) = &below {
+                let overlay = Export { format: "qcow2", from: Some(from), backing: Some(file) };
+                fs::write(&piped, overlay.to_pipe(&project, snapshot).await).expect("written");
+                qemu.check(&piped);
+                assert!(qemu.bytes(&piped) == sectors(content), "{what}, an overlay through a pipe");
+                assert_eq!(qemu.chain(&piped).len(), at + 1, "{what}");
+            }
             below = Some((name, snapshot));
         }
     }
@@ -186,6 +203,10 @@ async fn qcow2_with_many_tables() {
     Export::of("qcow2").to_file(&file, &project, &latest(&project, "v").await).await;
     qemu.check(&file);
     assert!(qemu.bytes(&file) == content);
+    fs::write(&file, Export::of("qcow2").to_pipe(&project, &latest(&project, "v").await).await)
+        .expect("written");
+    qemu.check(&file);
+    assert!(qemu.bytes(&file) == content, "and through a pipe");
 }
 
 #[tokio::test]
@@ -194,10 +215,6 @@ async fn what_qcow2_cannot_be_is_refused() {
     let (_, project) = in_memory().await;
     let nights = nights(&project, 6, 2).await;
     let (snapshot, from) = (&nights[1].0, &nights[0].0);
-    let pipe = Output::Pipe(Box::new(Pipe::default()));
-    let error = Export::of("qcow2").to(pipe, &project, snapshot).await.expect_err("a pipe");
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-
     let file = |name: &str| Output::File { path: dir.path().join(name), overwrite: false };
     let since = |backing| Export { format: "qcow2", from: Some(from), backing };
     let error = since(None).to(file("a"), &project, snapshot).await.expect_err("no backing file");

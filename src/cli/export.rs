@@ -25,7 +25,7 @@ const WORDS: Words = Words { unit: "chunk", new: "fetched", known: "unchanged", 
 
 const EXAMPLES: &str = "\
 SNAPSHOT is VOLUME (its newest), VOLUME@latest, VOLUME@SEQ, VOLUME@SNAPNAME, or the first digits of an id.
-TARGET is a new file, or - for standard output (but for qcow2, whose header can only be written last).
+TARGET is a new file, or - for standard output, to which qcow2 is written uncompressed: its header comes first.
 
 Formats:
   raw        the bytes
@@ -185,13 +185,22 @@ async fn chain(
 }
 
 async fn one(context: &Context<'_>, project: &Project, job: Job, output: Output) -> Result<()> {
-    let Job { place, format, snapshot, from, what } = job;
+    let Job { place, format, snapshot, from, mut what } = job;
     if format.name() == "qcow2" && what.size_bytes % 512 != 0 {
         context.ui.warn(&format!(
             "{} has {} bytes, no multiple of 512: the qcow2 file is filled up with zeros",
             name(&snapshot),
             what.size_bytes
         ));
+    }
+    if format.wants_extents(&output) {
+        let mut cancel = context.cancel.clone();
+        let extents = &mut what.extents;
+        let mut found = |extent| {
+            extents.push(extent);
+            Ok(())
+        };
+        export::changes(project, from.as_ref(), &snapshot, &mut cancel, &mut found).await?;
     }
     let sink = blocking(context, move || format.open(output, &what)).await?;
     let options = RestoreOptions { since: from.clone(), ..RestoreOptions::default() };

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::repo::log::SnapshotEntry;
 use crate::sink::Sink;
+use crate::units::Extent;
 use crate::volume::ImageLayout;
 
 pub use self::chain::{ChainLink, chain};
@@ -31,6 +32,11 @@ pub trait Format: Send + Sync {
 
     /// Whether it can hold only what differs from another snapshot.
     fn takes_base(&self) -> bool;
+
+    /// Whether it has to know beforehand where data will be: [`Exported::extents`].
+    fn wants_extents(&self, _output: &Output) -> bool {
+        false
+    }
 
     /// Begins an export. Refuses what the format or the output cannot hold, before anything is written.
     fn open(&self, output: Output, what: &Exported) -> Result<Arc<dyn Sink>>;
@@ -58,6 +64,8 @@ pub struct Exported {
     pub name: String,
     /// What the export is relative to.
     pub base: Option<Base>,
+    /// What will be written, as [`changes`] lists it: 24 bytes of memory for each range. Only for formats that ask.
+    pub extents: Vec<Extent>,
 }
 
 /// The snapshot that an export is relative to.
@@ -82,6 +90,7 @@ impl Exported {
                 name: snapshot_name(base),
                 file: None,
             }),
+            extents: Vec::new(),
         }
     }
 }

@@ -16,11 +16,11 @@
 //! | 48 | 8 | offset of the refcount table | a whole cluster |
 //! | 56 | 4 | its clusters | |
 //! | 60 | 12 | internal snapshots | 0 |
-//! | 72 | 8 | incompatible features | bit 3 |
+//! | 72 | 8 | incompatible features | bit 3, or none where nothing is compressed |
 //! | 80 | 16 | compatible and autoclear features | 0 |
 //! | 96 | 4 | refcount order | 4: 16 bits |
 //! | 100 | 4 | header length | 112 |
-//! | 104 | 1 | compression type | 1: zstd |
+//! | 104 | 1 | compression type | 1: zstd, or 0 |
 
 use crate::error::{Error, Result};
 
@@ -33,6 +33,10 @@ pub(super) const L1_LEN_MAX: u64 = 4 << 20;
 /// Sizes are counted in these.
 pub(super) const SECTOR_BYTES: u64 = 512;
 const HEADER_LEN_BYTES: u32 = 112;
+/// An L1 or L2 entry whose cluster is used once.
+pub(super) const COPIED: u64 = 1 << 63;
+/// An L2 entry that reads as zeros, whatever a backing file holds.
+pub(super) const ZERO: u64 = 1;
 const COMPRESSION_TYPE_BIT: u64 = 1 << 3;
 const ZSTD: u8 = 1;
 const REFCOUNT_ORDER: u32 = 4;
@@ -90,6 +94,13 @@ impl Layout {
     }
 }
 
+/// Whether clusters may be compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Zstd,
+}
+
 /// Another file that holds what this one does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backing {
@@ -107,7 +118,12 @@ pub(super) struct Tables {
 }
 
 /// The header with its extensions and the backing file's name; shorter than the smallest cluster.
-pub(super) fn encode(layout: Layout, tables: Tables, backing: Option<&Backing>) -> Vec<u8> {
+pub(super) fn encode(
+    layout: Layout,
+    tables: Tables,
+    backing: Option<&Backing>,
+    compression: Compression,
+) -> Vec<u8> {
     let mut extensions = Vec::new();
     if let Some(backing) = backing {
         let format: &[u8] = if backing.is_qcow2 { b"qcow2" } else { b"raw" };
@@ -135,11 +151,15 @@ pub(super) fn encode(layout: Layout, tables: Tables, backing: Option<&Backing>) 
     out.extend(tables.refcount_offset_bytes.to_be_bytes());
     out.extend(tables.refcount_clusters.to_be_bytes());
     out.extend([0; 12]);
-    out.extend(COMPRESSION_TYPE_BIT.to_be_bytes());
+    let (features, compression_type) = match compression {
+        Compression::None => (0, 0),
+        Compression::Zstd => (COMPRESSION_TYPE_BIT, ZSTD),
+    };
+    out.extend(features.to_be_bytes());
     out.extend([0; 16]);
     out.extend(REFCOUNT_ORDER.to_be_bytes());
     out.extend(HEADER_LEN_BYTES.to_be_bytes());
-    out.extend([ZSTD, 0, 0, 0, 0, 0, 0, 0]);
+    out.extend([compression_type, 0, 0, 0, 0, 0, 0, 0]);
     out.extend(extensions);
     out.extend(name);
     out
@@ -147,7 +167,7 @@ pub(super) fn encode(layout: Layout, tables: Tables, backing: Option<&Backing>) 
 
 #[cfg(test)]
 mod tests {
-    use super::{Backing, Layout, Tables, encode};
+    use super::{Backing, Compression, Layout, Tables, encode};
 
     #[test]
     fn clusters_fit_chunks_and_tables() {
@@ -171,7 +191,7 @@ mod tests {
         let backing = Backing { name: "x".repeat(super::BACKING_NAME_LEN_MAX), is_qcow2: true };
         let tables = Tables { l1_offset_bytes: 0, refcount_offset_bytes: 0, refcount_clusters: 1 };
         let layout = Layout::new(1 << 20, 4096).expect("fits");
-        let header = encode(layout, tables, Some(&backing));
+        let header = encode(layout, tables, Some(&backing), Compression::Zstd);
         assert!(header.len() <= 4096);
         assert_eq!(&header[100..104], 112_u32.to_be_bytes(), "the header says its length");
     }

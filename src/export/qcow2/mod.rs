@@ -2,20 +2,24 @@
 //!
 //! Written here and by no crate: `imago`, which was looked at first, reads compressed clusters and cannot write them. What
 //! is needed is small, as a file is written once and in ascending order: tables when they are full, the header last.
-//! For that reason it cannot be written to a pipe: the header, which comes first, names what comes last.
+//! To a pipe the header must come first, and where things will be shows beforehand only of what is not compressed: so
+//! there ([`pipe`]) clusters are stored as they are, and the volume's manifest is read before.
 
 mod backing;
 mod header;
+mod pipe;
 mod space;
 mod writer;
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use zstd::bulk::Compressor;
 
 use self::header::Layout;
 use self::writer::{Stored, Writer};
+use super::output::Stream;
 use super::{Exported, Format, Output};
 use crate::codec::is_zero;
 use crate::cpu;
@@ -41,16 +45,21 @@ impl Format for Qcow2 {
         true
     }
 
+    fn wants_extents(&self, output: &Output) -> bool {
+        matches!(output, Output::Pipe(_))
+    }
+
     fn open(&self, output: Output, what: &Exported) -> Result<Arc<dyn Sink>> {
-        let Output::File { path, overwrite } = output else {
-            return Err(Error::unsupported(
-                "a qcow2 file cannot be written to a pipe: its header, which comes first, says where its tables are, and \
-                 that shows when all data is compressed",
-            )
-            .help("Name a file; or export as raw and let another program convert it."));
-        };
         let layout = Layout::new(what.size_bytes, what.chunk_size_bytes)?;
-        let backing = what.base.as_ref().map(|base| backing::find(base, &path)).transpose()?;
+        let find = |file: &Path| what.base.as_ref().map(|base| backing::find(base, file)).transpose();
+        let (path, overwrite) = match output {
+            Output::File { path, overwrite } => (path, overwrite),
+            Output::Pipe(write) => {
+                let stream = Stream::open(Output::Pipe(write))?;
+                return Ok(Arc::new(pipe::PipeSink::begin(stream, layout, what, find(Path::new(""))?)?));
+            }
+        };
+        let backing = find(&path)?;
         let writer = Writer::begin(PartialFile::create(&path, overwrite)?, layout, backing);
         Ok(Arc::new(Qcow2Sink { layout, size_bytes: what.size_bytes, writer: Mutex::new(Some(writer)) }))
     }

@@ -61,7 +61,7 @@ impl Space {
     }
 
     /// Whether data of this length may begin where the last ended: within a cluster that goes on, or is large enough,
-    /// and that is not shared by as many as can be counted.
+    /// whose count is still in memory, and that is not shared by as many as can be counted.
     fn may_go_on(&self, end: u64, length_bytes: u64) -> bool {
         let left = end.next_multiple_of(self.cluster_bytes) - end;
         let last = end / self.cluster_bytes;
@@ -88,10 +88,9 @@ impl Space {
         self.cluster_bytes / 2
     }
 
-    /// A block that no more can change.
+    /// A block that no more can change: clusters that are given out lie behind it.
     pub(super) fn settled(&mut self) -> Option<Piece> {
-        let last = self.compressed_end.map_or(self.next_cluster, |end| end / self.cluster_bytes);
-        let open = last.min(self.next_cluster) / self.block_len();
+        let open = self.next_cluster / self.block_len();
         let number = self.written.len() as u64;
         (number < open).then(|| self.write(number)).flatten()
     }

@@ -5,18 +5,14 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::header::{Backing, Layout, SECTOR_BYTES, Tables, encode};
+use super::header::{Backing, COPIED, Compression, Layout, SECTOR_BYTES, Tables, ZERO, encode};
 use super::space::{Piece, Space};
 use crate::error::{Error, Result};
 use crate::sink::partial::PartialFile;
 use crate::sink::write_error;
 
-/// An L1 or L2 entry whose cluster is used once.
-const COPIED: u64 = 1 << 63;
 /// An L2 entry of compressed data.
 const COMPRESSED: u64 = 1 << 62;
-/// An L2 entry that reads as zeros, whatever a backing file holds.
-const ZERO: u64 = 1;
 
 /// What becomes of a guest cluster.
 pub(super) enum Stored {
@@ -131,7 +127,7 @@ impl Writer {
             refcount_offset_bytes: table.offset_bytes,
             refcount_clusters: (table.bytes.len() as u64 / self.layout.cluster_bytes()) as u32,
         };
-        self.write(0, &encode(self.layout, tables, self.backing.as_ref()))?;
+        self.write(0, &encode(self.layout, tables, self.backing.as_ref(), Compression::Zstd))?;
         // Whole clusters, though the last may hold less.
         self.file().set_len(end_bytes).map_err(|e| write_error("give the export its size", e))?;
         self.target.finish()
@@ -152,6 +148,6 @@ impl Writer {
     }
 }
 
-fn big_endian(entries: &[u64]) -> Vec<u8> {
+pub(super) fn big_endian(entries: &[u64]) -> Vec<u8> {
     entries.iter().flat_map(|entry| entry.to_be_bytes()).collect()
 }
