@@ -162,7 +162,7 @@ impl State {
                 self.runs.pop_front();
                 let start = (run.first % self.layout.l2_len()) as usize;
                 for entry in entries.iter_mut().skip(start).take(run.count as usize) {
-                    *entry = if run.is_data { next * self.layout.cluster_bytes() | COPIED } else { ZERO };
+                    *entry = if run.is_data { (next * self.layout.cluster_bytes()) | COPIED } else { ZERO };
                     next += u64::from(run.is_data);
                 }
                 self.data.extend(run.is_data.then_some(run));
@@ -212,7 +212,7 @@ fn l1(layout: Layout, runs: &VecDeque<Run>, first_cluster: u64) -> Vec<u64> {
         if last != Some(number) {
             last = Some(number);
             if let Some(entry) = l1.get_mut(number as usize) {
-                *entry = next * layout.cluster_bytes() | COPIED;
+                *entry = (next * layout.cluster_bytes()) | COPIED;
             }
             next += 1;
         }
