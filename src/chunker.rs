@@ -67,10 +67,15 @@ pub fn spans(
     }
 }
 
+/// The span that a chunk lies in.
+pub fn find(spans: &[Span], index: ChunkIndex) -> Option<&Span> {
+    let at = spans.partition_point(|s| s.end() <= index.0);
+    spans.get(at).filter(|s| s.first <= index)
+}
+
 /// Whether a chunk lies in one of the spans.
 pub fn contains(spans: &[Span], index: ChunkIndex) -> bool {
-    let at = spans.partition_point(|s| s.end() <= index.0);
-    spans.get(at).is_some_and(|s| s.first <= index)
+    find(spans, index).is_some()
 }
 
 /// Adds a range that does not begin before the last one's first chunk. Where two meet, reading wins.

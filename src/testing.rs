@@ -324,6 +324,10 @@ impl Sink for MemorySink {
         Ok(())
     }
 
+    fn read_back(&self) -> Result<Arc<dyn ReadAt>> {
+        Ok(Arc::new(MemoryReader(Arc::clone(&self.data))))
+    }
+
     fn finish(&self) -> Result<()> {
         self.calls.lock().expect("not poisoned").finished += 1;
         Ok(())

@@ -10,7 +10,6 @@ mod job;
 mod learn;
 mod origin;
 mod pipeline;
-mod sample;
 mod stream;
 mod stream_job;
 mod volume;

@@ -7,12 +7,15 @@ use serde::Serialize;
 use cuttle::plan::restore as restore_plan;
 use cuttle::progress::Progress;
 use cuttle::rbd::{Cluster, RbdSpec};
+use cuttle::repo::Project;
 use cuttle::repo::log::SnapshotEntry;
+use cuttle::restore::rewind::{self, Rewind};
 use cuttle::restore::{self, RestoreOptions, RestoreReport};
 use cuttle::sink::pipe::PipeSink;
 use cuttle::sink::raw_file::RawFileSink;
 use cuttle::sink::rbd::{RbdSink, RestoreTarget};
 use cuttle::sink::{Existing, Sink};
+use cuttle::source::rbd_head::RbdHead;
 use cuttle::{Error, Result};
 
 use super::bar::Words;
@@ -33,7 +36,8 @@ TARGET is one of
   PATH                            a new file, or with --overwrite an existing file or block device
   -                               standard output: the raw bytes
 
-Only what the target does not hold already is fetched. A restore that was interrupted goes on where it was when the same
+Only what the target does not hold already is fetched. An image that still has the RBD snapshot of some backup is not read
+to find that out: fast-diff tells what it changed since, the manifests tell the rest. A restore that was interrupted goes on where it was when the same
 command is run again.
 
 Examples:
@@ -42,9 +46,9 @@ Examples:
   cuttle restore -n vms/db rbd:vms/db --overwrite      what that would fetch
   cuttle restore vms/db - | qemu-img convert -O qcow2 /dev/stdin db.qcow2
 
-JSON: {\"message_type\":\"summary\",\"target\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"dry_run\",\"keep\":{\"chunks\",\"bytes\"},
-\"zero\":{…},\"fetch\":{…},\"fetches\",\"objects\",\"sealed_bytes\",\"downloaded_bytes\",\"requests\",\"ledger\":{…},\"seconds\"}, on standard
-error where the target is -.";
+JSON: {\"message_type\":\"summary\",\"target\",\"not_rewound_because\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"dry_run\",
+\"keep\":{\"chunks\",\"bytes\"},\"zero\":{…},\"fetch\":{…},\"fetches\",\"objects\",\"sealed_bytes\",\"target_read_bytes\",\"rewound_from\",
+\"downloaded_bytes\",\"requests\",\"ledger\":{…},\"seconds\"}, on standard error where the target is -.";
 
 /// Restore a snapshot to an RBD image, a file, a block device or standard output
 #[derive(Debug, clap::Args)]
@@ -60,6 +64,12 @@ pub struct Args {
     /// Fetch and write everything, without reading what the target holds; faster where that has little in common with the snapshot
     #[arg(long, requires = "overwrite")]
     no_compare: bool,
+    /// Read all of an existing image, even where its own snapshots tell what it changed
+    #[arg(long, conflicts_with = "no_compare")]
+    no_rewind: bool,
+    /// Read again what was written, and compare it, before the restore counts as done
+    #[arg(long)]
+    verify: bool,
     /// Pool for the data of a new image, beside the one that holds the image
     #[arg(long, value_name = "POOL", hide_short_help = true)]
     data_pool: Option<String>,
@@ -69,6 +79,9 @@ pub struct Args {
 struct Summary<'a> {
     message_type: &'static str,
     target: String,
+    /// Why all of an image was read to find out what it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_rewound_because: Option<String>,
     #[serde(flatten)]
     report: &'a RestoreReport,
 }
@@ -83,17 +96,26 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         Place::Rbd(_) => Some(connect::cluster(context).await?),
         _ => None,
     };
-    let options = RestoreOptions { compare: !args.no_compare, ..RestoreOptions::default() };
+    let (compare, rewind) = (!args.no_compare, !args.no_rewind);
+    let mut options = RestoreOptions { compare, verify: args.verify, ..RestoreOptions::default() };
+    let head = Head { place: place.clone(), cluster: cluster.clone().filter(|_| compare && rewind) };
     let target = Target { place: place.clone(), cluster, output, snapshot: snapshot.clone(), args };
     let bar = context.ui.progress(&name(&snapshot), WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
+    let mut not_rewound_because = None;
+    let mut rewind = async |existing: &Existing| {
+        let found = head.look(context, &project, &snapshot, existing).await?;
+        Ok::<_, Error>(found.and_then(|found| found.map_err(|why| not_rewound_because = Some(why)).ok()))
+    };
     let report = match context.global.dry_run {
         true => {
             let existing = blocking(context, move || target.preview()).await?;
+            options.rewind = rewind(&existing).await?;
             restore::plan(&project, &snapshot, existing, options, progress, cancel).await
         }
         false => {
             let sink = blocking(context, move || target.open()).await?;
+            options.rewind = rewind(&sink.existing()).await?;
             restore::run(&project, &snapshot, sink, options, progress, cancel).await
         }
     };
@@ -102,13 +124,55 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     // All that the command asked of the store, also to find the snapshot.
     report.ledger = project.repository().store().ledger();
     (report.requests, report.downloaded_bytes) = (report.ledger.requests(), report.ledger.downloaded_bytes);
-    tell(context, &place, &report)?;
+    let summary =
+        Summary { message_type: "summary", target: place.to_string(), not_rewound_because, report: &report };
+    tell(context, &place, &summary)?;
     Ok(Exit::Success)
 }
 
 /// `vms/db@14`
 fn name(snapshot: &SnapshotEntry) -> String {
     format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence)
+}
+
+/// What is known of a target without reading it, or why nothing is.
+type Looked = Option<std::result::Result<Rewind, String>>;
+
+/// An image that may know what it changed.
+struct Head {
+    place: Place,
+    cluster: Option<Cluster>,
+}
+
+impl Head {
+    /// What is known of the image without reading it. Where that is nothing, it is said why.
+    async fn look(
+        &self,
+        context: &Context<'_>,
+        project: &Project,
+        snapshot: &SnapshotEntry,
+        existing: &Existing,
+    ) -> Result<Looked> {
+        let (Place::Rbd(spec), Some(cluster), Existing::Content(_)) =
+            (self.place.clone(), self.cluster.clone(), existing)
+        else {
+            return Ok(None);
+        };
+        let path = spec.path();
+        let head = blocking(context, move || RbdHead::open(&cluster, &spec)).await?;
+        let found = rewind::find(project, snapshot, Arc::new(head)).await?;
+        match &found {
+            Ok(found) => {
+                if let Some(note) = &found.since.note {
+                    context.ui.warn(&format!("{path}: {note}"));
+                }
+                let point = found.base.point.as_ref().map_or("", |p| p.name.as_str());
+                context.ui.note(&format!("{path}: only what changed since its snapshot {point} is read"));
+            }
+            Err(why) => context.ui.note(&format!("{path}: all of it is read and compared: {why}")),
+        }
+        Ok(Some(found))
+    }
 }
 
 /// Where a snapshot goes.
@@ -161,8 +225,8 @@ impl Target {
     }
 }
 
-fn tell(context: &Context<'_>, place: &Place, report: &RestoreReport) -> Result<()> {
-    let ui = context.ui;
+fn tell(context: &Context<'_>, place: &Place, summary: &Summary<'_>) -> Result<()> {
+    let (ui, report) = (context.ui, summary.report);
     // Where standard output is the volume, nothing else goes there.
     let stream = *place == Place::Stream && !report.dry_run;
     let show = |text: &str| {
@@ -173,7 +237,7 @@ fn tell(context: &Context<'_>, place: &Place, report: &RestoreReport) -> Result<
         ui.print(text)
     };
     if ui.is_json() {
-        return show(&json_text(&Summary { message_type: "summary", target: place.to_string(), report })?);
+        return show(&json_text(summary)?);
     }
     if !ui.is_talkative() {
         return Ok(());

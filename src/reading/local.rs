@@ -1,13 +1,15 @@
 //! What a target, or any other reader, holds of a volume: read and hashed, chunk by chunk.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
 
 use crate::codec::is_zero;
 use crate::cpu;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::plan::restore::{Local, Window};
 use crate::reading::budget::{Budget, Buffers};
 use crate::repo::Project;
@@ -25,24 +27,48 @@ pub(crate) struct LocalReader {
     pub(crate) reader: Arc<dyn ReadAt>,
     pub(crate) budget: Budget,
     pub(crate) buffers: Arc<Buffers>,
+    /// Bytes read so far.
+    read_bytes: AtomicU64,
 }
 
 impl LocalReader {
+    pub(crate) fn new(
+        project: Project,
+        reader: Arc<dyn ReadAt>,
+        budget: Budget,
+        buffers: Arc<Buffers>,
+    ) -> Self {
+        Self { project, reader, budget, buffers, read_bytes: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Ordering::Relaxed)
+    }
+
     /// Looks at all chunks of a window. Only what is not zero where data is wanted is hashed.
     ///
     /// What lies beyond the reader's end counts as zero: there a target grows.
     pub(crate) async fn look(&self, window: &Window) -> Result<Vec<Local>> {
+        self.look_where(window, vec![None; window.chunks().count()]).await
+    }
+
+    /// As [`LocalReader::look`], but only where it is not known already.
+    pub(crate) async fn look_where(&self, window: &Window, known: Vec<Option<Local>>) -> Result<Vec<Local>> {
         let chunk_size = u64::from(window.geometry().chunk_size_bytes);
-        let batch = (READ_BYTES / chunk_size).max(1);
-        let chunks = window.chunks();
-        let mut found = Vec::with_capacity(chunks.clone().count());
-        let mut batches = stream::iter(chunks.clone().step_by(batch as usize))
-            .map(|start| self.look_at(window, start..chunks.end.min(start + batch)))
+        let batch_max = (READ_BYTES / chunk_size).max(1) as usize;
+        let first = window.chunks().start;
+        let mut batches = stream::iter(unknown(&known, batch_max))
+            .map(|at| {
+                let chunks = first + at.start as u64..first + at.end as u64;
+                self.look_at(window, chunks).map_ok(move |batch| (at.start, batch))
+            })
             .buffered(READS_INFLIGHT_MAX);
-        while let Some(batch) = batches.try_next().await? {
-            found.extend(batch);
+        let mut looked = HashMap::new();
+        while let Some((at, batch)) = batches.try_next().await? {
+            looked.extend((at..).zip(batch));
         }
-        Ok(found)
+        let found = known.iter().enumerate().map(|(at, known)| known.or_else(|| looked.get(&at).copied()));
+        found.collect::<Option<_>>().ok_or_else(|| Error::internal("a chunk was not looked at"))
     }
 
     async fn look_at(&self, window: &Window, chunks: Range<u64>) -> Result<Vec<Local>> {
@@ -56,10 +82,11 @@ impl LocalReader {
         let len: usize = pieces.iter().map(|(_, len)| len).sum();
         let offset_bytes = geometry.offset_bytes(ChunkIndex(chunks.start));
         let _share = self.budget.take(len as u64).await?;
+        let there = self.reader.size_bytes().saturating_sub(offset_bytes).min(len as u64) as usize;
+        self.read_bytes.fetch_add(there as u64, Ordering::Relaxed);
         let (reader, mut buffers) = (Arc::clone(&self.reader), self.buffers.take());
         let buffers = cpu::block(move || {
             buffers.plain.resize(len, 0);
-            let there = reader.size_bytes().saturating_sub(offset_bytes).min(len as u64) as usize;
             let (held, beyond) = buffers.plain.split_at_mut(there);
             beyond.fill(0);
             if !held.is_empty() {
@@ -87,4 +114,16 @@ impl LocalReader {
         self.buffers.give(buffers);
         Ok(found)
     }
+}
+
+/// Where nothing is known: consecutive places, at most so many at once.
+fn unknown(known: &[Option<Local>], batch_max: usize) -> Vec<Range<usize>> {
+    let mut out: Vec<Range<usize>> = Vec::new();
+    for (at, _) in known.iter().enumerate().filter(|(_, known)| known.is_none()) {
+        match out.last_mut() {
+            Some(last) if last.end == at && last.len() < batch_max => last.end = at + 1,
+            _ => out.push(at..at + 1),
+        }
+    }
+    out
 }

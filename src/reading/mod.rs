@@ -1,9 +1,10 @@
-//! What restore, export and verify read alike, within a memory budget: a manifest in windows, what differs between two,
-//! and what a volume holds.
+//! What the operations read alike, within a memory budget: a manifest in windows, what differs between two, what a volume
+//! holds, and which chunks of a volume are re-read out of distrust.
 
 pub(crate) mod budget;
 pub(crate) mod changes;
 pub(crate) mod local;
+pub(crate) mod sample;
 pub(crate) mod windows;
 
 use crate::error::{Error, Result};

@@ -6,6 +6,10 @@
 
 mod any;
 mod ascending;
+mod known;
+mod planner;
+pub mod rewind;
+mod written;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,24 +20,20 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::cancel::{Cancel, interrupted};
+use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::CLOSURE_LEN_MAX;
 use crate::format::page::ObjectRef;
-use crate::plan::restore::{Fetch, Plan, Target, Totals, plan as plan_window};
+use crate::plan::restore::{Fetch, Totals};
 use crate::progress::{Outcome, Progress, Step};
 use crate::reading::budget::{Budget, Buffers};
-use crate::reading::changes::Changes;
-use crate::reading::check_chunk_size;
-use crate::reading::local::LocalReader;
-use crate::reading::windows::Windows;
 use crate::repo::Project;
 use crate::repo::chunks::ChunkBuffers;
 use crate::repo::log::SnapshotEntry;
-use crate::repo::manifest::Manifest;
+use crate::restore::planner::{Planned, Planner};
+use crate::restore::rewind::Rewind;
 use crate::sink::{Existing, Order, Sink};
-use crate::source::ReadAt;
 use crate::store::Ledger;
 
 /// Memory in flight unless asked otherwise: more than 16 chunks of 4 MiB, sealed and plain.
@@ -51,11 +51,22 @@ pub struct RestoreOptions {
     /// A snapshot that the target is known to hold: only what differs from it is fetched, by the pages of both, and the
     /// target is not read. Beyond that snapshot's end the target reads as zeros.
     pub since: Option<SnapshotEntry>,
+    /// What is known of the target without reading it; only where it is compared.
+    pub rewind: Option<Rewind>,
+    /// Whether all that was written is read again and compared, before the target counts as whole.
+    pub verify: bool,
 }
 
 impl Default for RestoreOptions {
     fn default() -> Self {
-        Self { inflight_bytes: INFLIGHT_BYTES_DEFAULT, trust_blank: true, compare: true, since: None }
+        Self {
+            inflight_bytes: INFLIGHT_BYTES_DEFAULT,
+            trust_blank: true,
+            compare: true,
+            since: None,
+            rewind: None,
+            verify: false,
+        }
     }
 }
 
@@ -70,6 +81,11 @@ pub struct RestoreReport {
     pub dry_run: bool,
     #[serde(flatten)]
     pub totals: Totals,
+    /// Bytes of the target that were read to find out what it holds.
+    pub target_read_bytes: u64,
+    /// The backup that told what the target holds, together with what that changed since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewound_from: Option<u32>,
     /// Bytes received from the store, metadata included.
     pub downloaded_bytes: u64,
     /// Requests to the store, metadata included.
@@ -93,14 +109,14 @@ pub async fn run(
     cancel: Cancel,
 ) -> Result<RestoreReport> {
     let (started, mut cancel) = (Started::now(project), cancel);
-    let planner = Planner::new(project, snapshot, sink.existing(), &options, &cancel)?;
+    let planner = Planner::new(project, snapshot, sink.existing(), &options, &*progress, &cancel).await?;
     progress.phase("restore", Some(snapshot.snapshot.size_bytes));
     let work = Arc::new(Work {
         project: project.clone(),
         sink: Arc::clone(&sink),
         budget: planner.budget.clone(),
         buffers: Arc::clone(&planner.buffers),
-        progress,
+        progress: Arc::clone(&progress),
     });
     let (sender, mut plans) = mpsc::channel(1);
     // Dropped with this function, whatever ends it.
@@ -114,13 +130,18 @@ pub async fn run(
     if let Err(error) = done {
         return Err(explained(project, snapshot, error).await.context(format!("restore {}", name(snapshot))));
     }
-    let totals = match planning.join_next().await {
-        Some(Ok(totals)) => totals,
+    let planned = match planning.join_next().await {
+        Some(Ok(planned)) => planned,
         _ => return Err(Error::internal("the planning task failed")),
     };
     cancel.check()?;
+    if options.verify {
+        written::check(&work, snapshot, &planned.written, &cancel)
+            .await
+            .context(format!("verify what was restored of {}", name(snapshot)))?;
+    }
     cpu::block(move || sink.finish()).await.context(format!("restore {}", name(snapshot)))?;
-    Ok(started.report(project, snapshot, totals, false))
+    Ok(started.report(project, snapshot, &planned, false))
 }
 
 /// Finds out what a restore would do. `existing` is what the target holds; it is read, never written.
@@ -133,7 +154,7 @@ pub async fn plan(
     cancel: Cancel,
 ) -> Result<RestoreReport> {
     let started = Started::now(project);
-    let mut planner = Planner::new(project, snapshot, existing, &options, &cancel)?;
+    let mut planner = Planner::new(project, snapshot, existing, &options, &*progress, &cancel).await?;
     progress.phase("plan", Some(snapshot.snapshot.size_bytes));
     let mut totals = Totals::default();
     loop {
@@ -155,7 +176,7 @@ pub async fn plan(
         }
         totals += done;
     }
-    Ok(started.report(project, snapshot, totals, true))
+    Ok(started.report(project, snapshot, &planner.planned(totals), true))
 }
 
 /// `volume@sequence`, as a user names a snapshot.
@@ -189,7 +210,7 @@ impl Started {
         &self,
         project: &Project,
         snapshot: &SnapshotEntry,
-        totals: Totals,
+        planned: &Planned,
         dry_run: bool,
     ) -> RestoreReport {
         let ledger = project.repository().store.ledger() - self.ledger;
@@ -199,111 +220,13 @@ impl Started {
             snapshot_id: snapshot.snapshot_id.to_string(),
             size_bytes: snapshot.snapshot.size_bytes,
             dry_run,
-            totals,
+            totals: planned.totals,
+            target_read_bytes: planned.target_read_bytes,
+            rewound_from: planned.rewound_from,
             downloaded_bytes: ledger.downloaded_bytes,
             requests: ledger.requests(),
             ledger,
             seconds: self.at.elapsed().as_secs_f64(),
-        }
-    }
-}
-
-/// Plans one window after the other.
-struct Planner {
-    pages: Pages,
-    budget: Budget,
-    buffers: Arc<Buffers>,
-    cancel: Cancel,
-}
-
-/// What is read of manifests, and what the target is.
-enum Pages {
-    All(Windows, Found),
-    Since(Changes),
-}
-
-/// What the target is.
-enum Found {
-    Blank,
-    Nothing,
-    Content(LocalReader),
-}
-
-impl Planner {
-    fn new(
-        project: &Project,
-        snapshot: &SnapshotEntry,
-        existing: Existing,
-        options: &RestoreOptions,
-        cancel: &Cancel,
-    ) -> Result<Self> {
-        check_chunk_size(project, &snapshot.snapshot)?;
-        let budget = Budget::new(options.inflight_bytes);
-        let buffers = Arc::new(Buffers::new(options.inflight_bytes, project.chunk_size_bytes()));
-        let reader = |reader: Arc<dyn ReadAt>| LocalReader {
-            project: project.clone(),
-            reader,
-            budget: budget.clone(),
-            buffers: Arc::clone(&buffers),
-        };
-        if let Some(since) = &options.since {
-            let pages = Pages::Since(Changes::between(project, Some(&since.snapshot), &snapshot.snapshot)?);
-            return Ok(Self { pages, budget, buffers, cancel: cancel.clone() });
-        }
-        let target = match existing {
-            Existing::Blank if options.trust_blank => Found::Blank,
-            Existing::Content(content) if options.compare => Found::Content(reader(content)),
-            Existing::Blank | Existing::Nothing | Existing::Content(_) => Found::Nothing,
-        };
-        let compared = matches!(target, Found::Content(_));
-        let manifest = Manifest::of(project, &snapshot.snapshot)?;
-        let pages = Pages::All(Windows::new(manifest, compared), target);
-        Ok(Self { pages, budget, buffers, cancel: cancel.clone() })
-    }
-
-    async fn next(&mut self) -> Result<Option<Plan>> {
-        let mut cancel = self.cancel.clone();
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => Err(interrupted()),
-            plan = self.plan() => plan,
-        }
-    }
-
-    async fn plan(&mut self) -> Result<Option<Plan>> {
-        let (windows, found) = match &mut self.pages {
-            Pages::All(windows, found) => (windows, found),
-            Pages::Since(changes) => return changes.next().await,
-        };
-        let Some(window) = windows.next().await? else { return Ok(None) };
-        let locals;
-        let target = match found {
-            Found::Blank => Target::Blank,
-            Found::Nothing => Target::Nothing,
-            Found::Content(reader) => {
-                locals = reader.look(&window).await?;
-                Target::Content(&locals)
-            }
-        };
-        plan_window(&window, target).map(Some)
-    }
-
-    /// Plans ahead of who carries the plans out, and ends when nobody does any more.
-    async fn send(mut self, plans: mpsc::Sender<Result<Plan>>) -> Totals {
-        let mut totals = Totals::default();
-        loop {
-            let plan = match self.next().await {
-                Ok(None) => return totals,
-                Ok(Some(plan)) => {
-                    totals += plan.totals;
-                    Ok(plan)
-                }
-                Err(e) => Err(e),
-            };
-            let last = plan.is_err();
-            if plans.send(plan).await.is_err() || last {
-                return totals;
-            }
         }
     }
 }

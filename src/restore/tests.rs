@@ -514,3 +514,31 @@ async fn a_volume_of_zeros_costs_nothing_however_large() {
     assert_eq!(planned.totals.keep.bytes, size);
     assert_eq!(planned.requests, 0);
 }
+
+#[tokio::test]
+async fn what_was_written_is_read_again_on_request() {
+    let bench = Bench::new(true).await;
+    let mut random = Random::new(21);
+    let data = [random.bytes(20 * C), vec![0; 5 * C], random.bytes(C / 2)].concat();
+    let snapshot = bench.backup("v", &data).await;
+    let verify = || RestoreOptions { verify: true, ..RestoreOptions::default() };
+    let held = random.bytes(data.len());
+    for (mut sink, whole) in [(MemorySink::blank(data.len()), true), (MemorySink::holding(held), false)] {
+        // Just before the last write the target loses all others.
+        let (bad, lost) = (!whole, Arc::clone(&sink.data));
+        sink.on_write = Box::new(move |writes| {
+            if bad && writes == 20 {
+                lost.lock().expect("not poisoned")[..20 * C].fill(9);
+            }
+            Ok(())
+        });
+        let sink = Arc::new(sink);
+        let (silent, never) = (Arc::new(Silent), Cancel::never());
+        let done = run(&bench.project, &snapshot, Arc::clone(&sink) as _, verify(), silent, never).await;
+        assert_eq!(done.is_ok(), whole, "{:?}", done.map(|r| r.totals));
+        assert_eq!(sink.calls().finished, usize::from(whole), "a target that is wrong is not called whole");
+    }
+    let pipe = Arc::new(PipeSink::new(Vec::new(), data.len() as u64));
+    let refused = run(&bench.project, &snapshot, pipe, verify(), Arc::new(Silent), Cancel::never()).await;
+    assert_eq!(refused.expect_err("nothing to read").kind(), ErrorKind::Invalid);
+}

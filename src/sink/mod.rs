@@ -51,6 +51,15 @@ pub trait Sink: Send + Sync {
     /// Makes a range read as zeros, whatever it held; frees its space where that is possible.
     fn zero_at(&self, offset_bytes: u64, length_bytes: u64) -> Result<()>;
 
+    /// Makes what was written durable, and opens the target to read that anew: not what the sink itself remembers of it.
+    ///
+    /// # Errors
+    /// `Invalid` where a target cannot be read.
+    fn read_back(&self) -> Result<Arc<dyn ReadAt>> {
+        Err(Error::invalid("the target cannot be read back: what was written cannot be verified")
+            .help("restore to an image, a file or a device, or without --verify"))
+    }
+
     /// Makes everything durable and the target whole; called once, after the last write. A sink that is dropped
     /// without it is an interrupted restore.
     fn finish(&self) -> Result<()>;

@@ -17,6 +17,7 @@ pub use super::partial::PARTIAL_SUFFIX;
 use super::partial::{lock, open_partial, partial_path, rename_new};
 use super::{Existing, Order, Sink, WRITES_INFLIGHT_DEFAULT, ZEROS, check_range, full};
 use crate::error::{Error, Result, io_error};
+use crate::source::ReadAt;
 use crate::source::file_reader::FileReader;
 
 /// A device is asked to zero ranges in multiples of this, the largest sector size in use.
@@ -131,6 +132,11 @@ impl RawFileSink {
         }
     }
 
+    fn sync(&self) -> Result<()> {
+        let doing = format!("write {} to its disk", self.path.display());
+        self.file.sync_all().map_err(|e| write_error(&doing, e))
+    }
+
     fn set_size(&self) -> Result<()> {
         let doing = format!("give {} a size of {} bytes", self.path.display(), self.size_bytes);
         self.file.set_len(self.size_bytes).map_err(|e| write_error(&doing, e))
@@ -213,9 +219,16 @@ impl Sink for RawFileSink {
         self.write_zeros(inner_end, end)
     }
 
+    fn read_back(&self) -> Result<Arc<dyn ReadAt>> {
+        self.sync()?;
+        // Else it is memory that is read. That it could not be dropped is no reason to read nothing.
+        let _ = rustix::fs::fadvise(&*self.file, 0, None, rustix::fs::Advice::DontNeed);
+        let (file, path) = (self.file.clone(), self.path.clone());
+        Ok(Arc::new(FileReader { file, path, size_bytes: self.size_bytes }))
+    }
+
     fn finish(&self) -> Result<()> {
-        let doing = format!("write {} to its disk", self.path.display());
-        self.file.sync_all().map_err(|e| write_error(&doing, e))?;
+        self.sync()?;
         match &self.rename_to {
             Some(target) => rename_new(&self.path, target),
             None => Ok(()),

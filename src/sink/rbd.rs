@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::{Existing, Order, Sink, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rbd::{Access, Cluster, CreateOptions, Image, OpenBy, Pool, RbdSpec, features};
+use crate::source::ReadAt;
 use crate::source::rbd::{OWN_METADATA_PREFIX, RbdReader};
 use crate::volume::ImageLayout;
 
@@ -49,6 +50,8 @@ pub enum Found {
 
 /// An image being restored. Dropped without [`Sink::finish`], it stays marked as unfinished.
 pub struct RbdSink {
+    pool: Pool,
+    name: String,
     image: Arc<Image>,
     reader: Arc<RbdReader>,
     size_bytes: u64,
@@ -93,7 +96,8 @@ impl RbdSink {
         let metadata = if made { own_free(&target.layout.metadata) } else { Vec::new() };
         let image = Arc::new(image);
         let reader = Arc::new(RbdReader::new(image.clone())?);
-        Ok(Self { image, reader, size_bytes: target.size_bytes, found, metadata })
+        let name = spec.image.clone();
+        Ok(Self { pool, name, image, reader, size_bytes: target.size_bytes, found, metadata })
     }
 
     /// What [`RbdSink::open`] would find, or why it would refuse; changes nothing. The image may be smaller or larger than
@@ -133,6 +137,17 @@ impl Sink for RbdSink {
     fn zero_at(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
         check_range(offset_bytes, length_bytes, self.size_bytes)?;
         self.image.zero_at(offset_bytes, length_bytes)
+    }
+
+    fn read_back(&self) -> Result<Arc<dyn ReadAt>> {
+        self.image.flush()?;
+        // Another handle has another cache.
+        let image = Image::open(
+            &self.pool,
+            OpenBy::Id { name: &self.name, id: &self.image.id()? },
+            Access::ReadOnly,
+        )?;
+        Ok(Arc::new(RbdReader::new(Arc::new(image))?))
     }
 
     fn finish(&self) -> Result<()> {

@@ -4,12 +4,13 @@
 //! [`StreamSource`] arrives once, in its own order. Neither knows of repositories.
 
 pub mod diff_stream;
-mod extents;
+pub(crate) mod extents;
 pub(crate) mod file_reader;
 pub mod raw_file;
 mod raw_stream;
 pub mod rbd;
 mod rbd_changes;
+pub mod rbd_head;
 
 use std::sync::Arc;
 
@@ -83,6 +84,28 @@ pub trait Frozen: Send + Sync {
     fn committed(&self) -> Result<()>;
     /// Called when the backup failed or was interrupted: removes the snapshot made by `freeze`, if it made one.
     fn discard(&self) -> Result<()>;
+}
+
+/// A volume as it is now, which knows what it changed since its snapshots.
+pub trait Head: Send + Sync {
+    fn identity(&self) -> Result<Identity>;
+
+    /// Whether it still has that very snapshot.
+    fn has(&self, point: &SnapshotPoint) -> bool;
+
+    /// What it changed since a snapshot that it has.
+    fn changed_since(&self, point: &SnapshotPoint) -> Result<Since>;
+}
+
+/// What a volume changed since one of its snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Since {
+    /// Size of the volume as it is now.
+    pub size_bytes: u64,
+    /// Ascending and disjoint, within the size. What is not listed is as it was.
+    pub changes: Vec<Extent>,
+    /// What the operator should know about the way it was found.
+    pub note: Option<String>,
 }
 
 /// What a stream says of itself before its first event.

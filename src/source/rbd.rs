@@ -110,32 +110,46 @@ pub struct RbdVolume {
 
 /// The image itself, whatever it is called meanwhile.
 #[derive(Debug, Clone)]
-struct Target {
+pub(super) struct Target {
     pool: Pool,
     name: String,
     id: String,
 }
 
 impl Target {
-    fn open(&self, access: Access) -> Result<Image> {
+    /// Finds an image. `*` must have been expanded ([`RbdSpec::expand`]).
+    pub(super) fn find(cluster: &Cluster, spec: &RbdSpec) -> Result<Self> {
+        if spec.is_all() {
+            return Err(Error::internal(format!("{spec} was not expanded")));
+        }
+        let pool = cluster.pool(&spec.pool, &spec.namespace)?;
+        let id = Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadOnly)?.id()?;
+        Ok(Self { pool, name: spec.image.clone(), id })
+    }
+
+    pub(super) fn open(&self, access: Access) -> Result<Image> {
         Image::open(&self.pool, OpenBy::Id { name: &self.name, id: &self.id }, access)
     }
 
     fn path(&self) -> String {
         format!("{}/{}", self.pool.path(), self.name)
     }
+
+    pub(super) fn identity(&self) -> Identity {
+        Identity::Rbd {
+            cluster_fsid: self.pool.cluster().fsid().to_owned(),
+            pool: self.pool.name().to_owned(),
+            namespace: self.pool.namespace().to_owned(),
+            image: self.name.clone(),
+            image_id: self.id.clone(),
+        }
+    }
 }
 
 impl RbdVolume {
     /// Finds an image. `*` must have been expanded ([`RbdSpec::expand`]).
     pub fn open(cluster: &Cluster, spec: &RbdSpec) -> Result<Self> {
-        if spec.is_all() {
-            return Err(Error::internal(format!("{spec} was not expanded")));
-        }
-        let pool = cluster.pool(&spec.pool, &spec.namespace)?;
-        let id = Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadOnly)?.id()?;
-        let target = Target { pool, name: spec.image.clone(), id };
-        Ok(Self { target, named: spec.snapshot.clone() })
+        Ok(Self { target: Target::find(cluster, spec)?, named: spec.snapshot.clone() })
     }
 
     /// The snapshot to read: the named one, or a new one.
@@ -227,14 +241,7 @@ impl RbdVolume {
 
 impl Volume for RbdVolume {
     fn identity(&self) -> Result<Identity> {
-        let pool = &self.target.pool;
-        Ok(Identity::Rbd {
-            cluster_fsid: pool.cluster().fsid().to_owned(),
-            pool: pool.name().to_owned(),
-            namespace: pool.namespace().to_owned(),
-            image: self.target.name.clone(),
-            image_id: self.target.id.clone(),
-        })
+        Ok(self.target.identity())
     }
 
     fn freeze(&self, request: &FreezeRequest) -> Result<Box<dyn Frozen>> {

@@ -81,12 +81,8 @@ pub async fn against(
     progress.phase("compare", Some(size_bytes));
     let budget = Budget::new(inflight_bytes);
     let other_size_bytes = reader.size_bytes();
-    let local = LocalReader {
-        project: project.clone(),
-        reader,
-        budget,
-        buffers: Arc::new(Buffers::new(inflight_bytes, project.chunk_size_bytes())),
-    };
+    let buffers = Arc::new(Buffers::new(inflight_bytes, project.chunk_size_bytes()));
+    let local = LocalReader::new(project.clone(), reader, budget, buffers);
     let mut windows = Windows::new(Manifest::of(project, &snapshot.snapshot)?, true);
     while let Some(window) = windows.next().await? {
         let found = tokio::select! {

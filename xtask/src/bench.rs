@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-const HELP: &str = "cargo xtask bench --ceph or --prune, or cargo xtask bench [--delta] [--size GIB] [--from DIR]   (default: an image of 16 GiB, with\n--delta of 6, that holds /usr/lib)";
+const HELP: &str = "cargo xtask bench --ceph, --restore, --nights or --prune, or cargo xtask bench [--delta] [--size GIB] [--from DIR]   (default: an image of 16 GiB, with\n--delta of 6, that holds /usr/lib)";
 /// Every run is done so often.
 const TIMES: usize = 2;
 const FROM_DEFAULT: &str = "/usr/lib";
@@ -28,8 +28,19 @@ pub fn command(args: &[String]) -> Result<()> {
     if args == ["--ceph"] {
         return crate::bench_ceph::run();
     }
+    if args == ["--restore"] {
+        return crate::bench_restore::run();
+    }
     if args == ["--prune"] {
         return prune();
+    }
+    if args.first().is_some_and(|a| a == "--nights") {
+        let dir = PathBuf::from("/dev/shm/cuttle-bench-nights");
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir)?;
+        let result = crate::bench_nights::command(&dir, &args[1..]);
+        fs::remove_dir_all(&dir)?;
+        return result;
     }
     let is_delta = args.first().is_some_and(|a| a == "--delta");
     let (mut size_gib, mut from) = (if is_delta { 6u64 } else { 16 }, FROM_DEFAULT.to_owned());
@@ -45,9 +56,9 @@ pub fn command(args: &[String]) -> Result<()> {
     let dir = PathBuf::from("/dev/shm/cuttle-bench");
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir)?;
-    // Huge pages, or the kernel's page allocation takes a third as long as the work that is to be measured.
+    // Huge pages for files of any size, or the kernel's page allocation takes a third as long as the work that is to be measured.
     let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "huge=within_size,size=90%", "cuttle-bench"])
+        .args(["-t", "tmpfs", "-o", "huge=always,size=90%", "cuttle-bench"])
         .arg(&dir)
         .status()
         .is_ok_and(|s| s.success());

@@ -3,6 +3,8 @@
 mod bench;
 mod bench_ceph;
 mod bench_delta;
+mod bench_nights;
+mod bench_restore;
 mod ceph;
 mod demo;
 mod disk;

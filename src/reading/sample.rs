@@ -1,4 +1,4 @@
-//! Which unreported chunks an incremental re-reads, so that a source that misses changes is found out.
+//! Which chunks are re-read although nothing says that they changed, so that a source that misses changes is found out.
 
 use crate::chunker::{self, Span};
 use crate::error::Result;
@@ -21,7 +21,7 @@ const FANOUT: u64 = 1024;
 
 /// The sample, and where the next one begins.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Ascending, stored in the parent, not in the changed spans.
     pub chunks: Vec<ChunkIndex>,
     pub next_cursor: u64,
@@ -29,7 +29,12 @@ pub struct Sample {
 
 /// Chooses chunks of the parent that were not reported as changed: a slice that rotates over the volume from night to
 /// night, and a few at random by the snapshot's id. Its cost follows what changed, within fixed bounds.
-pub async fn choose(parent: &Manifest, changed: &[Span], cursor: u64, seed: SnapshotId) -> Result<Sample> {
+pub(crate) async fn choose(
+    parent: &Manifest,
+    changed: &[Span],
+    cursor: u64,
+    seed: SnapshotId,
+) -> Result<Sample> {
     let chunk_count = parent.geometry().chunk_count();
     if chunk_count == 0 {
         return Ok(Sample::default());

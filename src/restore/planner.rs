@@ -1,0 +1,180 @@
+//! Plans one window after the other, ahead of who carries the plans out.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::cancel::{Cancel, interrupted};
+use crate::error::Result;
+use crate::plan::restore::{Action, Plan, Target, Totals, plan as plan_window};
+use crate::progress::Progress;
+use crate::reading::budget::{Budget, Buffers};
+use crate::reading::changes::Changes;
+use crate::reading::check_chunk_size;
+use crate::reading::local::LocalReader;
+use crate::reading::windows::Windows;
+use crate::repo::Project;
+use crate::repo::log::SnapshotEntry;
+use crate::repo::manifest::Manifest;
+use crate::restore::known::Known;
+use crate::restore::{RestoreOptions, rewind};
+use crate::sink::Existing;
+use crate::source::extents::ExtentSet;
+use crate::source::{Content, Extent, ReadAt};
+
+pub(crate) struct Planner {
+    windows: Windows,
+    target: Found,
+    pub(crate) budget: Budget,
+    pub(crate) buffers: Arc<Buffers>,
+    cancel: Cancel,
+    rewound_from: Option<u32>,
+    written: Option<ExtentSet>,
+}
+
+/// What was planned, all in all.
+pub(crate) struct Planned {
+    pub(crate) totals: Totals,
+    /// Bytes of the target that were read to find out what it holds.
+    pub(crate) target_read_bytes: u64,
+    /// The backup that told what else it holds.
+    pub(crate) rewound_from: Option<u32>,
+    /// What was to be written; empty unless it is to be verified.
+    pub(crate) written: Vec<Extent>,
+}
+
+/// What the target is.
+enum Found {
+    Blank,
+    Nothing,
+    /// What another snapshot says, page by page.
+    Since(Changes),
+    Content(LocalReader),
+    /// Known but for what must be read.
+    Known(LocalReader, Known),
+}
+
+impl Planner {
+    pub(crate) async fn new(
+        project: &Project,
+        snapshot: &SnapshotEntry,
+        existing: Existing,
+        options: &RestoreOptions,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        check_chunk_size(project, &snapshot.snapshot)?;
+        let budget = Budget::new(options.inflight_bytes);
+        let buffers = Arc::new(Buffers::new(options.inflight_bytes, project.chunk_size_bytes()));
+        let reader = |reader: Arc<dyn ReadAt>| {
+            LocalReader::new(project.clone(), reader, budget.clone(), Arc::clone(&buffers))
+        };
+        let target = match existing {
+            _ if options.since.is_some() => {
+                let since = options.since.as_ref().map(|since| &since.snapshot);
+                Found::Since(Changes::between(project, since, &snapshot.snapshot)?)
+            }
+            Existing::Blank if options.trust_blank => Found::Blank,
+            Existing::Content(content) if options.compare => {
+                let content = reader(content);
+                let known = match &options.rewind {
+                    Some(rewind) => rewind::known(&content, snapshot, rewind, progress).await?,
+                    None => None,
+                };
+                match known {
+                    Some(known) => Found::Known(content, known),
+                    None => Found::Content(content),
+                }
+            }
+            Existing::Blank | Existing::Nothing | Existing::Content(_) => Found::Nothing,
+        };
+        let compared = matches!(target, Found::Content(_) | Found::Known(..));
+        let windows = Windows::new(Manifest::of(project, &snapshot.snapshot)?, compared);
+        let rewound_from = options.rewind.as_ref().map(|rewind| rewind.base.sequence.0);
+        let written = options.verify.then(|| ExtentSet::new(snapshot.snapshot.size_bytes));
+        Ok(Self { windows, target, budget, buffers, cancel: cancel.clone(), rewound_from, written })
+    }
+
+    /// The next window's plan, or `None` after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Plan>> {
+        let mut cancel = self.cancel.clone();
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(interrupted()),
+            plan = self.plan() => plan,
+        }
+    }
+
+    async fn plan(&mut self) -> Result<Option<Plan>> {
+        let plan = match &mut self.target {
+            Found::Since(changes) => changes.next().await?,
+            _ => self.plan_window().await?,
+        };
+        if let (Some(written), Some(plan)) = (&mut self.written, &plan) {
+            note_writes(plan, written);
+        }
+        Ok(plan)
+    }
+
+    async fn plan_window(&mut self) -> Result<Option<Plan>> {
+        let Some(window) = self.windows.next().await? else { return Ok(None) };
+        let locals;
+        let target = match &self.target {
+            Found::Blank => Target::Blank,
+            Found::Nothing | Found::Since(_) => Target::Nothing,
+            Found::Content(reader) => {
+                locals = reader.look(&window).await?;
+                Target::Content(&locals)
+            }
+            Found::Known(reader, known) => {
+                locals = known.look(reader, &window).await?;
+                Target::Content(&locals)
+            }
+        };
+        plan_window(&window, target).map(Some)
+    }
+
+    pub(crate) fn planned(self, totals: Totals) -> Planned {
+        let (target_read_bytes, rewound_from) = match &self.target {
+            Found::Blank | Found::Nothing | Found::Since(_) => (0, None),
+            Found::Content(reader) => (reader.read_bytes(), None),
+            Found::Known(reader, _) => (reader.read_bytes(), self.rewound_from),
+        };
+        let written = self.written.map(ExtentSet::finish).unwrap_or_default();
+        Planned { totals, target_read_bytes, rewound_from, written }
+    }
+
+    /// Plans ahead of who carries the plans out, and ends when nobody does any more.
+    pub(crate) async fn send(mut self, plans: mpsc::Sender<Result<Plan>>) -> Planned {
+        let mut totals = Totals::default();
+        loop {
+            let plan = match self.next().await {
+                Ok(None) => break,
+                Ok(Some(plan)) => {
+                    totals += plan.totals;
+                    Ok(plan)
+                }
+                Err(e) => Err(e),
+            };
+            let last = plan.is_err();
+            if plans.send(plan).await.is_err() || last {
+                break;
+            }
+        }
+        self.planned(totals)
+    }
+}
+
+fn note_writes(plan: &Plan, written: &mut ExtentSet) {
+    for action in &plan.actions {
+        match action {
+            Action::Keep { .. } => {}
+            Action::Zero { range_bytes } => written.add(range_bytes.clone(), Content::Data),
+            Action::Fetch(fetch) => {
+                for start in &fetch.offsets_bytes {
+                    written.add(*start..start.saturating_add(u64::from(fetch.len_bytes)), Content::Data);
+                }
+            }
+        }
+    }
+}

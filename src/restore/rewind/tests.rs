@@ -1,0 +1,163 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::cancel::Cancel;
+use crate::progress::{Silent, Step};
+use crate::restore::{RestoreOptions, RestoreReport, run};
+use crate::sink::{Existing, Order};
+use crate::source::{Content, Extent, ReadAt};
+use crate::testing::{Bench, CHUNK, MemoryReader, MemorySink, Random};
+
+const C: usize = CHUNK as usize;
+
+/// Counts what is read.
+struct Counted(Arc<dyn ReadAt>, Arc<AtomicU64>);
+
+impl ReadAt for Counted {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+
+    fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<()> {
+        self.1.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        self.0.read_at(offset_bytes, buf)
+    }
+}
+
+#[derive(Default)]
+struct Warnings(Mutex<Vec<String>>);
+
+impl Progress for Warnings {
+    fn phase(&self, _name: &str, _total_bytes: Option<u64>) {}
+    fn step(&self, _step: Step) {}
+    fn warn(&self, message: &str) {
+        self.0.lock().expect("not poisoned").push(message.to_owned());
+    }
+}
+
+/// What tells `new` from `old`: bytes that differ as extents, and where `new` is longer.
+fn since(old: &[u8], new: &[u8]) -> Since {
+    let mut changes: Vec<Extent> = Vec::new();
+    for (at, byte) in new.iter().enumerate() {
+        if old.get(at) == Some(byte) {
+            continue;
+        }
+        match changes.last_mut() {
+            Some(last) if last.offset_bytes + last.length_bytes == at as u64 => last.length_bytes += 1,
+            _ => changes.push(Extent { offset_bytes: at as u64, length_bytes: 1, content: Content::Data }),
+        }
+    }
+    for extent in &mut changes {
+        let range = extent.offset_bytes as usize..(extent.offset_bytes + extent.length_bytes) as usize;
+        if new[range].iter().all(|byte| *byte == 0) {
+            extent.content = Content::Zero;
+        }
+    }
+    Since { size_bytes: new.len() as u64, changes, note: None }
+}
+
+/// Edits of all kinds.
+fn edited(random: &mut Random, data: &[u8]) -> Vec<u8> {
+    let mut data = data.to_vec();
+    for _ in 0..random.below(6) {
+        match random.below(4) {
+            0 => data.truncate(random.below(data.len() + 1)),
+            1 => data.resize(data.len() + random.below(3 * C), 0),
+            _ if data.is_empty() => {}
+            kind => {
+                let at = random.below(data.len());
+                let len = random.below(3 * C).min(data.len() - at);
+                let new = if kind == 2 { vec![0; len] } else { random.bytes(len) };
+                data[at..at + len].copy_from_slice(&new);
+            }
+        }
+    }
+    data
+}
+
+async fn rewound(
+    bench: &Bench,
+    wanted: &SnapshotEntry,
+    target: Vec<u8>,
+    rewind: Rewind,
+    progress: Arc<dyn Progress>,
+) -> (Vec<u8>, RestoreReport, u64) {
+    let read = Arc::new(AtomicU64::new(0));
+    let mut target = target;
+    target.resize(wanted.snapshot.size_bytes as usize, 0);
+    let data = Arc::new(Mutex::new(target));
+    let reader = Counted(Arc::new(MemoryReader(Arc::clone(&data))), Arc::clone(&read));
+    let mut sink = MemorySink::new(Vec::new(), Order::Any, Existing::Content(Arc::new(reader)));
+    sink.data = Arc::clone(&data);
+    let options = RestoreOptions { rewind: Some(rewind), ..RestoreOptions::default() };
+    let sink = Arc::new(sink);
+    let report =
+        run(&bench.project, wanted, Arc::clone(&sink) as _, options, progress, Cancel::never()).await;
+    let content = sink.content();
+    (content, report.expect("restored"), read.load(Ordering::Relaxed))
+}
+
+#[tokio::test]
+async fn a_rewind_from_any_backup_to_any_other_is_exact() {
+    let bench = Bench::new(true).await;
+    for seed in 1..=40 {
+        let mut random = Random::new(seed);
+        let size = random.below(60 * C);
+        let mut nights = vec![random.volume(size)];
+        for _ in 0..3 {
+            let next = edited(&mut random, nights.last().expect("one"));
+            nights.push(next);
+        }
+        let mut backups = Vec::new();
+        for night in &nights {
+            backups.push(bench.backup(&format!("v{seed}"), night).await);
+        }
+        let (base, wanted) = (random.below(4), random.below(4));
+        // What the image is when it is rewound has the wanted size already: the sink gave it that.
+        let mut now = edited(&mut random, &nights[base]);
+        now.resize(nights[wanted].len(), 0);
+        let rewind = Rewind { base: backups[base].snapshot.clone(), since: since(&nights[base], &now) };
+        let (found, ..) = rewound(&bench, &backups[wanted], now, rewind, Arc::new(Silent)).await;
+        assert!(found == nights[wanted], "seed {seed}: from night {base} to {wanted}");
+    }
+}
+
+#[tokio::test]
+async fn only_what_changed_is_read_and_only_what_differs_is_fetched() {
+    let bench = Bench::new(true).await;
+    let mut random = Random::new(3);
+    let old = random.bytes(2000 * C);
+    let mut newer = old.clone();
+    newer[10 * C..12 * C].copy_from_slice(&random.bytes(2 * C));
+    let wanted = bench.backup("v", &old).await;
+    let base = bench.backup("v", &newer).await;
+    let mut now = newer.clone();
+    now[500 * C + 7..501 * C].copy_from_slice(&random.bytes(C - 7));
+    let rewind = Rewind { base: base.snapshot.clone(), since: since(&newer, &now) };
+    let (found, report, read) = rewound(&bench, &wanted, now, rewind, Arc::new(Silent)).await;
+    assert!(found == old);
+    assert_eq!(report.totals.fetch.chunks, 3, "two that the nights differ in, one that was written since");
+    assert_eq!(report.target_read_bytes, read);
+    // The one that was written since, and a sample.
+    assert!(read <= 12 * C as u64, "{read} bytes were read of {}", old.len());
+}
+
+#[tokio::test]
+async fn a_target_that_hides_a_change_is_found_out_and_read_whole() {
+    let bench = Bench::new(true).await;
+    let mut random = Random::new(4);
+    let old = random.bytes(5 * C);
+    let base = bench.backup("v", &old).await;
+    for chunk in 0..5 {
+        let mut now = old.clone();
+        now[chunk * C] ^= 1;
+        // It says that nothing changed.
+        let rewind = Rewind { base: base.snapshot.clone(), since: since(&old, &old) };
+        let warnings = Arc::new(Warnings::default());
+        let (found, ..) = rewound(&bench, &base, now, rewind, Arc::clone(&warnings) as _).await;
+        assert!(found == old);
+        let said = warnings.0.lock().expect("not poisoned").join("\n");
+        assert!(said.contains(&format!("differs at offset {}", chunk * C)), "{said}");
+    }
+}

@@ -1,0 +1,454 @@
+//! `cargo xtask bench --nights`: thirty nights of four kinds of volume, with seven daily and four weekly backups kept and a prune each
+//! night: what the repositories grow to beside other tools, and how fast the newest and the deepest snapshot come back.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::bench::build;
+use crate::disk::diff_v1;
+
+const HELP: &str = "cargo xtask bench --nights [--depth N] [--volume database|log|files|rewrite]";
+const NIGHTS: usize = 30;
+const DAILY: usize = 7;
+const WEEKLY: usize = 4;
+const BLOCK: usize = 4096;
+/// Restores are repeated so often; the fastest counts.
+const RESTORES: usize = 5;
+/// What must be reached.
+const GROWTH_MIN: f64 = 5.0;
+const RESTORE_MIN: f64 = 0.7;
+
+pub fn command(dir: &Path, args: &[String]) -> Result<()> {
+    let (mut depth, mut only) = ("15".to_owned(), None);
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let value = args.next().context(HELP)?.clone();
+        match arg.as_str() {
+            "--depth" => depth = value,
+            "--volume" => only = Some(value),
+            _ => anyhow::bail!(HELP),
+        }
+    }
+    build()?;
+    let pool = pool(Path::new("/usr/lib"))?;
+    println!(
+        "{:<10}{:<18}{:>12}{:>12}{:>12}{:>10}",
+        "volume", "tool", "first MiB", "last MiB", "growth MiB", "kept"
+    );
+    let mut reached = true;
+    for volume in VOLUMES.iter().filter(|v| only.as_ref().is_none_or(|name| name == v.name)) {
+        reached &= nights(dir, volume, &pool, &depth)?;
+    }
+    ensure!(reached, "a bar was missed");
+    Ok(())
+}
+
+/// A volume and what a day does to it.
+struct Volume {
+    name: &'static str,
+    size_bytes: usize,
+    day: fn(&mut Vec<u8>, &mut Numbers, &[u8], usize),
+}
+
+const VOLUMES: [Volume; 4] = [
+    // One page in fifty is written anew, anywhere.
+    Volume {
+        name: "database",
+        size_bytes: 512 << 20,
+        day: |data, numbers, pool, _| {
+            for at in (0..data.len()).step_by(BLOCK) {
+                if numbers.below(50) == 0 {
+                    data[at..at + BLOCK].copy_from_slice(numbers.block(pool));
+                }
+            }
+        },
+    },
+    // Grows by a few MiB a day; its head is overwritten.
+    Volume {
+        name: "log",
+        size_bytes: 192 << 20,
+        day: |data, numbers, pool, night| {
+            let start = (64 << 20) + night * (4 << 20);
+            for at in std::iter::once(0).chain((start..start + (4 << 20)).step_by(BLOCK)) {
+                data[at..at + BLOCK].copy_from_slice(numbers.block(pool));
+            }
+        },
+    },
+    // Files of all sizes come, go (trimmed) and are overwritten.
+    Volume {
+        name: "files",
+        size_bytes: 256 << 20,
+        day: |data, numbers, pool, _| {
+            for file in 0..60 {
+                let most = 1 << numbers.below(8);
+                let blocks = 1 + numbers.below(most) as usize;
+                let at = numbers.below((data.len() / BLOCK - blocks) as u64) as usize * BLOCK;
+                for block in data[at..at + blocks * BLOCK].chunks_mut(BLOCK) {
+                    match file % 3 {
+                        0 => block.fill(0),
+                        _ => block.copy_from_slice(numbers.block(pool)),
+                    }
+                }
+            }
+        },
+    },
+    // One file of 16 MiB is written anew each day, in place.
+    Volume {
+        name: "rewrite",
+        size_bytes: 128 << 20,
+        day: |data, numbers, pool, _| {
+            for block in data[32 << 20..48 << 20].chunks_mut(BLOCK) {
+                block.copy_from_slice(numbers.block(pool));
+            }
+        },
+    },
+];
+
+/// Real bytes, for what is written to be as compressible as what people have.
+fn pool(from: &Path) -> Result<Vec<u8>> {
+    const WANTED: usize = 96 << 20;
+    let (mut folders, mut pool) = (vec![from.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let mut entries: Vec<PathBuf> = fs::read_dir(&folder)?.flatten().map(|e| e.path()).collect();
+        entries.sort();
+        for path in entries {
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            if metadata.is_dir() {
+                folders.push(path);
+            } else if metadata.is_file() && metadata.len() < 4 << 20 && pool.len() < WANTED {
+                pool.extend(fs::read(&path).unwrap_or_default());
+            }
+        }
+    }
+    ensure!(pool.len() >= WANTED / 2, "{} holds too little to tell anything", from.display());
+    Ok(pool)
+}
+
+/// The nights kept at the end of a night: the newest seven, and the last of each of the newest four weeks.
+fn kept(night: usize) -> Vec<usize> {
+    let daily = night.saturating_sub(DAILY - 1).max(1)..=night;
+    let weeks = (1..=night).filter(|n| n % 7 == 0 || *n == night).rev().take(WEEKLY);
+    let mut kept: Vec<usize> = daily.chain(weeks).collect();
+    kept.sort_unstable();
+    kept.dedup();
+    kept
+}
+
+fn nights(dir: &Path, volume: &Volume, pool: &[u8], depth: &str) -> Result<bool> {
+    let init = ["init", "--delta-depth", depth];
+    let tools: [Box<dyn Tool>; 4] = [
+        Box::new(Cuttle::new(dir, "cuttle", &init)?),
+        Box::new(Cuttle::new(dir, "cuttle, no deltas", &["init", "--no-delta"])?),
+        Box::new(Restic(dir.join("restic"))),
+        Box::new(Borg(dir.join("borg"))),
+    ];
+    let mut growth = Vec::new();
+    let mut restores = Vec::new();
+    for tool in tools {
+        let (name, home) = (tool.name(), tool.home());
+        if tool.init().is_err() {
+            println!("{:<10}{name:<18}not installed", volume.name);
+            continue;
+        }
+        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+        let image = dir.join("disk.img");
+        let (mut data, mut before) = (vec![0; volume.size_bytes], Vec::new());
+        for block in data[..volume.size_bytes / 4 * 3].chunks_mut(BLOCK) {
+            block.copy_from_slice(numbers.block(pool));
+        }
+        let mut first_bytes = 0;
+        for night in 1..=NIGHTS {
+            if night > 1 {
+                (volume.day)(&mut data, &mut numbers, pool, night);
+            }
+            fs::write(&image, &data)?;
+            tool.night(&image, &before, &data, night)?;
+            if night == 1 {
+                first_bytes = size_of(&home)?;
+            }
+            if name.starts_with("cuttle") {
+                tool.restore(night, dir)?;
+                ensure!(fs::read(dir.join("back.img"))? == data, "{name}: night {night} came back wrong");
+            }
+            before.clone_from(&data);
+        }
+        let last_bytes = size_of(&home)?;
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let grown = mib(last_bytes) - mib(first_bytes);
+        println!(
+            "{:<10}{name:<18}{:>12.1}{:>12.1}{grown:>12.1}{:>10}",
+            volume.name,
+            mib(first_bytes),
+            mib(last_bytes),
+            kept(NIGHTS).len()
+        );
+        growth.push((name.to_owned(), grown, mib(last_bytes)));
+        if name.starts_with("cuttle") {
+            let period = depth.parse::<usize>()? + 1;
+            let deepest = kept(NIGHTS).into_iter().max_by_key(|night| (night - 1) % period).unwrap_or(NIGHTS);
+            restores.push([NIGHTS, deepest].map(|night| fastest(&*tool, night, dir)));
+        }
+        let _ = fs::remove_dir_all(&home);
+    }
+    let [ours, others @ ..] = growth.as_slice() else { return Ok(false) };
+    let others: Vec<_> = others.iter().filter(|(name, ..)| !name.starts_with("cuttle")).collect();
+    let best =
+        |of: fn(&(String, f64, f64)) -> f64| others.iter().map(|o| of(o)).fold(f64::INFINITY, f64::min);
+    let (times, whole) = (best(|o| o.1) / ours.1, best(|o| o.2) / ours.2);
+    println!(
+        "{:<10}grows {times:.1} times less than the best of the others, and is {whole:.1} times smaller",
+        volume.name
+    );
+    let mut reached = volume.name != "database" || times >= GROWTH_MIN;
+    if let [deltas, full] = restores.as_slice() {
+        for (at, what) in ["newest", "deepest"].iter().enumerate() {
+            let (Ok(deltas), Ok(full)) = (&deltas[at], &full[at]) else { anyhow::bail!("a restore failed") };
+            println!(
+                "{:<10}restore of the {what}: {:.2} of the speed of full chunks",
+                volume.name,
+                full / deltas
+            );
+            reached &= volume.name != "database" || full / deltas >= RESTORE_MIN;
+        }
+    }
+    Ok(reached)
+}
+
+fn fastest(tool: &dyn Tool, night: usize, dir: &Path) -> Result<f64> {
+    let mut best = f64::INFINITY;
+    for _ in 0..RESTORES {
+        let began = Instant::now();
+        tool.restore(night, dir)?;
+        best = best.min(began.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+fn size_of(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // Caches are not the repository.
+        if ["cache", "state", "nobody"].iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { size_of(&entry.path())? } else { metadata.size() };
+    }
+    Ok(bytes)
+}
+
+trait Tool {
+    fn name(&self) -> &str;
+    /// The folder that holds all of it.
+    fn home(&self) -> PathBuf;
+    fn init(&self) -> Result<()>;
+    /// Backs up, forgets, prunes.
+    fn night(&self, image: &Path, before: &[u8], now: &[u8], night: usize) -> Result<()>;
+    /// To `back.img`.
+    fn restore(&self, night: usize, dir: &Path) -> Result<()>;
+}
+
+struct Cuttle {
+    name: &'static str,
+    home: PathBuf,
+    program: PathBuf,
+    init: Vec<String>,
+}
+
+impl Cuttle {
+    fn new(dir: &Path, name: &'static str, init: &[&str]) -> Result<Self> {
+        let init = init.iter().map(|arg| (*arg).to_owned()).collect();
+        Ok(Self { name, home: dir.join("cuttle"), program: fs::canonicalize("target/release/cuttle")?, init })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .env("CUTTLE_REPOSITORY", self.home.join("repo"))
+            .env("CUTTLE_KEY_FILE", self.home.join("key"));
+        for variable in ["HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"] {
+            command.env(variable, self.home.join("state"));
+        }
+        command
+    }
+}
+
+impl Tool for Cuttle {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn home(&self) -> PathBuf {
+        self.home.clone()
+    }
+
+    fn init(&self) -> Result<()> {
+        fs::create_dir_all(&self.home)?;
+        fs::write(self.home.join("key"), [7; 32])?;
+        run(self.command().args(&self.init))
+    }
+
+    fn night(&self, _: &Path, before: &[u8], now: &[u8], night: usize) -> Result<()> {
+        let stream = self.home.with_extension("diff");
+        let mut named = b"rbd diff v1\n".to_vec();
+        let name = |named: &mut Vec<u8>, tag: u8, night: usize| {
+            let text = format!("night-{night}");
+            named.push(tag);
+            named.extend((text.len() as u32).to_le_bytes());
+            named.extend(text.as_bytes());
+        };
+        if night > 1 {
+            name(&mut named, b'f', night - 1);
+        }
+        name(&mut named, b't', night);
+        let mut file = File::create(&stream)?;
+        file.write_all(&named)?;
+        file.write_all(&diff_v1(before, now)[named_len()..])?;
+        run(self.command().args(["backup", "-", "--volume", "disk"]).stdin(File::open(&stream)?))?;
+        fs::remove_file(&stream)?;
+        let (old, new) = (kept(night - 1), kept(night));
+        let gone = old.iter().filter(|n| !new.contains(n)).map(|n| format!("disk@night-{n}"));
+        let gone: Vec<String> = gone.collect();
+        if !gone.is_empty() {
+            run(self.command().arg("forget").args(&gone))?;
+        }
+        run(self.command().arg("prune"))
+    }
+
+    fn restore(&self, night: usize, dir: &Path) -> Result<()> {
+        let back = dir.join("back.img");
+        let _ = fs::remove_file(&back);
+        run(self.command().args(["restore", &format!("disk@night-{night}")]).arg(back))
+    }
+}
+
+/// Length of what every stream begins with.
+fn named_len() -> usize {
+    b"rbd diff v1\n".len()
+}
+
+struct Restic(PathBuf);
+
+impl Restic {
+    fn command(&self) -> Command {
+        let mut command = Command::new("restic");
+        command
+            .env("RESTIC_PASSWORD", "a passphrase for a benchmark")
+            .env("RESTIC_REPOSITORY", self.0.join("repo"));
+        command.env("XDG_CACHE_HOME", self.0.join("cache"));
+        command
+    }
+}
+
+/// The date of a night; the first is a Monday.
+fn date(night: usize) -> String {
+    format!("2026-{:02}-{:02}", 1 + (night + 3) / 31, 1 + (night + 3) % 31)
+}
+
+impl Tool for Restic {
+    fn name(&self) -> &str {
+        "restic"
+    }
+
+    fn home(&self) -> PathBuf {
+        self.0.clone()
+    }
+
+    fn init(&self) -> Result<()> {
+        fs::create_dir_all(&self.0)?;
+        run(self.command().arg("init"))
+    }
+
+    fn night(&self, image: &Path, _: &[u8], _: &[u8], night: usize) -> Result<()> {
+        let time = format!("{} 03:00:00", date(night));
+        run(self.command().args(["backup", "--force", "--time", &time]).arg(image))?;
+        run(self.command().args([
+            "forget",
+            "--keep-daily",
+            "7",
+            "--keep-weekly",
+            "4",
+            "--prune",
+            "--max-unused",
+            "0",
+        ]))
+    }
+
+    fn restore(&self, _: usize, _: &Path) -> Result<()> {
+        anyhow::bail!("not measured here")
+    }
+}
+
+struct Borg(PathBuf);
+
+impl Borg {
+    fn command(&self) -> Command {
+        let mut command = Command::new("borg");
+        command.env("BORG_PASSPHRASE", "a passphrase for a benchmark").env("BORG_REPO", self.0.join("repo"));
+        command.env("BORG_BASE_DIR", self.0.join("cache"));
+        command
+    }
+}
+
+impl Tool for Borg {
+    fn name(&self) -> &str {
+        "borg"
+    }
+
+    fn home(&self) -> PathBuf {
+        self.0.clone()
+    }
+
+    fn init(&self) -> Result<()> {
+        fs::create_dir_all(self.0.join("cache"))?;
+        run(self.command().args(["init", "--encryption", "repokey-blake2"]))
+    }
+
+    fn night(&self, image: &Path, _: &[u8], _: &[u8], night: usize) -> Result<()> {
+        let time = format!("{}T03:00:00", date(night));
+        let how =
+            ["create", "--chunker-params", "fixed,4194304", "--compression", "zstd,1", "--timestamp", &time];
+        run(self.command().args(how).arg(format!("::night-{night}")).arg(image))?;
+        run(self.command().args(["prune", "--keep-daily", "7", "--keep-weekly", "4"]))?;
+        run(self.command().args(["compact", "--threshold", "0"]))
+    }
+
+    fn restore(&self, _: usize, _: &Path) -> Result<()> {
+        anyhow::bail!("not measured here")
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    if command.get_args().all(|arg| arg != "-") {
+        command.stdin(Stdio::null());
+    }
+    let output = command.stdout(Stdio::null()).stderr(Stdio::piped()).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} failed: {said}");
+    Ok(())
+}
+
+/// Pseudo-random numbers, the same each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 8) % end
+    }
+
+    /// A block's worth of real bytes, in which no other block's content lies at the same place.
+    fn block<'a>(&mut self, pool: &'a [u8]) -> &'a [u8] {
+        let at = self.below((pool.len() - BLOCK) as u64) as usize;
+        &pool[at..at + BLOCK]
+    }
+}

@@ -1,0 +1,81 @@
+//! `cargo xtask bench --restore`: an image comes back from RGW, beside `rbd import-diff` of a plain local file, on one real cluster.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::bench::{build, make_image, timed};
+use crate::ceph::{self, Cluster, RGW_ACCESS_KEY, RGW_SECRET_KEY};
+use crate::places::{cluster_directory, start_cluster};
+
+/// Turn by turn, so often; the fastest of each counts.
+const RUNS: usize = 3;
+const SIZE_GIB: u64 = 3;
+const FROM: &str = "/usr/lib/x86_64-linux-gnu";
+/// What must be reached.
+const OF_IMPORT_MIN: f64 = 0.8;
+
+pub fn run() -> Result<()> {
+    ceph::install()?;
+    build()?;
+    let directory = cluster_directory("bench")?;
+    let cluster = start_cluster(&directory, true)?;
+    let here = PathBuf::from("/dev/shm/cuttle-bench-restore");
+    let _ = fs::remove_dir_all(&here);
+    fs::create_dir_all(&here)?;
+    let result = bench(&cluster, &here);
+    ceph::down(&directory)?;
+    fs::remove_dir_all(&here)?;
+    result
+}
+
+fn bench(cluster: &Cluster, here: &Path) -> Result<()> {
+    let image = here.join("fs.img");
+    make_image(&image, SIZE_GIB, FROM)?;
+    let url = cluster.rgw_url().context("the cluster has no RGW")?;
+    let go = |program: &Path, args: &[&str]| -> Result<f64> {
+        let mut command = Command::new(program);
+        command.args(args).env("CEPH_CONF", cluster.conf()).env("CUTTLE_KEY_FILE", here.join("key"));
+        command.env("CUTTLE_REPOSITORY", "s3://bench/repository").env("AWS_ENDPOINT_URL", &url);
+        command.env("AWS_ACCESS_KEY_ID", RGW_ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", RGW_SECRET_KEY);
+        command.env("AWS_REGION", "us-east-1").env("AWS_ALLOW_HTTP", "true");
+        for variable in ["HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"] {
+            command.env(variable, here);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let what = format!("{} {}", program.display(), args.join(" "));
+        Ok(timed(command.spawn().context(what.clone())?).context(what)?.seconds)
+    };
+    let (cuttle, rbd) = (fs::canonicalize("target/release/cuttle")?, PathBuf::from("rbd"));
+    let [key, diff] = ["key", "whole.diff"].map(|name| here.join(name));
+    fs::write(&key, [7; 32])?;
+    let user = format!("{RGW_ACCESS_KEY}:{RGW_SECRET_KEY}");
+    let bucket = format!("{url}/bench");
+    let put = ["-sS", "--fail", "-X", "PUT", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user, &bucket];
+    let made =
+        Command::new("curl").args(put).args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]).status()?;
+    ensure!(made.success(), "the bucket cannot be made");
+    go(&cuttle, &["init"])?;
+    go(&rbd, &["import", "--no-progress", &image.to_string_lossy(), "source"])?;
+    fs::remove_file(&image)?;
+    go(&rbd, &["export-diff", "--no-progress", "source", &diff.to_string_lossy()])?;
+    go(&cuttle, &["backup", "rbd:source"])?;
+    let size = fs::metadata(&diff)?.len() as f64 / f64::from(1 << 20);
+    let (mut import, mut restore) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..RUNS {
+        go(&rbd, &["create", "--size", &format!("{SIZE_GIB}G"), "imported"])?;
+        import =
+            import.min(go(&rbd, &["import-diff", "--no-progress", &diff.to_string_lossy(), "imported"])?);
+        go(&rbd, &["rm", "--no-progress", "imported"])?;
+        restore = restore.min(go(&cuttle, &["restore", "rbd/source", "rbd:restored"])?);
+        go(&rbd, &["rm", "--no-progress", "restored"])?;
+    }
+    println!(
+        "{size:.0} MiB of data: rbd import-diff of a local file {import:.2} s, cuttle restore from RGW {restore:.2} s"
+    );
+    println!("speed of the restore, of rbd import-diff: {:.2}, at least {OF_IMPORT_MIN}", import / restore);
+    ensure!(import / restore >= OF_IMPORT_MIN, "the bar was missed");
+    Ok(())
+}
