@@ -207,6 +207,10 @@ async fn qcow2_with_many_tables() {
         .expect("written");
     qemu.check(&file);
     assert!(qemu.bytes(&file) == content, "and through a pipe");
+    // Beyond its end nothing counts as used: a guest that writes to it may grow it.
+    let grown = fs::OpenOptions::new().write(true).open(&file).expect("the file");
+    grown.set_len(fs::metadata(&file).expect("its size").len() + 64 * u64::from(CHUNK)).expect("grown");
+    qemu.check(&file);
 }
 
 #[tokio::test]
