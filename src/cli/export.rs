@@ -203,7 +203,7 @@ async fn one(context: &Context<'_>, project: &Project, job: Job, output: Output)
         export::changes(project, from.as_ref(), &snapshot, &mut cancel, &mut found).await?;
     }
     let sink = blocking(context, move || format.open(output, &what)).await?;
-    let options = RestoreOptions { since: from.clone(), ..RestoreOptions::default() };
+    let options = RestoreOptions { since: from.clone(), doing: "export", ..RestoreOptions::default() };
     let bar = context.ui.progress(&name(&snapshot), WORDS, false);
     let progress: Arc<dyn Progress> = bar.clone();
     let report = restore::run(project, &snapshot, sink, options, progress, context.cancel.clone()).await;

@@ -53,6 +53,8 @@ pub struct RestoreOptions {
     pub since: Option<SnapshotEntry>,
     /// What is known of the target without reading it; only where it is compared.
     pub rewind: Option<Rewind>,
+    /// What it is called in messages: an export is a restore into another format.
+    pub doing: &'static str,
     /// Whether all that was written is read again and compared, before the target counts as whole.
     pub verify: bool,
 }
@@ -65,6 +67,7 @@ impl Default for RestoreOptions {
             compare: true,
             since: None,
             rewind: None,
+            doing: "restore",
             verify: false,
         }
     }
@@ -128,7 +131,11 @@ pub async fn run(
         Order::Ascending => ascending::carry_out(&work, &mut plans, &mut cancel).await,
     };
     if let Err(error) = done {
-        return Err(explained(project, snapshot, error).await.context(format!("restore {}", name(snapshot))));
+        return Err(explained(project, snapshot, error).await.context(format!(
+            "{} {}",
+            options.doing,
+            name(snapshot)
+        )));
     }
     let planned = match planning.join_next().await {
         Some(Ok(planned)) => planned,
@@ -140,7 +147,7 @@ pub async fn run(
             .await
             .context(format!("verify what was restored of {}", name(snapshot)))?;
     }
-    cpu::block(move || sink.finish()).await.context(format!("restore {}", name(snapshot)))?;
+    cpu::block(move || sink.finish()).await.context(format!("{} {}", options.doing, name(snapshot)))?;
     Ok(started.report(project, snapshot, &planned, false))
 }
 
