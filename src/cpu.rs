@@ -6,6 +6,8 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 
+use rayon::iter::ParallelIterator;
+use rayon::slice::ParallelSlice;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -60,6 +62,19 @@ pub async fn block<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
         Err(Error::new(ErrorKind::Internal, "a blocking call ended without an answer").caused_by(e))
     })
+}
+
+/// Does `work` with each piece of `bytes` on CPU threads and waits for all: for threads that may wait, not for async
+/// code. The last piece may be short.
+pub fn pieces<T: Send>(
+    bytes: &[u8],
+    piece_bytes: usize,
+    work: impl Fn(&[u8]) -> Result<T> + Send + Sync,
+) -> Result<Vec<T>> {
+    match INLINE.get() {
+        true => bytes.chunks(piece_bytes).map(work).collect(),
+        false => bytes.par_chunks(piece_bytes).map(work).collect(),
+    }
 }
 
 #[cfg(test)]

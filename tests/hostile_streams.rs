@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use cap::Cap;
 use cuttle::Result;
 use cuttle::diff::Limits;
+use cuttle::diff::inspect::inspect;
 use cuttle::source::StreamEvent;
 use cuttle::source::diff_stream::open;
 
@@ -120,5 +121,12 @@ fn hostile_streams_end_in_an_error_at_once_and_in_little_memory() {
         // A stream that is in truth that long takes its time.
         assert!(took < TIME_MAX || name.contains("extents"), "{name}: {took:?}");
         assert!(ALLOCATOR.allocated() < before + (1 << 20), "{name}: something stayed allocated");
+    }
+    for (name, read) in hostile() {
+        let start = Instant::now();
+        let found = inspect(read, Limits::default(), &mut |_| Ok(())).expect(name);
+        let problem = found.problem.expect(name);
+        assert!(found.sane == Some(false) && problem.contains("of the stream"), "{name}: {problem}");
+        assert!(start.elapsed() < TIME_MAX || name.contains("extents"), "{name}");
     }
 }

@@ -23,6 +23,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use support::Numbers;
 use support::fault_store::{FAULTS, Fault, FaultStore, OpKind};
+use support::nights::nights;
 use support::repo::{CHUNK, MemoryVolume, back_up, default, init_on, latest, options, store};
 
 async fn restore(project: &Project, snapshot: &SnapshotEntry, sink: Arc<dyn Sink>) -> Result<RestoreReport> {
@@ -38,36 +39,6 @@ async fn on_disk(dir: &Path, encrypted: bool) -> Project {
     let options = vec![("fsync".to_owned(), "false".to_owned())];
     let config = StoreConfig { url: dir.display().to_string(), options, ..StoreConfig::default() };
     default(&init_on(Store::open(&config).expect("a store"), CHUNK, encrypted).await).await
-}
-
-/// A volume over some nights: writes, zeros, growing and shrinking.
-async fn nights(project: &Project, seed: u64, count: usize) -> Vec<(SnapshotEntry, Vec<u8>)> {
-    let mut numbers = Numbers::new(seed);
-    let len = numbers.below(3_000_000) as usize;
-    let volume = MemoryVolume::new(numbers.bytes(len));
-    let mut out = Vec::new();
-    for _ in 0..count {
-        back_up(project, &volume, &options("v")).await.expect("backed up");
-        out.push((latest(project, "v").await, volume.content()));
-        volume.edit(|content| {
-            for _ in 0..numbers.below(8) {
-                match numbers.below(5) {
-                    0 => content.truncate(numbers.below(content.len() as u64 + 1) as usize),
-                    1 => content.resize(content.len() + numbers.below(200_000) as usize, 0),
-                    _ if content.is_empty() => {}
-                    kind => {
-                        let at = numbers.below(content.len() as u64) as usize;
-                        let len = (numbers.below(100_000) as usize).min(content.len() - at);
-                        match kind {
-                            2 => content[at..at + len].fill(0),
-                            _ => content[at..at + len].copy_from_slice(&numbers.bytes(len)),
-                        }
-                    }
-                }
-            }
-        });
-    }
-    out
 }
 
 #[tokio::test]

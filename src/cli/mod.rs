@@ -7,12 +7,16 @@ mod backup;
 mod bar;
 mod completions;
 mod connect;
+mod diff;
 mod exit;
+mod export;
 mod failure;
 mod forget;
 mod global;
 mod human;
+mod import_diff;
 mod init;
+mod inspect;
 mod key;
 mod logging;
 mod machine;
@@ -51,6 +55,7 @@ Examples:
   cuttle backup 'rbd:vms/*'                       all images of a pool
   cuttle snapshots                                what can be restored
   cuttle restore vms/db rbd:vms/db-restored       the latest snapshot into a new image
+  cuttle export vms/db db.qcow2 --format qcow2    a disk image for anything but Ceph
   cuttle verify --slice 3/30 --read-data          read a thirtieth of all data and check it
   cuttle forget --keep-daily 7 --keep-weekly 4    let go of older snapshots
   cuttle prune                                    delete what no snapshot needs any more
@@ -91,6 +96,10 @@ enum Command {
     Backup(backup::Args),
     Snapshots(snapshots::Args),
     Restore(restore::Args),
+    Export(export::Args),
+    Diff(diff::Args),
+    Inspect(inspect::Args),
+    ImportDiff(import_diff::Args),
     Verify(verify::Args),
     Forget(forget::Args),
     Protect(protect::Args),
@@ -131,6 +140,10 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Backup(args) => backup::run(context, args).await,
         Command::Snapshots(args) => snapshots::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,
+        Command::Export(args) => export::run(context, args).await,
+        Command::Diff(args) => diff::run(context, args).await,
+        Command::Inspect(args) => inspect::run(context, args).await,
+        Command::ImportDiff(args) => import_diff::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
         Command::Forget(args) => forget::run(context, args).await,
         Command::Protect(args) => protect::protect(context, args).await,

@@ -34,6 +34,7 @@ mod banner;
 mod covered;
 mod header;
 mod input;
+pub mod inspect;
 mod name;
 mod reader;
 mod writer;

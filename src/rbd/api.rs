@@ -180,6 +180,7 @@ api! {
         fn rbd_snap_set_by_id(Handle, u64) -> c_int;
         fn rbd_snap_create(Handle, *const c_char) -> c_int;
         fn rbd_snap_remove(Handle, *const c_char) -> c_int;
+        fn rbd_snap_rollback(Handle, *const c_char) -> c_int;
         fn rbd_snap_protect(Handle, *const c_char) -> c_int;
         fn rbd_snap_unprotect(Handle, *const c_char) -> c_int;
         fn rbd_snap_is_protected(Handle, *const c_char, *mut c_int) -> c_int;

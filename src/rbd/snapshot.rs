@@ -96,6 +96,14 @@ impl Image {
         self.check(code, || format!("removing snapshot {name}"))
     }
 
+    /// Makes the head what a snapshot holds, its size too; what was written since is lost.
+    pub fn roll_back(&self, name: &str) -> Result<()> {
+        let c_name = c_string(name)?;
+        // SAFETY: as above.
+        let code = unsafe { (self.api.rbd_snap_rollback)(self.image, c_name.as_ptr()) };
+        self.check(code, || format!("rolling back to snapshot {name}"))
+    }
+
     pub fn protect_snapshot(&self, name: &str) -> Result<()> {
         let c_name = c_string(name)?;
         // SAFETY: as above.

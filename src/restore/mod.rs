@@ -48,8 +48,13 @@ pub struct RestoreOptions {
     pub trust_blank: bool,
     /// Whether what the target holds is read, so that only what differs is fetched. Otherwise everything is.
     pub compare: bool,
+    /// A snapshot that the target is known to hold: only what differs from it is fetched, by the pages of both, and the
+    /// target is not read. Beyond that snapshot's end the target reads as zeros.
+    pub since: Option<SnapshotEntry>,
     /// What is known of the target without reading it; only where it is compared.
     pub rewind: Option<Rewind>,
+    /// What it is called in messages: an export is a restore into another format.
+    pub doing: &'static str,
     /// Whether all that was written is read again and compared, before the target counts as whole.
     pub verify: bool,
 }
@@ -60,7 +65,9 @@ impl Default for RestoreOptions {
             inflight_bytes: INFLIGHT_BYTES_DEFAULT,
             trust_blank: true,
             compare: true,
+            since: None,
             rewind: None,
+            doing: "restore",
             verify: false,
         }
     }
@@ -124,7 +131,11 @@ pub async fn run(
         Order::Ascending => ascending::carry_out(&work, &mut plans, &mut cancel).await,
     };
     if let Err(error) = done {
-        return Err(explained(project, snapshot, error).await.context(format!("restore {}", name(snapshot))));
+        return Err(explained(project, snapshot, error).await.context(format!(
+            "{} {}",
+            options.doing,
+            name(snapshot)
+        )));
     }
     let planned = match planning.join_next().await {
         Some(Ok(planned)) => planned,
@@ -136,7 +147,7 @@ pub async fn run(
             .await
             .context(format!("verify what was restored of {}", name(snapshot)))?;
     }
-    cpu::block(move || sink.finish()).await.context(format!("restore {}", name(snapshot)))?;
+    cpu::block(move || sink.finish()).await.context(format!("{} {}", options.doing, name(snapshot)))?;
     Ok(started.report(project, snapshot, &planned, false))
 }
 

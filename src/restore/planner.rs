@@ -5,17 +5,19 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::cancel::{Cancel, interrupted};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::restore::{Action, Plan, Target, Totals, plan as plan_window};
 use crate::progress::Progress;
 use crate::reading::budget::{Budget, Buffers};
+use crate::reading::changes::Changes;
+use crate::reading::check_chunk_size;
 use crate::reading::local::LocalReader;
 use crate::reading::windows::Windows;
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::manifest::Manifest;
 use crate::restore::known::Known;
-use crate::restore::{RestoreOptions, name, rewind};
+use crate::restore::{RestoreOptions, rewind};
 use crate::sink::Existing;
 use crate::source::extents::ExtentSet;
 use crate::source::{Content, Extent, ReadAt};
@@ -45,6 +47,8 @@ pub(crate) struct Planned {
 enum Found {
     Blank,
     Nothing,
+    /// What another snapshot says, page by page.
+    Since(Changes),
     Content(LocalReader),
     /// Known but for what must be read.
     Known(LocalReader, Known),
@@ -59,19 +63,17 @@ impl Planner {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<Self> {
-        let (found, expected) = (snapshot.snapshot.chunk_size_bytes, project.chunk_size_bytes());
-        if found != expected {
-            return Err(Error::corrupt(format!(
-                "{} has chunks of {found} bytes, its repository of {expected}",
-                name(snapshot)
-            )));
-        }
+        check_chunk_size(project, &snapshot.snapshot)?;
         let budget = Budget::new(options.inflight_bytes);
         let buffers = Arc::new(Buffers::new(options.inflight_bytes, project.chunk_size_bytes()));
         let reader = |reader: Arc<dyn ReadAt>| {
             LocalReader::new(project.clone(), reader, budget.clone(), Arc::clone(&buffers))
         };
         let target = match existing {
+            _ if options.since.is_some() => {
+                let since = options.since.as_ref().map(|since| &since.snapshot);
+                Found::Since(Changes::between(project, since, &snapshot.snapshot)?)
+            }
             Existing::Blank if options.trust_blank => Found::Blank,
             Existing::Content(content) if options.compare => {
                 let content = reader(content);
@@ -104,11 +106,22 @@ impl Planner {
     }
 
     async fn plan(&mut self) -> Result<Option<Plan>> {
+        let plan = match &mut self.target {
+            Found::Since(changes) => changes.next().await?,
+            _ => self.plan_window().await?,
+        };
+        if let (Some(written), Some(plan)) = (&mut self.written, &plan) {
+            note_writes(plan, written);
+        }
+        Ok(plan)
+    }
+
+    async fn plan_window(&mut self) -> Result<Option<Plan>> {
         let Some(window) = self.windows.next().await? else { return Ok(None) };
         let locals;
         let target = match &self.target {
             Found::Blank => Target::Blank,
-            Found::Nothing => Target::Nothing,
+            Found::Nothing | Found::Since(_) => Target::Nothing,
             Found::Content(reader) => {
                 locals = reader.look(&window).await?;
                 Target::Content(&locals)
@@ -118,16 +131,12 @@ impl Planner {
                 Target::Content(&locals)
             }
         };
-        let plan = plan_window(&window, target)?;
-        if let Some(written) = &mut self.written {
-            note_writes(&plan, written);
-        }
-        Ok(Some(plan))
+        plan_window(&window, target).map(Some)
     }
 
     pub(crate) fn planned(self, totals: Totals) -> Planned {
         let (target_read_bytes, rewound_from) = match &self.target {
-            Found::Blank | Found::Nothing => (0, None),
+            Found::Blank | Found::Nothing | Found::Since(_) => (0, None),
             Found::Content(reader) => (reader.read_bytes(), None),
             Found::Known(reader, _) => (reader.read_bytes(), self.rewound_from),
         };

@@ -1,5 +1,6 @@
 //! Where volumes are restored to.
 
+pub mod partial;
 pub mod pipe;
 pub mod raw_file;
 pub mod rbd;
@@ -71,7 +72,7 @@ const WRITES_INFLIGHT_DEFAULT: usize = 8;
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// Refuses a range that is not within the volume: a defect of the caller.
-fn check_range(offset_bytes: u64, length_bytes: u64, size_bytes: u64) -> Result<()> {
+pub(crate) fn check_range(offset_bytes: u64, length_bytes: u64, size_bytes: u64) -> Result<()> {
     match offset_bytes.checked_add(length_bytes) {
         Some(end) if end <= size_bytes => Ok(()),
         _ => Err(Error::internal(format!(
@@ -90,7 +91,7 @@ fn full(errno: Errno) -> Option<&'static str> {
 }
 
 /// An error of writing to a target; where it is full, that is what the message says.
-fn write_error(doing: &str, e: std::io::Error) -> Error {
+pub(crate) fn write_error(doing: &str, e: std::io::Error) -> Error {
     match Errno::from_io_error(&e).and_then(full) {
         Some(what) => Error::unavailable(format!("{doing}: {what}"))
             .help("Free some space, or restore to another place.")

@@ -3,7 +3,6 @@
 //! A new file is written under the name `TARGET.cuttle-partial` and gets its own name when it is whole, so that no
 //! half restored file is ever taken for a volume. A partial file that is there already is gone on with.
 
-use std::ffi::OsString;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
@@ -11,16 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags, RenameFlags};
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
+pub use super::partial::PARTIAL_SUFFIX;
+use super::partial::{lock, open_partial, partial_path, rename_new};
 use super::{Existing, Order, Sink, WRITES_INFLIGHT_DEFAULT, ZEROS, check_range, full};
 use crate::error::{Error, Result, io_error};
 use crate::source::ReadAt;
 use crate::source::file_reader::FileReader;
-
-/// What is added to the name of a file that is not whole yet.
-pub const PARTIAL_SUFFIX: &str = ".cuttle-partial";
 
 /// A device is asked to zero ranges in multiples of this, the largest sector size in use.
 const DEVICE_ALIGN_BYTES: u64 = 4096;
@@ -78,23 +76,9 @@ impl RawFileSink {
     }
 
     fn open_partial(target: &Path, size_bytes: u64) -> Result<Self> {
-        let path = partial_path(target)?;
-        let open = |options: &mut OpenOptions| {
-            let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            options.read(true).write(true).custom_flags(flags.bits() as i32).open(&path)
-        };
-        let file = match open(OpenOptions::new().create_new(true)) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => open(&mut OpenOptions::new()),
-            other => other,
-        };
+        let (file, path) = open_partial(target)?;
         let doing = format!("make {}", path.display());
-        let file = file.map_err(|e| write_error(&doing, e))?;
-        lock(&file, &path)?;
         let metadata = file.metadata().map_err(|e| io_error(&doing, e))?;
-        if !metadata.is_file() {
-            return Err(Error::invalid(format!("{} is no regular file: expected one", path.display()))
-                .help("Move it away and run the command again."));
-        }
         let sink = Self::new(file, path, size_bytes, metadata.len() == 0);
         sink.set_size()?;
         Ok(Self { rename_to: Some(target.to_owned()), ..sink })
@@ -245,11 +229,10 @@ impl Sink for RawFileSink {
 
     fn finish(&self) -> Result<()> {
         self.sync()?;
-        let Some(target) = &self.rename_to else { return Ok(()) };
-        rename_new(&self.path, target)?;
-        let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let doing = format!("write folder {} to its disk", parent.display());
-        File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| write_error(&doing, e))
+        match &self.rename_to {
+            Some(target) => rename_new(&self.path, target),
+            None => Ok(()),
+        }
     }
 }
 
@@ -271,43 +254,6 @@ fn check_existing(target: &Path, metadata: &Metadata, size_bytes: u64, overwrite
         .help("Name another target, or add --overwrite to write into this one in place."));
     }
     Ok(device)
-}
-
-fn partial_path(target: &Path) -> Result<PathBuf> {
-    let name = target.file_name().ok_or_else(|| {
-        Error::invalid(format!("{}: expected the name of a file to restore to", target.display()))
-    })?;
-    let mut partial = OsString::from(name);
-    partial.push(PARTIAL_SUFFIX);
-    Ok(target.with_file_name(partial))
-}
-
-/// Keeps a second restore out for as long as the file is open. Where there are no locks, none is taken.
-fn lock(file: &File, path: &Path) -> Result<()> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => {
-            Err(Error::conflict(format!("{} is in use by another restore", path.display()))
-                .help("Wait for it to end, or name another target."))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Gives the whole file its name, unless somebody took that meanwhile.
-fn rename_new(partial: &Path, target: &Path) -> Result<()> {
-    let (here, doing) = (rustix::fs::CWD, format!("rename {} to {}", partial.display(), target.display()));
-    match rustix::fs::renameat_with(here, partial, here, target, RenameFlags::NOREPLACE) {
-        Ok(()) => Ok(()),
-        // The file system has no such rename: look, then rename.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if target.symlink_metadata().is_err() => {
-            std::fs::rename(partial, target).map_err(|e| io_error(doing, e))
-        }
-        Err(Errno::EXIST | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            Err(Error::conflict(format!("{doing}: {} appeared during the restore", target.display()))
-                .help(format!("The restored volume is whole, in {}: rename it yourself.", partial.display())))
-        }
-        Err(e) => Err(io_error(doing, e.into())),
-    }
 }
 
 /// An error of writing, with what to do where the target is full.

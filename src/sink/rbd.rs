@@ -212,7 +212,7 @@ fn create(pool: &Pool, name: &str, target: &RestoreTarget<'_>) -> Result<()> {
 }
 
 /// Refuses an image that another client has open: both would write.
-fn refuse_open_elsewhere(pool: &Pool, name: &str, found: Found) -> Result<()> {
+pub(crate) fn refuse_open_elsewhere(pool: &Pool, name: &str, found: Found) -> Result<()> {
     let (began, mut told) = (Instant::now(), false);
     loop {
         // A handle that is open to read does not count as a watcher itself.
@@ -222,8 +222,9 @@ fn refuse_open_elsewhere(pool: &Pool, name: &str, found: Found) -> Result<()> {
         // An unfinished restore is most likely still open by the one that was killed; the cluster forgets it soon.
         if found != Found::Unfinished || began.elapsed() > DEAD_CLIENT_TIMEOUT {
             let path = image.label();
-            return Err(Error::conflict(format!("{path} is open elsewhere, by {watcher}"))
-                .help(format!("stop what uses it (`rbd status {path}` shows who) and restore again")));
+            return Err(Error::conflict(format!("{path} is open elsewhere, by {watcher}")).help(format!(
+                "stop what uses it (`rbd status {path}` shows who) and run the command again"
+            )));
         }
         if !told {
             let path = image.label();

@@ -2,11 +2,15 @@
 
 use crate::bench::{Bench, ok};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 18] = [
     "init",
     "backup",
     "snapshots",
     "restore",
+    "export",
+    "diff",
+    "inspect",
+    "import-diff",
     "verify",
     "forget",
     "prune",

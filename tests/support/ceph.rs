@@ -56,7 +56,8 @@ impl Ceph {
         command.args(["--conf", &self.conf]).args(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("start rbd");
-        child.stdin.take().expect("a pipe").write_all(input).expect("write to rbd");
+        // One that gives up early says why on its own; that is of more use than a broken pipe.
+        let _ = child.stdin.take().expect("a pipe").write_all(input);
         let output = child.wait_with_output().expect("wait for rbd");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "rbd {}: {said}", args.join(" "));

@@ -1,0 +1,250 @@
+//! `cuttle export`: turns a snapshot into what other programs read.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::builder::PossibleValuesParser;
+use serde::Serialize;
+
+use cuttle::export::{self, ChainLink, Exported, FORMATS, Format, Output};
+use cuttle::progress::Progress;
+use cuttle::repo::Project;
+use cuttle::repo::log::SnapshotEntry;
+use cuttle::restore::{self, RestoreOptions, RestoreReport};
+use cuttle::{Error, Result};
+
+use super::bar::Words;
+use super::connect::{self, blocking};
+use super::place::{Place, standard_output};
+use super::summary::ledger_line;
+use super::table::printable;
+use super::ui::json_text;
+use super::{Context, Exit, human};
+
+const WORDS: Words = Words { unit: "chunk", new: "fetched", known: "unchanged", zero: "zero" };
+
+const EXAMPLES: &str = "\
+SNAPSHOT is VOLUME (its newest), VOLUME@latest, VOLUME@SEQ, VOLUME@SNAPNAME, or the first digits of an id.
+TARGET is a new file, or - for standard output, to which qcow2 is written uncompressed: its header comes first.
+
+Formats:
+  raw        the bytes
+  qcow2      compressed by zstd (QEMU 5.1 or newer), holes kept; with --from an overlay on that snapshot's own export
+  diff-v1    as rbd export-diff writes it, with --from what changed since; rbd import-diff takes it
+  diff-v2    the same in its second version, which cuttle takes and rbd import-diff does not
+  image-v2   for rbd import --export-format 2: a new image, made as the one that was backed up, with the snapshot
+
+A file gets its name when it is whole. Only chunks that differ are fetched where --from is given, and of the unchanged not
+even the manifest pages.
+
+Examples:
+  cuttle export vms/db db.qcow2 --format qcow2
+  cuttle export vms/db@12 monday.qcow2 --format qcow2 --from vms/db@11 --backing sunday.qcow2
+  cuttle export vms/db /srv/db/ --format qcow2 --chain      all snapshots, each on top of the one before
+  cuttle export vms/db@11 - --format image-v2 | rbd import --export-format 2 - vms/db-copy
+  cuttle export vms/db@12 - --format diff-v1 --from vms/db@11 | rbd import-diff - vms/db-copy
+
+JSON: as that of restore, with \"target\", \"format\" and \"from\"; with --chain a line for each file.";
+
+/// Turn a snapshot into a raw, qcow2 or RBD stream, or into what changed since another one
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// What to export
+    snapshot: String,
+    /// Where to: a file, - or with --chain a folder
+    target: String,
+    /// As what
+    #[arg(long, value_parser = PossibleValuesParser::new(FORMATS.map(Format::name)))]
+    format: String,
+    /// Export only what differs from this snapshot
+    #[arg(long, value_name = "SNAPSHOT")]
+    from: Option<String>,
+    /// The file that --from was exported to, as the overlay shall name it: relative to the overlay's folder
+    #[arg(long, value_name = "FILE", requires = "from")]
+    backing: Option<PathBuf>,
+    /// Export all of the volume's snapshots up to this one into a folder, each on top of the one before
+    #[arg(long, conflicts_with_all = ["from", "backing", "to_name", "from_name"])]
+    chain: bool,
+    /// What a diff or image calls the snapshot [default: as it was called when it was backed up]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    to_name: Option<String>,
+    /// What a diff calls the snapshot that it is relative to [default: likewise]
+    #[arg(long, value_name = "NAME", requires = "from", hide_short_help = true)]
+    from_name: Option<String>,
+    /// Replace a file that exists
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    message_type: &'static str,
+    target: String,
+    format: &'static str,
+    from: Option<String>,
+    #[serde(flatten)]
+    report: &'a RestoreReport,
+}
+
+/// One export.
+struct Job {
+    place: Place,
+    format: &'static dyn Format,
+    snapshot: SnapshotEntry,
+    from: Option<SnapshotEntry>,
+    what: Exported,
+}
+
+pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
+    connect::refuse_dry_run(context, "export")?;
+    let format = export::format(&args.format)?;
+    let place = Place::parse(&args.target)?;
+    check(&args, format, &place)?;
+    // Refused before anyone types a password.
+    let output = if place == Place::Stream { Some(standard_output()?) } else { None };
+    let project = connect::project(context, false).await?;
+    let snapshot = project.find_snapshot(&args.snapshot).await?;
+    if args.chain {
+        return chain(context, &project, &snapshot, &args).await;
+    }
+    let from = match &args.from {
+        Some(from) => Some(project.find_snapshot(from).await?),
+        None => None,
+    };
+    let mut what = Exported::new(&snapshot, from.as_ref());
+    what.name = args.to_name.unwrap_or(what.name);
+    if let Some(base) = &mut what.base {
+        base.file = args.backing;
+        base.name = args.from_name.unwrap_or_else(|| base.name.clone());
+    }
+    let output = match (&place, output) {
+        (Place::File(path), _) => Output::File { path: path.clone(), overwrite: args.overwrite },
+        (_, Some(output)) => Output::Pipe(Box::new(output)),
+        _ => return Err(Error::internal("standard output is not open")),
+    };
+    let job = Job { place, format, snapshot, from, what };
+    one(context, &project, job, output).await?;
+    Ok(Exit::Success)
+}
+
+fn check(args: &Args, format: &dyn Format, place: &Place) -> Result<()> {
+    let name = format.name();
+    if matches!(place, Place::Rbd(_)) {
+        return Err(Error::invalid(format!("{place}: expected a file or -"))
+            .help("to bring a snapshot back into an image, use `cuttle restore`"));
+    }
+    if args.from.is_some() && !format.takes_base() {
+        return Err(Error::invalid(format!("format {name} holds a whole volume: expected no --from")));
+    }
+    let overlay = name == "qcow2";
+    if (args.chain || args.backing.is_some()) && !overlay {
+        return Err(Error::invalid(format!("format {name} has no backing files: expected qcow2")));
+    }
+    if args.from.is_some() && overlay && args.backing.is_none() {
+        return Err(Error::invalid("a qcow2 file with --from needs --backing FILE")
+            .help("export the snapshot given with --from first; or all in one: --chain"));
+    }
+    if args.chain && *place == Place::Stream {
+        return Err(Error::invalid("--chain makes several files: expected a folder"));
+    }
+    Ok(())
+}
+
+/// Exports all snapshots that the folder does not hold yet. A file has its name only when it is whole, and the snapshot's
+/// id is part of it, so what is there already is what would be made.
+async fn chain(
+    context: &Context<'_>,
+    project: &Project,
+    newest: &SnapshotEntry,
+    args: &Args,
+) -> Result<Exit> {
+    let folder = Path::new(&args.target);
+    std::fs::create_dir_all(folder)
+        .map_err(|e| cuttle::error::io_error(format!("make folder {}", folder.display()), e))?;
+    let format = export::format(&args.format)?;
+    let mut below: Option<ChainLink> = None;
+    for link in export::chain(project, newest).await? {
+        let path = folder.join(&link.file);
+        if path.exists() && !args.overwrite {
+            context.ui.note(&format!("{} is there already", path.display()));
+            below = Some(link);
+            continue;
+        }
+        let from = below.as_ref().map(|below| below.snapshot.clone());
+        let mut what = Exported::new(&link.snapshot, from.as_ref());
+        if let (Some(base), Some(below)) = (&mut what.base, &below) {
+            base.file = Some(below.file.clone());
+        }
+        let place = Place::File(path.clone());
+        let job = Job { place, format, snapshot: link.snapshot.clone(), from, what };
+        one(context, project, job, Output::File { path, overwrite: args.overwrite }).await?;
+        below = Some(link);
+    }
+    Ok(Exit::Success)
+}
+
+async fn one(context: &Context<'_>, project: &Project, job: Job, output: Output) -> Result<()> {
+    let Job { place, format, snapshot, from, mut what } = job;
+    if format.name() == "qcow2" && what.size_bytes % 512 != 0 {
+        context.ui.warn(&format!(
+            "{} has {} bytes, no multiple of 512: the qcow2 file is filled up with zeros",
+            name(&snapshot),
+            what.size_bytes
+        ));
+    }
+    if format.wants_extents(&output) {
+        let mut cancel = context.cancel.clone();
+        let extents = &mut what.extents;
+        let mut found = |extent| {
+            extents.push(extent);
+            Ok(())
+        };
+        export::changes(project, from.as_ref(), &snapshot, &mut cancel, &mut found).await?;
+    }
+    let sink = blocking(context, move || format.open(output, &what)).await?;
+    let options = RestoreOptions { since: from.clone(), doing: "export", ..RestoreOptions::default() };
+    let bar = context.ui.progress(&name(&snapshot), WORDS, false);
+    let progress: Arc<dyn Progress> = bar.clone();
+    let report = restore::run(project, &snapshot, sink, options, progress, context.cancel.clone()).await;
+    bar.done();
+    tell(context, (&place, format.name()), from.as_ref(), &report?)
+}
+
+/// `vms/db@14`
+fn name(snapshot: &SnapshotEntry) -> String {
+    format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence)
+}
+
+fn tell(
+    context: &Context<'_>,
+    (place, format): (&Place, &'static str),
+    from: Option<&SnapshotEntry>,
+    report: &RestoreReport,
+) -> Result<()> {
+    let ui = context.ui;
+    // Where standard output is the export, nothing else goes there.
+    let show = |text: &str| {
+        if *place == Place::Stream {
+            ui.line(text);
+            return Ok(());
+        }
+        ui.print(text)
+    };
+    let from = from.map(name);
+    if ui.is_json() {
+        let target = place.to_string();
+        return show(&json_text(&Summary { message_type: "summary", target, format, from, report })?);
+    }
+    if !ui.is_talkative() {
+        return Ok(());
+    }
+    let what = printable(&format!("{}@{}", report.volume, report.sequence));
+    let since = from.map(|from| format!(" since {}", printable(&from))).unwrap_or_default();
+    let (size, time) = (human::size(report.size_bytes), human::duration(report.seconds));
+    let [fetch, zero] = [report.totals.fetch, report.totals.zero].map(|share| human::size(share.bytes));
+    show(&format!(
+        "exported {what}{since} ({size}) to {place} as {format} in {time}: {fetch} of data, {zero} zeroed"
+    ))?;
+    show(&ledger_line(&report.ledger))
+}
