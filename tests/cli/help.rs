@@ -2,11 +2,12 @@
 
 use crate::bench::{Bench, ok};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "init",
     "backup",
     "snapshots",
     "restore",
+    "serve",
     "verify",
     "forget",
     "prune",
