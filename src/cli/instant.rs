@@ -9,7 +9,7 @@ use cuttle::progress::Progress;
 use cuttle::reading::snapshot::MEMORY_BYTES_DEFAULT;
 use cuttle::repo::Project;
 use cuttle::repo::log::SnapshotEntry;
-use cuttle::restore::instant::{HISTORY_MAX, InstantReport, InstantRestore};
+use cuttle::restore::instant::{Begun, HISTORY_MAX, InstantReport, InstantRestore};
 use cuttle::{Error, Result};
 
 use super::bar::Words;
@@ -32,12 +32,11 @@ pub struct Options {
     #[arg(long, value_name = "N", requires = "instant", conflicts_with = "resume", help_heading = HEADING)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=HISTORY_MAX as i64))]
     history: Option<u32>,
-    /// Go on with an instant restore that was interrupted
+    /// Go on with an instant restore that was interrupted; --listen names the address that it told
     #[arg(long, requires = "instant", help_heading = HEADING)]
     resume: bool,
     /// Address of this host that the image's users reach until it is copied; anything but this host itself needs another one
-    #[arg(long, value_name = "ADDRESS:PORT", requires = "instant", conflicts_with = "resume")]
-    #[arg(default_value = "127.0.0.1:0", help_heading = HEADING)]
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "instant", default_value = "127.0.0.1:0", help_heading = HEADING)]
     listen: SocketAddr,
 }
 
@@ -45,6 +44,7 @@ pub struct Options {
 struct Told {
     message_type: &'static str,
     target: String,
+    address: SocketAddr,
     seconds: f64,
 }
 
@@ -90,9 +90,9 @@ pub async fn run(
     let bar = context.ui.progress(&name, WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
     let (ui, target) = (context.ui.clone(), restore.target.to_string());
-    let usable = move |seconds: f64| tell_usable(&ui, &target, seconds);
+    let usable = move |begun: &Begun| tell_usable(&ui, &target, &name, begun);
     let report = match options.resume {
-        true => restore.resume(&entry, &usable, progress, cancel).await,
+        true => restore.resume(snapshots, &usable, progress, cancel).await,
         false => restore.run(snapshots, &usable, progress, cancel).await,
     };
     bar.done();
@@ -113,16 +113,19 @@ async fn with_history(project: &Project, entry: SnapshotEntry, count: usize) -> 
     Ok(found)
 }
 
-fn tell_usable(ui: &Ui, target: &str, seconds: f64) {
+fn tell_usable(ui: &Ui, target: &str, name: &str, begun: &Begun) {
+    let Begun { address, seconds } = *begun;
     // Where nobody reads it, nothing more can be said.
     let _ = if ui.is_json() {
-        ui.print_json(&Told { message_type: "usable", target: target.to_owned(), seconds })
+        ui.print_json(&Told { message_type: "usable", target: target.to_owned(), address, seconds })
     } else {
-        ui.print(&format!(
-            "{target} can be used now, after {}; it is copied meanwhile: keep this running until it is done",
-            human::duration(seconds)
-        ))
+        ui.print(&format!("{target} can be used now, after {}", human::duration(seconds)))
     };
+    ui.note(&format!(
+        "it is copied meanwhile, and reads from here until it is done. If this should die, go on with\n  \
+         cuttle restore --instant --resume --listen {address} {} {target}",
+        printable(name)
+    ));
 }
 
 fn tell(context: &Context<'_>, restore: &InstantRestore, report: &InstantReport) -> Result<()> {

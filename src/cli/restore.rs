@@ -46,7 +46,7 @@ Examples:
 
 JSON: {\"message_type\":\"summary\",\"target\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"dry_run\",\"keep\":{\"chunks\",\"bytes\"},
 \"zero\":{…},\"fetch\":{…},\"fetches\",\"objects\",\"sealed_bytes\",\"downloaded_bytes\",\"requests\",\"ledger\":{…},\"seconds\"}, on standard
-error where the target is -. With --instant: {\"message_type\":\"usable\",\"target\",\"seconds\"}, then a summary with
+error where the target is -. With --instant: {\"message_type\":\"usable\",\"target\",\"address\",\"seconds\"}, then a summary with
 \"history\":[{\"name\",\"sequence\"}] and \"usable_seconds\".";
 
 /// Restore a snapshot to an RBD image, a file, a block device or standard output

@@ -91,7 +91,8 @@ impl Migration<'_> {
 
     /// Runs it to its end; its standard output.
     async fn run(&self, args: &[&str], input: &str, percent: &mut (dyn FnMut(u8) + Send)) -> Result<Vec<u8>> {
-        let doing = format!("{PROGRAM} {}", args.get(..2).unwrap_or(args).join(" "));
+        let words: Vec<&str> = args.iter().copied().take_while(|arg| !arg.starts_with('-')).take(2).collect();
+        let doing = format!("{PROGRAM} {}", words.join(" "));
         let mut command = Command::new(PROGRAM);
         command.args(self.ceph.program_args()).args(args).env_remove("CEPH_ARGS").kill_on_drop(true);
         // A Ctrl-C at the terminal is ours to deal with.
@@ -167,14 +168,15 @@ fn percent_in(text: &str) -> Option<u8> {
     digits.parse().ok().filter(|percent| *percent <= 100)
 }
 
-/// The last lines that are no progress.
+/// The last lines that are no progress; those of the program itself, where it has something to say beside its libraries.
 fn last_words(said: &str) -> String {
     const LINES: usize = 3;
-    let lines: Vec<&str> = said
-        .split(['\r', '\n'])
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.contains("% complete"))
-        .collect();
+    let lines = said.split(['\r', '\n']).map(str::trim);
+    let mut lines: Vec<&str> =
+        lines.filter(|line| !line.is_empty() && !line.contains("% complete")).collect();
+    if lines.iter().any(|line| line.starts_with("rbd: ")) {
+        lines.retain(|line| line.starts_with("rbd: "));
+    }
     lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join("; ")
 }
 

@@ -17,7 +17,6 @@ use tokio::task::JoinHandle;
 
 use crate::cancel::{self, Cancel, Canceller};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::keys::random_array;
 use crate::progress::{Outcome, Progress, Step};
 use crate::rbd::{CephConfig, RbdSpec};
 use crate::repo::Project;
@@ -26,7 +25,6 @@ use crate::serve::Shelf;
 use crate::serve::http::{Access, HttpOptions, HttpServer, Token};
 use crate::source::rbd::OWN_METADATA_PREFIX;
 use crate::store::Ledger;
-use crate::units::hex;
 use crate::volume::ImageLayout;
 
 use migration::{Migration, State};
@@ -70,8 +68,17 @@ pub struct HistoryEntry {
     pub sequence: u32,
 }
 
-/// Told once, when the image can be used: seconds since the beginning.
-pub type Usable<'a> = &'a (dyn Fn(f64) + Send + Sync);
+/// The image can be used.
+#[derive(Debug, Clone, Copy)]
+pub struct Begun {
+    /// Where its content is served, and must be served again by whoever resumes.
+    pub address: SocketAddr,
+    /// Since the beginning.
+    pub seconds: f64,
+}
+
+/// Told once, when the image can be used.
+pub type Usable<'a> = &'a (dyn Fn(&Begun) + Send + Sync);
 
 impl InstantRestore {
     /// Restores the last of these snapshots of one volume; the others, oldest first, become snapshots of the image.
@@ -90,8 +97,9 @@ impl InstantRestore {
         let Some((snapshot, older)) = snapshots.split_last() else {
             return Err(Error::invalid("no snapshot to restore"));
         };
+        check_sizes(&snapshots)?;
         let history = history(older)?;
-        let token = hex(&random_array::<16>()?);
+        let token = self.token(snapshot);
         progress.phase("prepare", None);
         let (address, served) = self.serve(self.listen, &token, snapshots.clone()).await?;
         let source = Source {
@@ -105,47 +113,60 @@ impl InstantRestore {
         let options = image_options(&snapshot.snapshot.layout, self.data_pool.as_deref());
         migration.prepare(&source.to_json()?, &options).await.map_err(|e| self.not_begun(e))?;
         let usable_seconds = began.elapsed().as_secs_f64();
-        usable(usable_seconds);
-        self.finish(&migration, State::Prepared, snapshot, progress.as_ref()).await?;
+        usable(&Begun { address, seconds: usable_seconds });
+        self.finish(&migration, (State::Prepared, address), snapshot, progress.as_ref()).await?;
         served.stop().await;
         Ok(self.report(&source, snapshot, (Some(usable_seconds), began)))
     }
 
-    /// Goes on with a restore that was interrupted: serves again what the image says that it comes from, and copies the rest.
+    /// Goes on with a restore that was interrupted: serves again, at the address that the image knows, and copies the rest.
+    /// Of the snapshots of one volume the last is the one to restore; all others are served where the image asks for them.
     pub async fn resume(
         &self,
-        wanted: &SnapshotEntry,
+        snapshots: Vec<SnapshotEntry>,
         usable: Usable<'_>,
         progress: Arc<dyn Progress>,
         cancel: Cancel,
     ) -> Result<InstantReport> {
         let began = Instant::now();
+        let Some(wanted) = snapshots.last().cloned() else {
+            return Err(Error::invalid("no snapshot to restore"));
+        };
+        if self.listen.port() == 0 {
+            return Err(Error::invalid("the address is not named at which the image looks for its content")
+                .help("name it with --listen, as the restore told it when it began"));
+        }
+        // First of all: without its source an image cannot even be looked at.
+        let (_, served) = self.serve(self.listen, &self.token(&wanted), snapshots).await?;
         let migration = Migration { ceph: &self.ceph, target: &self.target, cancel };
-        let (described, state) = migration.status().await?;
-        let source = Source::from_json(&described)?;
-        let name = |sequence: u32| format!("{}@{sequence}", source.volume);
-        if (wanted.volume_name.as_str(), wanted.snapshot.sequence.0) != (&source.volume, source.sequence) {
-            return Err(Error::conflict(format!(
-                "{} is being restored from {}, not from {}@{}",
-                self.target,
-                name(source.sequence),
-                wanted.volume_name,
-                wanted.snapshot.sequence
-            ))
-            .help("name that snapshot, and the repository and project that it is in"));
-        }
-        let mut snapshots = Vec::with_capacity(source.history.len() + 1);
-        for (_, sequence) in &source.history {
-            snapshots.push(self.project.find_snapshot(&name(*sequence)).await?);
-        }
-        snapshots.push(wanted.clone());
-        let (_, served) = self.serve(source.address, &source.token, snapshots).await.map_err(|e| {
-            e.help("the image reads from this very address: free it, or run this on the host that has it")
+        let (described, state) = migration.status().await.map_err(|e| match e.kind() {
+            ErrorKind::Unavailable => e.help(
+                "name the snapshot and, with --listen, the address that it was restored from: the image finds its source there",
+            ),
+            _ => e,
         })?;
-        usable(began.elapsed().as_secs_f64());
-        self.finish(&migration, state, wanted, progress.as_ref()).await?;
+        let source = Source::from_json(&described)?;
+        if (source.volume.as_str(), source.sequence)
+            != (wanted.volume_name.as_str(), wanted.snapshot.sequence.0)
+        {
+            return Err(Error::conflict(format!(
+                "{} is being restored from {}@{}, not from {}",
+                self.target,
+                source.volume,
+                source.sequence,
+                name(&wanted)
+            )));
+        }
+        usable(&Begun { address: self.listen, seconds: began.elapsed().as_secs_f64() });
+        self.finish(&migration, (state, self.listen), &wanted, progress.as_ref()).await?;
         served.stop().await;
-        Ok(self.report(&source, wanted, (None, began)))
+        Ok(self.report(&source, &wanted, (None, began)))
+    }
+
+    /// The secret in the path. It follows from the project's key, so that whoever resumes needs to remember nothing.
+    fn token(&self, snapshot: &SnapshotEntry) -> String {
+        let text = format!("instant restore of {} to {}", snapshot.snapshot_id, self.target);
+        self.project.identify(text.as_bytes()).to_string()
     }
 
     async fn serve(
@@ -169,21 +190,20 @@ impl InstantRestore {
     async fn finish(
         &self,
         migration: &Migration<'_>,
-        state: State,
+        (state, address): (State, SocketAddr),
         snapshot: &SnapshotEntry,
         progress: &dyn Progress,
     ) -> Result<()> {
         let done = self.copy_and_commit(migration, state, snapshot, progress).await;
         done.map_err(|error| {
-            let path = self.target.path();
-            let name = format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence);
+            let (path, name) = (self.target.path(), name(snapshot));
             let busy = match error.kind() {
                 ErrorKind::Conflict => "some steps want nobody to have the image open; then ",
                 _ => "",
             };
             error.help(format!(
-                "{busy}go on with `cuttle restore --instant --resume {name} {}`: until then {path} can be used only where it \
-                 is copied already. Or give it up: `rbd migration abort {path}` removes the image and what was written to it",
+                "{busy}go on with `cuttle restore --instant --resume --listen {address} {name} {}`; until then {path} cannot \
+                 be opened. Or give it up: `rbd migration abort {path}` removes the image and what was written to it",
                 self.target
             ))
         })
@@ -253,6 +273,11 @@ impl InstantRestore {
     }
 }
 
+/// `volume@sequence`, as a user names a snapshot.
+fn name(snapshot: &SnapshotEntry) -> String {
+    super::name(snapshot)
+}
+
 /// A server in the background; gone when this is dropped.
 struct Served {
     canceller: Canceller,
@@ -271,6 +296,31 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Refuses a history that would not come back as it was. Where one size is no multiple of the image's objects and another
+/// snapshot is larger, Ceph's migration loses the rest of that object, in all snapshots (seen with Ceph 16.2.15).
+fn check_sizes(snapshots: &[SnapshotEntry]) -> Result<()> {
+    let Some((snapshot, older)) = snapshots.split_last() else { return Ok(()) };
+    let (size_bytes, layout) = (snapshot.snapshot.size_bytes, &snapshot.snapshot.layout);
+    let object_bytes = object_size_bytes(layout).saturating_mul(layout.stripe_count.max(1));
+    let whole = |entry: &SnapshotEntry| entry.snapshot.size_bytes.is_multiple_of(object_bytes);
+    if older.iter().all(|entry| entry.snapshot.size_bytes == size_bytes) || snapshots.iter().all(whole) {
+        return Ok(());
+    }
+    let sizes: Vec<String> =
+        snapshots.iter().map(|s| format!("@{} has {}", s.snapshot.sequence, s.snapshot.size_bytes)).collect();
+    Err(Error::unsupported(format!(
+        "the volume changed its size and not by whole objects of {object_bytes} bytes: {} bytes",
+        sizes.join(", ")
+    ))
+    .help("Ceph's migration would lose data: leave --history out, or name fewer snapshots"))
+}
+
+/// RBD's own default where the size of objects is not known.
+fn object_size_bytes(layout: &ImageLayout) -> u64 {
+    const ORDER_DEFAULT: u8 = 22;
+    1 << if (1..=32).contains(&layout.order) { layout.order } else { ORDER_DEFAULT }
 }
 
 /// Names for older snapshots: those they had, unless cuttle made them for itself.
@@ -295,9 +345,7 @@ fn image_options(layout: &ImageLayout, data_pool: Option<&str>) -> Vec<String> {
     use crate::rbd::features;
     let mut out = Vec::new();
     let mut add = |name: &str, value: String| out.extend([format!("--{name}"), value]);
-    if layout.order != 0 {
-        add("object-size", format!("{}B", 1_u64 << layout.order.min(63)));
-    }
+    add("object-size", format!("{}B", object_size_bytes(layout)));
     if layout.stripe_count > 1 {
         add("stripe-unit", format!("{}B", layout.stripe_unit_bytes));
         add("stripe-count", layout.stripe_count.to_string());
