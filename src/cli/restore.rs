@@ -33,6 +33,9 @@ TARGET is one of
   PATH                            a new file, or with --overwrite an existing file or block device
   -                               standard output: the raw bytes
 
+With --instant the image can be used within seconds, and Ceph copies the rest in the background. It copies holes as zeros: the pool
+needs room for all of the volume, and `rbd sparsify` gives it back afterwards.
+
 Only what the target does not hold already is fetched. A restore that was interrupted goes on where it was when the same
 command is run again.
 

@@ -15,6 +15,15 @@ pub mod error;
 #[path = "../../../src/format/mod.rs"]
 pub mod format;
 pub mod keys;
+/// The parsers of `serve`'s own; HTTP itself is hyper's.
+pub mod serve {
+    pub mod http {
+        #[path = "../../../../../../src/serve/http/range.rs"]
+        pub mod range;
+        #[path = "../../../../../../src/serve/http/target.rs"]
+        pub mod target;
+    }
+}
 #[path = "../../../src/units.rs"]
 pub mod units;
 #[path = "../../../src/volume.rs"]
