@@ -441,7 +441,7 @@ async fn tls() {
     assert!(files(&key, &cert).is_err() && files(&cert, &path("none")).is_err());
     let served = world.serve(Access::ThisMachine, Some(tls), Limits::default()).await;
     let url = format!("https://{}/vms/db/2.raw", served.address);
-    let args = vec!["-sSf".to_owned(), "--cacert".to_owned(), cert, url];
+    let args = ["-sSf".to_owned(), "--cacert".to_owned(), cert, url];
     let args = move || program("curl", &args.iter().map(String::as_str).collect::<Vec<_>>());
     let Some(got) = tokio::task::spawn_blocking(args).await.expect("run curl") else { return };
     assert!(got.status.success(), "{}", String::from_utf8_lossy(&got.stderr));

@@ -1,8 +1,8 @@
 //! Any text as a path and as a Range header: what is found lies within the image, and a volume's path leads back to it.
 #![no_main]
 
-use cuttle::serve::http::range::{Wanted, wanted};
-use cuttle::serve::http::target::{Target, encode, parse};
+use cuttle::range::{Wanted, wanted};
+use cuttle::target::{Target, encode, parse};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((size, text)) = data.split_first_chunk::<8>() else { return };
