@@ -322,7 +322,8 @@ async fn hostile_clients_hurt_nobody_else() {
     let limits = Limits { connections_max: 8, ..Limits::default() };
     let served = world.serve(Access::ThisMachine, None, limits).await;
     let fine = async || {
-        let answer = served.get("/vms/db/1.raw", "Range: bytes=0-9\r\n").await;
+        let asked = served.get("/vms/db/1.raw", "Range: bytes=0-9\r\n");
+        let answer = tokio::time::timeout(Duration::from_secs(20), asked).await.expect("an answer in time");
         assert_eq!(answer.body, world.nights[0][..10]);
     };
     // All places are taken by those who never finish a request, over and over.
