@@ -17,6 +17,7 @@ mod human;
 mod import_diff;
 mod init;
 mod inspect;
+mod instant;
 mod key;
 mod logging;
 mod machine;
@@ -27,6 +28,7 @@ mod protect;
 mod prune;
 mod restore;
 mod secret;
+mod serve;
 mod signals;
 mod snapshots;
 mod stats;
@@ -56,6 +58,7 @@ Examples:
   cuttle snapshots                                what can be restored
   cuttle restore vms/db rbd:vms/db-restored       the latest snapshot into a new image
   cuttle export vms/db db.qcow2 --format qcow2    a disk image for anything but Ceph
+  cuttle serve                                    all snapshots as raw images over HTTP, read-only
   cuttle verify --slice 3/30 --read-data          read a thirtieth of all data and check it
   cuttle forget --keep-daily 7 --keep-weekly 4    let go of older snapshots
   cuttle prune                                    delete what no snapshot needs any more
@@ -63,7 +66,7 @@ Examples:
 Environment:
   CUTTLE_REPOSITORY, CUTTLE_REPOSITORY_FILE       the repository, or a file that names it
   CUTTLE_PASSWORD, CUTTLE_PASSWORD_FILE, CUTTLE_PASSWORD_COMMAND, CUTTLE_KEY_FILE
-  CUTTLE_PROJECT, CUTTLE_CACHE_DIR, CUTTLE_LOG
+  CUTTLE_PROJECT, CUTTLE_CACHE_DIR, CUTTLE_LOG, CUTTLE_SERVE_TOKEN
   AWS_*, GOOGLE_*, AZURE_*                        credentials, as the providers name them
   CEPH_CONF, CEPH_ARGS, CEPH_KEYRING              as for Ceph's own programs
 
@@ -100,6 +103,7 @@ enum Command {
     Diff(diff::Args),
     Inspect(inspect::Args),
     ImportDiff(import_diff::Args),
+    Serve(serve::Args),
     Verify(verify::Args),
     Forget(forget::Args),
     Protect(protect::Args),
@@ -144,6 +148,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Diff(args) => diff::run(context, args).await,
         Command::Inspect(args) => inspect::run(context, args).await,
         Command::ImportDiff(args) => import_diff::run(context, args).await,
+        Command::Serve(args) => serve::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
         Command::Forget(args) => forget::run(context, args).await,
         Command::Protect(args) => protect::protect(context, args).await,

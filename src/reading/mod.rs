@@ -1,15 +1,18 @@
-//! What the operations read alike, within a memory budget: a manifest in windows, what differs between two, what a volume
-//! holds, and which chunks of a volume are re-read out of distrust.
+//! What the operations read alike, within a memory budget: a manifest in windows, what differs between two, a snapshot at any
+//! offset, what a volume holds, and which chunks of a volume are re-read out of distrust.
 
 pub(crate) mod budget;
 pub(crate) mod changes;
+mod kept;
 pub(crate) mod local;
 pub(crate) mod sample;
+pub mod snapshot;
 pub(crate) mod windows;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::Snapshot;
 use crate::repo::Project;
+use crate::repo::log::SnapshotEntry;
 
 /// Refuses a snapshot whose chunks are not those of its repository: their ids could not be compared.
 pub(crate) fn check_chunk_size(project: &Project, snapshot: &Snapshot) -> Result<()> {
@@ -21,4 +24,15 @@ pub(crate) fn check_chunk_size(project: &Project, snapshot: &Snapshot) -> Result
     Err(Error::corrupt(format!(
         "snapshot {sequence} has chunks of {found} bytes, its repository of {expected}"
     )))
+}
+
+/// What is missing of a snapshot that was forgotten meanwhile is no damage.
+pub(crate) async fn explained(project: &Project, snapshot: &SnapshotEntry, error: Error) -> Error {
+    let at = (snapshot.snapshot.volume, snapshot.snapshot.sequence);
+    if error.kind() != ErrorKind::Corrupt || !project.is_forgotten(at.0, at.1).await.unwrap_or(false) {
+        return error;
+    }
+    Error::conflict("the snapshot was forgotten, and a prune deleted what only it needed")
+        .help("nothing wrong was read; use another one, see `cuttle snapshots`")
+        .caused_by(error)
 }

@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, ok};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "init",
     "backup",
     "snapshots",
@@ -11,6 +11,7 @@ const COMMANDS: [&str; 18] = [
     "diff",
     "inspect",
     "import-diff",
+    "serve",
     "verify",
     "forget",
     "prune",

@@ -15,6 +15,11 @@ pub mod error;
 #[path = "../../../src/format/mod.rs"]
 pub mod format;
 pub mod keys;
+// Of `serve` the parsers of its own; HTTP itself is hyper's.
+#[path = "../../../src/serve/http/range.rs"]
+pub mod range;
+#[path = "../../../src/serve/http/target.rs"]
+pub mod target;
 #[path = "../../../src/units.rs"]
 pub mod units;
 #[path = "../../../src/volume.rs"]

@@ -1,0 +1,9 @@
+//! Snapshots for programs that cannot read a repository: read-only, at any offset, over the network.
+//!
+//! [`Shelf`] is what is served; each protocol has a folder of its own. What is served is what there was when the server
+//! began: an image never changes under a reader, `latest` neither.
+
+pub mod http;
+mod shelf;
+
+pub use shelf::{Shelf, Which};
