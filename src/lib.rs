@@ -23,6 +23,7 @@ pub mod rbd;
 pub(crate) mod reading;
 pub mod repo;
 pub mod restore;
+pub mod serve;
 pub mod sink;
 pub mod source;
 pub mod stats;

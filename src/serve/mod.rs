@@ -1,0 +1,3 @@
+//! Snapshots served to whoever reads them.
+
+pub mod nbd;
