@@ -20,7 +20,7 @@ pub mod progress;
 pub mod prune;
 pub mod random;
 pub mod rbd;
-pub(crate) mod reading;
+pub mod reading;
 pub mod repo;
 pub mod restore;
 pub mod serve;

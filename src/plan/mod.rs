@@ -1,5 +1,6 @@
 //! Pure decisions: what an operation will do, as a value that can be printed, before anything of it is done.
 
+pub mod ahead;
 pub mod delta;
 pub mod lease;
 pub mod marks;

@@ -32,6 +32,7 @@ pub struct Manifest {
     geometry: Geometry,
     root: Arc<Page>,
     kept: Mutex<VecDeque<Kept>>,
+    kept_max: usize,
 }
 
 impl Manifest {
@@ -48,7 +49,13 @@ impl Manifest {
 
     fn new(project: &Project, geometry: Geometry, root: Page) -> Self {
         let project = project.clone();
-        Self { project, geometry, root: Arc::new(root), kept: Mutex::new(VecDeque::new()) }
+        let kept = Mutex::new(VecDeque::new());
+        Self { project, geometry, root: Arc::new(root), kept, kept_max: PAGES_KEPT_MAX }
+    }
+
+    /// Keeps no more than so many pages in memory, where many manifests are read at once.
+    pub(crate) fn keeping(self, pages_max: usize) -> Self {
+        Self { kept_max: pages_max.clamp(1, PAGES_KEPT_MAX), ..self }
     }
 
     pub fn geometry(&self) -> Geometry {
@@ -134,7 +141,7 @@ impl Manifest {
     fn keep(&self, level: u8, number: u64, page: Page) -> Arc<Page> {
         let page = Arc::new(page);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= PAGES_KEPT_MAX {
+        if kept.len() >= self.kept_max {
             kept.pop_front();
         }
         kept.push_back(((level, number), Arc::clone(&page)));

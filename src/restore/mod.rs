@@ -18,12 +18,13 @@ use tokio::task::JoinSet;
 
 use crate::cancel::{Cancel, interrupted};
 use crate::cpu;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, Result};
 use crate::format::CLOSURE_LEN_MAX;
 use crate::format::page::ObjectRef;
 use crate::plan::restore::{Fetch, Plan, Target, Totals, plan as plan_window};
 use crate::progress::{Outcome, Progress, Step};
 use crate::reading::budget::{Budget, Buffers};
+use crate::reading::explained;
 use crate::reading::local::LocalReader;
 use crate::reading::windows::Windows;
 use crate::repo::Project;
@@ -156,17 +157,6 @@ pub async fn plan(
 /// `volume@sequence`, as a user names a snapshot.
 pub(crate) fn name(snapshot: &SnapshotEntry) -> String {
     format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence)
-}
-
-/// What is missing of a snapshot that was forgotten meanwhile is no damage.
-async fn explained(project: &Project, snapshot: &SnapshotEntry, error: Error) -> Error {
-    let at = (snapshot.snapshot.volume, snapshot.snapshot.sequence);
-    if error.kind() != ErrorKind::Corrupt || !project.is_forgotten(at.0, at.1).await.unwrap_or(false) {
-        return error;
-    }
-    Error::conflict("the snapshot was forgotten, and a prune deleted what only it needed")
-        .help("nothing wrong was written; restore another one, see `cuttle snapshots`")
-        .caused_by(error)
 }
 
 /// When it began and what the store had been asked by then.
