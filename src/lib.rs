@@ -15,6 +15,7 @@ pub mod error;
 pub mod forget;
 pub mod format;
 pub mod keys;
+pub mod mount;
 pub mod plan;
 pub mod progress;
 pub mod prune;

@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, ok};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "init",
     "backup",
     "snapshots",
@@ -10,6 +10,7 @@ const COMMANDS: [&str; 14] = [
     "verify",
     "forget",
     "prune",
+    "mount",
     "protect",
     "unprotect",
     "tag",

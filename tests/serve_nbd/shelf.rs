@@ -66,10 +66,10 @@ impl Image for Memory {
         Ok(self.content().slice(at..at + len_bytes))
     }
 
-    async fn extents(&self, offset_bytes: u64, length_bytes: u64) -> Result<Vec<Extent>> {
+    async fn extents(&self, offset_bytes: u64, len_bytes: u64, extents_max: usize) -> Result<Vec<Extent>> {
         self.check()?;
         let content = self.content();
-        let end = (offset_bytes + length_bytes) as usize;
+        let end = (offset_bytes + len_bytes) as usize;
         let mut at = offset_bytes as usize;
         let mut out: Vec<Extent> = Vec::new();
         while at < end {
@@ -80,11 +80,8 @@ impl Image for Memory {
             let content = if is_zero { Content::Zero } else { Content::Data };
             match out.last_mut() {
                 Some(last) if last.content == content => last.length_bytes += (next - at) as u64,
-                _ => out.push(Extent {
-                    offset_bytes: at as u64,
-                    length_bytes: (next - at) as u64,
-                    content,
-                }),
+                _ if out.len() == extents_max => return Ok(out),
+                _ => out.push(Extent { offset_bytes: at as u64, length_bytes: (next - at) as u64, content }),
             }
             at = next;
         }
@@ -92,7 +89,7 @@ impl Image for Memory {
     }
 }
 
-/// Images by name. One that ends in `latest` is not fixed.
+/// Images by name.
 pub struct Shelf(pub BTreeMap<String, Arc<Memory>>);
 
 #[async_trait]
@@ -104,12 +101,7 @@ impl Exports for Shelf {
 
     async fn open(&self, name: &str) -> Result<Opened> {
         let image = self.0.get(name).ok_or_else(|| Error::not_found(format!("there is no {name:?}")))?;
-        Ok(Opened {
-            name: name.to_owned(),
-            description: format!("about {name}"),
-            is_fixed: !name.ends_with("latest"),
-            image: image.clone(),
-        })
+        Ok(Opened { name: name.to_owned(), description: format!("about {name}"), image: image.clone() })
     }
 }
 

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use crate::error::Result;
 use crate::units::Extent;
 
-/// The images that a server knows by name.
+/// The images that a server knows by name. As long as it runs, a name means the same image: clients read through several
+/// connections at once.
 #[async_trait]
 pub trait Exports: Send + Sync {
     /// All of them, in the order they are to be shown.
@@ -33,9 +34,6 @@ pub struct Opened {
     pub name: String,
     /// For people.
     pub description: String,
-    /// Whether the name that was asked for means the same image each time. A client reads one that is not fixed
-    /// through one connection only: two could see two snapshots.
-    pub is_fixed: bool,
     pub image: Arc<dyn Image>,
 }
 
@@ -47,7 +45,7 @@ pub trait Image: Send + Sync {
     /// Exactly this range, which lies within the image.
     async fn read(&self, offset_bytes: u64, len_bytes: usize) -> Result<Bytes>;
 
-    /// What is zero and what is data in this range, which lies within the image: ascending, without a gap, and neither
-    /// more nor less. Costs manifest pages, no chunks.
-    async fn extents(&self, offset_bytes: u64, length_bytes: u64) -> Result<Vec<Extent>>;
+    /// What is zero and what is data in this range, which lies within the image and is not empty: ascending and without a
+    /// gap from its beginning, in at most `extents_max` parts, which may end before the range does. Neighbours differ.
+    async fn extents(&self, offset_bytes: u64, len_bytes: u64, extents_max: usize) -> Result<Vec<Extent>>;
 }

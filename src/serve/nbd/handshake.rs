@@ -134,7 +134,7 @@ impl<W: AsyncWrite + Unpin> Haggling<'_, W> {
         // There is no way to say why not, but to leave.
         let opened = self.offer.exports.open(name).await.map_err(io::Error::other)?;
         let seat = self.seat().map_err(io::Error::other)?;
-        let reply = export_name_reply(opened.image.size_bytes(), self.flags(&opened), self.client);
+        let reply = export_name_reply(opened.image.size_bytes(), self.flags(), self.client);
         self.output.send(&reply, &[]).await?;
         Ok(self.agreed(name, opened, seat))
     }
@@ -179,7 +179,7 @@ impl<W: AsyncWrite + Unpin> Haggling<'_, W> {
                 return Ok(None);
             }
         };
-        let flags = self.flags(&opened);
+        let flags = self.flags();
         let mut out = Vec::new();
         OptionReply::InfoExport { size_bytes: opened.image.size_bytes(), flags }.write(code, &mut out);
         let wanted = [
@@ -224,15 +224,9 @@ impl<W: AsyncWrite + Unpin> Haggling<'_, W> {
         Ok(Next::Option)
     }
 
-    fn flags(&self, opened: &Opened) -> u16 {
-        let mut flags = wire::HAS_FLAGS | wire::READ_ONLY | wire::SEND_FLUSH;
-        if self.structured {
-            flags |= wire::SEND_DF;
-        }
-        if opened.is_fixed {
-            flags |= wire::CAN_MULTI_CONN;
-        }
-        flags
+    fn flags(&self) -> u16 {
+        let df = if self.structured { wire::SEND_DF } else { 0 };
+        wire::HAS_FLAGS | wire::READ_ONLY | wire::SEND_FLUSH | wire::CAN_MULTI_CONN | df
     }
 
     fn agreed(&self, export: &str, opened: Opened, seat: OwnedSemaphorePermit) -> Next {

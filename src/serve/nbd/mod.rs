@@ -3,7 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `wire/` | messages to and from bytes |
-//! | `exports.rs` | what is served, as the server sees it |
+//! | `exports.rs`, `snapshots.rs` | what is served, as the server sees it, and as it is |
 //! | `handshake.rs` | until a client has chosen an export |
 //! | `transmission.rs`, `status.rs` | its requests, and the answers |
 //! | `output.rs` | the way back to the client |

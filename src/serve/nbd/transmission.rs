@@ -17,7 +17,7 @@ use super::wire::reply::{Chunk, simple};
 use super::wire::request::{Command, FLAG_DF, FLAG_REQ_ONE, REQUEST_LEN_BYTES, Request};
 use super::wire::{Errno, Malformed};
 use crate::cancel::Cancel;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::units::{Content, Extent};
 
 /// Longest read ("Size constraints": what clients expect to be able to ask for).
@@ -26,6 +26,8 @@ pub const READ_LEN_BYTES_MAX: u32 = 32 << 20;
 const REQUESTS_INFLIGHT_MAX: usize = 64;
 /// Data is read and sent in pieces of this, aligned to it.
 const PIECE_LEN_BYTES: u64 = 1 << 20;
+/// Extents that a read learns of at once.
+const EXTENTS_MAX: usize = 1024;
 /// Pieces that one connection has in memory at most, read but not taken by the client.
 const INFLIGHT_BYTES_MAX: usize = 8 << 20;
 
@@ -194,42 +196,70 @@ impl<W: AsyncWrite + Unpin> Session<W> {
         self.budget.acquire_many(count).await.map_err(io::Error::other)
     }
 
-    /// Holes as holes, data piece by piece; or, unfragmented, all of it as data.
+    /// Holes as holes, data piece by piece.
     async fn read_structured(&self, request: &Request) -> io::Result<()> {
-        let (cookie, length) = (request.cookie, u64::from(request.length_bytes));
-        let end = request.offset_bytes.saturating_add(length);
-        if length == 0 {
-            return self.output.send(&Chunk::None.bytes(cookie, true), &[]).await;
+        let mut at = request.offset_bytes;
+        let end = at.saturating_add(u64::from(request.length_bytes));
+        if at == end {
+            return self.output.send(&Chunk::None.bytes(request.cookie, true), &[]).await;
         }
-        let whole = Extent { offset_bytes: request.offset_bytes, length_bytes: length, content: Content::Data };
-        let extents = match request.flags & FLAG_DF {
-            0 => self.image().extents(request.offset_bytes, length).await,
-            _ => Ok(vec![whole]),
-        };
-        let extents = match extents {
-            Ok(extents) => extents,
-            Err(e) => return self.fail(request, request.offset_bytes, &e).await,
-        };
-        for extent in extents {
-            let extent_end = extent.offset_bytes.saturating_add(extent.length_bytes);
-            if extent.content == Content::Zero {
-                // No longer than the request.
-                let length_bytes = extent.length_bytes.min(length) as u32;
-                let hole = Chunk::Hole { offset_bytes: extent.offset_bytes, length_bytes };
-                self.output.send(&hole.bytes(cookie, extent_end == end), &[]).await?;
-                continue;
-            }
-            for (at, len) in pieces(extent.offset_bytes, extent_end, request.flags & FLAG_DF != 0) {
-                let _room = self.room(len as u64).await?;
-                let data = match self.image().read(at, len).await {
-                    Ok(data) => data,
-                    Err(e) => return self.fail(request, at, &e).await,
-                };
-                let chunk = Chunk::Data { offset_bytes: at, length_bytes: len as u32 };
-                self.output.send(&chunk.bytes(cookie, at + len as u64 == end), &data).await?;
+        if request.flags & FLAG_DF != 0 {
+            return self.read_unfragmented(request).await;
+        }
+        while at < end {
+            let extents = match self.image().extents(at, end - at, EXTENTS_MAX).await {
+                Ok(extents) => extents,
+                Err(e) => return self.fail(request, at, &e).await,
+            };
+            for extent in extents {
+                at = extent.offset_bytes.saturating_add(extent.length_bytes);
+                if let Err((at, e)) = self.send_extent(request.cookie, extent, at == end).await? {
+                    return self.fail(request, at, &e).await;
+                }
             }
         }
         Ok(())
+    }
+
+    /// All of it as one piece of data, of which [`Session::refusal`] saw to it that it is no longer than others.
+    async fn read_unfragmented(&self, request: &Request) -> io::Result<()> {
+        let Request { cookie, offset_bytes, length_bytes, .. } = *request;
+        let _room = self.room(u64::from(length_bytes)).await?;
+        match self.image().read(offset_bytes, length_bytes as usize).await {
+            Ok(data) => {
+                let chunk = Chunk::Data { offset_bytes, length_bytes };
+                self.output.send(&chunk.bytes(cookie, true), &data).await
+            }
+            Err(e) => self.fail(request, offset_bytes, &e).await,
+        }
+    }
+
+    /// Sends one extent; or says where it could not be read. Its chunks are the last of the reply where it is the last.
+    async fn send_extent(
+        &self,
+        cookie: u64,
+        extent: Extent,
+        is_last: bool,
+    ) -> io::Result<Result<(), (u64, Error)>> {
+        let Extent { offset_bytes, length_bytes, content } = extent;
+        let end = offset_bytes.saturating_add(length_bytes);
+        if content == Content::Zero {
+            // No longer than the request, whose length is a u32.
+            let hole = Chunk::Hole { offset_bytes, length_bytes: length_bytes as u32 };
+            self.output.send(&hole.bytes(cookie, is_last), &[]).await?;
+            return Ok(Ok(()));
+        }
+        for (at, len) in pieces(offset_bytes, end) {
+            let _room = self.room(len as u64).await?;
+            let data = match self.image().read(at, len).await {
+                Ok(data) => data,
+                Err(e) => return Ok(Err((at, e))),
+            };
+            let chunk = Chunk::Data { offset_bytes: at, length_bytes: len as u32 };
+            let is_last = is_last && at + len as u64 == end;
+            self.output.send(&chunk.bytes(cookie, is_last), &data).await?;
+        }
+        Ok(Ok(()))
     }
 
     /// A header that says all is well, then all the data. What fails behind the header ends the connection, as there is
@@ -239,7 +269,7 @@ impl<W: AsyncWrite + Unpin> Session<W> {
         // Kept for all pieces: who holds the output must not wait for room that others hold who wait for the output.
         let _room = self.room(PIECE_LEN_BYTES.min(u64::from(request.length_bytes))).await?;
         let mut message = None;
-        for (at, len) in pieces(request.offset_bytes, end, false) {
+        for (at, len) in pieces(request.offset_bytes, end) {
             let data = match self.image().read(at, len).await {
                 Ok(data) => data,
                 Err(e) if message.is_none() => return self.fail(request, at, &e).await,
@@ -269,25 +299,21 @@ impl<W: AsyncWrite + Unpin> Session<W> {
 
     async fn block_status(&self, request: &Request) -> io::Result<()> {
         let is_one = request.flags & FLAG_REQ_ONE != 0;
-        let told: Result<_> =
-            descriptors(self.image(), request.offset_bytes, request.length_bytes, is_one).await;
-        match told {
-            Ok(told) => {
-                self.output.send(&Chunk::BlockStatus(&told).bytes(request.cookie, true), &[]).await
-            }
+        match descriptors(self.image(), request.offset_bytes, request.length_bytes, is_one).await {
+            Ok(told) => self.output.send(&Chunk::BlockStatus(&told).bytes(request.cookie, true), &[]).await,
             Err(e) => self.fail(request, request.offset_bytes, &e).await,
         }
     }
 }
 
 /// Offsets and lengths of the pieces of a range, which end at multiples of a piece's length.
-fn pieces(start: u64, end: u64, is_whole: bool) -> impl Iterator<Item = (u64, usize)> {
+fn pieces(start: u64, end: u64) -> impl Iterator<Item = (u64, usize)> {
     let mut at = start;
     std::iter::from_fn(move || {
         if at >= end {
             return None;
         }
-        let next = if is_whole { end } else { (at - at % PIECE_LEN_BYTES + PIECE_LEN_BYTES).min(end) };
+        let next = (at - at % PIECE_LEN_BYTES).saturating_add(PIECE_LEN_BYTES).min(end);
         let piece = (at, (next - at) as usize);
         at = next;
         Some(piece)
