@@ -1,0 +1,67 @@
+//! One file back: real file systems inside snapshots, mounted from the mount.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+
+use crate::bench::{LoopMount, Mount, can_mount};
+use crate::support::Numbers;
+use crate::support::program::Cuttle;
+
+const SIZE_BYTES: u64 = 320 << 20;
+
+fn run(program: &str, args: &[&str], path: &Path) {
+    let output = Command::new(program).args(args).arg(path).output().expect("run a program");
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Files of all sizes in folders.
+fn fill(root: &Path) {
+    let mut numbers = Numbers::new(11);
+    for folder in 0..5 {
+        let folder = root.join(format!("folder {folder}/within"));
+        fs::create_dir_all(&folder).expect("a folder");
+        for file in 0..20 {
+            let len = numbers.below(200_000) as usize;
+            fs::write(folder.join(format!("file {file}")), numbers.bytes(len)).expect("a file");
+        }
+    }
+    fs::write(root.join("large"), numbers.bytes(20 << 20)).expect("a large file");
+}
+
+fn check(mkfs: &str, options: &[&str], ro: &str) {
+    if !can_mount() {
+        return;
+    }
+    if Command::new(mkfs).arg("-V").output().is_err() {
+        return crate::support::skip(&format!("{mkfs} is not installed"));
+    }
+    let cuttle = Cuttle::in_folder();
+    let disk = cuttle.home().join("disk");
+    File::create(&disk).and_then(|f| f.set_len(SIZE_BYTES)).expect("a disk");
+    run(mkfs, options, &disk);
+    {
+        let Some(mounted) = LoopMount::new(&disk, "loop") else { return };
+        fill(mounted.path());
+    }
+    cuttle.backup(&[&disk.display().to_string(), "--volume", "vms/db"]);
+    let mount = Mount::new(&cuttle, &[]);
+    let (Some(before), Some(after)) =
+        (LoopMount::new(&disk, ro), LoopMount::new(&mount.path("vms/db/latest.raw"), ro))
+    else {
+        return;
+    };
+    let output = Command::new("diff").arg("-r").arg(before.path()).arg(after.path()).output().expect("diff");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(fs::read(after.path().join("large")).expect("a file").len() == 20 << 20);
+}
+
+#[test]
+fn ext4() {
+    check("mkfs.ext4", &["-q", "-F"], "loop,ro,noload");
+}
+
+#[test]
+fn xfs() {
+    check("mkfs.xfs", &["-q", "-f"], "loop,ro,norecovery,nouuid");
+}
