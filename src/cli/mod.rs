@@ -24,6 +24,7 @@ mod protect;
 mod prune;
 mod restore;
 mod secret;
+mod serve;
 mod signals;
 mod snapshots;
 mod stats;
@@ -52,6 +53,7 @@ Examples:
   cuttle backup 'rbd:vms/*'                       all images of a pool
   cuttle snapshots                                what can be restored
   cuttle restore vms/db rbd:vms/db-restored       the latest snapshot into a new image
+  cuttle serve                                    all snapshots as raw images over HTTP, read-only
   cuttle mount /mnt/backups                       snapshots as files, to get one file back
   cuttle verify --slice 3/30 --read-data          read a thirtieth of all data and check it
   cuttle forget --keep-daily 7 --keep-weekly 4    let go of older snapshots
@@ -60,7 +62,7 @@ Examples:
 Environment:
   CUTTLE_REPOSITORY, CUTTLE_REPOSITORY_FILE       the repository, or a file that names it
   CUTTLE_PASSWORD, CUTTLE_PASSWORD_FILE, CUTTLE_PASSWORD_COMMAND, CUTTLE_KEY_FILE
-  CUTTLE_PROJECT, CUTTLE_CACHE_DIR, CUTTLE_LOG
+  CUTTLE_PROJECT, CUTTLE_CACHE_DIR, CUTTLE_LOG, CUTTLE_SERVE_TOKEN
   AWS_*, GOOGLE_*, AZURE_*                        credentials, as the providers name them
   CEPH_CONF, CEPH_ARGS, CEPH_KEYRING              as for Ceph's own programs
 
@@ -93,6 +95,7 @@ enum Command {
     Backup(backup::Args),
     Snapshots(snapshots::Args),
     Restore(restore::Args),
+    Serve(serve::Args),
     Verify(verify::Args),
     Forget(forget::Args),
     Protect(protect::Args),
@@ -134,6 +137,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Backup(args) => backup::run(context, args).await,
         Command::Snapshots(args) => snapshots::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,
+        Command::Serve(args) => serve::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
         Command::Forget(args) => forget::run(context, args).await,
         Command::Protect(args) => protect::protect(context, args).await,

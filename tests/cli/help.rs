@@ -2,11 +2,12 @@
 
 use crate::bench::{Bench, ok};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "init",
     "backup",
     "snapshots",
     "restore",
+    "serve",
     "verify",
     "forget",
     "prune",

@@ -3,5 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod by_hand;
+mod client;
+mod hostile;
 mod programs;
+mod repository;
 mod shelf;

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use cuttle::serve::nbd::Limits;
+use cuttle::serve::nbd::{self, Limits, Listener};
 use serde_json::Value;
 
 use crate::shelf::{Memory, Server, disk};
@@ -195,9 +195,8 @@ fn a_unix_socket_serves_as_well() {
     let shelf = crate::shelf::Shelf([("vm/1".to_owned(), Memory::new(disk()))].into());
     let (_canceller, cancel) = cuttle::cancel::pair();
     let _runtime = server.runtime.enter();
-    let listener = tokio::net::UnixListener::bind(&socket).expect("a socket");
-    let listener = cuttle::serve::nbd::Listener::Unix(listener);
-    tokio::spawn(cuttle::serve::nbd::serve(listener, Arc::new(shelf), Limits::default(), cancel));
+    let listener = Listener::unix(&socket).expect("a socket");
+    tokio::spawn(nbd::serve(listener, Arc::new(shelf), Limits::default(), cancel));
     let uri = format!("nbd+unix:///vm/1?socket={}", socket.display());
     assert_eq!(ok("nbdinfo", &["--size", &uri]).trim(), disk().len().to_string());
 }

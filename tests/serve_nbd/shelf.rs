@@ -12,7 +12,6 @@ use cuttle::serve::nbd::exports::{Exports, Image, Listed, Opened};
 use cuttle::serve::nbd::{self, Limits, Listener};
 use cuttle::units::{Content, Extent};
 use cuttle::{Error, Result};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
@@ -121,10 +120,11 @@ impl Server {
 
     pub fn with(exports: Arc<dyn Exports>, limits: Limits) -> Self {
         let runtime = Runtime::new().expect("a runtime");
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
-        let address = listener.local_addr().expect("an address");
+        let address = "127.0.0.1:0".parse().expect("an address");
+        let listener = runtime.block_on(Listener::tcp(address, false)).expect("a port");
+        let address = listener.address().expect("an address");
         let (canceller, cancel) = cancel::pair();
-        let task = runtime.spawn(nbd::serve(Listener::Tcp(listener), exports, limits, cancel));
+        let task = runtime.spawn(nbd::serve(listener, exports, limits, cancel));
         Self { runtime, address, canceller, task: Some(task) }
     }
 

@@ -13,7 +13,9 @@
 
 pub mod exports;
 mod handshake;
+mod listener;
 mod output;
+mod snapshots;
 mod status;
 mod transmission;
 pub mod wire;
@@ -23,7 +25,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -31,10 +32,8 @@ use tokio::time::timeout;
 use crate::cancel::Cancel;
 use exports::Exports;
 use handshake::Offer;
+pub use listener::Listener;
 use output::Output;
-
-/// The port that IANA reserved for NBD.
-pub const PORT: u16 = 10809;
 
 /// Most requests come in one packet.
 const READ_BUFFER_BYTES: usize = 8 << 10;
@@ -64,33 +63,6 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(60),
             message_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(60),
-        }
-    }
-}
-
-/// Where clients come from.
-pub enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-type Connection = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
-
-impl Listener {
-    async fn accept(&self) -> io::Result<Connection> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                // A client may be silent for days, but not gone.
-                rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
-                let (reader, writer) = stream.into_split();
-                Ok((Box::new(reader), Box::new(writer)))
-            }
-            Self::Unix(listener) => {
-                let (reader, writer) = listener.accept().await?.0.into_split();
-                Ok((Box::new(reader), Box::new(writer)))
-            }
         }
     }
 }
