@@ -13,28 +13,31 @@ use cuttle::serve::nbd::{self, Limits, Listener};
 use cuttle::units::{Content, Extent};
 use cuttle::{Error, Result};
 use tokio::runtime::Runtime;
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 
 /// Zeros are told in blocks of this.
 const BLOCK: usize = 4096;
 
 /// Bytes in memory that can be made to fail and to wait.
-#[derive(Default)]
 pub struct Memory {
     content: Mutex<Bytes>,
     /// Reads of it fail.
     pub is_hurt: AtomicBool,
-    /// Reads that begin at this offset wait for the gate; `u64::MAX` for none.
+    /// Reads that begin at this offset wait for a permit; `u64::MAX` for none.
     pub held_at: AtomicU64,
-    pub gate: Notify,
+    pub gate: Semaphore,
     pub read_bytes: AtomicU64,
 }
 
 impl Memory {
     pub fn new(content: Vec<u8>) -> Arc<Self> {
-        let this = Self { content: Mutex::new(content.into()), ..Self::default() };
-        this.held_at.store(u64::MAX, Ordering::SeqCst);
-        Arc::new(this)
+        Arc::new(Self {
+            content: Mutex::new(content.into()),
+            is_hurt: AtomicBool::new(false),
+            held_at: AtomicU64::new(u64::MAX),
+            gate: Semaphore::new(0),
+            read_bytes: AtomicU64::new(0),
+        })
     }
 
     pub fn content(&self) -> Bytes {
@@ -57,7 +60,7 @@ impl Image for Memory {
 
     async fn read(&self, offset_bytes: u64, len_bytes: usize) -> Result<Bytes> {
         if self.held_at.load(Ordering::SeqCst) == offset_bytes {
-            self.gate.notified().await;
+            let _ = self.gate.acquire().await.expect("a gate");
         }
         self.check()?;
         self.read_bytes.fetch_add(len_bytes as u64, Ordering::SeqCst);
@@ -77,9 +80,10 @@ impl Image for Memory {
             let block = &content[start..(start + BLOCK).min(content.len())];
             let is_zero = block.iter().all(|b| *b == 0);
             let content = if is_zero { Content::Zero } else { Content::Data };
+            let count = out.len();
             match out.last_mut() {
                 Some(last) if last.content == content => last.length_bytes += (next - at) as u64,
-                _ if out.len() == extents_max => return Ok(out),
+                _ if count == extents_max => return Ok(out),
                 _ => out.push(Extent { offset_bytes: at as u64, length_bytes: (next - at) as u64, content }),
             }
             at = next;
