@@ -84,6 +84,24 @@ pub fn s3rver(root: &Path) -> Result<Server> {
     })
 }
 
+/// Programs that tests run beside servers, and the Debian packages that bring them.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("qemu-img", "qemu-utils"),
+    ("nbdinfo", "libnbd-bin"),
+    ("fusermount3", "fuse3"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+];
+
+/// Installs the programs that are missing.
+pub fn install_programs() -> Result<()> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |program: &str| std::env::split_paths(&paths).any(|folder| folder.join(program).is_file());
+    let missing: Vec<&str> =
+        PROGRAMS.iter().filter(|(program, _)| !is_there(program)).map(|(_, p)| *p).collect();
+    if missing.is_empty() { Ok(()) } else { apt_install(&missing) }
+}
+
 /// Installs packages by apt; needs root.
 pub fn apt_install(packages: &[&str]) -> Result<()> {
     // Servers are installed at the same time, and apt has a lock that it does not wait for.

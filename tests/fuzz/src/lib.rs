@@ -15,6 +15,8 @@ pub mod error;
 #[path = "../../../src/format/mod.rs"]
 pub mod format;
 pub mod keys;
+#[path = "../../../src/serve/nbd/wire/mod.rs"]
+pub mod nbd_wire;
 #[path = "../../../src/units.rs"]
 pub mod units;
 #[path = "../../../src/volume.rs"]

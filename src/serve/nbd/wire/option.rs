@@ -249,7 +249,9 @@ pub fn export_name_reply(size_bytes: u64, flags: u16, client: ClientFlags) -> Ve
 
 /// As much of a text as a string may hold.
 pub(super) fn limited(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(STRING_LEN_MAX)).unwrap_or(text)
+    let fits = |at: &usize| text.is_char_boundary(*at);
+    let end = (0..=STRING_LEN_MAX.min(text.len())).rev().find(fits).unwrap_or_default();
+    text.get(..end).unwrap_or_default()
 }
 
 #[cfg(test)]
