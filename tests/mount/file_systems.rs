@@ -61,6 +61,30 @@ fn ext4() {
     check("mkfs.ext4", &["-q", "-F"], "loop,ro,noload");
 }
 
+/// Without `losetup -P`, which not every kernel has: a partition by its place on the disk.
+#[test]
+fn a_partition_by_its_offset() {
+    const OFFSET_BYTES: u64 = 1 << 20;
+    if !can_mount() {
+        return;
+    }
+    let cuttle = Cuttle::in_folder();
+    let (part, disk) = (cuttle.home().join("part"), cuttle.home().join("disk"));
+    File::create(&part).and_then(|f| f.set_len(64 << 20)).expect("a partition");
+    run("mkfs.ext4", &["-q", "-F"], &part);
+    {
+        let Some(mounted) = LoopMount::new(&part, "loop") else { return };
+        fs::write(mounted.path().join("file"), "back again").expect("a file");
+    }
+    let content = [vec![0; OFFSET_BYTES as usize], fs::read(&part).expect("the partition")].concat();
+    fs::write(&disk, content).expect("a disk");
+    cuttle.backup(&[&disk.display().to_string(), "--volume", "vm"]);
+    let mount = Mount::new(&cuttle, &[]);
+    let options = format!("loop,ro,noload,offset={OFFSET_BYTES}");
+    let Some(mounted) = LoopMount::new(&mount.path("vm/1.raw"), &options) else { return };
+    assert_eq!(fs::read(mounted.path().join("file")).expect("the file"), b"back again");
+}
+
 #[test]
 fn xfs() {
     check("mkfs.xfs", &["-q", "-f"], "loop,ro,norecovery,nouuid");
