@@ -1,6 +1,6 @@
 //! Clients that mean harm: each loses its connection, and nobody else notices.
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -31,7 +31,11 @@ fn check_good(server: &Server) {
 #[test]
 fn broken_handshakes_end_the_connection() {
     let image = Memory::new(disk());
-    let server = Server::start(&[("vm/1", &image)], impatient());
+    // One with patience, which the test has not: what cannot be right is not waited for.
+    let patient = Server::start(&[("vm/1", &image)], Limits::default());
+    let brief = Limits { message_timeout: Duration::from_millis(200), ..Limits::default() };
+    let brief =
+        Server::start(&[("vm/1", &image)], Limits { stall_timeout: Duration::from_millis(300), ..brief });
     let flags = [0, 0, 0, 3];
     let option = |head: &[u8], len: u32| [&flags[..], head, &len.to_be_bytes()].concat();
     let go = [&option(b"IHAVEOPT\0\0\0\x07", 10), &info("vm/1", &[])[..]].concat();
@@ -40,27 +44,27 @@ fn broken_handshakes_end_the_connection() {
         out.extend(len.to_be_bytes());
         out
     };
-    let cases: Vec<(&str, Vec<u8>)> = vec![
-        ("flags that were not offered", vec![0xff; 4]),
-        ("another protocol", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
-        ("TLS", [&[0x16, 3, 1, 2][..], &[0; 512]].concat()),
-        ("half of the flags", vec![0, 0]),
-        ("a wrong magic number", option(b"IHAVEOPS\0\0\0\x07", 0)),
-        ("half of an option's head", [&flags[..], b"IHAVEOPT\0\0"].concat()),
-        ("an option without its data", option(b"IHAVEOPT\0\0\0\x07", 100)),
-        ("an option of 4 GiB", option(b"IHAVEOPT\0\0\0\x07", u32::MAX)),
-        ("an unknown option of 4 GiB", option(b"IHAVEOPT\0\0\0\x63", u32::MAX)),
-        ("a wrong magic number of a request", request(0x2560_9514, 0, 512)),
-        ("half of a request", go[..].iter().copied().chain([0x25, 0x60]).collect()),
-        ("a write of 4 GiB", request(0x2560_9513, 1, u32::MAX)),
-        ("a write without its data", request(0x2560_9513, 1, MIB)),
+    let cases: Vec<(&str, &Server, Vec<u8>)> = vec![
+        ("flags that were not offered", &patient, vec![0xff; 4]),
+        ("another protocol", &patient, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
+        ("TLS", &patient, [&[0x16, 3, 1, 2][..], &[0; 512]].concat()),
+        ("half of the flags", &brief, vec![0, 0]),
+        ("a wrong magic number", &patient, option(b"IHAVEOPS\0\0\0\x07", 0)),
+        ("half of an option's head", &brief, [&flags[..], b"IHAVEOPT\0\0"].concat()),
+        ("an option without its data", &brief, option(b"IHAVEOPT\0\0\0\x07", 100)),
+        ("an option of 4 GiB", &patient, option(b"IHAVEOPT\0\0\0\x07", u32::MAX)),
+        ("an unknown option of 4 GiB", &patient, option(b"IHAVEOPT\0\0\0\x63", u32::MAX)),
+        ("a wrong magic number of a request", &patient, request(0x2560_9514, 0, 512)),
+        ("half of a request", &brief, go[..].iter().copied().chain([0x25, 0x60]).collect()),
+        ("a write of 4 GiB", &patient, request(0x2560_9513, 1, u32::MAX)),
+        ("a write without its data", &brief, request(0x2560_9513, 1, MIB)),
     ];
-    for (what, bytes) in cases {
+    for (what, server, bytes) in cases {
         let mut client = Client::silent(server.address);
         // It may be thrown out before all is said.
         let _ = client.0.write_all(&bytes);
         assert!(client.is_closed(), "{what}");
-        check_good(&server);
+        check_good(server);
     }
 }
 
@@ -81,6 +85,23 @@ fn who_says_nothing_does_not_stay() {
 }
 
 #[test]
+fn a_handshake_does_not_go_on_for_ever() {
+    let image = Memory::new(disk());
+    let limits = Limits { handshake_timeout: Duration::from_millis(300), ..Limits::default() };
+    let server = Server::start(&[("vm/1", &image)], limits);
+    let mut thinking = Client::greeted(server.address, 3);
+    let mut haggling = Client::greeted(server.address, 3);
+    while haggling.0.write_all(b"IHAVEOPT\0\0\0\x03\0\0\0\0").is_ok() {
+        let mut some = [0; 4096];
+        if haggling.0.read(&mut some).is_ok_and(|n| n == 0) {
+            break;
+        }
+    }
+    assert!(thinking.is_closed() && haggling.is_closed());
+    check_good(&server);
+}
+
+#[test]
 fn who_does_not_take_what_it_asked_for_loses_it() {
     let image = Memory::new(crate::support::Numbers::new(3).bytes(64 << 20));
     let good = Memory::new(disk());
@@ -92,9 +113,13 @@ fn who_does_not_take_what_it_asked_for_loses_it() {
         }
         check_good(&server);
         // Until it is closed on the other side, which shows in what is written to it.
-        while greedy.0.write_all(&[0; 1]).is_ok() {
-            std::thread::yield_now();
-        }
+        let error = loop {
+            match greedy.0.write_all(&[0; 1]) {
+                Ok(()) => std::thread::yield_now(),
+                Err(e) => break e,
+            }
+        };
+        assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
         let read = image.read_bytes.load(Ordering::SeqCst) - before;
         assert!(read <= 24 << 20, "{read} bytes were read for who takes none");
     }
