@@ -13,6 +13,7 @@ mod forget;
 mod global;
 mod human;
 mod init;
+mod instant;
 mod key;
 mod logging;
 mod machine;

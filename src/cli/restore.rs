@@ -21,7 +21,7 @@ use super::place::{Place, standard_output};
 use super::summary::ledger_line;
 use super::table::{Column, printable, table};
 use super::ui::json_text;
-use super::{Context, Exit, human};
+use super::{Context, Exit, human, instant};
 
 const WORDS: Words = Words { unit: "chunk", new: "fetched", known: "kept", zero: "zero" };
 
@@ -33,6 +33,9 @@ TARGET is one of
   PATH                            a new file, or with --overwrite an existing file or block device
   -                               standard output: the raw bytes
 
+With --instant the image can be used within seconds, and Ceph copies the rest in the background. It copies holes as zeros: the pool
+needs room for all of the volume, and `rbd sparsify` gives it back afterwards.
+
 Only what the target does not hold already is fetched. A restore that was interrupted goes on where it was when the same
 command is run again.
 
@@ -40,11 +43,14 @@ Examples:
   cuttle restore vms/db rbd:vms/db-restored
   cuttle restore vms/db@12 rbd:vms/db --overwrite      back to an older night, in place
   cuttle restore -n vms/db rbd:vms/db --overwrite      what that would fetch
+  cuttle restore --instant vms/db rbd:vms/db           a new image that can be used at once, while it is copied
+  cuttle restore --instant --history 7 vms/db rbd:vms/db     its last seven nights become RBD snapshots of it
   cuttle restore vms/db - | qemu-img convert -O qcow2 /dev/stdin db.qcow2
 
 JSON: {\"message_type\":\"summary\",\"target\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"dry_run\",\"keep\":{\"chunks\",\"bytes\"},
 \"zero\":{…},\"fetch\":{…},\"fetches\",\"objects\",\"sealed_bytes\",\"downloaded_bytes\",\"requests\",\"ledger\":{…},\"seconds\"}, on standard
-error where the target is -.";
+error where the target is -. With --instant: {\"message_type\":\"usable\",\"target\",\"address\",\"seconds\"}, then a summary with
+\"history\":[{\"name\",\"sequence\"}] and \"usable_seconds\".";
 
 /// Restore a snapshot to an RBD image, a file, a block device or standard output
 #[derive(Debug, clap::Args)]
@@ -63,6 +69,8 @@ pub struct Args {
     /// Pool for the data of a new image, beside the one that holds the image
     #[arg(long, value_name = "POOL", hide_short_help = true)]
     data_pool: Option<String>,
+    #[command(flatten)]
+    instant: instant::Options,
 }
 
 #[derive(Serialize)]
@@ -75,6 +83,9 @@ struct Summary<'a> {
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let place = Place::parse(&args.target)?;
+    if args.instant.instant {
+        return instant::run(context, &args.snapshot, place, args.data_pool, args.instant).await;
+    }
     // Refused before anyone types a password.
     let output = if place == Place::Stream { Some(standard_output()?) } else { None };
     let project = connect::project(context, false).await?;

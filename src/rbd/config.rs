@@ -70,6 +70,20 @@ impl CephConfig {
         Ok(self)
     }
 
+    /// The same as arguments of Ceph's own programs.
+    pub fn program_args(&self) -> Vec<String> {
+        let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string());
+        let named = [
+            ("--conf", path(&self.conf)),
+            ("--cluster", self.cluster_name.clone()),
+            ("--name", self.user.clone()),
+            ("--keyring", path(&self.keyring)),
+            ("--mon-host", self.mon_host.clone()),
+        ];
+        let given = named.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?]));
+        given.flatten().chain(self.args.iter().cloned()).collect()
+    }
+
     pub(super) fn user_name(&self) -> Result<&str> {
         let user = self.user.as_deref().unwrap_or("client.admin");
         match user.split_once('.') {
@@ -95,6 +109,16 @@ mod tests {
         assert_eq!(config.user.as_deref(), Some("client.backup"));
         assert_eq!(config.cluster_name.as_deref(), Some("blue"));
         assert_eq!(config.args, ["--rbd_cache=true", "-m", "10.0.0.1"]);
+    }
+
+    #[test]
+    fn programs_are_told_the_same() {
+        let config = with("-c /a.conf --id backup --rbd_cache=true");
+        assert_eq!(
+            config.program_args(),
+            ["--conf", "/a.conf", "--name", "client.backup", "--rbd_cache=true"]
+        );
+        assert!(CephConfig::default().program_args().is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod any;
 mod ascending;
+pub mod instant;
 
 use std::ops::Range;
 use std::sync::Arc;

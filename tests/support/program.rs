@@ -76,6 +76,11 @@ impl Cuttle {
         command
     }
 
+    /// The operator's environment, for a process that the test starts itself.
+    pub fn variables(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.variables.iter().map(|(name, value)| (name, value))
+    }
+
     pub fn run(&self, args: &[&str], input: &[u8]) -> Said {
         let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_cuttle"));
         command.env_clear().envs(self.variables.iter().map(|(name, value)| (name, value)));

@@ -84,25 +84,30 @@ pub fn s3rver(root: &Path) -> Result<Server> {
     })
 }
 
-/// Programs that tests run beside servers, and the Debian packages that bring them.
-const PROGRAMS: [(&str, &str); 5] = [
+/// Programs that tests read volumes with, and the Debian packages that bring them.
+const TOOLS: [(&str, &str); 8] = [
     ("qemu-img", "qemu-utils"),
+    ("nbdkit", "nbdkit"),
     ("nbdinfo", "libnbd-bin"),
     ("fusermount3", "fuse3"),
-    ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
+    ("debugfs", "e2fsprogs"),
+    ("curl", "curl"),
+    ("openssl", "openssl"),
 ];
 
-/// Installs the programs that are missing.
-pub fn install_programs() -> Result<()> {
+/// Installs what of [`TOOLS`] is missing.
+pub fn tools() -> Result<()> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = |program: &str| std::env::split_paths(&paths).any(|folder| folder.join(program).is_file());
-    let missing: Vec<&str> =
-        PROGRAMS.iter().filter(|(program, _)| !is_there(program)).map(|(_, p)| *p).collect();
+    let there = |program: &str| {
+        let folders: Vec<_> = std::env::split_paths(&paths).collect();
+        folders.iter().chain([&"/usr/sbin".into(), &"/sbin".into()]).any(|dir| dir.join(program).exists())
+    };
+    let missing: Vec<&str> = TOOLS.iter().filter(|(program, _)| !there(program)).map(|(_, p)| *p).collect();
     if missing.is_empty() { Ok(()) } else { apt_install(&missing) }
 }
 
-/// Installs packages by apt; needs root.
+/// Installs packages by apt; needs root. Never at the cost of another package: whoever installed that needs it.
 pub fn apt_install(packages: &[&str]) -> Result<()> {
     // Servers are installed at the same time, and apt has a lock that it does not wait for.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -113,7 +118,7 @@ pub fn apt_install(packages: &[&str]) -> Result<()> {
         run(command.args(args).env("DEBIAN_FRONTEND", "noninteractive"))
     };
     apt(&["update", "-q"])?;
-    apt(&[&["install", "-y", "-q", "--no-install-recommends"], packages].concat())
+    apt(&[&["install", "-y", "-q", "--no-install-recommends", "--no-remove"], packages].concat())
 }
 
 /// The directory of a package, filled by `fill` unless an earlier run did.

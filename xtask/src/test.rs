@@ -83,7 +83,7 @@ fn start_all(root: &Path) -> (Running, Vec<anyhow::Error>) {
     let mut failures = Vec::new();
     // Before the others: two apt at once would meet at its lock.
     let installed = ceph::install();
-    failures.extend(servers::install_programs().err().map(|error| error.context("programs")));
+    failures.extend(servers::tools().err().map(|error| error.context("tools")));
     thread::scope(|scope| {
         let ceph = scope.spawn(|| start_clusters(root, installed));
         let servers = [

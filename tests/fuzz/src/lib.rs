@@ -17,6 +17,11 @@ pub mod format;
 pub mod keys;
 #[path = "../../../src/serve/nbd/wire/mod.rs"]
 pub mod nbd_wire;
+// Of `serve` the parsers of its own; HTTP itself is hyper's.
+#[path = "../../../src/serve/http/range.rs"]
+pub mod range;
+#[path = "../../../src/serve/http/target.rs"]
+pub mod target;
 #[path = "../../../src/units.rs"]
 pub mod units;
 #[path = "../../../src/volume.rs"]

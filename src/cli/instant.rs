@@ -1,0 +1,148 @@
+//! `cuttle restore --instant`: an image that can be used while it is copied.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use cuttle::progress::Progress;
+use cuttle::reading::snapshot::MEMORY_BYTES_DEFAULT;
+use cuttle::repo::Project;
+use cuttle::repo::log::SnapshotEntry;
+use cuttle::restore::instant::{Begun, HISTORY_MAX, InstantReport, InstantRestore};
+use cuttle::{Error, Result};
+
+use super::bar::Words;
+use super::connect::refuse_dry_run;
+use super::place::Place;
+use super::summary::ledger_line;
+use super::table::printable;
+use super::{Context, Exit, Ui, connect, human};
+
+const WORDS: Words = Words { unit: "chunk", new: "copied", known: "", zero: "" };
+const HEADING: &str = "Instant restore";
+
+/// What --instant takes.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Make an RBD image that can be used at once; its content is copied while it is used (Ceph's live migration)
+    #[arg(long, help_heading = HEADING, conflicts_with_all = ["overwrite", "no_compare"])]
+    pub instant: bool,
+    /// The N snapshots before this one become RBD snapshots of the image
+    #[arg(long, value_name = "N", requires = "instant", conflicts_with = "resume", help_heading = HEADING)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=HISTORY_MAX as i64))]
+    history: Option<u32>,
+    /// Go on with an instant restore that was interrupted; --listen names the address that it told
+    #[arg(long, requires = "instant", help_heading = HEADING)]
+    resume: bool,
+    /// Address of this host that the image's users reach until it is copied; anything but this host itself needs another one
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "instant", default_value = "127.0.0.1:0", help_heading = HEADING)]
+    listen: SocketAddr,
+}
+
+#[derive(Serialize)]
+struct Told {
+    message_type: &'static str,
+    target: String,
+    address: SocketAddr,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    message_type: &'static str,
+    target: String,
+    #[serde(flatten)]
+    report: &'a InstantReport,
+}
+
+pub async fn run(
+    context: &Context<'_>,
+    snapshot: &str,
+    place: Place,
+    data_pool: Option<String>,
+    options: Options,
+) -> Result<Exit> {
+    refuse_dry_run(context, "restore --instant")?;
+    let Place::Rbd(target) = place else {
+        return Err(Error::invalid(format!("{place}: expected an RBD image as target of --instant")).help(
+            "write rbd:[POOL/[NAMESPACE/]]IMAGE; for other targets see `cuttle serve` and `cuttle mount`",
+        ));
+    };
+    if target.is_all() || target.snapshot.is_some() {
+        return Err(Error::invalid(format!("{target}: expected one image, without a snapshot, as target")));
+    }
+    let ceph = connect::ceph_config(context)?;
+    let project = connect::project(context, false).await?;
+    let entry = project.find_snapshot(snapshot).await?;
+    let history = options.history.unwrap_or(0) as usize;
+    let snapshots =
+        if history > 0 { with_history(&project, entry.clone(), history).await? } else { vec![entry.clone()] };
+    let restore = InstantRestore {
+        project,
+        ceph,
+        target,
+        listen: options.listen,
+        memory_bytes: MEMORY_BYTES_DEFAULT,
+        data_pool,
+    };
+    let name = format!("{}@{}", entry.volume_name, entry.snapshot.sequence);
+    let bar = context.ui.progress(&name, WORDS, false);
+    let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
+    let (ui, target) = (context.ui.clone(), restore.target.to_string());
+    let usable = move |begun: &Begun| tell_usable(&ui, &target, &name, begun);
+    let report = match options.resume {
+        true => restore.resume(snapshots, &usable, progress, cancel).await,
+        false => restore.run(snapshots, &usable, progress, cancel).await,
+    };
+    bar.done();
+    tell(context, &restore, &report?)?;
+    Ok(Exit::Success)
+}
+
+/// The snapshot and up to `count` before it, oldest first.
+async fn with_history(project: &Project, entry: SnapshotEntry, count: usize) -> Result<Vec<SnapshotEntry>> {
+    let catalog = project.confirmed_catalog().await?;
+    let volume = catalog
+        .by_number(entry.snapshot.volume)
+        .ok_or_else(|| Error::internal("a snapshot without its volume"))?;
+    let mut all = project.snapshots(volume).await?;
+    all.retain(|other| other.snapshot.sequence < entry.snapshot.sequence);
+    let mut found = all.split_off(all.len().saturating_sub(count));
+    found.push(entry);
+    Ok(found)
+}
+
+fn tell_usable(ui: &Ui, target: &str, name: &str, begun: &Begun) {
+    let Begun { address, seconds } = *begun;
+    // Where nobody reads it, nothing more can be said.
+    let _ = if ui.is_json() {
+        ui.print_json(&Told { message_type: "usable", target: target.to_owned(), address, seconds })
+    } else {
+        ui.print(&format!("{target} can be used now, after {}", human::duration(seconds)))
+    };
+    ui.note(&format!(
+        "it is copied meanwhile, and reads from here until it is done. If this should die, go on with\n  \
+         cuttle restore --instant --resume --listen {address} {} {target}",
+        printable(name)
+    ));
+}
+
+fn tell(context: &Context<'_>, restore: &InstantRestore, report: &InstantReport) -> Result<()> {
+    let ui = context.ui;
+    let target = restore.target.to_string();
+    if ui.is_json() {
+        return ui.print_json(&Summary { message_type: "summary", target, report });
+    }
+    if !ui.is_talkative() {
+        return Ok(());
+    }
+    let (size, time) = (human::size(report.size_bytes), human::duration(report.seconds));
+    let from = printable(&format!("{}@{}", report.volume, report.sequence));
+    ui.print(&format!("restored {from} ({size}) to {target} in {time}; it depends on nothing any more"))?;
+    if !report.history.is_empty() {
+        let names: Vec<&str> = report.history.iter().map(|h| h.name.as_str()).collect();
+        ui.print(&format!("its snapshots: {}", printable(&names.join(", "))))?;
+    }
+    ui.print(&ledger_line(&report.ledger))
+}

@@ -1,0 +1,368 @@
+//! Instant restore: an RBD image that can be used at once, while its content is still being copied.
+//!
+//! The snapshot is served over HTTP, and librbd migrates the image from there: whoever reads what is not copied yet has it
+//! fetched, whoever writes has it copied first. Whoever uses the image before all is copied reads from the server, which so must
+//! be reachable and alive until then.
+
+mod migration;
+mod spec;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use tokio::task::JoinHandle;
+
+use crate::cancel::{self, Cancel, Canceller};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::progress::{Outcome, Progress, Step};
+use crate::rbd::{CephConfig, RbdSpec};
+use crate::repo::Project;
+use crate::repo::log::SnapshotEntry;
+use crate::serve::Shelf;
+use crate::serve::http::{Access, HttpOptions, HttpServer, Token};
+use crate::source::rbd::OWN_METADATA_PREFIX;
+use crate::store::Ledger;
+use crate::volume::ImageLayout;
+
+use migration::{Migration, State};
+pub use spec::Source;
+
+/// Most snapshots that come back with an image: the source's description must fit into the image's metadata.
+pub const HISTORY_MAX: usize = 100;
+/// What begins the names of cuttle's own snapshots, which a later backup would remove.
+const OWN_PREFIX: &str = "cuttle";
+
+/// An instant restore.
+pub struct InstantRestore {
+    pub project: Project,
+    pub ceph: CephConfig,
+    pub target: RbdSpec,
+    /// Where the snapshots are served. The image's users must reach it until all is copied; port 0 takes a free one.
+    pub listen: SocketAddr,
+    pub memory_bytes: u64,
+    pub data_pool: Option<String>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct InstantReport {
+    pub volume: String,
+    pub sequence: u32,
+    pub snapshot_id: String,
+    pub size_bytes: u64,
+    /// Snapshots of the new image, oldest first.
+    pub history: Vec<HistoryEntry>,
+    /// From the beginning until the image could be used; none where that was before.
+    pub usable_seconds: Option<f64>,
+    pub seconds: f64,
+    pub ledger: Ledger,
+}
+
+/// A snapshot that came back with its image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HistoryEntry {
+    pub name: String,
+    pub sequence: u32,
+}
+
+/// The image can be used.
+#[derive(Debug, Clone, Copy)]
+pub struct Begun {
+    /// Where its content is served, and must be served again by whoever resumes.
+    pub address: SocketAddr,
+    /// Since the beginning.
+    pub seconds: f64,
+}
+
+/// Told once, when the image can be used.
+pub type Usable<'a> = &'a (dyn Fn(&Begun) + Send + Sync);
+
+impl InstantRestore {
+    /// Restores the last of these snapshots of one volume; the others, oldest first, become snapshots of the image.
+    ///
+    /// # Errors
+    /// `Conflict` where the image exists. Whatever ends it once the image can be used leaves an image that works only while its
+    /// source is served: [`resume`](Self::resume) goes on, `rbd migration abort` goes back.
+    pub async fn run(
+        &self,
+        snapshots: Vec<SnapshotEntry>,
+        usable: Usable<'_>,
+        progress: Arc<dyn Progress>,
+        cancel: Cancel,
+    ) -> Result<InstantReport> {
+        let began = Instant::now();
+        let Some((snapshot, older)) = snapshots.split_last() else {
+            return Err(Error::invalid("no snapshot to restore"));
+        };
+        check_sizes(&snapshots)?;
+        let history = history(older)?;
+        let token = self.token(snapshot);
+        progress.phase("prepare", None);
+        let (address, served) = self.serve(self.listen, &token, snapshots.clone()).await?;
+        let source = Source {
+            address,
+            token,
+            volume: snapshot.volume_name.clone(),
+            sequence: snapshot.snapshot.sequence.0,
+            history: history.into_iter().map(|h| (h.name, h.sequence)).collect(),
+        };
+        let migration = Migration { ceph: &self.ceph, target: &self.target, cancel };
+        let options = image_options(&snapshot.snapshot.layout, self.data_pool.as_deref());
+        migration.prepare(&source.to_json()?, &options).await.map_err(|e| self.not_begun(e))?;
+        let usable_seconds = began.elapsed().as_secs_f64();
+        usable(&Begun { address, seconds: usable_seconds });
+        self.finish(&migration, (State::Prepared, address), snapshot, progress.as_ref()).await?;
+        served.stop().await;
+        Ok(self.report(&source, snapshot, (Some(usable_seconds), began)))
+    }
+
+    /// Goes on with a restore that was interrupted: serves again, at the address that the image knows, and copies the rest.
+    /// Of the snapshots of one volume the last is the one to restore; all others are served where the image asks for them.
+    pub async fn resume(
+        &self,
+        snapshots: Vec<SnapshotEntry>,
+        usable: Usable<'_>,
+        progress: Arc<dyn Progress>,
+        cancel: Cancel,
+    ) -> Result<InstantReport> {
+        let began = Instant::now();
+        let Some(wanted) = snapshots.last().cloned() else {
+            return Err(Error::invalid("no snapshot to restore"));
+        };
+        if self.listen.port() == 0 {
+            return Err(Error::invalid("the address is not named at which the image looks for its content")
+                .help("name it with --listen, as the restore told it when it began"));
+        }
+        // First of all: without its source an image cannot even be looked at.
+        let (_, served) = self.serve(self.listen, &self.token(&wanted), snapshots).await?;
+        let migration = Migration { ceph: &self.ceph, target: &self.target, cancel };
+        let (described, state) = migration.status().await.map_err(|e| match e.kind() {
+            ErrorKind::Unavailable => e.help(
+                "name the snapshot and, with --listen, the address that it was restored from: the image finds its source there",
+            ),
+            _ => e,
+        })?;
+        let source = Source::from_json(&described)?;
+        if (source.volume.as_str(), source.sequence)
+            != (wanted.volume_name.as_str(), wanted.snapshot.sequence.0)
+        {
+            return Err(Error::conflict(format!(
+                "{} is being restored from {}@{}, not from {}",
+                self.target,
+                source.volume,
+                source.sequence,
+                name(&wanted)
+            )));
+        }
+        usable(&Begun { address: self.listen, seconds: began.elapsed().as_secs_f64() });
+        self.finish(&migration, (state, self.listen), &wanted, progress.as_ref()).await?;
+        served.stop().await;
+        Ok(self.report(&source, &wanted, (None, began)))
+    }
+
+    /// The secret in the path. It follows from the project's key, so that whoever resumes needs to remember nothing.
+    fn token(&self, snapshot: &SnapshotEntry) -> String {
+        let text = format!("instant restore of {} to {}", snapshot.snapshot_id, self.target);
+        self.project.identify(text.as_bytes()).to_string()
+    }
+
+    async fn serve(
+        &self,
+        listen: SocketAddr,
+        token: &str,
+        snapshots: Vec<SnapshotEntry>,
+    ) -> Result<(SocketAddr, Served)> {
+        if listen.ip().is_unspecified() {
+            return Err(Error::invalid(format!("{listen} is no address that others can be told"))
+                .help("name the address of this host that the image's users reach"));
+        }
+        let shelf = Shelf::of_snapshots(&self.project, snapshots, self.memory_bytes);
+        let options = HttpOptions { listen, ..HttpOptions::on_loopback(Access::Token(Token::new(token))) };
+        let server = HttpServer::bind(Arc::new(shelf), options).await?;
+        let (address, (canceller, cancel)) = (server.address(), cancel::pair());
+        let task = tokio::spawn(server.run(cancel));
+        Ok((address, Served { canceller, task }))
+    }
+
+    async fn finish(
+        &self,
+        migration: &Migration<'_>,
+        (state, address): (State, SocketAddr),
+        snapshot: &SnapshotEntry,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let done = self.copy_and_commit(migration, state, snapshot, progress).await;
+        done.map_err(|error| {
+            let (path, name) = (self.target.path(), name(snapshot));
+            let busy = match error.kind() {
+                ErrorKind::Conflict => "some steps want nobody to have the image open; then ",
+                _ => "",
+            };
+            error.help(format!(
+                "{busy}go on with `cuttle restore --instant --resume --listen {address} {name} {}`; until then {path} cannot \
+                 be opened. Or give it up: `rbd migration abort {path}` removes the image and what was written to it",
+                self.target
+            ))
+        })
+    }
+
+    async fn copy_and_commit(
+        &self,
+        migration: &Migration<'_>,
+        state: State,
+        snapshot: &SnapshotEntry,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let size_bytes = snapshot.snapshot.size_bytes;
+        if state == State::Prepared {
+            progress.phase("copy", Some(size_bytes));
+            let mut done_bytes = 0;
+            let mut percent = |percent: u8| {
+                let at = size_bytes / 100 * u64::from(percent);
+                let bytes = at.saturating_sub(done_bytes);
+                done_bytes += bytes;
+                progress.step(Step { bytes, chunks: 0, outcome: Outcome::New });
+            };
+            migration.execute(&mut percent).await?;
+        }
+        progress.phase("commit", None);
+        for (key, value) in &snapshot.snapshot.layout.metadata {
+            // What is cuttle's own belongs to the image that was backed up.
+            if !key.starts_with(OWN_METADATA_PREFIX) {
+                migration.set_metadata(key, value).await.context(format!("set image metadata {key}"))?;
+            }
+        }
+        migration.commit().await
+    }
+
+    fn not_begun(&self, error: Error) -> Error {
+        let path = self.target.path();
+        match error.kind() {
+            ErrorKind::Conflict => {
+                error.help("an instant restore makes a new image: name one that is not there")
+            }
+            ErrorKind::Invalid | ErrorKind::Unsupported => error.help(
+                "live migration from HTTP needs Ceph 16 or newer; a restore without --instant does not",
+            ),
+            _ => error.help(format!("if {path} is there now, `rbd migration abort {path}` removes it")),
+        }
+    }
+
+    fn report(
+        &self,
+        source: &Source,
+        snapshot: &SnapshotEntry,
+        (usable_seconds, began): (Option<f64>, Instant),
+    ) -> InstantReport {
+        let history = source.history.iter();
+        InstantReport {
+            volume: snapshot.volume_name.clone(),
+            sequence: snapshot.snapshot.sequence.0,
+            snapshot_id: snapshot.snapshot_id.to_string(),
+            size_bytes: snapshot.snapshot.size_bytes,
+            history: history
+                .map(|(name, sequence)| HistoryEntry { name: name.clone(), sequence: *sequence })
+                .collect(),
+            usable_seconds,
+            seconds: began.elapsed().as_secs_f64(),
+            ledger: self.project.repository().store.ledger(),
+        }
+    }
+}
+
+/// `volume@sequence`, as a user names a snapshot.
+fn name(snapshot: &SnapshotEntry) -> String {
+    super::name(snapshot)
+}
+
+/// A server in the background; gone when this is dropped.
+struct Served {
+    canceller: Canceller,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Served {
+    async fn stop(mut self) {
+        self.canceller.cancel();
+        // What it still had to say is nothing that the restore depends on.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Refuses a history that would not come back as it was. Where one size is no multiple of the image's objects and another
+/// snapshot is larger, Ceph's migration loses the rest of that object, in all snapshots (seen with Ceph 16.2.15).
+fn check_sizes(snapshots: &[SnapshotEntry]) -> Result<()> {
+    let Some((snapshot, older)) = snapshots.split_last() else { return Ok(()) };
+    let (size_bytes, layout) = (snapshot.snapshot.size_bytes, &snapshot.snapshot.layout);
+    let object_bytes = object_size_bytes(layout).saturating_mul(layout.stripe_count.max(1));
+    let whole = |entry: &SnapshotEntry| entry.snapshot.size_bytes.is_multiple_of(object_bytes);
+    if older.iter().all(|entry| entry.snapshot.size_bytes == size_bytes) || snapshots.iter().all(whole) {
+        return Ok(());
+    }
+    let sizes: Vec<String> =
+        snapshots.iter().map(|s| format!("@{} has {}", s.snapshot.sequence, s.snapshot.size_bytes)).collect();
+    Err(Error::unsupported(format!(
+        "the volume changed its size and not by whole objects of {object_bytes} bytes: {} bytes",
+        sizes.join(", ")
+    ))
+    .help("Ceph's migration would lose data: leave --history out, or name fewer snapshots"))
+}
+
+/// RBD's own default where the size of objects is not known.
+fn object_size_bytes(layout: &ImageLayout) -> u64 {
+    const ORDER_DEFAULT: u8 = 22;
+    1 << if (1..=32).contains(&layout.order) { layout.order } else { ORDER_DEFAULT }
+}
+
+/// Names for older snapshots: those they had, unless cuttle made them for itself.
+fn history(older: &[SnapshotEntry]) -> Result<Vec<HistoryEntry>> {
+    if older.len() > HISTORY_MAX {
+        return Err(Error::invalid(format!("{} older snapshots: at most {HISTORY_MAX}", older.len())));
+    }
+    let mut taken = BTreeSet::new();
+    let named = older.iter().map(|entry| {
+        let sequence = entry.snapshot.sequence.0;
+        let own = entry.snapshot.point.as_ref().filter(|p| !p.own && !p.name.starts_with(OWN_PREFIX));
+        let name = own.map_or_else(|| format!("backup-{sequence}"), |point| point.name.clone());
+        let name = if taken.contains(&name) { format!("{name}-{sequence}") } else { name };
+        taken.insert(name.clone());
+        HistoryEntry { name, sequence }
+    });
+    Ok(named.collect())
+}
+
+/// How the image is made: as it was.
+fn image_options(layout: &ImageLayout, data_pool: Option<&str>) -> Vec<String> {
+    use crate::rbd::features;
+    let mut out = Vec::new();
+    let mut add = |name: &str, value: String| out.extend([format!("--{name}"), value]);
+    add("object-size", format!("{}B", object_size_bytes(layout)));
+    if layout.stripe_count > 1 {
+        add("stripe-unit", format!("{}B", layout.stripe_unit_bytes));
+        add("stripe-count", layout.stripe_count.to_string());
+    }
+    for (bit, name) in [
+        (features::LAYERING, "layering"),
+        (features::EXCLUSIVE_LOCK, "exclusive-lock"),
+        (features::OBJECT_MAP, "object-map"),
+        (features::FAST_DIFF, "fast-diff"),
+        (features::DEEP_FLATTEN, "deep-flatten"),
+    ] {
+        if layout.features & bit != 0 {
+            add("image-feature", name.to_owned());
+        }
+    }
+    if let Some(pool) = data_pool {
+        add("data-pool", pool.to_owned());
+    }
+    out
+}
