@@ -17,6 +17,7 @@ pub mod forget;
 pub mod format;
 pub mod import;
 pub mod keys;
+pub mod mount;
 pub mod plan;
 pub mod progress;
 pub mod prune;

@@ -21,6 +21,7 @@ mod instant;
 mod key;
 mod logging;
 mod machine;
+mod mount;
 mod notes;
 mod place;
 mod project;
@@ -59,6 +60,7 @@ Examples:
   cuttle restore vms/db rbd:vms/db-restored       the latest snapshot into a new image
   cuttle export vms/db db.qcow2 --format qcow2    a disk image for anything but Ceph
   cuttle serve                                    all snapshots as raw images over HTTP, read-only
+  cuttle mount /mnt/backups                       snapshots as files, to get one file back
   cuttle verify --slice 3/30 --read-data          read a thirtieth of all data and check it
   cuttle forget --keep-daily 7 --keep-weekly 4    let go of older snapshots
   cuttle prune                                    delete what no snapshot needs any more
@@ -111,6 +113,7 @@ enum Command {
     Tag(tag::Args),
     Stats(stats::Args),
     Prune(prune::Args),
+    Mount(mount::Args),
     Key(key::Args),
     Project(project::Args),
     Completions(completions::Args),
@@ -156,6 +159,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Tag(args) => tag::run(context, args).await,
         Command::Stats(args) => stats::run(context, args).await,
         Command::Prune(args) => prune::run(context, args).await,
+        Command::Mount(args) => mount::run(context, args).await,
         Command::Key(args) => key::run(context, args).await,
         Command::Project(args) => project::run(context, args).await,
         Command::Completions(args) => completions::run(context, &args),

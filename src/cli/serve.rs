@@ -13,6 +13,7 @@ use cuttle::error::io_error;
 use cuttle::reading::snapshot::MEMORY_BYTES_DEFAULT;
 use cuttle::serve::Shelf;
 use cuttle::serve::http::{Access, HttpOptions, HttpServer, Limits, Tls, Token};
+use cuttle::serve::nbd::{self, Listener, exports::Exports};
 use cuttle::{Error, Result};
 
 use super::connect::refuse_dry_run;
@@ -24,6 +25,8 @@ use super::{Context, Exit, connect, human};
 /// Shortest token, in bytes: what can be guessed protects nothing.
 const TOKEN_LEN_BYTES_MIN: usize = 16;
 const TOKEN_LEN_BYTES_MAX: u64 = 1024;
+/// The port that IANA reserved for NBD.
+const NBD_DEFAULT: &str = "127.0.0.1:10809";
 
 const EXAMPLES: &str = "\
 Each snapshot is a file that can be read at any offset: http://ADDRESS/VOLUME/SEQ.raw, and VOLUME/latest.raw. The page at /
@@ -33,17 +36,22 @@ began, so an image never changes under a reader. Only what is read is fetched fr
 On 127.0.0.1 every user of this machine may read. On any other address a token is asked for: as a Bearer token, as the
 password of any user, or in the path (http://ADDRESS/@TOKEN/VOLUME/SEQ.raw).
 
+With --nbd or --nbd-socket the same snapshots are NBD exports as well, VOLUME/SEQ and VOLUME/latest, with their holes; a single
+one is the default export too. NBD knows no token.
+
 Examples:
   cuttle serve                                     all snapshots of the project, on 127.0.0.1:8420
   cuttle serve vms/db@12                           one snapshot
   qemu-img convert -O qcow2 http://127.0.0.1:8420/vms/db/12.raw db.qcow2
+  cuttle serve --nbd                               over NBD too, on 127.0.0.1:10809
+  nbdcopy nbd://127.0.0.1/vms/db/12 db.raw         or nbdinfo --list nbd://127.0.0.1, qemu-nbd -r -c /dev/nbd0 …
   curl -r 0-511 http://127.0.0.1:8420/vms/db/latest.raw | xxd
   cuttle serve --listen 10.0.0.5:8420 --token-file /etc/cuttle/serve-token --tls-cert cert.pem --tls-key key.pem
 
 Environment:
   CUTTLE_SERVE_TOKEN       the token, unless --token-file names a file
 
-JSON: {\"message_type\":\"serving\",\"url\",\"snapshots\"} once it listens.";
+JSON: {\"message_type\":\"serving\",\"url\",\"nbd\",\"snapshots\"} once it listens.";
 
 /// Serve snapshots over HTTP, read-only, as raw images
 #[derive(Debug, clap::Args)]
@@ -66,6 +74,12 @@ pub struct Args {
     /// Private key of the certificate, PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Serve over NBD too [default address: 127.0.0.1:10809]
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, require_equals = true, default_missing_value = NBD_DEFAULT)]
+    nbd: Option<SocketAddr>,
+    /// Serve over NBD on a socket that only this user may use
+    #[arg(long, value_name = "PATH")]
+    nbd_socket: Option<PathBuf>,
     /// Memory for chunks, those that are fetched and those that are kept
     #[arg(long, value_name = "SIZE", value_parser = parse_size_nonzero)]
     memory: Option<u64>,
@@ -75,6 +89,7 @@ pub struct Args {
 struct Serving<'a> {
     message_type: &'static str,
     url: &'a str,
+    nbd: Option<String>,
     snapshots: usize,
 }
 
@@ -96,18 +111,54 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         Some(spec) => Shelf::of_snapshots(&project, vec![project.find_snapshot(spec).await?], memory_bytes),
     };
     let snapshots = shelf.volumes().map(|(_, all)| all.len()).sum();
-    let options = HttpOptions { listen: args.listen, access, tls, nbd: None, limits: Limits::default() };
-    let server = HttpServer::bind(Arc::new(shelf), options).await?;
+    let shelf = Arc::new(shelf);
+    let nbd = NbdServers::bind(&args).await?;
+    let options =
+        HttpOptions { listen: args.listen, access, tls, nbd: nbd.address(), limits: Limits::default() };
+    let server = HttpServer::bind(Arc::clone(&shelf), options).await?;
     let (ui, url) = (context.ui, server.url());
     if ui.is_json() {
-        ui.print_json(&Serving { message_type: "serving", url: &url, snapshots })?;
+        let nbd = nbd.address().map(|address| format!("nbd://{address}"));
+        ui.print_json(&Serving { message_type: "serving", url: &url, nbd, snapshots })?;
     } else {
         ui.print(&format!("serving {} at {url}/", human::counted(snapshots as u64, "snapshot")))?;
+        if let Some(address) = nbd.address() {
+            ui.print(&format!("and at nbd://{address}/VOLUME/SEQ"))?;
+        }
         ui.note("stop it with Ctrl-C");
     }
-    server.run(context.cancel.clone()).await?;
+    let (served, ()) = tokio::join!(server.run(context.cancel.clone()), nbd.run(shelf, context));
+    served?;
     note_requests(context, project.repository().store());
     Ok(Exit::Success)
+}
+
+/// The servers for NBD that were asked for: none, one or two.
+struct NbdServers(Vec<Listener>);
+
+impl NbdServers {
+    async fn bind(args: &Args) -> Result<Self> {
+        let mut listeners = Vec::new();
+        if let Some(address) = args.nbd {
+            listeners.push(Listener::tcp(address, args.insecure_public).await?);
+        }
+        if let Some(path) = &args.nbd_socket {
+            listeners.push(Listener::unix(path)?);
+        }
+        Ok(Self(listeners))
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        self.0.iter().find_map(Listener::address)
+    }
+
+    async fn run(self, shelf: Arc<Shelf>, context: &Context<'_>) {
+        let serve = |listener| {
+            let exports: Arc<dyn Exports> = shelf.clone();
+            nbd::serve(listener, exports, nbd::Limits::default(), context.cancel.clone())
+        };
+        futures::future::join_all(self.0.into_iter().map(serve)).await;
+    }
 }
 
 fn access(args: &Args) -> Result<Access> {

@@ -4,6 +4,7 @@
 //! began: an image never changes under a reader, `latest` neither.
 
 pub mod http;
+pub mod nbd;
 mod shelf;
 
 pub use shelf::{Shelf, Which};

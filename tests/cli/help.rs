@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, ok};
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "init",
     "backup",
     "snapshots",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 19] = [
     "verify",
     "forget",
     "prune",
+    "mount",
     "protect",
     "unprotect",
     "tag",

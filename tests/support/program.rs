@@ -69,6 +69,13 @@ impl Cuttle {
         self.home.path()
     }
 
+    /// A run that the test starts and ends itself.
+    pub fn command(&self, args: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cuttle"));
+        command.env_clear().envs(self.variables.iter().map(|(name, value)| (name, value))).args(args);
+        command
+    }
+
     /// The operator's environment, for a process that the test starts itself.
     pub fn variables(&self) -> impl Iterator<Item = (&String, &String)> {
         self.variables.iter().map(|(name, value)| (name, value))

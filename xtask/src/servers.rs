@@ -85,9 +85,12 @@ pub fn s3rver(root: &Path) -> Result<Server> {
 }
 
 /// Programs that tests read volumes with, and the Debian packages that bring them.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 8] = [
     ("qemu-img", "qemu-utils"),
     ("nbdkit", "nbdkit"),
+    ("nbdinfo", "libnbd-bin"),
+    ("fusermount3", "fuse3"),
+    ("mkfs.xfs", "xfsprogs"),
     ("debugfs", "e2fsprogs"),
     ("curl", "curl"),
     ("openssl", "openssl"),

@@ -155,7 +155,8 @@ fn use_it(out: &mut String, volume: &str, entry: &SnapshotEntry, commands: &Comm
         format!("rbd migration prepare --import-only --source-spec \"{spec}\" POOL/IMAGE"),
     ));
     if let Some(nbd) = commands.nbd {
-        all.push(("NBD", format!("qemu-nbd -r -c /dev/nbd0 \"nbd://{nbd}/{file}\"")));
+        let export = format!("{}/{sequence}", encode(volume));
+        all.push(("NBD", format!("qemu-nbd -r -c /dev/nbd0 \"nbd://{nbd}/{export}\"")));
     }
     all.push(("A single file", "cuttle mount /mnt/cuttle".to_owned()));
     *out += "<dl>";

@@ -15,6 +15,8 @@ pub mod error;
 #[path = "../../../src/format/mod.rs"]
 pub mod format;
 pub mod keys;
+#[path = "../../../src/serve/nbd/wire/mod.rs"]
+pub mod nbd_wire;
 // Of `serve` the parsers of its own; HTTP itself is hyper's.
 #[path = "../../../src/serve/http/range.rs"]
 pub mod range;

@@ -1,0 +1,11 @@
+//! The NBD server: with real clients, by hand, and with clients that mean harm.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod by_hand;
+mod client;
+mod hostile;
+mod programs;
+mod repository;
+mod shelf;
