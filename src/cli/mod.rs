@@ -30,6 +30,7 @@ mod prune;
 mod restore;
 mod secret;
 mod serve;
+mod several;
 mod signals;
 mod snapshots;
 mod stats;

@@ -4,6 +4,7 @@ pub mod ahead;
 pub mod delta;
 pub mod lease;
 pub mod marks;
+pub mod placement;
 pub mod restore;
 pub mod retention;
 pub mod roster;

@@ -230,6 +230,17 @@ impl Project {
         Ok(found)
     }
 
+    /// The newest live snapshot of a volume, if it has any. Damage of older ones does not stand in the way.
+    pub async fn latest_snapshot(&self, volume: &VolumeRecord) -> Result<Option<SnapshotEntry>> {
+        let log = self.confirmed_log(volume.number).await?;
+        for (sequence, entry) in log.candidates() {
+            if let Some(found) = self.outcome(volume, sequence, entry).await? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     /// Finds the snapshot that a user named: `VOLUME`, `VOLUME@latest`, `VOLUME@SEQ`, `VOLUME@SNAPNAME`, or a unique
     /// prefix of a snapshot id.
     pub async fn find_snapshot(&self, spec: &str) -> Result<SnapshotEntry> {

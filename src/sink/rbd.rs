@@ -11,13 +11,14 @@ use super::{Existing, Order, Sink, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rbd::{Access, Cluster, CreateOptions, Image, OpenBy, Pool, RbdSpec, features};
 use crate::source::ReadAt;
-use crate::source::rbd::{OWN_METADATA_PREFIX, RbdReader};
+pub use crate::source::rbd::MARK;
+use crate::source::rbd::{MARK_MADE, OWN_METADATA_PREFIX, RbdReader};
 use crate::volume::ImageLayout;
 
-/// Image metadata key of an unfinished restore; its value is what is being restored.
-pub const MARK: &str = "cuttle.restore";
-/// Image metadata key of an unfinished restore that made the image, and so owes it the recorded metadata too.
-const MARK_MADE: &str = "cuttle.restore_made";
+/// Image metadata key of a finished restore, where it was asked to leave it; its value is the snapshot's id.
+pub const RESTORED: &str = "cuttle.restored";
+/// Image metadata key beside [`RESTORED`]: the snapshot's tags, with commas between.
+pub const TAGS: &str = "cuttle.tags";
 /// A client that died is forgotten by the cluster after this (Ceph's `osd_client_watch_timeout` of 30 s, and a little).
 const DEAD_CLIENT_TIMEOUT: Duration = Duration::from_secs(35);
 /// How often it is looked whether a dead client is forgotten.
@@ -35,6 +36,8 @@ pub struct RestoreTarget<'a> {
     pub overwrite: bool,
     /// A pool for a new image's data, beside the one that holds the image.
     pub data_pool: Option<&'a str>,
+    /// Own metadata that a finished restore leaves on the image, see [`RESTORED`].
+    pub leave: &'a [(&'static str, String)],
 }
 
 /// What was found where the image is to be.
@@ -88,12 +91,13 @@ impl RbdSink {
         }
         image.set_metadata(MARK, target.mark)?;
         if found == Found::Other {
-            image.remove_metadata(MARK_MADE)?;
+            forget_earlier(&image)?;
         }
         if image.size_bytes()? != target.size_bytes {
             image.resize(target.size_bytes)?;
         }
-        let metadata = if made { own_free(&target.layout.metadata) } else { Vec::new() };
+        let mut metadata = if made { own_free(&target.layout.metadata) } else { Vec::new() };
+        metadata.extend(target.leave.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
         let image = Arc::new(image);
         let reader = Arc::new(RbdReader::new(image.clone())?);
         let name = spec.image.clone();
@@ -109,6 +113,19 @@ impl RbdSink {
         }
         let image = Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadOnly)?;
         Ok(Existing::Content(Arc::new(RbdReader::new(Arc::new(image))?)))
+    }
+
+    /// Whether a finished restore of this snapshot left its note on the image. What was written to it since is not seen.
+    pub fn is_restored(cluster: &Cluster, spec: &RbdSpec, snapshot_id: &str) -> Result<bool> {
+        let pool = target_pool(cluster, spec)?;
+        let image = match Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadOnly) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            image => image?,
+        };
+        let metadata = image.metadata()?;
+        let has =
+            |wanted: &str| metadata.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
+        Ok(has(RESTORED) == Some(snapshot_id) && has(MARK).is_none())
     }
 
     /// What was there before. Where nothing was, all reads as zero: nothing need be compared or zeroed.
@@ -233,6 +250,13 @@ pub(crate) fn refuse_open_elsewhere(pool: &Pool, name: &str, found: Found) -> Re
         }
         thread::sleep(DEAD_CLIENT_POLL);
     }
+}
+
+/// Removes what an earlier restore said of the image: from now on it is another one's. The mark is set before.
+fn forget_earlier(image: &Image) -> Result<()> {
+    let metadata = image.metadata()?;
+    let keys = metadata.iter().map(|(key, _)| key).filter(|key| key.starts_with(OWN_METADATA_PREFIX));
+    keys.filter(|key| *key != MARK).try_for_each(|key| image.remove_metadata(key))
 }
 
 /// Metadata but for what is cuttle's own.

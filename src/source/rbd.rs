@@ -10,6 +10,10 @@ use crate::volume::{Identity, ImageLayout, SnapshotPoint};
 
 /// Image metadata keys that begin so are cuttle's own, and belong to one image, not to its content.
 pub const OWN_METADATA_PREFIX: &str = "cuttle.";
+/// Image metadata key of an unfinished restore; its value is what is being restored.
+pub const MARK: &str = "cuttle.restore";
+/// Image metadata key of an unfinished restore that made the image, and so owes it the recorded metadata too.
+pub(crate) const MARK_MADE: &str = "cuttle.restore_made";
 
 /// An image's head or snapshot, to be read anywhere by many threads.
 pub struct RbdReader {
@@ -368,7 +372,7 @@ fn read_layout(image: &Image) -> Result<(ImageLayout, Vec<String>)> {
     let (own, metadata): (Vec<_>, Vec<_>) =
         image.metadata()?.into_iter().partition(|(key, _)| key.starts_with(OWN_METADATA_PREFIX));
     let mut notes = Vec::new();
-    if let Some((key, value)) = own.first() {
+    if let Some((key, value)) = own.iter().find(|(key, _)| key == MARK || key == MARK_MADE) {
         notes.push(format!("{}: an unfinished restore was written here ({key} = {value})", image.label()));
     }
     let layout = ImageLayout {

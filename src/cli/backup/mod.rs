@@ -9,8 +9,7 @@ use std::time::Instant;
 use futures::{StreamExt, stream};
 
 use cuttle::Result;
-use cuttle::backup::{self, BackupOptions, FULL_EVERY_DEFAULT, INFLIGHT_BYTES_DEFAULT, Input};
-use cuttle::cancel::interrupted;
+use cuttle::backup::{self, BackupOptions, BackupReport, FULL_EVERY_DEFAULT, INFLIGHT_BYTES_DEFAULT, Input};
 use cuttle::codec::LEVEL_DEFAULT;
 use cuttle::diff::Limits;
 use cuttle::progress::Progress;
@@ -23,9 +22,10 @@ use cuttle::units::{VOLUME_SIZE_BYTES_MAX, VolumeName};
 use super::bar::Words;
 use super::connect::{self, blocking};
 use super::place::{Place, hint_at_rbd, standard_input};
+use super::several::Fate;
 use super::tag::parse_tag;
 use super::{Context, Exit, human};
-use report::{Report, Result as VolumeResult};
+use report::Report;
 use sources::{Job, Sources};
 
 const WORDS: Words = Words { unit: "chunk", new: "new", known: "known", zero: "zero" };
@@ -113,14 +113,14 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let Sources { jobs, cluster, failed } = sources::resolve(context, &places, args.volume.as_ref()).await?;
     let mut report = Report::new(context, jobs.len() + failed.len());
     for (source, failure) in failed {
-        report.add(&source, &source, VolumeResult::Failed(failure))?;
+        report.add(&source, &source, &Fate::Failed(failure))?;
     }
     let night = &Night { context, project: &project, args: &args, cluster, several: jobs.len() > 1 };
     let mut running = stream::iter(&jobs)
-        .map(|job| async move { (job, night.back_up(job).await) })
+        .map(|job| async move { (job, Fate::of(&night.context.cancel, night.back_up(job)).await) })
         .buffer_unordered(args.jobs as usize);
-    while let Some((job, result)) = running.next().await {
-        report.add(&job.source.to_string(), job.volume.as_str(), result)?;
+    while let Some((job, fate)) = running.next().await {
+        report.add(&job.source.to_string(), job.volume.as_str(), &fate)?;
     }
     report.finish(project.repository().store().ledger(), started.elapsed())
 }
@@ -135,23 +135,17 @@ struct Night<'a> {
 }
 
 impl Night<'_> {
-    async fn back_up(&self, job: &Job) -> VolumeResult {
-        if self.context.cancel.is_cancelled() {
-            return VolumeResult::NotStarted((&interrupted()).into());
-        }
+    async fn back_up(&self, job: &Job) -> Result<Box<BackupReport>> {
         let bar = self.context.ui.progress(job.volume.as_str(), WORDS, self.several);
-        let result = async {
+        let done = async {
             let input = self.input(job).await?;
             let progress: Arc<dyn Progress> = bar.clone();
             let cancel = self.context.cancel.clone();
             backup::run(self.project, input, &self.options(job), progress, cancel).await
         };
-        let result = result.await;
+        let done = done.await;
         bar.done();
-        match result {
-            Ok(done) => VolumeResult::Done(Box::new(done)),
-            Err(e) => VolumeResult::Failed((&e).into()),
-        }
+        done.map(Box::new)
     }
 
     fn options(&self, job: &Job) -> BackupOptions {

@@ -9,17 +9,10 @@ use cuttle::format::record::BackupStats;
 use cuttle::store::Ledger;
 
 use crate::cli::failure::Failure;
+use crate::cli::several::{Fate, Tally};
 use crate::cli::summary::ledger_line;
 use crate::cli::table::{Column, table};
 use crate::cli::{Context, Exit, human};
-
-/// What became of one volume.
-pub enum Result {
-    Done(Box<BackupReport>),
-    Failed(Failure),
-    /// The user wanted to stop before its turn came.
-    NotStarted(Failure),
-}
 
 /// Gathers what became of each volume, and tells it.
 pub struct Report<'a> {
@@ -28,7 +21,6 @@ pub struct Report<'a> {
     expected: usize,
     rows: Vec<Vec<String>>,
     summary: Summary,
-    interrupted: bool,
 }
 
 #[derive(Serialize)]
@@ -53,9 +45,8 @@ struct FailedLine<'a> {
 struct Summary {
     message_type: &'static str,
     dry_run: bool,
-    volumes_ok: u64,
-    volumes_failed: u64,
-    volumes_not_started: u64,
+    #[serde(flatten)]
+    tally: Tally,
     #[serde(flatten)]
     stats: BackupStats,
     seconds: f64,
@@ -67,62 +58,36 @@ impl<'a> Report<'a> {
         let summary = Summary {
             message_type: "summary",
             dry_run: context.global.dry_run,
-            volumes_ok: 0,
-            volumes_failed: 0,
-            volumes_not_started: 0,
+            tally: Tally::default(),
             stats: BackupStats::default(),
             seconds: 0.0,
             ledger: Ledger::default(),
         };
-        Self { context, expected, rows: Vec::new(), summary, interrupted: false }
+        Self { context, expected, rows: Vec::new(), summary }
     }
 
     /// Takes up what became of a volume; an error is told at once.
-    pub fn add(&mut self, source: &str, volume: &str, result: Result) -> cuttle::Result<()> {
+    pub fn add(&mut self, source: &str, volume: &str, fate: &Fate<Box<BackupReport>>) -> cuttle::Result<()> {
         let ui = self.context.ui;
-        match result {
-            Result::Done(report) => {
-                self.summary.volumes_ok += 1;
-                add_stats(&mut self.summary.stats, &report.stats);
-                self.rows.push(row(&report));
-                let (message_type, status) = ("volume", "ok");
-                if ui.is_json() {
-                    ui.print_json(&DoneLine { message_type, status, source, report: &report })?;
-                }
-            }
-            Result::Failed(error) => {
-                self.summary.volumes_failed += 1;
-                self.interrupted |= error.kind == "interrupted";
-                ui.error(&error, (self.expected > 1).then_some(source));
-                self.failed("failed", source, volume, &error)?;
-            }
-            Result::NotStarted(error) => {
-                self.summary.volumes_not_started += 1;
-                self.interrupted = true;
-                self.failed("not_started", source, volume, &error)?;
+        self.summary.tally.add(fate);
+        if let Fate::Failed(error) = fate {
+            ui.error(error, (self.expected > 1).then_some(source));
+        }
+        let message_type = "volume";
+        if let Fate::Done(report) = fate {
+            add_stats(&mut self.summary.stats, &report.stats);
+            self.rows.push(row(report));
+            if ui.is_json() {
+                ui.print_json(&DoneLine { message_type, status: "ok", source, report })?;
             }
         }
-        Ok(())
-    }
-
-    fn failed(
-        &mut self,
-        status: &'static str,
-        source: &str,
-        volume: &str,
-        error: &Failure,
-    ) -> cuttle::Result<()> {
-        let note = match (status, error.kind) {
-            ("failed", "interrupted") => "interrupted",
-            ("failed", _) => "FAILED",
-            _ => "not started",
-        };
-        let mut row = vec![String::new(); COLUMNS.len()];
-        (row[0], row[COLUMNS.len() - 1]) = (volume.to_owned(), note.to_owned());
-        self.rows.push(row);
-        if self.context.ui.is_json() {
-            let line = FailedLine { message_type: "volume", status, source, volume, error };
-            self.context.ui.print_json(&line)?;
+        if let Some((status, note, error)) = fate.not_done() {
+            let mut row = vec![String::new(); COLUMNS.len()];
+            (row[0], row[COLUMNS.len() - 1]) = (volume.to_owned(), note.to_owned());
+            self.rows.push(row);
+            if ui.is_json() {
+                ui.print_json(&FailedLine { message_type, status, source, volume, error })?;
+            }
         }
         Ok(())
     }
@@ -139,28 +104,16 @@ impl<'a> Report<'a> {
             ui.print(&self.totals())?;
             ui.print(&ledger_line(&self.summary.ledger))?;
         }
-        Ok(match (self.summary.volumes_ok, self.summary.volumes_failed) {
-            _ if self.interrupted => Exit::Interrupted,
-            (_, 0) => Exit::Success,
-            (0, _) => Exit::Failure,
-            _ => Exit::Partial,
-        })
+        Ok(self.summary.tally.exit())
     }
 
     fn totals(&self) -> String {
         let s = &self.summary;
-        let mut text = match s.dry_run {
-            true => format!("dry run, nothing was stored: {} read", human::counted(s.volumes_ok, "volume")),
-            false => format!("{} backed up", human::counted(s.volumes_ok, "volume")),
-        };
-        if self.interrupted {
-            text = format!("interrupted: {text}");
-        }
-        for (n, what) in [(s.volumes_failed, "FAILED"), (s.volumes_not_started, "not started")] {
-            if n > 0 {
-                text += &format!(", {} {what}", human::count(n));
-            }
-        }
+        let volumes = human::counted(s.tally.volumes_ok, "volume");
+        let text = s.tally.told(&match s.dry_run {
+            true => format!("dry run, nothing was stored: {volumes} read"),
+            false => format!("{volumes} backed up"),
+        });
         let [read, new, stored] =
             [s.stats.read_bytes, s.stats.new_bytes, s.stats.stored_bytes].map(human::size);
         let mut stored = if s.dry_run { format!("{stored} to store") } else { format!("{stored} stored") };

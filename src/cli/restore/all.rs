@@ -1,0 +1,181 @@
+//! Every volume of a project at once: after the loss of a cluster.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use cuttle::error::io_error;
+use cuttle::format::record::VolumeRecord;
+use cuttle::plan::placement::{Placed, place};
+use cuttle::plan::selection::Glob;
+use cuttle::rbd::Cluster;
+use cuttle::repo::Project;
+use cuttle::repo::log::SnapshotEntry;
+use cuttle::restore::INFLIGHT_BYTES_DEFAULT;
+use cuttle::sink::rbd::{RESTORED, TAGS};
+use cuttle::{Error, ErrorKind, Result};
+
+use super::WORDS;
+use super::destination::Destination;
+use super::report::{Report, Restored};
+use super::work::{How, Target, Work};
+use crate::cli::connect::{self, blocking};
+use crate::cli::failure::Failure;
+use crate::cli::human;
+use crate::cli::place::Place;
+use crate::cli::several::Fate;
+use crate::cli::{Context, Exit};
+
+/// Volumes at once unless told otherwise: while one is made, looked at or finished, the others fetch.
+const JOBS_DEFAULT: u32 = 4;
+const JOBS_MAX: i64 = 64;
+/// Volumes share this, so that memory does not grow with `--jobs`.
+const INFLIGHT_BYTES_ALL: u64 = INFLIGHT_BYTES_DEFAULT;
+/// Volumes whose newest snapshots are looked for at once.
+const LOOKS_INFLIGHT_MAX: usize = 16;
+
+const HEADING: &str = "Everything";
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Restore every volume: the newest snapshot of each
+    #[arg(long, requires = "to", conflicts_with_all = ["snapshot", "target", "instant"], help_heading = HEADING)]
+    all: bool,
+    /// Where all volumes go: rbd:POOL, rbd:POOL/NAMESPACE, or a folder, with a / in its path
+    #[arg(long, value_name = "DESTINATION", requires = "all", help_heading = HEADING)]
+    to: Option<Destination>,
+    /// Only volumes whose names match, such as 'vms/*'; may be repeated
+    #[arg(long = "volume", value_name = "PATTERN", requires = "all", help_heading = HEADING)]
+    volumes: Vec<Glob>,
+    /// Restore so many volumes at once
+    #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, requires = "all", help_heading = HEADING)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=JOBS_MAX))]
+    jobs: u32,
+    /// Most that all of them receive per second, such as 50MiB; the same as --limit-download
+    #[arg(long, value_name = "SIZE", value_parser = human::parse_size_nonzero, requires = "all", help_heading = HEADING)]
+    max_bandwidth: Option<u64>,
+}
+
+pub async fn run(context: &Context<'_>, options: Options, how: How) -> Result<Exit> {
+    let started = Instant::now();
+    let to = options.to.as_ref().ok_or_else(|| Error::internal("--all without --to"))?;
+    let mut global = context.global.clone();
+    let limit = &mut global.repository.limit_download;
+    *limit = options.max_bandwidth.into_iter().chain(*limit).min();
+    let context = &Context { global: &global, ui: context.ui, cancel: context.cancel.clone() };
+    let project = connect::project(context, false).await?;
+    let cluster = cluster(context, to).await?;
+    let found = find(&project, &options.volumes).await?;
+    let placed = place(found.snapshots.iter().map(|s| s.volume_name.as_str()), to.naming())?;
+    let mut report = Report::new(context, to, found.snapshots.len() + found.failed.len());
+    for name in &found.without {
+        report.without_snapshot(name)?;
+    }
+    for (name, failure) in found.failed {
+        report.add(&name, "", &Fate::Failed(failure))?;
+    }
+    let several = found.snapshots.len() > 1;
+    let at_once = u64::from(options.jobs.max(1)).min(found.snapshots.len().max(1) as u64);
+    let work = Work { context, project: &project, how: &how, inflight_bytes: INFLIGHT_BYTES_ALL / at_once };
+    let mut running = stream::iter(found.snapshots.iter().zip(placed))
+        .map(|(snapshot, Placed { volume, name })| {
+            let cluster = cluster.clone();
+            async move {
+                let place = match name {
+                    Ok(name) => to.place(name),
+                    Err(e) => return (volume, String::new(), Fate::Failed(Failure::from(&e))),
+                };
+                let target = target(place, cluster, snapshot);
+                let shown = target.place.to_string();
+                (volume, shown, Fate::of(&context.cancel, restore(work, target, several)).await)
+            }
+        })
+        .buffer_unordered(options.jobs as usize);
+    while let Some((volume, target, fate)) = running.next().await {
+        report.add(volume, &target, &fate)?;
+    }
+    report.finish(project.repository().store().ledger(), started.elapsed())
+}
+
+/// The cluster, where images are to be made: one that lacks the pool or the namespace fails here, and not once per volume.
+async fn cluster(context: &Context<'_>, to: &Destination) -> Result<Option<Cluster>> {
+    let Destination::Pool { pool, namespace } = to.clone() else { return Ok(None) };
+    let cluster = connect::cluster(context).await?;
+    let found = cluster.clone();
+    blocking(context, move || found.pool(&pool, &namespace).map(drop)).await?;
+    Ok(Some(cluster))
+}
+
+/// What there is to restore.
+struct Found {
+    /// The newest of each volume, large ones first: the last to end is then a small one.
+    snapshots: Vec<SnapshotEntry>,
+    /// Volumes that have none.
+    without: Vec<String>,
+    /// Volumes whose records are damaged.
+    failed: Vec<(String, Failure)>,
+}
+
+async fn find(project: &Project, patterns: &[Glob]) -> Result<Found> {
+    let catalog = project.confirmed_catalog().await?;
+    let wanted = |v: &&VolumeRecord| patterns.is_empty() || patterns.iter().any(|glob| glob.matches(&v.name));
+    let volumes: Vec<&VolumeRecord> = catalog.entries().iter().filter(wanted).collect();
+    let looked: Vec<_> = stream::iter(volumes)
+        .map(|volume| async move {
+            match project.latest_snapshot(volume).await {
+                Err(e) if e.kind() != ErrorKind::Corrupt => Err(e),
+                found => Ok((volume.name.clone(), found)),
+            }
+        })
+        .buffered(LOOKS_INFLIGHT_MAX)
+        .try_collect()
+        .await?;
+    let mut found = Found { snapshots: Vec::new(), without: Vec::new(), failed: Vec::new() };
+    for (name, snapshot) in looked {
+        match snapshot {
+            Ok(Some(snapshot)) => found.snapshots.push(snapshot),
+            Ok(None) => found.without.push(name),
+            Err(e) => found.failed.push((name, Failure::from(&e))),
+        }
+    }
+    if found.snapshots.is_empty() && found.failed.is_empty() {
+        return Err(Error::not_found("there is no snapshot of any volume that is meant")
+            .help("see `cuttle snapshots` for all there are; look at --project and --volume"));
+    }
+    found.snapshots.sort_by(|a, b| {
+        b.snapshot.size_bytes.cmp(&a.snapshot.size_bytes).then_with(|| a.volume_name.cmp(&b.volume_name))
+    });
+    Ok(found)
+}
+
+fn target(place: Place, cluster: Option<Cluster>, snapshot: &SnapshotEntry) -> Target {
+    let mut leave = vec![(RESTORED, snapshot.snapshot_id.to_string())];
+    if !snapshot.tags.is_empty() {
+        leave.push((TAGS, snapshot.tags.join(",")));
+    }
+    Target { place, cluster, output: None, snapshot: snapshot.clone(), leave }
+}
+
+async fn restore(work: Work<'_>, target: Target, several: bool) -> Result<Restored> {
+    let (snapshot, context) = (target.snapshot.clone(), work.context);
+    let bar = context.ui.progress(&snapshot.volume_name, WORDS, several);
+    let done = async {
+        // To overwrite means to be sure of the content; without it, what an earlier run finished is not touched again.
+        if !work.how.overwrite && work.is_restored(&target, bar.clone()).await? {
+            return Ok(None);
+        }
+        if let (Place::File(path), false) = (&target.place, context.global.dry_run) {
+            let folder = path.parent().unwrap_or(path).to_owned();
+            let make = move || {
+                std::fs::create_dir_all(&folder)
+                    .map_err(|e| io_error(format!("make the folder {}", folder.display()), e))
+            };
+            blocking(context, make).await?;
+        }
+        work.restore(target, Arc::clone(&bar)).await.map(|done| Some(done.report))
+    };
+    let done = done.await;
+    bar.done();
+    Ok(Restored { report: done?, snapshot })
+}

@@ -1,0 +1,169 @@
+//! `cuttle restore`: brings a snapshot back, or the newest of every volume.
+
+mod all;
+mod destination;
+mod report;
+mod work;
+
+use serde::Serialize;
+
+use cuttle::plan::restore as restore_plan;
+use cuttle::restore::{INFLIGHT_BYTES_DEFAULT, RestoreReport};
+use cuttle::Result;
+
+use super::bar::Words;
+use super::connect;
+use super::place::{Place, standard_output};
+use super::summary::ledger_line;
+use super::table::{Column, printable, table};
+use super::ui::json_text;
+use super::{Context, Exit, human, instant};
+use work::{Done, How, Target, Work};
+
+const WORDS: Words = Words { unit: "chunk", new: "fetched", known: "kept", zero: "zero" };
+
+const EXAMPLES: &str = "\
+SNAPSHOT is VOLUME (its newest), VOLUME@latest, VOLUME@SEQ, VOLUME@SNAPNAME, or the first digits of an id.
+
+TARGET is one of
+  rbd:[POOL/[NAMESPACE/]]IMAGE    a new image, made as the one that was backed up, or with --overwrite an existing one
+  PATH                            a new file, or with --overwrite an existing file or block device
+  -                               standard output: the raw bytes
+
+With --instant the image can be used within seconds, and Ceph copies the rest in the background. It copies holes as zeros: the pool
+needs room for all of the volume, and `rbd sparsify` gives it back afterwards.
+
+Only what the target does not hold already is fetched. An image that still has the RBD snapshot of some backup is not read
+to find that out: fast-diff tells what it changed since, the manifests tell the rest. A restore that was interrupted goes on where it was when the same
+command is run again.
+
+Examples:
+  cuttle restore vms/db rbd:vms/db-restored
+  cuttle restore vms/db@12 rbd:vms/db --overwrite      back to an older night, in place
+  cuttle restore -n vms/db rbd:vms/db --overwrite      what that would fetch
+  cuttle restore --instant vms/db rbd:vms/db           a new image that can be used at once, while it is copied
+  cuttle restore --instant --history 7 vms/db rbd:vms/db     its last seven nights become RBD snapshots of it
+  cuttle restore vms/db - | qemu-img convert -O qcow2 /dev/stdin db.qcow2
+  cuttle restore --all --to rbd:newpool -n             every volume: what that would be
+  cuttle restore --all --to rbd:newpool --volume 'vms/*' --jobs 8 --max-bandwidth 200MiB
+  cuttle restore --all --to /mnt/disks/                as files: /mnt/disks/vms/db.raw
+
+With --all the newest snapshot of each volume goes to an image that is named as the last part of the volume's name (vms/db
+becomes newpool/db), or to a file DIR/VOLUME.raw. One that fails does not stop the others; then the exit code is 3. Run
+again, it goes on: what is restored already is left as it is, and an image that is in use again is not touched. Such an image has the
+metadata cuttle.restored, the snapshot's id, and cuttle.tags. With --overwrite all images are compared and made the same.
+
+JSON: {\"message_type\":\"summary\",\"target\",\"not_rewound_because\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"dry_run\",
+\"keep\":{\"chunks\",\"bytes\"},\"zero\":{…},\"fetch\":{…},\"fetches\",\"objects\",\"sealed_bytes\",\"target_read_bytes\",\"rewound_from\",
+\"downloaded_bytes\",\"requests\",\"ledger\":{…},\"seconds\"}, on standard error where the target is -. With --instant:
+{\"message_type\":\"usable\",\"target\",\"address\",\"seconds\"}, then a summary with \"history\":[{\"name\",\"sequence\"}] and
+\"usable_seconds\". With --all one line for each volume as it ends, then a summary:
+  {\"message_type\":\"volume\",\"status\":\"restored\"|\"already_restored\"|\"planned\",\"volume\",\"target\",\"sequence\",\"snapshot_id\",
+   \"tags\":[],\"size_bytes\",\"keep\",\"zero\",\"fetch\",\"fetches\",\"objects\",\"sealed_bytes\",\"target_read_bytes\",\"seconds\"}
+  {\"message_type\":\"volume\",\"status\":\"failed\"|\"not_started\",\"volume\",\"target\",\"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
+  {\"message_type\":\"summary\",\"to\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_not_started\",\"volumes_already_restored\",
+   \"volumes_without_snapshot\",\"size_bytes\",\"keep\",…,\"seconds\",\"ledger\":{…}}";
+
+/// Restore a snapshot to an RBD image, a file, a block device or standard output
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// What to restore
+    #[arg(required_unless_present = "all")]
+    snapshot: Option<String>,
+    /// Where to
+    #[arg(required_unless_present = "all")]
+    target: Option<String>,
+    #[command(flatten)]
+    all: all::Options,
+    #[command(flatten)]
+    how: How,
+    #[command(flatten)]
+    instant: instant::Options,
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    message_type: &'static str,
+    target: String,
+    /// Why all of an image was read to find out what it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_rewound_because: Option<String>,
+    #[serde(flatten)]
+    report: &'a RestoreReport,
+}
+
+pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
+    match (args.snapshot, args.target) {
+        (Some(snapshot), Some(target)) if args.instant.instant => {
+            let place = Place::parse(&target)?;
+            instant::run(context, &snapshot, place, args.how.data_pool, args.instant).await
+        }
+        (Some(snapshot), Some(target)) => one(context, &snapshot, Place::parse(&target)?, args.how).await,
+        _ => all::run(context, args.all, args.how).await,
+    }
+}
+
+async fn one(context: &Context<'_>, snapshot: &str, place: Place, how: How) -> Result<Exit> {
+    // Refused before anyone types a password.
+    let output = if place == Place::Stream { Some(standard_output()?) } else { None };
+    let project = connect::project(context, false).await?;
+    let snapshot = project.find_snapshot(snapshot).await?;
+    let cluster = match &place {
+        Place::Rbd(_) => Some(connect::cluster(context).await?),
+        _ => None,
+    };
+    let name = format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence);
+    let bar = context.ui.progress(&name, WORDS, false);
+    let work = Work { context, project: &project, how: &how, inflight_bytes: INFLIGHT_BYTES_DEFAULT };
+    let target = Target { place: place.clone(), cluster, output, snapshot, leave: Vec::new() };
+    let done = work.restore(target, bar.clone()).await;
+    bar.done();
+    let Done { mut report, not_rewound_because } = done?;
+    // All that the command asked of the store, also to find the snapshot.
+    report.ledger = project.repository().store().ledger();
+    (report.requests, report.downloaded_bytes) = (report.ledger.requests(), report.ledger.downloaded_bytes);
+    let summary =
+        Summary { message_type: "summary", target: place.to_string(), not_rewound_because, report: &report };
+    tell(context, &place, &summary)?;
+    Ok(Exit::Success)
+}
+
+fn tell(context: &Context<'_>, place: &Place, summary: &Summary<'_>) -> Result<()> {
+    let (ui, report) = (context.ui, summary.report);
+    // Where standard output is the volume, nothing else goes there.
+    let stream = *place == Place::Stream && !report.dry_run;
+    let show = |text: &str| {
+        if stream {
+            ui.line(text);
+            return Ok(());
+        }
+        ui.print(text)
+    };
+    if ui.is_json() {
+        return show(&json_text(summary)?);
+    }
+    if !ui.is_talkative() {
+        return Ok(());
+    }
+    let (totals, size) = (&report.totals, human::size(report.size_bytes));
+    let from = printable(&format!("{}@{}", report.volume, report.sequence));
+    if report.dry_run {
+        let row = |what: &str, share: restore_plan::Share| {
+            vec![what.to_owned(), human::count(share.chunks), human::size(share.bytes)]
+        };
+        let columns = [Column::Text("ACTION"), Column::Number("CHUNKS"), Column::Number("BYTES")];
+        let rows = [row("keep", totals.keep), row("zero", totals.zero), row("fetch", totals.fetch)];
+        show(&format!("dry run: {from} ({size}) to {place}; nothing was written"))?;
+        show(&table(&columns, rows))?;
+        let objects = human::counted(totals.objects, "object");
+        show(&format!("to download: {} in {objects}", human::size(totals.sealed_bytes)))?;
+    } else {
+        let [fetch, zero, keep] = [totals.fetch, totals.zero, totals.keep].map(|s| human::size(s.bytes));
+        let time = human::duration(report.seconds);
+        show(&format!(
+            "restored {from} ({size}) to {place} in {time}: {fetch} fetched, {zero} zeroed, {keep} left as it was"
+        ))?;
+    }
+    show(&ledger_line(&report.ledger))
+}

@@ -1,0 +1,220 @@
+//! What the restore of many volumes came to.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use cuttle::plan::restore::Totals;
+use cuttle::repo::log::SnapshotEntry;
+use cuttle::restore::RestoreReport;
+use cuttle::store::Ledger;
+
+use super::destination::Destination;
+use crate::cli::failure::Failure;
+use crate::cli::several::{Fate, Tally};
+use crate::cli::summary::ledger_line;
+use crate::cli::table::{Column, table};
+use crate::cli::{Context, Exit, human};
+
+/// A volume that is there.
+pub struct Restored {
+    pub snapshot: SnapshotEntry,
+    /// Absent where an earlier run had restored it.
+    pub report: Option<RestoreReport>,
+}
+
+/// Gathers what became of each volume, and tells it.
+pub struct Report<'a> {
+    context: &'a Context<'a>,
+    /// How many volumes there will be.
+    expected: usize,
+    rows: Vec<Vec<String>>,
+    summary: Summary,
+}
+
+#[derive(Serialize)]
+struct DoneLine<'a> {
+    message_type: &'static str,
+    status: &'static str,
+    volume: &'a str,
+    target: &'a str,
+    sequence: u32,
+    snapshot_id: String,
+    tags: &'a [String],
+    size_bytes: u64,
+    #[serde(flatten)]
+    totals: Totals,
+    target_read_bytes: u64,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct OtherLine<'a> {
+    message_type: &'static str,
+    status: &'static str,
+    volume: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    target: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a Failure>,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    message_type: &'static str,
+    to: String,
+    dry_run: bool,
+    #[serde(flatten)]
+    tally: Tally,
+    /// Among those that are ok.
+    volumes_already_restored: u64,
+    volumes_without_snapshot: u64,
+    size_bytes: u64,
+    #[serde(flatten)]
+    totals: Totals,
+    seconds: f64,
+    ledger: Ledger,
+}
+
+impl<'a> Report<'a> {
+    pub fn new(context: &'a Context<'a>, to: &Destination, expected: usize) -> Self {
+        let summary = Summary {
+            message_type: "summary",
+            to: to.to_string(),
+            dry_run: context.global.dry_run,
+            tally: Tally::default(),
+            volumes_already_restored: 0,
+            volumes_without_snapshot: 0,
+            size_bytes: 0,
+            totals: Totals::default(),
+            seconds: 0.0,
+            ledger: Ledger::default(),
+        };
+        Self { context, expected, rows: Vec::new(), summary }
+    }
+
+    /// Takes up a volume of which all snapshots are forgotten, or none was ever made.
+    pub fn without_snapshot(&mut self, volume: &str) -> cuttle::Result<()> {
+        self.summary.volumes_without_snapshot += 1;
+        self.other(volume, "", ("no_snapshot", "no snapshot"), None)
+    }
+
+    /// Takes up what became of a volume; an error is told at once.
+    pub fn add(&mut self, volume: &str, target: &str, fate: &Fate<Restored>) -> cuttle::Result<()> {
+        self.summary.tally.add(fate);
+        if let Fate::Failed(error) = fate {
+            self.context.ui.error(error, (self.expected > 1).then_some(volume));
+        }
+        if let Some((status, note, error)) = fate.not_done() {
+            self.other(volume, target, (status, note), Some(error))?;
+        }
+        if let Fate::Done(restored) = fate {
+            self.done(volume, target, restored)?;
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, volume: &str, target: &str, restored: &Restored) -> cuttle::Result<()> {
+        let (entry, report) = (&restored.snapshot, restored.report.as_ref());
+        let (sequence, size_bytes) = (entry.snapshot.sequence.0, entry.snapshot.size_bytes);
+        let (status, outcome) = match report {
+            None => ("already_restored", "already restored"),
+            Some(report) if report.dry_run => ("planned", "would be restored"),
+            Some(_) => ("restored", "restored"),
+        };
+        let totals = report.map(|r| r.totals).unwrap_or_default();
+        let seconds = report.map_or(0.0, |r| r.seconds);
+        self.summary.volumes_already_restored += u64::from(report.is_none());
+        self.summary.size_bytes += size_bytes;
+        self.summary.totals += totals;
+        self.rows.push(vec![
+            volume.to_owned(),
+            sequence.to_string(),
+            target.to_owned(),
+            human::size(size_bytes),
+            human::size(totals.fetch.bytes),
+            human::size(totals.sealed_bytes),
+            human::duration(seconds),
+            entry.tags.join(","),
+            outcome.to_owned(),
+        ]);
+        if !self.context.ui.is_json() {
+            return Ok(());
+        }
+        self.context.ui.print_json(&DoneLine {
+            message_type: "volume",
+            status,
+            volume,
+            target,
+            sequence,
+            snapshot_id: entry.snapshot_id.to_string(),
+            tags: &entry.tags,
+            size_bytes,
+            totals,
+            target_read_bytes: report.map_or(0, |r| r.target_read_bytes),
+            seconds,
+        })
+    }
+
+    fn other(
+        &mut self,
+        volume: &str,
+        target: &str,
+        (status, outcome): (&'static str, &str),
+        error: Option<&Failure>,
+    ) -> cuttle::Result<()> {
+        let mut row = vec![String::new(); COLUMNS.len()];
+        (row[0], row[2], row[COLUMNS.len() - 1]) = (volume.to_owned(), target.to_owned(), outcome.to_owned());
+        self.rows.push(row);
+        match self.context.ui.is_json() {
+            true => {
+                let line = OtherLine { message_type: "volume", status, volume, target, error };
+                self.context.ui.print_json(&line)
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Tells the totals.
+    pub fn finish(mut self, ledger: Ledger, elapsed: Duration) -> cuttle::Result<Exit> {
+        let ui = self.context.ui;
+        (self.summary.ledger, self.summary.seconds) = (ledger, elapsed.as_secs_f64());
+        if ui.is_json() {
+            ui.print_json(&self.summary)?;
+        } else if ui.is_talkative() {
+            self.rows.sort();
+            ui.print(&table(&COLUMNS, std::mem::take(&mut self.rows)))?;
+            ui.print(&self.totals())?;
+            ui.print(&ledger_line(&self.summary.ledger))?;
+        }
+        Ok(self.summary.tally.exit())
+    }
+
+    fn totals(&self) -> String {
+        let s = &self.summary;
+        let volumes = human::counted(s.tally.volumes_ok - s.volumes_already_restored, "volume");
+        let mut done = match s.dry_run {
+            true => format!("dry run, nothing was written: {volumes} would be restored to {}", s.to),
+            false => format!("{volumes} restored to {}", s.to),
+        };
+        if s.volumes_already_restored > 0 {
+            done += &format!(", {} already restored", human::count(s.volumes_already_restored));
+        }
+        let [size, fetch, sealed] =
+            [s.size_bytes, s.totals.fetch.bytes, s.totals.sealed_bytes].map(human::size);
+        let (told, time) = (s.tally.told(&done), human::duration(s.seconds));
+        format!("{told}: {size}, of which {fetch} written, {sealed} fetched for that, in {time}")
+    }
+}
+
+const COLUMNS: [Column; 9] = [
+    Column::Text("VOLUME"),
+    Column::Number("SEQ"),
+    Column::Text("TARGET"),
+    Column::Number("SIZE"),
+    Column::Number("WRITTEN"),
+    Column::Number("FETCHED"),
+    Column::Number("TIME"),
+    Column::Text("TAGS"),
+    Column::Text("OUTCOME"),
+];

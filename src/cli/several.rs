@@ -1,0 +1,118 @@
+//! Volumes that are worked on side by side, each on its own: one that fails does not stop the others.
+
+use std::future::Future;
+
+use serde::Serialize;
+
+use cuttle::cancel::{Cancel, interrupted};
+
+use super::failure::Failure;
+use super::{Exit, human};
+
+/// What became of one volume.
+pub enum Fate<T> {
+    Done(T),
+    Failed(Failure),
+    /// The user wanted to stop before its turn came.
+    NotStarted(Failure),
+}
+
+impl<T> Fate<T> {
+    /// Does the work, unless the user wanted to stop.
+    pub async fn of(cancel: &Cancel, work: impl Future<Output = cuttle::Result<T>>) -> Self {
+        if cancel.is_cancelled() {
+            return Self::NotStarted((&interrupted()).into());
+        }
+        match work.await {
+            Ok(done) => Self::Done(done),
+            Err(e) => Self::Failed((&e).into()),
+        }
+    }
+
+    /// Why it is not done: the status in JSON, the word in a table, and the reason.
+    pub fn not_done(&self) -> Option<(&'static str, &'static str, &Failure)> {
+        match self {
+            Self::Done(_) => None,
+            Self::Failed(error) if error.kind == "interrupted" => Some(("failed", "interrupted", error)),
+            Self::Failed(error) => Some(("failed", "FAILED", error)),
+            Self::NotStarted(error) => Some(("not_started", "not started", error)),
+        }
+    }
+}
+
+/// How many volumes met which fate.
+#[derive(Debug, Default, Serialize)]
+pub struct Tally {
+    pub volumes_ok: u64,
+    pub volumes_failed: u64,
+    pub volumes_not_started: u64,
+    #[serde(skip)]
+    pub interrupted: bool,
+}
+
+impl Tally {
+    pub fn add<T>(&mut self, fate: &Fate<T>) {
+        match fate {
+            Fate::Done(_) => self.volumes_ok += 1,
+            Fate::Failed(error) => {
+                self.volumes_failed += 1;
+                self.interrupted |= error.kind == "interrupted";
+            }
+            Fate::NotStarted(_) => {
+                self.volumes_not_started += 1;
+                self.interrupted = true;
+            }
+        }
+    }
+
+    pub fn exit(&self) -> Exit {
+        match (self.volumes_ok, self.volumes_failed) {
+            _ if self.interrupted => Exit::Interrupted,
+            (_, 0) => Exit::Success,
+            (0, _) => Exit::Failure,
+            _ => Exit::Partial,
+        }
+    }
+
+    /// What was done, and what was not: `interrupted: 3 volumes restored, 1 FAILED, 2 not started`
+    pub fn told(&self, done: &str) -> String {
+        let mut text = if self.interrupted { format!("interrupted: {done}") } else { done.to_owned() };
+        for (n, what) in [(self.volumes_failed, "FAILED"), (self.volumes_not_started, "not started")] {
+            if n > 0 {
+                text += &format!(", {} {what}", human::count(n));
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fate, Tally};
+    use crate::cli::Exit;
+    use cuttle::Error;
+    use cuttle::cancel::interrupted;
+
+    #[test]
+    fn exits_follow_the_fates() {
+        let done = || Fate::Done(());
+        let failed = || Fate::Failed((&Error::invalid("no")).into());
+        let stopped = || Fate::Failed((&interrupted()).into());
+        let waiting = || Fate::NotStarted((&interrupted()).into());
+        for (fates, exit, told) in [
+            (vec![done(), done()], Exit::Success, "x"),
+            (vec![done(), failed()], Exit::Partial, "x, 1 FAILED"),
+            (vec![failed(), failed()], Exit::Failure, "x, 2 FAILED"),
+            (
+                vec![done(), stopped(), waiting()],
+                Exit::Interrupted,
+                "interrupted: x, 1 FAILED, 1 not started",
+            ),
+            (vec![], Exit::Success, "x"),
+        ] {
+            let mut tally = Tally::default();
+            fates.iter().for_each(|fate| tally.add(fate));
+            assert_eq!((tally.exit(), tally.told("x").as_str()), (exit, told));
+        }
+    }
+}
