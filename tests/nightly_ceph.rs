@@ -5,12 +5,11 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::thread;
 
 use serde_json::Value;
 
 use support::Numbers;
-use support::ceph::Ceph;
+use support::ceph::{Ceph, OwnPool, layout};
 use support::ext4::{self, Ext4};
 use support::own_cluster::OwnCluster;
 use support::program::{Cuttle, Night};
@@ -181,44 +180,6 @@ fn the_nights_go_on(cuttle: &Cuttle, ceph: &Ceph, image: &str, last: &[u8]) {
     ceph.write(image, 5 * MIB, b"after the disaster");
     let night = nights.pass();
     assert_eq!((night.number("new_chunks"), &night.volume()["full_read"]), (1, &Value::Bool(false)));
-}
-
-/// What `rbd` says of how an image is made.
-fn layout(ceph: &Ceph, image: &str) -> (Vec<Value>, Value) {
-    let json = |args: &[&str]| -> Value {
-        let said = ceph.rbd(&[args, &["--format", "json", image]].concat());
-        // Of no metadata at all `rbd` says nothing.
-        if said.is_empty() { Value::Null } else { serde_json::from_slice(&said).expect("JSON of rbd") }
-    };
-    let info = json(&["info"]);
-    let keys = ["size", "objects", "object_size", "features", "stripe_unit", "stripe_count"];
-    (keys.iter().map(|key| info[key].clone()).collect(), json(&["image-meta", "list"]))
-}
-
-/// A pool of one test's own, gone at the end of it.
-struct OwnPool<'a>(&'a Ceph, &'a str);
-
-impl<'a> OwnPool<'a> {
-    fn new(ceph: &'a Ceph, name: &'a str) -> Self {
-        let this = Self(ceph, name);
-        this.remove();
-        ceph.ceph(&["osd", "pool", "create", name, "8"]);
-        ceph.rbd(&["pool", "init", name]);
-        this
-    }
-
-    fn remove(&self) {
-        self.0.ceph(&["config", "set", "mon", "mon_allow_pool_delete", "true"]);
-        self.0.ceph(&["osd", "pool", "rm", self.1, self.1, "--yes-i-really-really-mean-it"]);
-    }
-}
-
-impl Drop for OwnPool<'_> {
-    fn drop(&mut self) {
-        if !thread::panicking() {
-            self.remove();
-        }
-    }
 }
 
 #[test]

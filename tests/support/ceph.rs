@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
 use cuttle::rbd::{Access, CephConfig, Cluster, Image, OpenBy, RbdSpec};
 use cuttle::source::rbd::RbdVolume;
 use cuttle::source::{Changes, Content, Extent, FreezeRequest, Frozen, ReadAt, Volume};
@@ -204,4 +206,42 @@ pub fn apply(changes: &Changes, base: &[u8], reader: &dyn ReadAt) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// What `rbd` says of how an image is made.
+pub fn layout(ceph: &Ceph, image: &str) -> (Vec<Value>, Value) {
+    let json = |args: &[&str]| -> Value {
+        let said = ceph.rbd(&[args, &["--format", "json", image]].concat());
+        // Of no metadata at all `rbd` says nothing.
+        if said.is_empty() { Value::Null } else { serde_json::from_slice(&said).expect("JSON of rbd") }
+    };
+    let info = json(&["info"]);
+    let keys = ["size", "objects", "object_size", "features", "stripe_unit", "stripe_count"];
+    (keys.iter().map(|key| info[key].clone()).collect(), json(&["image-meta", "list"]))
+}
+
+/// A pool of one test's own, gone at the end of it.
+pub struct OwnPool<'a>(&'a Ceph, &'a str);
+
+impl<'a> OwnPool<'a> {
+    pub fn new(ceph: &'a Ceph, name: &'a str) -> Self {
+        let this = Self(ceph, name);
+        this.remove();
+        ceph.ceph(&["osd", "pool", "create", name, "8"]);
+        ceph.rbd(&["pool", "init", name]);
+        this
+    }
+
+    fn remove(&self) {
+        self.0.ceph(&["config", "set", "mon", "mon_allow_pool_delete", "true"]);
+        self.0.ceph(&["osd", "pool", "rm", self.1, self.1, "--yes-i-really-really-mean-it"]);
+    }
+}
+
+impl Drop for OwnPool<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.remove();
+        }
+    }
 }

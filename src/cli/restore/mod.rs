@@ -7,9 +7,9 @@ mod work;
 
 use serde::Serialize;
 
+use cuttle::Result;
 use cuttle::plan::restore as restore_plan;
 use cuttle::restore::{INFLIGHT_BYTES_DEFAULT, RestoreReport};
-use cuttle::Result;
 
 use super::bar::Words;
 use super::connect;
