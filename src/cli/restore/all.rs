@@ -38,26 +38,26 @@ const LOOKS_INFLIGHT_MAX: usize = 16;
 const HEADING: &str = "Everything";
 
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct AllArgs {
     /// Restore every volume: the newest snapshot of each
     #[arg(long, requires = "to", conflicts_with_all = ["snapshot", "target", "instant"], help_heading = HEADING)]
     all: bool,
     /// Where all volumes go: rbd:POOL, rbd:POOL/NAMESPACE, or a folder, with a / in its path
-    #[arg(long, value_name = "DESTINATION", requires = "all", help_heading = HEADING)]
+    #[arg(long, value_name = "DESTINATION", requires = "all", conflicts_with = "snapshot", help_heading = HEADING)]
     to: Option<Destination>,
     /// Only volumes whose names match, such as 'vms/*'; may be repeated
-    #[arg(long = "volume", value_name = "PATTERN", requires = "all", help_heading = HEADING)]
+    #[arg(long = "volume", value_name = "PATTERN", requires = "all", conflicts_with = "snapshot", help_heading = HEADING)]
     volumes: Vec<Glob>,
     /// Restore so many volumes at once
-    #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, requires = "all", help_heading = HEADING)]
+    #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, requires = "all", conflicts_with = "snapshot", help_heading = HEADING)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=JOBS_MAX))]
     jobs: u32,
     /// Most that all of them receive per second, such as 50MiB; the same as --limit-download
-    #[arg(long, value_name = "SIZE", value_parser = human::parse_size_nonzero, requires = "all", help_heading = HEADING)]
+    #[arg(long, value_name = "SIZE", value_parser = human::parse_size_nonzero, requires = "all", conflicts_with = "snapshot", help_heading = HEADING)]
     max_bandwidth: Option<u64>,
 }
 
-pub async fn run(context: &Context<'_>, options: Options, how: How) -> Result<Exit> {
+pub async fn run(context: &Context<'_>, options: AllArgs, how: How) -> Result<Exit> {
     let started = Instant::now();
     let to = options.to.as_ref().ok_or_else(|| Error::internal("--all without --to"))?;
     let mut global = context.global.clone();

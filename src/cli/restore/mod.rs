@@ -75,7 +75,7 @@ pub struct Args {
     #[arg(required_unless_present = "all")]
     target: Option<String>,
     #[command(flatten)]
-    all: all::Options,
+    all: all::AllArgs,
     #[command(flatten)]
     how: How,
     #[command(flatten)]
