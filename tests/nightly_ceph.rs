@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::thread;
 
 use serde_json::Value;
 

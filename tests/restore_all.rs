@@ -3,9 +3,11 @@
 mod support;
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use support::Numbers;
@@ -135,6 +137,41 @@ fn all_volumes_become_files_and_a_second_run_finds_them() {
     for part in ["vms/tenant/db", "tag-1", "already restored", "0 volumes restored to", "requests: "] {
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+#[test]
+fn a_run_that_is_interrupted_tells_what_it_left() {
+    let cuttle = Cuttle::in_folder();
+    volumes(&cuttle, &["a", "b", "c"]);
+    let to = format!("{}/", cuttle.home().join("disks").display());
+    let (child, first) = stopped_after_one(&cuttle, &["--to", &to], Signal::INT);
+    let output = child.wait_with_output().expect("wait");
+    assert_eq!(output.status.code(), Some(130));
+    let rest = String::from_utf8(output.stdout).expect("UTF-8");
+    let rest: Vec<Value> = rest.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let statuses = rest.iter().map(|line| line["status"].as_str().unwrap_or("-")).collect::<Vec<_>>();
+    assert_eq!(statuses, ["failed", "not_started", "-"], "{first} {rest:?}");
+    let done = [&rest[2]["volumes_ok"], &rest[2]["volumes_failed"], &rest[2]["volumes_not_started"]];
+    assert_eq!(done, [1, 1, 1]);
+    assert_eq!(restore_all(&cuttle, &["--to", &to]).summary["volumes_already_restored"], 1);
+}
+
+/// Starts a run so slow that the second volume is under way when the first is done, and then ends it; the first's line.
+fn stopped_after_one(cuttle: &Cuttle, args: &[&str], how: Signal) -> (Child, Value) {
+    let slow = [&["restore", "--all", "--jobs", "1", "--max-bandwidth", "2MiB", "--json"], args].concat();
+    let mut child =
+        cuttle.command(&slow).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("start");
+    // Unbuffered, so that the rest stays in the pipe.
+    let mut line = Vec::new();
+    let said = child.stdout.as_mut().expect("a pipe");
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        said.read_exact(&mut byte).expect("the first volume's line");
+        line.extend(byte);
+    }
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process number")).expect("a process");
+    kill_process(pid, how).expect("send a signal");
+    (child, serde_json::from_slice(&line).expect("JSON"))
 }
 
 #[test]
@@ -314,6 +351,7 @@ fn the_nights_go_on(cuttle: &Cuttle, second: &Ceph) {
     // A newer snapshot is another one: what is there is not taken for it.
     let newer = restore_all(cuttle, &["--to", "rbd:back", conf[0], conf[1], "--volume", "all/large"]);
     assert_eq!((newer.code, newer.told()), (1, vec!["all/large failed".into()]));
+    assert!(newer.stderr.contains("was restored to it"), "{}", newer.stderr);
     // Overwritten by something else, the image says nothing of the restore before.
     cuttle.ok(&[&["restore", "all/parent", "rbd:back/large", "--overwrite"], &conf[..]].concat());
     assert_eq!(metadata(second, "back/large").1, Value::Null);
@@ -348,15 +386,7 @@ fn a_run_that_was_killed_is_gone_on_with() {
     let names = ["a", "b", "c"];
     let held = volumes(&cuttle, &names);
     let base = ["--conf", &*ceph.conf, "--to", "rbd:killed"];
-    // The second image is under way when the process dies: so slow a network has not brought it all by then.
-    let slow =
-        [&["restore", "--all", "--jobs", "1", "--max-bandwidth", "2MiB", "--json"], &base[..]].concat();
-    let mut child = cuttle.command(&slow).stdout(Stdio::piped()).spawn().expect("start cuttle");
-    let mut said = std::io::BufReader::new(child.stdout.take().expect("a pipe"));
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut said, &mut line).expect("the first volume's line");
-    let first: Value = serde_json::from_str(&line).expect("JSON");
-    child.kill().expect("kill");
+    let (mut child, first) = stopped_after_one(&cuttle, &base, Signal::KILL);
     child.wait().expect("wait");
 
     let done = first["volume"].as_str().expect("a name");

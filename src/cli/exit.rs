@@ -6,7 +6,7 @@ use cuttle::{Error, ErrorKind};
 pub enum Exit {
     Success,
     Failure,
-    /// Some of several sources failed.
+    /// Some of several volumes failed.
     Partial,
     NoRepository,
     WrongKey,

@@ -59,6 +59,7 @@ Examples:
   cuttle backup 'rbd:vms/*'                       all images of a pool
   cuttle snapshots                                what can be restored
   cuttle restore vms/db rbd:vms/db-restored       the latest snapshot into a new image
+  cuttle restore --all --to rbd:newpool           every volume, after the loss of a cluster
   cuttle export vms/db db.qcow2 --format qcow2    a disk image for anything but Ceph
   cuttle serve                                    all snapshots as raw images over HTTP, read-only
   cuttle mount /mnt/backups                       snapshots as files, to get one file back
@@ -76,7 +77,7 @@ Environment:
 Exit codes:
   0    all went well
   1    it failed, verify found damage, or something could not be forgotten
-  3    some of several sources failed, the others are backed up
+  3    some of several volumes failed, the others are backed up or restored
   10   there is no repository
   12   the password or key is wrong
   130  interrupted

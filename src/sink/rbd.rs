@@ -198,17 +198,22 @@ fn look(pool: &Pool, spec: &RbdSpec, target: &RestoreTarget<'_>) -> Result<Found
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Absent),
         image => image?,
     };
-    let mark = image.metadata()?.into_iter().find(|(key, _)| key == MARK).map(|(_, value)| value);
-    match mark {
-        Some(mark) if mark == target.mark => Ok(Found::Unfinished),
+    let metadata = image.metadata()?;
+    let has = |wanted: &str| metadata.iter().find(|(key, _)| key == wanted).map(|(_, value)| value);
+    match has(MARK) {
+        Some(mark) if *mark == target.mark => Ok(Found::Unfinished),
         _ if target.overwrite => Ok(Found::Other),
         Some(mark) => Err(Error::conflict(format!(
             "{spec} holds an unfinished restore of snapshot {mark}, and this one is of snapshot {}",
             target.mark
         ))
         .help("restore that snapshot again to finish it, restore to another image, or overwrite with --overwrite")),
-        None => Err(Error::conflict(format!("{spec} exists"))
-            .help("restore to another image, or overwrite this one with --overwrite")),
+        None => {
+            let earlier =
+                has(RESTORED).map(|id| format!(", and snapshot {id} was restored to it")).unwrap_or_default();
+            Err(Error::conflict(format!("{spec} exists{earlier}"))
+                .help("restore to another image, or overwrite this one with --overwrite"))
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use cuttle::{Error, ErrorKind, Result};
 
 use super::WORDS;
 use super::destination::Destination;
-use super::report::{Report, Restored};
+use super::report::{Report, Restored, Told};
 use super::work::{How, Target, Work};
 use crate::cli::connect::{self, blocking};
 use crate::cli::failure::Failure;
@@ -73,27 +73,24 @@ pub async fn run(context: &Context<'_>, options: AllArgs, how: How) -> Result<Ex
         report.without_snapshot(name)?;
     }
     for (name, failure) in found.failed {
-        report.add(&name, "", &Fate::Failed(failure))?;
+        report.add(Told::only(&name), &Fate::Failed(failure))?;
     }
     let several = found.snapshots.len() > 1;
     let at_once = u64::from(options.jobs.max(1)).min(found.snapshots.len().max(1) as u64);
     let work = Work { context, project: &project, how: &how, inflight_bytes: INFLIGHT_BYTES_ALL / at_once };
     let mut running = stream::iter(found.snapshots.iter().zip(placed))
         .map(|(snapshot, Placed { volume, name })| {
-            let cluster = cluster.clone();
+            let target = name.map(|name| target(to.place(name), cluster.clone(), snapshot));
             async move {
-                let place = match name {
-                    Ok(name) => to.place(name),
-                    Err(e) => return (volume, String::new(), Fate::Failed(Failure::from(&e))),
-                };
-                let target = target(place, cluster, snapshot);
-                let shown = target.place.to_string();
-                (volume, shown, Fate::of(&context.cancel, restore(work, target, several)).await)
+                let began = Instant::now();
+                let shown = target.as_ref().map(|t| t.place.to_string()).unwrap_or_default();
+                let fate = Fate::of(&context.cancel, async { restore(work, target?, several).await }).await;
+                (volume, shown, began.elapsed().as_secs_f64(), fate)
             }
         })
         .buffer_unordered(options.jobs as usize);
-    while let Some((volume, target, fate)) = running.next().await {
-        report.add(volume, &target, &fate)?;
+    while let Some((volume, target, seconds, fate)) = running.next().await {
+        report.add(Told { volume, target: &target, seconds }, &fate)?;
     }
     report.finish(project.repository().store().ledger(), started.elapsed())
 }

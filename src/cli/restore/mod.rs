@@ -60,7 +60,8 @@ JSON: {\"message_type\":\"summary\",\"target\",\"not_rewound_because\",\"volume\
 \"usable_seconds\". With --all one line for each volume as it ends, then a summary:
   {\"message_type\":\"volume\",\"status\":\"restored\"|\"already_restored\"|\"planned\",\"volume\",\"target\",\"sequence\",\"snapshot_id\",
    \"tags\":[],\"size_bytes\",\"keep\",\"zero\",\"fetch\",\"fetches\",\"objects\",\"sealed_bytes\",\"target_read_bytes\",\"seconds\"}
-  {\"message_type\":\"volume\",\"status\":\"failed\"|\"not_started\",\"volume\",\"target\",\"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
+  {\"message_type\":\"volume\",\"status\":\"failed\"|\"not_started\",\"volume\",\"target\",\"error\":{\"kind\",\"message\",…},\"seconds\"}
+  {\"message_type\":\"volume\",\"status\":\"no_snapshot\",\"volume\",\"seconds\"}
   {\"message_type\":\"summary\",\"to\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_not_started\",\"volumes_already_restored\",
    \"volumes_without_snapshot\",\"size_bytes\",\"keep\",…,\"seconds\",\"ledger\":{…}}";
 

@@ -57,6 +57,23 @@ struct OtherLine<'a> {
     target: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a Failure>,
+    seconds: f64,
+}
+
+/// Which volume, where it goes, and how long that took.
+#[derive(Clone, Copy)]
+pub struct Told<'a> {
+    pub volume: &'a str,
+    /// Empty where there is none.
+    pub target: &'a str,
+    pub seconds: f64,
+}
+
+impl<'a> Told<'a> {
+    /// A volume with which nothing was begun.
+    pub fn only(volume: &'a str) -> Self {
+        Self { volume, target: "", seconds: 0.0 }
+    }
 }
 
 #[derive(Serialize)]
@@ -96,25 +113,26 @@ impl<'a> Report<'a> {
     /// Takes up a volume of which all snapshots are forgotten, or none was ever made.
     pub fn without_snapshot(&mut self, volume: &str) -> cuttle::Result<()> {
         self.summary.volumes_without_snapshot += 1;
-        self.other(volume, "", ("no_snapshot", "no snapshot"), None)
+        self.other(Told::only(volume), ("no_snapshot", "no snapshot"), None)
     }
 
     /// Takes up what became of a volume; an error is told at once.
-    pub fn add(&mut self, volume: &str, target: &str, fate: &Fate<Restored>) -> cuttle::Result<()> {
+    pub fn add(&mut self, told: Told<'_>, fate: &Fate<Restored>) -> cuttle::Result<()> {
         self.summary.tally.add(fate);
         if let Fate::Failed(error) = fate {
-            self.context.ui.error(error, (self.expected > 1).then_some(volume));
+            self.context.ui.error(error, (self.expected > 1).then_some(told.volume));
         }
         if let Some((status, note, error)) = fate.not_done() {
-            self.other(volume, target, (status, note), Some(error))?;
+            self.other(told, (status, note), Some(error))?;
         }
         if let Fate::Done(restored) = fate {
-            self.done(volume, target, restored)?;
+            self.done(told, restored)?;
         }
         Ok(())
     }
 
-    fn done(&mut self, volume: &str, target: &str, restored: &Restored) -> cuttle::Result<()> {
+    fn done(&mut self, told: Told<'_>, restored: &Restored) -> cuttle::Result<()> {
+        let Told { volume, target, seconds } = told;
         let (entry, report) = (&restored.snapshot, restored.report.as_ref());
         let (sequence, size_bytes) = (entry.snapshot.sequence.0, entry.snapshot.size_bytes);
         let (status, outcome) = match report {
@@ -123,7 +141,6 @@ impl<'a> Report<'a> {
             Some(_) => ("restored", "restored"),
         };
         let totals = report.map(|r| r.totals).unwrap_or_default();
-        let seconds = report.map_or(0.0, |r| r.seconds);
         self.summary.volumes_already_restored += u64::from(report.is_none());
         self.summary.size_bytes += size_bytes;
         self.summary.totals += totals;
@@ -158,17 +175,19 @@ impl<'a> Report<'a> {
 
     fn other(
         &mut self,
-        volume: &str,
-        target: &str,
+        Told { volume, target, seconds }: Told<'_>,
         (status, outcome): (&'static str, &str),
         error: Option<&Failure>,
     ) -> cuttle::Result<()> {
         let mut row = vec![String::new(); COLUMNS.len()];
         (row[0], row[2], row[COLUMNS.len() - 1]) = (volume.to_owned(), target.to_owned(), outcome.to_owned());
+        if !target.is_empty() {
+            row[TIME] = human::duration(seconds);
+        }
         self.rows.push(row);
         match self.context.ui.is_json() {
             true => {
-                let line = OtherLine { message_type: "volume", status, volume, target, error };
+                let line = OtherLine { message_type: "volume", status, volume, target, error, seconds };
                 self.context.ui.print_json(&line)
             }
             false => Ok(()),
@@ -206,6 +225,9 @@ impl<'a> Report<'a> {
         format!("{told}: {size}, of which {fetch} written, {sealed} fetched for that, in {time}")
     }
 }
+
+/// The column of the time.
+const TIME: usize = 6;
 
 const COLUMNS: [Column; 9] = [
     Column::Text("VOLUME"),
