@@ -47,7 +47,7 @@ fn name(volume: &str, naming: Naming) -> Result<String> {
     let strange = |part: &&str| matches!(*part, "" | "." | "..");
     match (naming, parts.last()) {
         (Naming::Image, Some(last)) if !strange(last) && *last != "*" => Ok((*last).to_owned()),
-        (Naming::File, _) if !parts.iter().any(|part| strange(part)) => Ok(format!("{volume}.raw")),
+        (Naming::File, _) if !parts.iter().any(strange) => Ok(format!("{volume}.raw")),
         _ => {
             let what = if naming == Naming::Image { "an image" } else { "a file" };
             Err(Error::invalid(format!("the volume's name {volume:?} is none for {what}"))
