@@ -64,7 +64,7 @@ pub struct Exported {
     pub name: String,
     /// What the export is relative to.
     pub base: Option<Base>,
-    /// What will be written, as [`changes`] lists it: 24 bytes of memory for each range. Only for formats that ask.
+    /// What will be written, as [`changes()`] lists it: 24 bytes of memory for each range. Only for formats that ask.
     pub extents: Vec<Extent>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `rbd import-diff` looks whether the snapshots' names are there, and no further: a diff that is applied to an image
 //! which was written to since makes a mixture of both, under the new snapshot's name. Here the image is compared first
-//! ([`state`]). A diff in a file is checked to its end before the image is touched; one from a pipe cannot be.
+//! (`state.rs`). A diff in a file is checked to its end before the image is touched; one from a pipe cannot be.
 
 mod state;
 mod write;

@@ -121,8 +121,6 @@ impl Marker {
         wanted.sort_by_key(|(older, ..)| *older);
         for batch in wanted.chunks(OUTCOMES_AHEAD_MAX) {
             let sealed = &self.sealed;
-            // All of them before the first is walked: a request that nobody polls any more would keep its permit, and the
-            // walk might wait for that.
             let outcomes: Vec<_> = stream::iter(batch)
                 .map(|(_, volume, sequence, entry)| async move {
                     let at = (volume.number, *sequence);
@@ -194,7 +192,6 @@ impl Marker {
     ) -> Result<()> {
         let nodes = self.nodes(geometry, page, number);
         for batch in nodes.chunks(PAGES_INFLIGHT_MAX) {
-            // As with outcomes: no request is under way while what it brings is walked.
             let read: Vec<_> = stream::iter(batch)
                 .map(|node| project.read_page(&node.object, node.level, node.count))
                 .buffered(PAGES_INFLIGHT_MAX)

@@ -54,7 +54,7 @@ pub struct Environment {
 pub const PROGRAM: &str = concat!("cuttle ", env!("CARGO_PKG_VERSION"));
 
 /// Objects below a delta unless `init` is told otherwise: a chunk then takes at most nine requests to read.
-pub const DELTA_DEPTH_MAX_DEFAULT: u8 = 15;
+pub const DELTA_DEPTH_MAX_DEFAULT: u8 = 7;
 
 /// What `init` decides for good.
 #[derive(Debug, Clone)]

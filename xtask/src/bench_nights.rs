@@ -25,7 +25,7 @@ const GROWTH_MIN: f64 = 5.0;
 const RESTORE_MIN: f64 = 0.7;
 
 pub fn command(dir: &Path, args: &[String]) -> Result<()> {
-    let (mut depth, mut only) = ("15".to_owned(), None);
+    let (mut depth, mut only) = ("7".to_owned(), None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let value = args.next().context(HELP)?.clone();

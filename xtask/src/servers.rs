@@ -50,8 +50,9 @@ pub fn moto(root: &Path) -> Result<Server> {
         run(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check", MOTO]))
     })?;
     on_free_ports(0, |port| {
-        let mut command = Command::new(home.join("bin/moto_server"));
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        // Not by the script's first line, which names the folder that it was installed in.
+        let mut command = Command::new(home.join("bin/python3"));
+        command.arg(home.join("bin/moto_server")).args(["-H", "127.0.0.1", "-p", &port.to_string()]);
         start("moto", root, command, port)
     })
 }

@@ -18,6 +18,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let path = format!("/{}/{sequence}.raw", encode(&volume));
         let again = parse(&path).map(|asked| asked.target);
         // Encoded it may be too long to be looked at.
-        assert!(again.is_none() || again == Some(Target::Image { volume, sequence: Some(sequence) }), "{path}");
+        assert!(
+            again.is_none() || again == Some(Target::Image { volume, sequence: Some(sequence) }),
+            "{path}"
+        );
     }
 });
