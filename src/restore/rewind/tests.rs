@@ -127,19 +127,22 @@ async fn a_rewind_from_any_backup_to_any_other_is_exact() {
 async fn only_what_changed_is_read_and_only_what_differs_is_fetched() {
     let bench = Bench::new(true).await;
     let mut random = Random::new(3);
-    let old = random.bytes(2000 * C);
+    let mut old = random.bytes(2000 * C);
+    old[700 * C..701 * C].fill(0);
     let mut newer = old.clone();
     newer[10 * C..12 * C].copy_from_slice(&random.bytes(2 * C));
     let wanted = bench.backup("v", &old).await;
     let base = bench.backup("v", &newer).await;
     let mut now = newer.clone();
     now[500 * C + 7..501 * C].copy_from_slice(&random.bytes(C - 7));
+    now[700 * C + 9..700 * C + 20].fill(1);
     let rewind = Rewind { base: base.snapshot.clone(), since: since(&newer, &now) };
     let (found, report, read) = rewound(&bench, &wanted, now, rewind, Arc::new(Silent)).await;
     assert!(found == old);
     assert_eq!(report.totals.fetch.chunks, 3, "two that the nights differ in, one that was written since");
+    assert_eq!(report.totals.zero.chunks, 1, "and one that was written where there was nothing");
     assert_eq!(report.target_read_bytes, read);
-    // The one that was written since, and a sample.
+    // The two that were written since, and a sample.
     assert!(read <= 12 * C as u64, "{read} bytes were read of {}", old.len());
 }
 
