@@ -5,8 +5,12 @@ use std::future::Future;
 use serde::Serialize;
 
 use cuttle::cancel::{Cancel, interrupted};
+use cuttle::store::Ledger;
 
 use super::failure::Failure;
+use super::summary::ledger_line;
+use super::table::{Column, table};
+use super::ui::Ui;
 use super::{Exit, human};
 
 /// What became of one volume.
@@ -84,6 +88,26 @@ impl Tally {
         }
         text
     }
+}
+
+/// Tells a summary: as JSON, or as a table with the totals and the requests below it.
+pub fn tell(
+    ui: &Ui,
+    summary: &impl Serialize,
+    (columns, mut rows): (&[Column], Vec<Vec<String>>),
+    totals: &str,
+    ledger: &Ledger,
+) -> cuttle::Result<()> {
+    if ui.is_json() {
+        return ui.print_json(summary);
+    }
+    if !ui.is_talkative() {
+        return Ok(());
+    }
+    rows.sort();
+    ui.print(&table(columns, rows))?;
+    ui.print(totals)?;
+    ui.print(&ledger_line(ledger))
 }
 
 #[cfg(test)]

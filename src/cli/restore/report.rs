@@ -11,9 +11,8 @@ use cuttle::store::Ledger;
 
 use super::destination::Destination;
 use crate::cli::failure::Failure;
-use crate::cli::several::{Fate, Tally};
-use crate::cli::summary::ledger_line;
-use crate::cli::table::{Column, table};
+use crate::cli::several::{self, Fate, Tally};
+use crate::cli::table::Column;
 use crate::cli::{Context, Exit, human};
 
 /// A volume that is there.
@@ -196,16 +195,9 @@ impl<'a> Report<'a> {
 
     /// Tells the totals.
     pub fn finish(mut self, ledger: Ledger, elapsed: Duration) -> cuttle::Result<Exit> {
-        let ui = self.context.ui;
         (self.summary.ledger, self.summary.seconds) = (ledger, elapsed.as_secs_f64());
-        if ui.is_json() {
-            ui.print_json(&self.summary)?;
-        } else if ui.is_talkative() {
-            self.rows.sort();
-            ui.print(&table(&COLUMNS, std::mem::take(&mut self.rows)))?;
-            ui.print(&self.totals())?;
-            ui.print(&ledger_line(&self.summary.ledger))?;
-        }
+        let (table, totals) = ((&COLUMNS[..], std::mem::take(&mut self.rows)), self.totals());
+        several::tell(self.context.ui, &self.summary, table, &totals, &self.summary.ledger)?;
         Ok(self.summary.tally.exit())
     }
 
