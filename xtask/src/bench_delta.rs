@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use crate::bench::{build, make_image, timed};
+use crate::numbers::Numbers;
 
 const BLOCK_BYTES: usize = 4096;
 const CHUNK_BYTES: usize = 4 << 20;
@@ -113,7 +114,7 @@ impl Day {
     /// Rewrites blocks of the database's files. What is written is real, too: a block from elsewhere in the image, so nothing of
     /// what was there before is in it.
     fn of(image: &Image, seed: u64) -> Result<Self> {
-        let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut numbers = Numbers::new(seed);
         let (mut files, mut others) = (Vec::new(), Vec::new());
         let mut chunk = vec![0; CHUNK_BYTES];
         for number in 0..(image.size_bytes as usize / CHUNK_BYTES) {
@@ -181,18 +182,6 @@ fn data(out: &mut impl Write, offset_bytes: u64, bytes: &[u8]) -> Result<()> {
 
 fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(BLOCK_BYTES).all(|block| block == &[0; BLOCK_BYTES][..block.len()])
-}
-
-/// Pseudo-random numbers from a seed, the same each time.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 8
-    }
 }
 
 /// What the incremental came to, on a local store and on a slow one.

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::bench::build;
 use crate::disk::diff_v1;
+use crate::numbers::Numbers;
 
 const HELP: &str = "cargo xtask bench --nights [--depth N] [--volume database|log|files|rewrite]";
 const NIGHTS: usize = 30;
@@ -64,7 +65,7 @@ const VOLUMES: [Volume; 4] = [
         day: |data, numbers, pool, _| {
             for at in (0..data.len()).step_by(BLOCK) {
                 if numbers.below(50) == 0 {
-                    data[at..at + BLOCK].copy_from_slice(numbers.block(pool));
+                    data[at..at + BLOCK].copy_from_slice(real(numbers, pool));
                 }
             }
         },
@@ -76,7 +77,7 @@ const VOLUMES: [Volume; 4] = [
         day: |data, numbers, pool, night| {
             let start = (64 << 20) + night * (4 << 20);
             for at in std::iter::once(0).chain((start..start + (4 << 20)).step_by(BLOCK)) {
-                data[at..at + BLOCK].copy_from_slice(numbers.block(pool));
+                data[at..at + BLOCK].copy_from_slice(real(numbers, pool));
             }
         },
     },
@@ -92,7 +93,7 @@ const VOLUMES: [Volume; 4] = [
                 for block in data[at..at + blocks * BLOCK].chunks_mut(BLOCK) {
                     match file % 3 {
                         0 => block.fill(0),
-                        _ => block.copy_from_slice(numbers.block(pool)),
+                        _ => block.copy_from_slice(real(numbers, pool)),
                     }
                 }
             }
@@ -104,7 +105,7 @@ const VOLUMES: [Volume; 4] = [
         size_bytes: 128 << 20,
         day: |data, numbers, pool, _| {
             for block in data[32 << 20..48 << 20].chunks_mut(BLOCK) {
-                block.copy_from_slice(numbers.block(pool));
+                block.copy_from_slice(real(numbers, pool));
             }
         },
     },
@@ -156,11 +157,11 @@ fn nights(dir: &Path, volume: &Volume, pool: &[u8], depth: &str) -> Result<bool>
             println!("{:<10}{name:<18}not installed", volume.name);
             continue;
         }
-        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+        let mut numbers = Numbers::new(1);
         let image = dir.join("disk.img");
         let (mut data, mut before) = (vec![0; volume.size_bytes], Vec::new());
         for block in data[..volume.size_bytes / 4 * 3].chunks_mut(BLOCK) {
-            block.copy_from_slice(numbers.block(pool));
+            block.copy_from_slice(real(&mut numbers, pool));
         }
         let mut first_bytes = 0;
         for night in 1..=NIGHTS {
@@ -435,20 +436,8 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Pseudo-random numbers, the same each time.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 8) % end
-    }
-
-    /// A block's worth of real bytes, in which no other block's content lies at the same place.
-    fn block<'a>(&mut self, pool: &'a [u8]) -> &'a [u8] {
-        let at = self.below((pool.len() - BLOCK) as u64) as usize;
-        &pool[at..at + BLOCK]
-    }
+/// A block's worth of real bytes, in which no other block's content lies at the same place.
+fn real<'a>(numbers: &mut Numbers, pool: &'a [u8]) -> &'a [u8] {
+    let at = numbers.below((pool.len() - BLOCK) as u64) as usize;
+    &pool[at..at + BLOCK]
 }

@@ -11,6 +11,7 @@ mod disk;
 mod fuzz;
 mod lint;
 mod model;
+mod numbers;
 mod places;
 mod servers;
 mod simulate;
