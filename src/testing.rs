@@ -131,7 +131,8 @@ impl Bench {
         let name = self.project.chunk_name(content);
         let closure: Vec<ObjectRef> = base.objects().copied().collect();
         let below = codec::Base { name: closure[0].name, depth: closure.len() as u8, plain: base_plain };
-        let sealed = codec::seal_delta(self.project.place(&name), plain, below, 1).expect("sealed");
+        let sealed = codec::seal_delta(self.project.place(&name), plain, below, &codec::Joined::default(), 1)
+            .expect("sealed");
         let object = ObjectRef { name: content, sealed_len_bytes: sealed.len_bytes() };
         self.project.create_sealed(&sealed).await.expect("uploaded");
         PageRef::Stored { object, closure }

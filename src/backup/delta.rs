@@ -1,23 +1,60 @@
 //! A new chunk against what was in its place before: as a delta where that is well under the full object.
 
+use bytes::Bytes;
+
 use crate::backup::encode::{Encoded, Encoder, NewChunk};
-use crate::codec::{self, Base};
-use crate::error::Result;
+use crate::codec::{self, Base, Joined};
+use crate::cpu;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::envelope::DeltaBase;
 use crate::keys::random_array;
-use crate::plan::delta::{Chain, Likeness, Verdict, is_well_under};
+use crate::plan::delta::{Chain, Likeness, Verdict};
+use crate::repo::Project;
 use crate::units::ChunkId;
 
 /// What was in a chunk's place.
 pub struct Below {
     pub chain: Chain,
-    /// As long as the chunk, and known to be what the repository has under the base's id.
+    /// As long as the chunk, and known to be what the repository has under the id of the chain's top.
     pub plain: Vec<u8>,
+    pub joined: Joined,
+}
+
+/// What the deltas replace that a new one takes in, given their bodies in the chain's order.
+pub fn joined(project: &Project, chain: &Chain, bodies: &[Bytes], plain_len: usize) -> Result<Joined> {
+    let mut joined = Joined::default();
+    for (place, (object, body)) in chain.joined().iter().zip(bodies).enumerate() {
+        let under = chain.under(place).ok_or_else(|| Error::internal("a delta that stands on nothing"))?;
+        let (name, base) =
+            (project.chunk_name(object.name), DeltaBase { name: under.0.name, depth: under.1 });
+        joined.take_in(project.place(&name), body, base, plain_len).context(&name)?;
+    }
+    Ok(joined)
+}
+
+/// As [`joined`], from the store. `None` where a delta is lost or damaged: then the new chunk is not to stand on any of them.
+pub async fn fetch_joined(project: &Project, chain: &Chain, plain_len: usize) -> Result<Option<Joined>> {
+    if chain.joined().is_empty() {
+        return Ok(Some(Joined::default()));
+    }
+    let found = async {
+        let bodies = project.get_chunk_objects(chain.joined()).await?;
+        let (project, chain) = (project.clone(), chain.clone());
+        cpu::run(move || joined(&project, &chain, &bodies, plain_len)).await
+    };
+    match found.await {
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            tracing::warn!(%error, "a delta cannot be joined, so the chunk is stored in full; run `cuttle verify`");
+            Ok(None)
+        }
+        found => found.map(Some),
+    }
 }
 
 impl Encoder {
     /// Whether a plaintext that the source has is the base that the repository has.
     pub fn is_base(&self, chain: &Chain, plain: &[u8]) -> bool {
-        chain.base().is_some_and(|base| base.name.id == self.project.identify(plain))
+        chain.top().is_some_and(|top| top.name.id == self.project.identify(plain))
     }
 
     /// Encodes a chunk that [`look`](Self::look) found new, against `below` where that saves enough.
@@ -31,21 +68,21 @@ impl Encoder {
             return Ok(Encoded::New(delta));
         }
         let full = self.full(id, plain)?;
-        let keep = is_well_under(u64::from(delta.sealed.len_bytes()), u64::from(full.sealed.len_bytes()));
+        let [delta_bytes, full_bytes] = [&delta, &full].map(|new| u64::from(new.sealed.len_bytes()));
+        let keep = delta.chain.as_ref().is_some_and(|chain| chain.is_well_under(delta_bytes, full_bytes));
         Ok(Encoded::New(if keep { delta } else { full }))
     }
 
-    /// A delta that is not refused.
+    /// A delta, where one may come to anything.
     fn delta(&self, id: ChunkId, plain: &[u8], below: &Below) -> Result<Option<(NewChunk, Verdict)>> {
-        let Below { chain, plain: base_plain } = below;
+        let Below { chain, plain: base_plain, joined } = below;
         let likeness = Likeness::of(plain, base_plain);
         let Some(base) = chain.base().filter(|_| likeness.is_worth_a_try()) else { return Ok(None) };
         // Nobody else may come upon a delta, as nobody else knows its base (repo-format.md, section 2).
         let name = self.name(id, u32::from_le_bytes(random_array()?).max(1));
         let base = Base { name: base.name, depth: chain.depth(), plain: base_plain };
-        let sealed = codec::seal_delta(self.project.place(&name), plain, base, self.level)?;
+        let sealed = codec::seal_delta(self.project.place(&name), plain, base, joined, self.level)?;
         let verdict = chain.judge(u64::from(sealed.len_bytes()), likeness);
-        let delta = NewChunk { id, sealed, chain: Some(chain.clone()) };
-        Ok((verdict != Verdict::Refuse).then_some((delta, verdict)))
+        Ok(Some((NewChunk { id, sealed, chain: Some(chain.clone()) }, verdict)))
     }
 }

@@ -9,14 +9,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::backup::assemble::{Assembler, Item, Uploads};
 use crate::cancel::{Cancel, interrupted};
 use crate::error::{Error, Result};
+use crate::plan::delta::Chain;
 
 /// Chunks in flight, at most, however small they are.
 const CHUNKS_INFLIGHT_MAX: u64 = 256;
 
-/// Permits of a chunk that wants its base: for itself and the base.
-pub const PERMITS_WITH_BASE: u32 = 2;
+/// Permits of a chunk: for itself, for the base that it wants, and for the deltas that are joined with its own.
+pub fn permits(chain: Option<&Chain>) -> u32 {
+    chain.map_or(1, |chain| if chain.joined().is_empty() { 2 } else { 3 })
+}
 
-/// Bounds memory: one permit for each chunk between the start of its reading and its upload's end, and one more until it is
+/// Bounds memory: one permit for each chunk between the start of its reading and its upload's end, and more until it is
 /// encoded where its base is wanted as well.
 pub struct Budget {
     permits: Arc<Semaphore>,
@@ -111,7 +114,7 @@ mod tests {
     #[tokio::test]
     async fn a_base_counts_until_it_is_not_needed_any_more() {
         let budget = Budget::new(8 << 20, 1 << 20);
-        let taken = budget.acquire(PERMITS_WITH_BASE).await.expect("room");
+        let taken = budget.acquire(2).await.expect("room");
         assert_eq!(budget.permits.available_permits(), 6);
         let kept = without_base(taken);
         assert_eq!((budget.permits.available_permits(), kept.num_permits()), (7, 1));

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::backup::assemble::{Assembler, Item, Uploads};
 use crate::backup::cutter::{Cutter, Piece};
-use crate::backup::delta::Below;
+use crate::backup::delta::{Below, joined};
 use crate::backup::encode::{Before, Encoder, Found};
 use crate::backup::pipeline::{Budget, spawn_thread, without_base};
 use crate::cancel::{Cancel, interrupted};
@@ -21,7 +21,7 @@ use crate::cpu;
 use crate::error::{Error, Result};
 use crate::format::gc::Condemned;
 use crate::format::names::ContentName;
-use crate::format::page::PageRef;
+use crate::format::page::{ObjectRef, PageRef};
 use crate::plan::delta::Chain;
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
@@ -164,16 +164,19 @@ impl Consumer<'_> {
         let (project, encoder, budget) =
             (self.plan.project.clone(), Arc::clone(&self.plan.encoder), Arc::clone(&self.plan.budget));
         self.patches.push(Box::pin(async move {
-            let under = match under {
-                Some(under) => Some(project.fetch_chunk(&under, len_bytes).await?),
-                None => None,
-            };
+            let objects: Option<Vec<ObjectRef>> = under.map(|under| under.objects().copied().collect());
+            let bodies = project.get_chunk_objects(objects.as_deref().unwrap_or_default()).await?;
             let encoded = cpu::run(move || {
-                if let Some(under) = &under {
-                    fill_gaps(&mut plain, &given, under);
+                let mut below = None;
+                if let Some(objects) = objects {
+                    // Checked against its id.
+                    let under = project.open_chunk_or_zero(&objects, &bodies, len_bytes)?;
+                    fill_gaps(&mut plain, &given, &under);
+                    if let Some(chain) = chain {
+                        let joined = joined(&project, &chain, &bodies, plain.len())?;
+                        below = Some(Below { chain, plain: under, joined });
+                    }
                 }
-                // What was fetched was checked against its id.
-                let below = chain.zip(under).map(|(chain, plain)| Below { chain, plain });
                 let encoded = match encoder.look(&plain, before.as_ref()) {
                     Found::Settled(encoded) => Ok(encoded),
                     Found::New(id) => encoder.encode_new(id, &plain, below.as_ref()),

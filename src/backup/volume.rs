@@ -6,9 +6,9 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::backup::assemble::{Assembler, Item};
-use crate::backup::delta::Below;
+use crate::backup::delta::{Below, fetch_joined};
 use crate::backup::encode::{Before, Encoded, Encoder, Found};
-use crate::backup::pipeline::{Budget, ItemSender, PERMITS_WITH_BASE, collect, without_base};
+use crate::backup::pipeline::{Budget, ItemSender, collect, permits, without_base};
 use crate::cancel::{Cancel, interrupted};
 use crate::chunker::Span;
 use crate::cpu;
@@ -201,8 +201,7 @@ impl Reader {
 
     async fn item(&self, work: Work) -> Result<Item> {
         let Work { index, before, chain, sample } = work;
-        let permits = if chain.is_some() { PERMITS_WITH_BASE } else { 1 };
-        let permit = self.budget.acquire(permits).await?;
+        let permit = self.budget.acquire(permits(chain.as_ref())).await?;
         let plain = self.read("the source", &self.plan.reader, index).await?;
         let len_bytes = plain.len() as u32;
         let (encoder, wants_base) = (Arc::clone(&self.encoder), chain.is_some());
@@ -236,14 +235,17 @@ impl Reader {
         let Some(base) = base.filter(|base| base.size_bytes() >= end) else {
             return Ok((plain, Encoded::BaseDiffers));
         };
-        let below = Below { chain, plain: self.read("the base", base, index).await? };
+        let read = self.read("the base", base, index);
+        let joined = fetch_joined(&self.encoder.project, &chain, plain.len());
+        let (base_plain, joined) = tokio::try_join!(read, joined)?;
         let (encoder, budget) = (Arc::clone(&self.encoder), Arc::clone(&self.budget));
         cpu::run(move || {
-            let encoded = match encoder.is_base(&below.chain, &below.plain) {
-                true => encoder.encode_new(id, &plain, Some(&below))?,
-                false => Encoded::BaseDiffers,
-            };
-            budget.give_back(below.plain);
+            if !encoder.is_base(&chain, &base_plain) {
+                return Ok((plain, Encoded::BaseDiffers));
+            }
+            let below = joined.map(|joined| Below { chain, plain: base_plain, joined });
+            let encoded = encoder.encode_new(id, &plain, below.as_ref())?;
+            budget.give_back(below.map(|below| below.plain).unwrap_or_default());
             Ok((plain, encoded))
         })
         .await

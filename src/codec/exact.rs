@@ -33,7 +33,7 @@ pub(crate) fn seal_to_len(
             let mut patch = Vec::new();
             let (compression, content) = match base {
                 Some(base) => {
-                    patch::make(base.plain, plain, &mut patch);
+                    patch::make(base.plain, plain, &patch::Runs::new(), &mut patch);
                     (Compression::ZstdPatch, &patch[..])
                 }
                 None => (Compression::Zstd, plain),
@@ -112,7 +112,7 @@ fn stretched(frame: &[u8], content_len: usize, len: usize) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::{LEVEL_DEFAULT, identify, seal, seal_delta};
+    use crate::codec::{Joined, LEVEL_DEFAULT, identify, seal, seal_delta};
     use crate::format::ObjectName;
     use crate::format::names::ContentName;
     use crate::keys::{SealingKey, Secret};
@@ -147,7 +147,9 @@ mod tests {
                     assert_eq!(ours.expect("possible").len_bytes(), theirs, "{len} bytes, level {level}");
                 });
                 with_place(delta, |place| {
-                    let theirs = seal_delta(place, &plain, base, level).expect("sealed").len_bytes();
+                    let theirs = seal_delta(place, &plain, base, &Joined::default(), level)
+                        .expect("sealed")
+                        .len_bytes();
                     let ours = seal_to_len(place, &plain, Some(base), theirs).expect("sealed");
                     assert_eq!(ours.expect("possible").len_bytes(), theirs, "{len} bytes, level {level}");
                 });

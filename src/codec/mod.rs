@@ -68,6 +68,45 @@ pub struct Base<'a> {
     pub plain: &'a [u8],
 }
 
+/// What a delta takes in besides what differs from the plaintext that it is made of: the parts in which the named base may be
+/// another than that plaintext.
+#[derive(Debug, Clone, Default)]
+pub struct Joined(patch::Runs);
+
+impl Joined {
+    /// Adds what a delta between the two replaces. It must make a plaintext of `plain_len` bytes.
+    pub fn take_in(
+        &mut self,
+        place: Place<'_>,
+        object: &[u8],
+        base: DeltaBase,
+        plain_len: usize,
+    ) -> Result<()> {
+        let header = Header::decode(object, object.len() as u64)?;
+        check_header(&header, &place, Some(&base), plain_len)?;
+        if header.plain_len_bytes as usize != plain_len {
+            return Err(damaged(format!(
+                "plaintext of {} bytes, expected {plain_len}",
+                header.plain_len_bytes
+            )));
+        }
+        let runs = SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { decompressor, opened, .. } = scratch;
+            let patch = decompress_patch(decompressor, unseal(place, object, &header, opened)?, plain_len)?;
+            patch::runs(&patch, plain_len)
+        })?;
+        self.0 = patch::union(&self.0, &runs);
+        Ok(())
+    }
+
+    /// Makes a plaintext another wherever the named base may be another.
+    fn scribble_over(&self, plain: &mut [u8]) {
+        for run in &self.0 {
+            plain.get_mut(run.clone()).unwrap_or_default().iter_mut().for_each(|byte| *byte = !*byte);
+        }
+    }
+}
+
 /// Per thread: the compressor's tables and the buffers between the steps.
 struct Scratch {
     compressor: CCtx<'static>,
@@ -114,12 +153,19 @@ pub fn seal(place: Place<'_>, plain: &[u8], level: i32) -> Result<Sealed> {
     })
 }
 
-/// Seals a chunk as what differs from its base. The result decodes back, or it is an error.
-pub fn seal_delta(place: Place<'_>, plain: &[u8], base: Base<'_>, level: i32) -> Result<Sealed> {
+/// Seals a chunk as what differs from its base, whose plaintext may be another than `base` says within `joined`. The result
+/// decodes back whatever the base holds there, or it is an error.
+pub fn seal_delta(
+    place: Place<'_>,
+    plain: &[u8],
+    base: Base<'_>,
+    joined: &Joined,
+    level: i32,
+) -> Result<Sealed> {
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { compressor, decompressor, compressed, opened } = scratch;
         let mut patch = Vec::new();
-        patch::make(base.plain, plain, &mut patch);
+        patch::make(base.plain, plain, &joined.0, &mut patch);
         compressed.clear();
         compressed.reserve(zstd_safe::compress_bound(patch.len()));
         let level = level.max(LEVEL_DELTA_MIN);
@@ -127,7 +173,9 @@ pub fn seal_delta(place: Place<'_>, plain: &[u8], base: Base<'_>, level: i32) ->
         compressor.compress2(compressed, &patch).map_err(zstd_defect)?;
         opened.clear();
         opened.extend_from_slice(base.plain);
-        decompress_patch(decompressor, compressed, plain.len(), opened)?;
+        joined.scribble_over(opened);
+        let patch = decompress_patch(decompressor, compressed, plain.len())?;
+        patch::apply(&patch, plain.len(), opened)?;
         if opened != plain {
             return Err(Error::internal("a delta does not decode to what it was made from")
                 .help("this machine's memory or processor is not to be trusted; test it"));
@@ -199,35 +247,41 @@ pub fn open_onto(
 ) -> Result<()> {
     let header = Header::decode(object, object.len() as u64)?;
     check_header(&header, &place, base.as_ref(), plain_len_bytes_max)?;
-    let (head, body) = object.split_at(HEADER_LEN_BYTES);
-    let bound = &head[..HEADER_BOUND_LEN_BYTES];
     let plain_len = header.plain_len_bytes as usize;
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { decompressor, opened, .. } = scratch;
-        let compressed = match place.key {
-            None => {
-                let expected = checksum(bound, place.repo_id, &place.name.to_string(), body);
-                if head[HEADER_BOUND_LEN_BYTES..] != expected {
-                    return Err(damaged("its checksum does not match its bytes and name"));
-                }
-                body
-            }
-            Some(key) => {
-                let compressed_len = body.len() - TAG_LEN_BYTES;
-                if opened.len() < compressed_len {
-                    set_len(opened, compressed_len);
-                }
-                let compressed = &mut opened[..compressed_len];
-                key.open(&header.salt, &aad(bound, &place), body, compressed)?;
-                compressed
-            }
-        };
+        let compressed = unseal(place, object, &header, opened)?;
         if header.compression == Compression::ZstdPatch {
-            return decompress_patch(decompressor, compressed, plain_len, out);
+            return patch::apply(&decompress_patch(decompressor, compressed, plain_len)?, plain_len, out);
         }
         set_len(out, plain_len);
         decompress(decompressor, compressed, header.compression, out)
     })
+}
+
+/// Authenticates an object of that header. What was compressed is in `opened`, or in the object itself where nothing is sealed.
+fn unseal<'a>(
+    place: Place<'_>,
+    object: &'a [u8],
+    header: &Header,
+    opened: &'a mut Vec<u8>,
+) -> Result<&'a [u8]> {
+    let (head, body) = object.split_at(HEADER_LEN_BYTES);
+    let bound = &head[..HEADER_BOUND_LEN_BYTES];
+    let Some(key) = place.key else {
+        let expected = checksum(bound, place.repo_id, &place.name.to_string(), body);
+        if head[HEADER_BOUND_LEN_BYTES..] != expected {
+            return Err(damaged("its checksum does not match its bytes and name"));
+        }
+        return Ok(body);
+    };
+    let compressed_len = body.len() - TAG_LEN_BYTES;
+    if opened.len() < compressed_len {
+        set_len(opened, compressed_len);
+    }
+    let compressed = &mut opened[..compressed_len];
+    key.open(&header.salt, &aad(bound, &place), body, compressed)?;
+    Ok(compressed)
 }
 
 /// Makes a buffer that long; its content is anything. Fresh memory comes zeroed from the system, so it is not filled.
@@ -305,20 +359,15 @@ fn aad(bound: &[u8], place: &Place<'_>) -> Vec<u8> {
     [bound, place.repo_id, place.name.to_string().as_bytes()].concat()
 }
 
-/// Decompresses a patch and applies it to `plain`, the base's plaintext.
-fn decompress_patch(
-    decompressor: &mut DCtx<'_>,
-    body: &[u8],
-    plain_len: usize,
-    plain: &mut Vec<u8>,
-) -> Result<()> {
+/// Decompresses a patch that makes a plaintext of `plain_len` bytes.
+fn decompress_patch(decompressor: &mut DCtx<'_>, body: &[u8], plain_len: usize) -> Result<Vec<u8>> {
     let claimed = zstd_safe::get_frame_content_size(body).ok().flatten().unwrap_or_default();
     let len_max = patch::len_bytes_max(plain_len);
     let len = usize::try_from(claimed).ok().filter(|len| *len <= len_max);
     let len = len.ok_or_else(|| damaged(format!("patch of {claimed} bytes, at most {len_max}")))?;
     let mut patch = vec![0; len];
     decompress(decompressor, body, Compression::ZstdPatch, &mut patch)?;
-    patch::apply(&patch, plain_len, plain)
+    Ok(patch)
 }
 
 /// Decompresses into exactly `out.len()` bytes.
@@ -497,7 +546,7 @@ mod tests {
             let to = Place { name: &renamed, ..from };
             for (sealed, base) in [
                 (seal(from, &new, 1).expect("sealed"), None),
-                (seal_delta(from, &new, base, 1).expect("sealed"), Some(base)),
+                (seal_delta(from, &new, base, &Joined::default(), 1).expect("sealed"), Some(base)),
             ] {
                 let again = rename(from, &sealed, to).expect("renamed");
                 assert_eq!((again.name(), again.len_bytes()), (&renamed, sealed.len_bytes()));
@@ -506,6 +555,44 @@ mod tests {
                 assert_eq!(out, new);
                 assert!(open(from, again.bytes(), base, 1 << 20, &mut out).is_err(), "the old name");
             }
+        }
+    }
+
+    #[test]
+    fn only_the_delta_that_was_asked_for_is_joined() {
+        let old = sample(0);
+        let mut new = old.clone();
+        new[1000..1010].copy_from_slice(b"0123456789");
+        let key = key(1);
+        let base_name = ContentName { generation: Generation(0), id: identify(&[0; 32], &old), variant: 0 };
+        let base = Base { name: base_name, depth: 1, plain: &old };
+        let name = chunk_name(identify(&[0; 32], &new), 77);
+        let place = Place { repo_id: &REPO, name: &name, key: Some(&key) };
+        let sealed = seal_delta(place, &new, base, &Joined::default(), 1).expect("sealed");
+        let full = seal(place, &new, 1).expect("sealed");
+        let under = DeltaBase { name: base_name, depth: 1 };
+        let take_in = |body: &[u8], base, len| {
+            let mut joined = Joined::default();
+            joined.take_in(place, body, base, len).map(|()| joined)
+        };
+        let joined = take_in(sealed.bytes(), under, new.len()).expect("joined");
+        let mut scribbled = new.clone();
+        joined.scribble_over(&mut scribbled);
+        let differs: Vec<usize> = (0..new.len()).filter(|at| scribbled[*at] != new[*at]).collect();
+        assert_eq!(differs, (960..1024).collect::<Vec<_>>(), "all of each unit that changed");
+        let mut hurt = sealed.bytes().to_vec();
+        *hurt.last_mut().expect("not empty") ^= 1;
+        let other = ContentName { variant: 1, ..base_name };
+        for (what, body, base, len) in [
+            ("a full object", &full.bytes()[..], under, new.len()),
+            ("another base", sealed.bytes(), DeltaBase { name: other, depth: 1 }, new.len()),
+            ("another depth", sealed.bytes(), DeltaBase { depth: 2, ..under }, new.len()),
+            ("a shorter place", sealed.bytes(), under, new.len() - 1),
+            ("a longer place", sealed.bytes(), under, new.len() + 1),
+            ("a flipped bit", &hurt, under, new.len()),
+            ("half of it", &sealed.bytes()[..100], under, new.len()),
+        ] {
+            assert_eq!(take_in(body, base, len).expect_err(what).kind(), ErrorKind::Corrupt, "{what}");
         }
     }
 
@@ -519,7 +606,7 @@ mod tests {
         let base = Base { name: base_name, depth: 1, plain: &old };
         let name = chunk_name(identify(&[0; 32], &new), 77);
         let place = Place { repo_id: &REPO, name: &name, key: Some(&key) };
-        let sealed = seal_delta(place, &new, base, 1).expect("sealed");
+        let sealed = seal_delta(place, &new, base, &Joined::default(), 1).expect("sealed");
         assert!(sealed.len_bytes() < 400, "{} bytes for ten changed ones", sealed.len_bytes());
         let mut out = Vec::new();
         open(place, sealed.bytes(), Some(base), 1 << 20, &mut out).expect("opened");

@@ -3,7 +3,9 @@
 //! A volume changes in place: what a guest does not write stays where it was. So a patch is as small as what was written, is made at
 //! the speed of comparing, and is applied at the speed of copying what changed, however deep a chain of them is.
 
-use crate::error::Result;
+use std::ops::Range;
+
+use crate::error::{Error, Result};
 use crate::format::envelope::damaged;
 
 /// Plaintexts are compared in units of so many bytes: smaller than what a file system writes, larger than a run's entry.
@@ -20,10 +22,41 @@ pub(super) fn len_bytes_max(plain_len: usize) -> usize {
     plain_len + LEN_OVER_MAX
 }
 
-/// The patch that makes `plain` of `base`. What is beyond the base's end counts as zero there.
-pub(super) fn make(base: &[u8], plain: &[u8], out: &mut Vec<u8>) {
+/// The parts of a plaintext that a patch replaces: in order, apart from each other, none of them empty.
+pub(super) type Runs = Vec<Range<usize>>;
+
+/// The patch that makes `plain` of `base`, and of whatever differs from it within `also`. What is beyond the base's end counts
+/// as zero there.
+pub(super) fn make(base: &[u8], plain: &[u8], also: &Runs, out: &mut Vec<u8>) {
+    let runs = union(&differences(base, plain), also);
+    out.clear();
+    out.extend((runs.len() as u32).to_le_bytes());
+    for run in &runs {
+        out.extend((run.start as u32).to_le_bytes());
+        out.extend((run.len() as u32).to_le_bytes());
+    }
+    for run in runs {
+        out.extend(&plain[run]);
+    }
+}
+
+/// What lies in either.
+pub(super) fn union(one: &Runs, other: &Runs) -> Runs {
+    let mut all = [one.as_slice(), other].concat();
+    all.sort_by_key(|run| run.start);
+    all.dedup_by(|run, last| {
+        let touches = run.start <= last.end;
+        if touches {
+            last.end = last.end.max(run.end);
+        }
+        touches
+    });
+    all
+}
+
+fn differences(base: &[u8], plain: &[u8]) -> Runs {
     const ZEROS: [u8; UNIT_BYTES] = [0; UNIT_BYTES];
-    let mut runs: Vec<(usize, usize)> = Vec::new();
+    let mut runs = Runs::new();
     let differs = |start: usize, unit: &[u8]| match base.get(start..start + unit.len()) {
         Some(then) => then != unit,
         None => {
@@ -37,29 +70,44 @@ pub(super) fn make(base: &[u8], plain: &[u8], out: &mut Vec<u8>) {
         }
         let end = start + unit.len();
         match runs.last_mut() {
-            Some((_, last)) if *last == start => *last = end,
-            _ => runs.push((start, end)),
+            Some(last) if last.end == start => last.end = end,
+            _ => runs.push(start..end),
         }
     }
-    out.clear();
-    out.extend((runs.len() as u32).to_le_bytes());
-    for (start, end) in &runs {
-        out.extend((*start as u32).to_le_bytes());
-        out.extend(((end - start) as u32).to_le_bytes());
-    }
-    for (start, end) in runs {
-        out.extend(&plain[start..end]);
-    }
+    runs
 }
 
 /// Applies a patch to a base's plaintext, which becomes `plain_len` bytes long. After an error it holds anything.
 pub(super) fn apply(patch: &[u8], plain_len: usize, plain: &mut Vec<u8>) -> Result<()> {
-    let refuse = |what: &str| damaged(format!("patch: {what}"));
+    plain.resize(plain_len, 0);
+    each(patch, |start, bytes| {
+        let place = start.checked_add(bytes.len()).and_then(|end| plain.get_mut(start..end));
+        place.ok_or_else(|| refuse("a run beyond the end"))?.copy_from_slice(bytes);
+        Ok(())
+    })
+}
+
+/// The parts that a patch replaces.
+pub(super) fn runs(patch: &[u8], plain_len: usize) -> Result<Runs> {
+    let mut runs = Runs::new();
+    each(patch, |start, bytes| {
+        let end = start.checked_add(bytes.len()).filter(|end| *end <= plain_len);
+        runs.push(start..end.ok_or_else(|| refuse("a run beyond the end"))?);
+        Ok(())
+    })?;
+    Ok(runs)
+}
+
+fn refuse(what: &str) -> Error {
+    damaged(format!("patch: {what}"))
+}
+
+/// Takes a patch apart: where each of its runs begins, and its bytes.
+fn each(patch: &[u8], mut run: impl FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
     let (count, rest) = patch.split_first_chunk().ok_or_else(|| refuse("cut short"))?;
     let count = u32::from_le_bytes(*count) as usize;
     let table_len = count.checked_mul(RUN_LEN_BYTES).filter(|len| *len <= rest.len());
     let (table, mut data) = rest.split_at(table_len.ok_or_else(|| refuse("more runs than it has room for"))?);
-    plain.resize(plain_len, 0);
     let mut free_from = None;
     let (entries, _) = table.as_chunks::<RUN_LEN_BYTES>();
     for [o0, o1, o2, o3, l0, l1, l2, l3] in entries {
@@ -69,9 +117,8 @@ pub(super) fn apply(patch: &[u8], plain_len: usize, plain: &mut Vec<u8>) -> Resu
             return Err(refuse("its runs are empty or not in order"));
         }
         let end = start.checked_add(len).ok_or_else(|| refuse("a run without an end"))?;
-        let place = plain.get_mut(start..end).ok_or_else(|| refuse("a run beyond the end"))?;
         let (bytes, behind) = data.split_at_checked(len).ok_or_else(|| refuse("cut short"))?;
-        place.copy_from_slice(bytes);
+        run(start, bytes)?;
         (data, free_from) = (behind, Some(end));
     }
     if data.is_empty() { Ok(()) } else { Err(refuse("more bytes than its runs have")) }
@@ -100,11 +147,39 @@ mod tests {
                 }
             }
             let mut patch = Vec::new();
-            make(&base, &plain, &mut patch);
+            make(&base, &plain, &Runs::new(), &mut patch);
             prop_assert!(patch.len() <= len_bytes_max(plain.len()));
             let mut made = base;
             apply(&patch, plain.len(), &mut made).expect("applies");
             prop_assert_eq!(made, plain);
+        }
+
+        #[test]
+        fn patches_are_joined(
+            nights in collection::vec(collection::vec((0usize..2000, 1usize..200, 0u8..3), 0..5), 2..6),
+        ) {
+            let mut contents = vec![vec![0; 2000]];
+            for edits in nights {
+                let mut plain = contents[contents.len() - 1].clone();
+                for (at, len, byte) in edits {
+                    let end = (at + len).min(plain.len());
+                    plain[at..end].fill(byte);
+                }
+                contents.push(plain);
+            }
+            let [first, between @ .., before, last] = contents.as_slice() else { unreachable!() };
+            let mut also = Runs::new();
+            let mut patch = Vec::new();
+            let mut base = first;
+            for plain in between.iter().chain([before]) {
+                make(base, plain, &Runs::new(), &mut patch);
+                also = union(&also, &runs(&patch, 2000).expect("made just now"));
+                base = plain;
+            }
+            make(before, last, &also, &mut patch);
+            let mut made = first.clone();
+            apply(&patch, 2000, &mut made).expect("applies");
+            prop_assert_eq!(&made, last);
         }
 
         #[test]
@@ -116,9 +191,11 @@ mod tests {
             let of_words: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
             for patch in [patch, of_words] {
                 let mut plain = vec![7; 100];
-                if apply(&patch, len, &mut plain).is_ok() {
-                    prop_assert_eq!(plain.len(), len);
-                }
+                let applied = apply(&patch, len, &mut plain).is_ok();
+                prop_assert!(!applied || plain.len() == len);
+                let runs = runs(&patch, len);
+                prop_assert_eq!(runs.is_ok(), applied);
+                prop_assert!(runs.unwrap_or_default().is_sorted_by(|a, b| a.end < b.start));
             }
         }
     }

@@ -83,16 +83,15 @@ impl Project {
     /// Fetches a chunk with its closure, opens it, and checks its id. `len_bytes` is what the volume's geometry says.
     pub async fn fetch_chunk(&self, chunk: &PageRef, len_bytes: u32) -> Result<Vec<u8>> {
         let objects: Vec<ObjectRef> = chunk.objects().copied().collect();
-        if objects.is_empty() {
-            return Ok(vec![0; len_bytes as usize]);
-        }
-        let bodies: Vec<Bytes> = stream::iter(objects.clone())
-            .map(|object| self.get_chunk_object(object))
-            .buffered(CLOSURE_LEN_MAX + 1)
-            .try_collect()
-            .await?;
+        let bodies = self.get_chunk_objects(&objects).await?;
         let project = self.clone();
-        cpu::run(move || project.open_chunk(&objects, &bodies, len_bytes)).await
+        cpu::run(move || project.open_chunk_or_zero(&objects, &bodies, len_bytes)).await
+    }
+
+    /// The sealed bytes of the objects of one chunk, in their order.
+    pub(crate) async fn get_chunk_objects(&self, objects: &[ObjectRef]) -> Result<Vec<Bytes>> {
+        let bodies = stream::iter(objects.to_vec()).map(|object| self.get_chunk_object(object));
+        bodies.buffered(CLOSURE_LEN_MAX + 1).try_collect().await
     }
 
     /// The sealed bytes of one chunk object, whose size must be what its ref says.
@@ -112,13 +111,16 @@ impl Project {
         Ok(bytes)
     }
 
-    /// Decodes a chunk from its objects: the chunk itself first, the full object at the chain's end last.
-    pub(crate) fn open_chunk(
+    /// Decodes a chunk from its objects: the chunk itself first, the full object at the chain's end last; none for zeros.
+    pub(crate) fn open_chunk_or_zero(
         &self,
         objects: &[ObjectRef],
         bodies: &[Bytes],
         len_bytes: u32,
     ) -> Result<Vec<u8>> {
+        if objects.is_empty() {
+            return Ok(vec![0; len_bytes as usize]);
+        }
         let mut buffers = ChunkBuffers::default();
         self.open_chunk_into(objects, bodies, len_bytes, &mut buffers)?;
         Ok(buffers.plain)

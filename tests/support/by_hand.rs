@@ -151,7 +151,9 @@ impl ByHand {
         let closure: Vec<ObjectRef> = base.objects().copied().collect();
         let below = Base { name: closure[0].name, depth: closure.len() as u8, plain: base_plain };
         let name = ContentName { id: self.chunk_id(plain), variant, ..closure[0].name };
-        let sealed = self.at(&self.chunk_name(name), |place| codec::seal_delta(place, plain, below, 1));
+        let sealed = self.at(&self.chunk_name(name), |place| {
+            codec::seal_delta(place, plain, below, &codec::Joined::default(), 1)
+        });
         let sealed_len_bytes = self.put_sealed(&sealed.expect("sealed")).await;
         PageRef::Stored { object: ObjectRef { name, sealed_len_bytes }, closure }
     }

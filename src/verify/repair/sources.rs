@@ -171,7 +171,7 @@ pub(super) async fn content(project: &Project, chain: &[ObjectRef]) -> Result<Op
     cpu::run(move || {
         let Some(first) = bodies.first() else { return Ok(None) };
         let len_bytes = Header::decode(first, first.len() as u64)?.plain_len_bytes;
-        project.open_chunk(&chain, &bodies, len_bytes).map(Some)
+        project.open_chunk_or_zero(&chain, &bodies, len_bytes).map(Some)
     })
     .await
 }
