@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::ceph::process_cpu_seconds;
+
 const HELP: &str = "cargo xtask bench --ceph, --restore, --nights or --prune, or cargo xtask bench [--delta] [--size GIB] [--from DIR]   (default: an image of 16 GiB, with\n--delta of 6, that holds /usr/lib)";
 /// Every run is done so often, and so is the ceiling, in turn with those of cuttle.
 const TIMES: usize = 3;
@@ -22,6 +24,8 @@ const FROM_DEFAULT: &str = "/usr/lib";
 pub struct Run {
     pub seconds: f64,
     pub peak_mib: f64,
+    /// User and system time, as last seen while it lived.
+    pub cpu_seconds: f64,
 }
 
 pub fn command(args: &[String]) -> Result<()> {
@@ -321,13 +325,15 @@ impl Tool {
 /// The shortest time and the highest peak.
 fn best(runs: Vec<Run>) -> Run {
     let seconds = runs.iter().map(|r| r.seconds).fold(f64::INFINITY, f64::min);
-    Run { seconds, peak_mib: runs.iter().map(|r| r.peak_mib).fold(0.0, f64::max) }
+    let highest = |of: fn(&Run) -> f64| runs.iter().map(of).fold(0.0, f64::max);
+    Run { seconds, peak_mib: highest(|r| r.peak_mib), cpu_seconds: highest(|r| r.cpu_seconds) }
 }
 
 /// Waits for a process; its peak memory is what the kernel shows while it lives.
 pub fn timed(mut child: Child) -> Result<Run> {
-    let (start, status) = (Instant::now(), format!("/proc/{}/status", child.id()));
-    let mut peak_kib = 0f64;
+    let (start, pid) = (Instant::now(), child.id().to_string());
+    let status = format!("/proc/{pid}/status");
+    let (mut peak_kib, mut cpu_seconds) = (0f64, 0f64);
     loop {
         if let Ok(text) = fs::read_to_string(&status)
             && let Some(line) = text.lines().find(|l| l.starts_with("VmHWM:"))
@@ -335,9 +341,14 @@ pub fn timed(mut child: Child) -> Result<Run> {
         {
             peak_kib = peak_kib.max(kib.parse().unwrap_or(0.0));
         }
+        cpu_seconds = process_cpu_seconds(&pid).unwrap_or(cpu_seconds).max(cpu_seconds);
         if let Some(exit) = child.try_wait()? {
             ensure!(exit.success(), "it ended with {exit}");
-            return Ok(Run { seconds: start.elapsed().as_secs_f64(), peak_mib: peak_kib / 1024.0 });
+            return Ok(Run {
+                seconds: start.elapsed().as_secs_f64(),
+                peak_mib: peak_kib / 1024.0,
+                cpu_seconds,
+            });
         }
         thread::sleep(Duration::from_millis(10));
     }

@@ -152,6 +152,11 @@ impl Cluster {
         self.rgw_port.map(|port| format!("http://127.0.0.1:{port}"))
     }
 
+    /// CPU time of all daemons since they were started.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        daemons_of(&self.conf())?.iter().map(|pid| process_cpu_seconds(pid)).sum()
+    }
+
     fn mon_address(&self) -> String {
         let (v1, v2) = (self.mon_port, self.mon_port - MON_V2_PORT_OFFSET);
         format!("[v2:127.0.0.1:{v2},v1:127.0.0.1:{v1}]")
@@ -364,6 +369,16 @@ fn daemons_of(conf: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(pids)
+}
+
+/// User and system time of a process, from the fields 14 and 15 of `/proc/PID/stat`, in ticks of which Linux has 100 a second.
+pub fn process_cpu_seconds(pid: &str) -> Result<f64> {
+    let stat =
+        fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
+    // The name in brackets may hold anything.
+    let (_, fields) = stat.rsplit_once(')').with_context(|| format!("process {pid}: {stat}"))?;
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
+    Ok(ticks / 100.0)
 }
 
 fn uuid() -> Result<String> {
