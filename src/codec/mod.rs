@@ -91,9 +91,9 @@ impl Joined {
             )));
         }
         let runs = SCRATCH.with_borrow_mut(|scratch| {
-            let Scratch { decompressor, opened, .. } = scratch;
-            let patch = decompress_patch(decompressor, unseal(place, object, &header, opened)?, plain_len)?;
-            patch::runs(&patch, plain_len)
+            let Scratch { decompressor, opened, patch, .. } = scratch;
+            let body = unseal(place, object, &header, opened)?;
+            patch::runs(decompress_patch(decompressor, body, plain_len, patch)?, plain_len)
         })?;
         self.0 = patch::union(&self.0, &runs);
         Ok(())
@@ -114,6 +114,8 @@ struct Scratch {
     compressed: Vec<u8>,
     /// As long as the longest so far: cutting and growing it would fill it with zeros each time.
     opened: Vec<u8>,
+    /// The same.
+    patch: Vec<u8>,
 }
 
 thread_local! {
@@ -122,6 +124,7 @@ thread_local! {
         decompressor: DCtx::create(),
         compressed: Vec::new(),
         opened: Vec::new(),
+        patch: Vec::new(),
     });
 }
 
@@ -163,19 +166,18 @@ pub fn seal_delta(
     level: i32,
 ) -> Result<Sealed> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let Scratch { compressor, decompressor, compressed, opened } = scratch;
-        let mut patch = Vec::new();
-        patch::make(base.plain, plain, &joined.0, &mut patch);
+        let Scratch { compressor, decompressor, compressed, opened, patch } = scratch;
+        patch::make(base.plain, plain, &joined.0, patch);
         compressed.clear();
         compressed.reserve(zstd_safe::compress_bound(patch.len()));
         let level = level.max(LEVEL_DELTA_MIN);
         compressor.set_parameter(CParameter::CompressionLevel(level)).map_err(zstd_defect)?;
-        compressor.compress2(compressed, &patch).map_err(zstd_defect)?;
+        compressor.compress2(compressed, &patch[..]).map_err(zstd_defect)?;
         opened.clear();
         opened.extend_from_slice(base.plain);
         joined.scribble_over(opened);
-        let patch = decompress_patch(decompressor, compressed, plain.len())?;
-        patch::apply(&patch, plain.len(), opened)?;
+        let patch = decompress_patch(decompressor, compressed, plain.len(), patch)?;
+        patch::apply(patch, plain.len(), opened)?;
         if opened != plain {
             return Err(Error::internal("a delta does not decode to what it was made from")
                 .help("this machine's memory or processor is not to be trusted; test it"));
@@ -249,10 +251,14 @@ pub fn open_onto(
     check_header(&header, &place, base.as_ref(), plain_len_bytes_max)?;
     let plain_len = header.plain_len_bytes as usize;
     SCRATCH.with_borrow_mut(|scratch| {
-        let Scratch { decompressor, opened, .. } = scratch;
+        let Scratch { decompressor, opened, patch, .. } = scratch;
         let compressed = unseal(place, object, &header, opened)?;
         if header.compression == Compression::ZstdPatch {
-            return patch::apply(&decompress_patch(decompressor, compressed, plain_len)?, plain_len, out);
+            return patch::apply(
+                decompress_patch(decompressor, compressed, plain_len, patch)?,
+                plain_len,
+                out,
+            );
         }
         set_len(out, plain_len);
         decompress(decompressor, compressed, header.compression, out)
@@ -359,14 +365,22 @@ fn aad(bound: &[u8], place: &Place<'_>) -> Vec<u8> {
     [bound, place.repo_id, place.name.to_string().as_bytes()].concat()
 }
 
-/// Decompresses a patch that makes a plaintext of `plain_len` bytes.
-fn decompress_patch(decompressor: &mut DCtx<'_>, body: &[u8], plain_len: usize) -> Result<Vec<u8>> {
+/// Decompresses a patch that makes a plaintext of `plain_len` bytes into `memory`, which grows where it must.
+fn decompress_patch<'a>(
+    decompressor: &mut DCtx<'_>,
+    body: &[u8],
+    plain_len: usize,
+    memory: &'a mut Vec<u8>,
+) -> Result<&'a [u8]> {
     let claimed = zstd_safe::get_frame_content_size(body).ok().flatten().unwrap_or_default();
     let len_max = patch::len_bytes_max(plain_len);
     let len = usize::try_from(claimed).ok().filter(|len| *len <= len_max);
     let len = len.ok_or_else(|| damaged(format!("patch of {claimed} bytes, at most {len_max}")))?;
-    let mut patch = vec![0; len];
-    decompress(decompressor, body, Compression::ZstdPatch, &mut patch)?;
+    if memory.len() < len {
+        set_len(memory, len);
+    }
+    let patch = &mut memory[..len];
+    decompress(decompressor, body, Compression::ZstdPatch, patch)?;
     Ok(patch)
 }
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 /// Bodies below this length are not worth keeping.
 const BODY_LEN_BYTES_MIN: usize = 64 << 10;
-/// Bodies kept while nobody needs them.
-const BODIES_IDLE_MAX: usize = 8;
+/// Memory kept while nobody needs it.
+const IDLE_BYTES_MAX: usize = 32 << 20;
 
 /// Idle memory of a store.
 #[derive(Debug, Default)]
@@ -26,12 +26,19 @@ pub(super) struct Body {
 impl Bodies {
     /// A body of that length, whose content is anything. The caller has checked the length against its limit.
     pub(super) fn take(self: &Arc<Self>, len: usize) -> Body {
-        let found = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let memory = match found {
-            Some(memory) if memory.len() >= len => memory,
-            _ => vec![0; len],
-        };
+        let memory = self.fitting(len).unwrap_or_else(|| vec![0; len]);
         Body { memory, len, home: Arc::clone(self) }
+    }
+
+    /// The smallest that is long enough: chunks come as full objects and as deltas, which are much smaller.
+    fn fitting(&self, len: usize) -> Option<Vec<u8>> {
+        if len < BODY_LEN_BYTES_MIN {
+            return None;
+        }
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting = idle.iter().enumerate().filter(|(_, memory)| memory.len() >= len);
+        let (at, _) = fitting.min_by_key(|(_, memory)| memory.len())?;
+        Some(idle.swap_remove(at))
     }
 }
 
@@ -57,7 +64,8 @@ impl Drop for Body {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
         let mut idle = self.home.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if memory.len() >= BODY_LEN_BYTES_MIN && idle.len() < BODIES_IDLE_MAX {
+        let idle_bytes: usize = idle.iter().map(Vec::len).sum();
+        if memory.len() >= BODY_LEN_BYTES_MIN && idle_bytes + memory.len() <= IDLE_BYTES_MAX {
             idle.push(memory);
         }
     }
@@ -79,7 +87,26 @@ mod tests {
         assert_eq!(bodies.idle.lock().expect("not poisoned").len(), 0, "somebody still reads it");
         drop(other);
         assert_eq!(bodies.idle.lock().expect("not poisoned").len(), 1);
-        assert_eq!(bodies.take(10).as_mut_slice().len(), 10);
-        assert_eq!(bodies.idle.lock().expect("not poisoned").len(), 1, "it was taken and came back");
+        assert_eq!(
+            bodies.take(BODY_LEN_BYTES_MIN - 1).memory.len(),
+            BODY_LEN_BYTES_MIN - 1,
+            "what is small is fresh"
+        );
+        assert_eq!(bodies.idle.lock().expect("not poisoned").len(), 1);
+    }
+
+    #[test]
+    fn the_smallest_that_fits_is_used_again_within_a_bound() {
+        let bodies = Arc::new(Bodies::default());
+        let taken: Vec<Body> = [9, 3, 5, 3].map(|units| bodies.take(units * BODY_LEN_BYTES_MIN)).into();
+        drop(taken);
+        for (units, expected) in [(4, 5), (3, 3), (2, 3), (1, 9), (1, 1)] {
+            let body = bodies.take(units * BODY_LEN_BYTES_MIN);
+            assert_eq!(body.memory.len(), expected * BODY_LEN_BYTES_MIN, "{units} units");
+            std::mem::forget(body);
+        }
+        let many: Vec<Body> = (0..100).map(|_| bodies.take(1 << 20)).collect();
+        drop(many);
+        assert_eq!(bodies.idle.lock().expect("not poisoned").len(), IDLE_BYTES_MAX >> 20);
     }
 }
