@@ -215,6 +215,7 @@ fn refused(error: &Error) -> http::Result<Response<Body>> {
         ErrorKind::Unavailable => plain(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n"),
         ErrorKind::Conflict => plain(StatusCode::GONE, "the snapshot was forgotten meanwhile\n"),
         ErrorKind::Corrupt => plain(StatusCode::INTERNAL_SERVER_ERROR, "this part is damaged\n"),
+        ErrorKind::Unsupported => plain(StatusCode::NOT_IMPLEMENTED, "this volume has no such form\n"),
         _ => plain(StatusCode::INTERNAL_SERVER_ERROR, "it could not be read\n"),
     }?;
     if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
