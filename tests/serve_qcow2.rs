@@ -86,6 +86,7 @@ async fn qemu_reads_every_night_of_it() {
     assert!(head.starts_with("http/1.1 200"), "{head}");
     fs::write(&file, &whole).expect("written");
     compare(&qemu, &file, &nights, dir.path());
+    check_tables(&whole, &nights);
 
     // However it is read.
     let mut numbers = Numbers::new(6);
@@ -151,4 +152,40 @@ fn compare(qemu: &QemuImg, file: &Path, nights: &[Vec<u8>], dir: &Path) {
     }
     let expected: Vec<bool> = nights[NIGHTS - 1].chunks(C).map(|c| c.iter().any(|b| *b != 0)).collect();
     assert_eq!(data, expected, "holes are holes");
+}
+
+/// What librbd relies on: content that a night shares with one before is at the same place, what went is said to be zero, and
+/// what never was is not there.
+fn check_tables(file: &[u8], nights: &[Vec<u8>]) {
+    let number = |at: u64| u64::from_be_bytes(file[at as usize..][..8].try_into().expect("8 bytes"));
+    let snapshots = number(64);
+    let l1 = |night: usize| match night {
+        // No entry is longer than 40 + 24 + 1 + 8 bytes, padded.
+        _ if night < nights.len() - 1 => number(snapshots + 80 * night as u64),
+        _ => number(40),
+    };
+    let entry = |night: usize, chunk: usize| {
+        let table = number(l1(night) + 8 * (chunk / (C / 8)) as u64);
+        number(table + 8 * (chunk % (C / 8)) as u64)
+    };
+    let held = |night: usize, chunk: usize| {
+        let content = &nights[night];
+        let held = content.get(chunk * C..content.len().min((chunk + 1) * C)).unwrap_or_default();
+        Some(held).filter(|held| held.iter().any(|b| *b != 0))
+    };
+    for night in 0..nights.len() {
+        for chunk in 0..nights[night].len().div_ceil(C) {
+            let found = entry(night, chunk);
+            match (held(night, chunk), (0..night).find(|n| held(*n, chunk) == held(night, chunk))) {
+                (None, _) => {
+                    let was_there = (0..night).any(|n| held(n, chunk).is_some());
+                    assert_eq!(found, u64::from(was_there), "night {night}, chunk {chunk}");
+                }
+                (Some(_), Some(same)) => {
+                    assert_eq!(found, entry(same, chunk), "night {night}, chunk {chunk}")
+                }
+                (Some(held), None) => assert!(file[found as usize..].starts_with(held), "night {night}"),
+            }
+        }
+    }
 }

@@ -23,7 +23,7 @@ use crate::serve::{Shelf, Which};
 const RETRY_AFTER_S: u32 = 10;
 /// Nothing of a page comes from elsewhere, and nothing in it runs.
 const PAGE_POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'";
 
 /// What all connections share.
 pub(super) struct Answers {
