@@ -84,7 +84,7 @@ fn many_readers_stay_within_its_memory() {
         }
     });
     let taken_mib = (memory_kib(server.0.id(), "VmHWM") - at_first_kib) >> 10;
-    let most_mib = MEMORY_MIB + (READERS * OF_A_READER_KIB >> 10) + SLACK_MIB;
+    let most_mib = MEMORY_MIB + ((READERS * OF_A_READER_KIB) >> 10) + SLACK_MIB;
     assert!(taken_mib <= most_mib, "{taken_mib} MiB, {most_mib} at most");
     assert!(most_mib < SIZE as u64 >> 20, "less than all of the volume");
 }

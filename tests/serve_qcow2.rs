@@ -173,8 +173,8 @@ fn check_tables(file: &[u8], nights: &[Vec<u8>]) {
         let held = content.get(chunk * C..content.len().min((chunk + 1) * C)).unwrap_or_default();
         Some(held).filter(|held| held.iter().any(|b| *b != 0))
     };
-    for night in 0..nights.len() {
-        for chunk in 0..nights[night].len().div_ceil(C) {
+    for (night, content) in nights.iter().enumerate() {
+        for chunk in 0..content.len().div_ceil(C) {
             let found = entry(night, chunk);
             match (held(night, chunk), (0..night).find(|n| held(*n, chunk) == held(night, chunk))) {
                 (None, _) => {
