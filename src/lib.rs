@@ -21,6 +21,7 @@ pub mod mount;
 pub mod plan;
 pub mod progress;
 pub mod prune;
+mod qcow2;
 pub mod random;
 pub mod rbd;
 pub mod reading;

@@ -2,14 +2,16 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 
 use cuttle::rbd::Access;
 use serde_json::Value;
 use support::Numbers;
-use support::ceph::Ceph;
+use support::ceph::{Ceph, OwnPool};
 use support::program::Cuttle;
 
 const MIB: usize = 1 << 20;
@@ -130,11 +132,15 @@ fn an_interrupted_restore_goes_on_and_a_finished_one_is_no_longer_resumed() {
     let target = "rbd/instant-resumed";
     ceph.purge(target);
     let expected = volume(5, 400 * MIB);
+    let mut older = expected.clone();
+    older[100 * MIB..103 * MIB].fill(9);
+    older[350 * MIB..351 * MIB].fill(9);
+    back_up(&cuttle, "vms/db", &older);
     back_up(&cuttle, "vms/db", &expected);
     back_up(&cuttle, "vms/other", &volume(6, 20 * MIB));
     let spec = format!("rbd:{target}");
     let address = {
-        let mut restore = Running::begin(&cuttle, &ceph, &["vms/db", &spec]);
+        let mut restore = Running::begin(&cuttle, &ceph, &["--history", "1", "vms/db", &spec]);
         let usable = restore.says("usable");
         // Killed here.
         usable["address"].as_str().expect("an address").to_owned()
@@ -152,6 +158,7 @@ fn an_interrupted_restore_goes_on_and_a_finished_one_is_no_longer_resumed() {
     let said = restore(&["--resume", "--listen", &address, "vms/db", &spec]);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     assert!(export(&ceph, target) == expected);
+    assert!(export(&ceph, &format!("{target}@backup-1")) == older, "its history as well");
     let said = restore(&["--resume", "--listen", &address, "vms/db", &spec]);
     assert!(said.code == Some(1) && said.stderr.contains("nothing to resume"), "{}", said.stderr);
     ceph.purge(target);
@@ -167,6 +174,12 @@ fn history_comes_back_as_snapshots() {
     let mut nights = Vec::new();
     for night in 0..5_u8 {
         content[MIB * usize::from(night) + 100..][..9000].fill(night + 1);
+        match night {
+            // A hole, and then data again.
+            2 => content[12 * MIB..16 * MIB].fill(0),
+            4 => content[13 * MIB..14 * MIB].fill(6),
+            _ => {}
+        }
         // Grows by whole objects, shrinks by one.
         content.resize([40, 48, 48, 44, 44][usize::from(night)] * MIB, 0);
         back_up(&cuttle, "vms/db", &content);
@@ -183,11 +196,25 @@ fn history_comes_back_as_snapshots() {
     assert!(export(&ceph, target) == nights[4]);
     ceph.purge(target);
 
-    // A size within an object, then a larger one: Ceph would lose data, so it is refused before anything is made.
-    content.resize(44 * MIB + 512, 1);
+    // Sizes within objects, one above the other and back.
+    for (tail, value) in [(512, 1), (3 * 512, 2), (0, 3), (MIB + 1024, 4)] {
+        content.resize(44 * MIB + tail, value);
+        back_up(&cuttle, "vms/db", &content);
+        nights.push(content.clone());
+    }
+    cuttle.ok(&[&args[..], &[&spec]].concat());
+    for sequence in 6..=8 {
+        let found = export(&ceph, &format!("{target}@backup-{sequence}"));
+        assert!(found == nights[sequence - 1], "snapshot {sequence}");
+    }
+    assert!(export(&ceph, target) == content);
+    ceph.purge(target);
+
+    // Not of whole sectors: refused with a history, before anything is made.
+    content.resize(44 * MIB + 100, 1);
     back_up(&cuttle, "vms/db", &content);
     let said = cuttle.run(&[&args[..], &[&spec]].concat(), &[]);
-    assert!(said.code == Some(1) && said.stderr.contains("lose data"), "{}", said.stderr);
+    assert!(said.code == Some(1) && said.stderr.contains("whole sectors"), "{}", said.stderr);
     let mut listed = String::new();
     ceph.rbd(&["ls", "rbd"]).as_slice().read_to_string(&mut listed).expect("names");
     assert!(!listed.contains("instant-history"), "{listed}");
@@ -196,4 +223,61 @@ fn history_comes_back_as_snapshots() {
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     assert!(export(&ceph, target) == content);
     ceph.purge(target);
+}
+
+/// Of a large volume with little in it only that little is copied, and of its history what changed: into a pool that has not
+/// room for more.
+#[test]
+fn a_thin_volume_stays_thin() {
+    const SIZE: u64 = 20 << 30;
+    const OBJECT: u64 = 4 << 20;
+    let Some(ceph) = Ceph::second() else { return };
+    let pool = OwnPool::new(&ceph, "instant-thin");
+    ceph.ceph(&["osd", "pool", "set-quota", "instant-thin", "max_bytes", "1073741824"]);
+    let cuttle = Cuttle::in_folder();
+    let path = cuttle.home().join("thin.raw");
+    let file = File::options().read(true).write(true).create_new(true).open(&path).expect("a file");
+    file.set_len(SIZE).expect("sparse");
+    let disk = path.display().to_string();
+    let mut numbers = Numbers::new(11);
+    // Some across two objects, the last at the very end.
+    let places: Vec<u64> = (0..100).map(|n| n * 50 * OBJECT + 3 * MIB as u64 + n * 4096).collect();
+    for at in places.iter().copied().chain([SIZE - MIB as u64]) {
+        file.write_all_at(&numbers.bytes(MIB), at).expect("written");
+    }
+    cuttle.ok(&["backup", &disk, "--volume", "vms/thin"]);
+    file.write_all_at(&numbers.bytes(MIB), places[7]).expect("written");
+    cuttle.ok(&["backup", &disk, "--volume", "vms/thin"]);
+
+    let (target, spec) = ("instant-thin/image", "rbd:instant-thin/image");
+    // Writes into a full pool wait: better an end than none.
+    let mut command = Command::new("timeout");
+    command.args(["300", env!("CARGO_BIN_EXE_cuttle")]).env_clear().envs(cuttle.variables());
+    command.args(["--conf", &ceph.conf, "restore", "--instant", "--history", "1", "vms/thin", spec]);
+    let said = command.output().expect("run it");
+    assert!(said.status.success(), "{said:?}");
+    let touched: BTreeSet<u64> = places
+        .iter()
+        .flat_map(|at| [at / OBJECT, (at + MIB as u64 - 1) / OBJECT])
+        .chain([SIZE / OBJECT - 1])
+        .collect();
+    let used: Value = serde_json::from_slice(&ceph.rbd(&["du", "--format", "json", target])).expect("JSON");
+    let used: Vec<u64> =
+        used["images"].as_array().expect("images").iter().filter_map(|i| i["used_size"].as_u64()).collect();
+    // Which clusters of a chunk are zero, only its content could tell: whole chunks are copied, and so large are objects.
+    let changed = BTreeSet::from([places[7] / OBJECT, (places[7] + MIB as u64 - 1) / OBJECT]);
+    assert_eq!(used, [touched.len() as u64 * OBJECT, changed.len() as u64 * OBJECT]);
+    let image = ceph.open(&ceph.spec(target), Access::ReadOnly).expect("open");
+    assert_eq!(image.size_bytes().expect("its size"), SIZE);
+    let (mut found, mut expected) = (vec![0; OBJECT as usize], vec![0; OBJECT as usize]);
+    // All that is there, and some that is not: `rbd du` says that the rest are holes.
+    for object in touched.iter().flat_map(|n| [*n, n.saturating_sub(1)]) {
+        image.read_at(object * OBJECT, &mut found).expect("read");
+        file.read_exact_at(&mut expected, object * OBJECT).expect("read");
+        assert!(found == expected, "object {object}");
+    }
+    drop(image);
+    ceph.rbd(&["snap", "purge", "--no-progress", target]);
+    ceph.rbd(&["rm", "--no-progress", target]);
+    drop(pool);
 }

@@ -75,9 +75,12 @@ pub async fn run(
     let ceph = connect::ceph_config(context)?;
     let project = connect::project(context, false).await?;
     let entry = project.find_snapshot(snapshot).await?;
-    let history = options.history.unwrap_or(0) as usize;
-    let snapshots =
-        if history > 0 { with_history(&project, entry.clone(), history).await? } else { vec![entry.clone()] };
+    // Which of them an interrupted restore took along, its image knows.
+    let older_max = if options.resume { usize::MAX } else { options.history.unwrap_or(0) as usize };
+    let snapshots = match older_max {
+        0 => vec![entry.clone()],
+        _ => with_history(&project, entry.clone(), older_max).await?,
+    };
     let restore = InstantRestore {
         project,
         ceph,

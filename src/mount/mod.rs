@@ -121,7 +121,7 @@ async fn start(current: Current, mountpoint: &Path, allow_other: bool) -> Result
 
 fn refused(mountpoint: &Path, error: io::Error) -> Error {
     Error::unsupported(format!("mount on {}: {error}", mountpoint.display()))
-        .help("it needs /dev/fuse (modprobe fuse), and fusermount3 (package fuse3) for others than root")
+        .help("it needs /dev/fuse (modprobe fuse); others than root need to be allowed to open it, and fusermount3 (package fuse3)")
         .caused_by(error)
 }
 

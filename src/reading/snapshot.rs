@@ -16,7 +16,7 @@ use crate::reading::kept::KeptChunks;
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::manifest::Manifest;
-use crate::units::{ChunkIndex, Content, Extent, Geometry, SnapshotId};
+use crate::units::{ChunkId, ChunkIndex, Content, Extent, Geometry, SnapshotId};
 
 /// Memory for chunks unless asked otherwise, of all snapshots together.
 pub const MEMORY_BYTES_DEFAULT: u64 = 256 << 20;
@@ -85,6 +85,13 @@ impl Snapshots {
         open.push_back((id, Arc::clone(&reader)));
         Ok(reader)
     }
+}
+
+/// What a chunk that is not zero holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    id: ChunkId,
+    len_bytes: u32,
 }
 
 /// One snapshot, for any number of readers at once.
@@ -161,6 +168,18 @@ impl SnapshotReader {
             }
         }
         Ok(found.all)
+    }
+
+    /// What each chunk of a range holds, which begins with one: `None` for zeros, and beyond the end. Equal ones hold the same bytes.
+    pub(crate) async fn held(&self, range: Range<u64>) -> Result<Vec<Option<Held>>> {
+        let geometry = self.geometry();
+        let chunks = geometry.index_of(range.start).0..range.end.div_ceil(geometry.chunk_size_bytes.into());
+        let mut out = Vec::new();
+        for index in chunks.map(ChunkIndex) {
+            let id = self.manifest.chunk(index).await?.id();
+            out.push(id.map(|id| Held { id, len_bytes: geometry.chunk_len_bytes(index) }));
+        }
+        Ok(out)
     }
 
     fn checked(&self, offset_bytes: u64, len_bytes: u64) -> Result<Range<u64>> {

@@ -5,6 +5,7 @@
 
 pub mod http;
 pub mod nbd;
+pub mod qcow2;
 mod shelf;
 
 pub use shelf::{Shelf, Which};

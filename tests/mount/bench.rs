@@ -29,7 +29,11 @@ impl Mount {
     pub fn new(cuttle: &Cuttle, options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let at = folder.path().display().to_string();
-        let mut command = cuttle.command(&[&["--json", "mount", &at][..], options].concat());
+        Self::begin(cuttle.command(&[&["--json", "mount", &at][..], options].concat()), folder)
+    }
+
+    /// By a command that mounts on this folder.
+    pub fn begin(mut command: Command, folder: TempDir) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -49,6 +53,10 @@ impl Mount {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn interrupt(&self) {

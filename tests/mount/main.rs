@@ -5,5 +5,7 @@ mod support;
 
 mod bench;
 mod current;
+mod disks;
 mod file_systems;
 mod files;
+mod others;

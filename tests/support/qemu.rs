@@ -27,7 +27,7 @@ impl QemuImg {
         output.stdout
     }
 
-    fn json(&self, args: &[&str]) -> Value {
+    pub fn json(&self, args: &[&str]) -> Value {
         serde_json::from_slice(&self.run(args)).expect("JSON of qemu-img")
     }
 

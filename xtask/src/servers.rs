@@ -85,8 +85,8 @@ pub fn s3rver(root: &Path) -> Result<Server> {
     })
 }
 
-/// Programs that tests read volumes with, and the Debian packages that bring them.
-const TOOLS: [(&str, &str); 8] = [
+/// Programs that tests read volumes with or look at pages with, and the Debian packages that bring them.
+const TOOLS: [(&str, &str); 11] = [
     ("qemu-img", "qemu-utils"),
     ("nbdkit", "nbdkit"),
     ("nbdinfo", "libnbd-bin"),
@@ -95,6 +95,9 @@ const TOOLS: [(&str, &str); 8] = [
     ("debugfs", "e2fsprogs"),
     ("curl", "curl"),
     ("openssl", "openssl"),
+    ("chromium", "chromium"),
+    ("sfdisk", "fdisk"),
+    ("lvm", "lvm2"),
 ];
 
 /// Installs what of [`TOOLS`] is missing.

@@ -30,8 +30,7 @@ TARGET is one of
   PATH                            a new file, or with --overwrite an existing file or block device
   -                               standard output: the raw bytes
 
-With --instant the image can be used within seconds, and Ceph copies the rest in the background. It copies holes as zeros: the pool
-needs room for all of the volume, and `rbd sparsify` gives it back afterwards.
+With --instant the image can be used within seconds, and Ceph copies the rest in the background. Holes stay holes.
 
 Only what the target does not hold already is fetched. An image that still has the RBD snapshot of some backup is not read
 to find that out: fast-diff tells what it changed since, the manifests tell the rest. A restore that was interrupted goes on where it was when the same

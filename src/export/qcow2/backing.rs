@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{ErrorKind as Io, Read};
 use std::path::Path;
 
-use super::header::{BACKING_NAME_LEN_MAX, Backing, MAGIC, SECTOR_BYTES};
 use crate::error::{Error, Result, io_error};
 use crate::export::Base;
+use crate::qcow2::{BACKING_NAME_LEN_MAX, Backing, MAGIC, SECTOR_BYTES};
 
 /// Looks at the backing file where it will be looked for: relative to the overlay's folder. One that is not there yet is
 /// taken for qcow2; one of another size is refused.

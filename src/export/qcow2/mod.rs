@@ -6,7 +6,6 @@
 //! there ([`pipe`]) clusters are stored as they are, and the volume's manifest is read before.
 
 mod backing;
-mod header;
 mod pipe;
 mod space;
 mod writer;
@@ -17,13 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use zstd::bulk::Compressor;
 
-use self::header::Layout;
 use self::writer::{Stored, Writer};
 use super::output::Stream;
 use super::{Exported, Format, Output};
 use crate::codec::is_zero;
 use crate::cpu;
 use crate::error::{Error, Result};
+use crate::qcow2::Layout;
 use crate::sink::partial::PartialFile;
 use crate::sink::{Existing, Order, Sink, check_range};
 

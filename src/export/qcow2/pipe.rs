@@ -14,11 +14,11 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
-use super::header::{Backing, COPIED, Compression, Layout, Tables, ZERO, encode};
 use super::writer::big_endian;
 use crate::error::{Error, Result};
 use crate::export::Exported;
 use crate::export::output::Stream;
+use crate::qcow2::{Backing, COPIED, Compression, Layout, Tables, ZERO, encode};
 use crate::sink::{Existing, Order, Sink, check_range, write_error};
 use crate::units::{Content, Extent};
 
@@ -75,6 +75,7 @@ impl PipeSink {
             l1_offset_bytes: l1_first * cluster,
             refcount_offset_bytes: cluster,
             refcount_clusters: table_clusters as u32,
+            ..Tables::default()
         };
         let l1 = l1(layout, &runs, l1_first + l1_clusters);
         let mut state = State { stream, layout, runs, written: 0, data };

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::header::SECTOR_BYTES;
+use crate::qcow2::SECTOR_BYTES;
 
 /// Given-out clusters.
 pub(super) struct Space {

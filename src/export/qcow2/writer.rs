@@ -5,9 +5,9 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::header::{Backing, COPIED, Compression, Layout, SECTOR_BYTES, Tables, ZERO, encode};
 use super::space::{Piece, Space};
 use crate::error::{Error, Result};
+use crate::qcow2::{Backing, COPIED, Compression, Layout, SECTOR_BYTES, Tables, ZERO, encode};
 use crate::sink::partial::PartialFile;
 use crate::sink::write_error;
 
@@ -126,6 +126,7 @@ impl Writer {
             l1_offset_bytes,
             refcount_offset_bytes: table.offset_bytes,
             refcount_clusters: (table.bytes.len() as u64 / self.layout.cluster_bytes()) as u32,
+            ..Tables::default()
         };
         self.write(0, &encode(self.layout, tables, self.backing.as_ref(), Compression::Zstd))?;
         // Whole clusters, though the last may hold less.

@@ -7,7 +7,6 @@
 mod migration;
 mod spec;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,17 +22,16 @@ use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
 use crate::serve::Shelf;
 use crate::serve::http::{Access, HttpOptions, HttpServer, Token};
+use crate::serve::qcow2::{self, IMAGES_MAX};
 use crate::source::rbd::OWN_METADATA_PREFIX;
 use crate::store::Ledger;
 use crate::volume::ImageLayout;
 
 use migration::{Migration, State};
-pub use spec::Source;
+pub use spec::{Format, Source};
 
-/// Most snapshots that come back with an image: the source's description must fit into the image's metadata.
-pub const HISTORY_MAX: usize = 100;
-/// What begins the names of cuttle's own snapshots, which a later backup would remove.
-const OWN_PREFIX: &str = "cuttle";
+/// Most snapshots that come back with an image.
+pub const HISTORY_MAX: usize = IMAGES_MAX - 1;
 
 /// An instant restore.
 pub struct InstantRestore {
@@ -94,11 +92,9 @@ impl InstantRestore {
         cancel: Cancel,
     ) -> Result<InstantReport> {
         let began = Instant::now();
-        let Some((snapshot, older)) = snapshots.split_last() else {
-            return Err(Error::invalid("no snapshot to restore"));
-        };
-        check_sizes(&snapshots)?;
-        let history = history(older)?;
+        let (snapshot, older) = last(&snapshots)?;
+        let format = format(snapshot, older)?;
+        let history = history(older);
         let token = self.token(snapshot);
         progress.phase("prepare", None);
         let (address, served) = self.serve(self.listen, &token, snapshots.clone()).await?;
@@ -106,8 +102,8 @@ impl InstantRestore {
             address,
             token,
             volume: snapshot.volume_name.clone(),
-            sequence: snapshot.snapshot.sequence.0,
-            history: history.into_iter().map(|h| (h.name, h.sequence)).collect(),
+            format,
+            sequences: snapshots.iter().map(|s| s.snapshot.sequence.0).collect(),
         };
         let migration = Migration { ceph: &self.ceph, target: &self.target, cancel };
         let options = image_options(&snapshot.snapshot.layout, self.data_pool.as_deref());
@@ -116,7 +112,7 @@ impl InstantRestore {
         usable(&Begun { address, seconds: usable_seconds });
         self.finish(&migration, (State::Prepared, address), snapshot, progress.as_ref()).await?;
         served.stop().await;
-        Ok(self.report(&source, snapshot, (Some(usable_seconds), began)))
+        Ok(self.report(history, snapshot, (Some(usable_seconds), began)))
     }
 
     /// Goes on with a restore that was interrupted: serves again, at the address that the image knows, and copies the rest.
@@ -129,15 +125,13 @@ impl InstantRestore {
         cancel: Cancel,
     ) -> Result<InstantReport> {
         let began = Instant::now();
-        let Some(wanted) = snapshots.last().cloned() else {
-            return Err(Error::invalid("no snapshot to restore"));
-        };
+        let (wanted, older) = last(&snapshots)?;
         if self.listen.port() == 0 {
             return Err(Error::invalid("the address is not named at which the image looks for its content")
                 .help("name it with --listen, as the restore told it when it began"));
         }
         // First of all: without its source an image cannot even be looked at.
-        let (_, served) = self.serve(self.listen, &self.token(&wanted), snapshots).await?;
+        let (_, served) = self.serve(self.listen, &self.token(wanted), snapshots.clone()).await?;
         let migration = Migration { ceph: &self.ceph, target: &self.target, cancel };
         let (described, state) = migration.status().await.map_err(|e| match e.kind() {
             ErrorKind::Unavailable => e.help(
@@ -146,21 +140,20 @@ impl InstantRestore {
             _ => e,
         })?;
         let source = Source::from_json(&described)?;
-        if (source.volume.as_str(), source.sequence)
-            != (wanted.volume_name.as_str(), wanted.snapshot.sequence.0)
-        {
+        let (sequence, volume) = (source.sequences.last().copied().unwrap_or_default(), &source.volume);
+        if (volume, sequence) != (&wanted.volume_name, wanted.snapshot.sequence.0) {
             return Err(Error::conflict(format!(
-                "{} is being restored from {}@{}, not from {}",
+                "{} is being restored from {volume}@{sequence}, not from {}",
                 self.target,
-                source.volume,
-                source.sequence,
-                name(&wanted)
+                name(wanted)
             )));
         }
+        let mut older = older.to_vec();
+        older.retain(|s| source.sequences.contains(&s.snapshot.sequence.0));
         usable(&Begun { address: self.listen, seconds: began.elapsed().as_secs_f64() });
-        self.finish(&migration, (state, self.listen), &wanted, progress.as_ref()).await?;
+        self.finish(&migration, (state, self.listen), wanted, progress.as_ref()).await?;
         served.stop().await;
-        Ok(self.report(&source, &wanted, (None, began)))
+        Ok(self.report(history(&older), wanted, (None, began)))
     }
 
     /// The secret in the path. It follows from the project's key, so that whoever resumes needs to remember nothing.
@@ -253,24 +246,26 @@ impl InstantRestore {
 
     fn report(
         &self,
-        source: &Source,
+        history: Vec<HistoryEntry>,
         snapshot: &SnapshotEntry,
         (usable_seconds, began): (Option<f64>, Instant),
     ) -> InstantReport {
-        let history = source.history.iter();
         InstantReport {
             volume: snapshot.volume_name.clone(),
             sequence: snapshot.snapshot.sequence.0,
             snapshot_id: snapshot.snapshot_id.to_string(),
             size_bytes: snapshot.snapshot.size_bytes,
-            history: history
-                .map(|(name, sequence)| HistoryEntry { name: name.clone(), sequence: *sequence })
-                .collect(),
+            history,
             usable_seconds,
             seconds: began.elapsed().as_secs_f64(),
             ledger: self.project.repository().store.ledger(),
         }
     }
+}
+
+/// The snapshot to restore, and those before it.
+fn last(snapshots: &[SnapshotEntry]) -> Result<(&SnapshotEntry, &[SnapshotEntry])> {
+    snapshots.split_last().ok_or_else(|| Error::invalid("no snapshot to restore"))
 }
 
 /// `volume@sequence`, as a user names a snapshot.
@@ -298,23 +293,21 @@ impl Drop for Served {
     }
 }
 
-/// Refuses a history that would not come back as it was. Where one size is no multiple of the image's objects and another
-/// snapshot is larger, Ceph's migration loses the rest of that object, in all snapshots (seen with Ceph 16.2.15).
-fn check_sizes(snapshots: &[SnapshotEntry]) -> Result<()> {
-    let Some((snapshot, older)) = snapshots.split_last() else { return Ok(()) };
-    let (size_bytes, layout) = (snapshot.snapshot.size_bytes, &snapshot.snapshot.layout);
-    let object_bytes = object_size_bytes(layout).saturating_mul(layout.stripe_count.max(1));
-    let whole = |entry: &SnapshotEntry| entry.snapshot.size_bytes.is_multiple_of(object_bytes);
-    if older.iter().all(|entry| entry.snapshot.size_bytes == size_bytes) || snapshots.iter().all(whole) {
-        return Ok(());
+/// As what a snapshot is served to librbd, with those before it.
+fn format(snapshot: &SnapshotEntry, older: &[SnapshotEntry]) -> Result<Format> {
+    if older.len() > HISTORY_MAX {
+        return Err(Error::invalid(format!("{} older snapshots: at most {HISTORY_MAX}", older.len())));
     }
-    let sizes: Vec<String> =
-        snapshots.iter().map(|s| format!("@{} has {}", s.snapshot.sequence, s.snapshot.size_bytes)).collect();
-    Err(Error::unsupported(format!(
-        "the volume changed its size and not by whole objects of {object_bytes} bytes: {} bytes",
-        sizes.join(", ")
-    ))
-    .help("Ceph's migration would lose data: leave --history out, or name fewer snapshots"))
+    match (qcow2::holds(snapshot), older) {
+        (true, _) => Ok(Format::Qcow),
+        (false, []) => Ok(Format::Raw),
+        (false, _) => Err(Error::unsupported(format!(
+            "{} has {} bytes: not whole sectors of 512",
+            name(snapshot),
+            snapshot.snapshot.size_bytes
+        ))
+        .help("leave --history out")),
+    }
 }
 
 /// RBD's own default where the size of objects is not known.
@@ -323,21 +316,10 @@ fn object_size_bytes(layout: &ImageLayout) -> u64 {
     1 << if (1..=32).contains(&layout.order) { layout.order } else { ORDER_DEFAULT }
 }
 
-/// Names for older snapshots: those they had, unless cuttle made them for itself.
-fn history(older: &[SnapshotEntry]) -> Result<Vec<HistoryEntry>> {
-    if older.len() > HISTORY_MAX {
-        return Err(Error::invalid(format!("{} older snapshots: at most {HISTORY_MAX}", older.len())));
-    }
-    let mut taken = BTreeSet::new();
-    let named = older.iter().map(|entry| {
-        let sequence = entry.snapshot.sequence.0;
-        let own = entry.snapshot.point.as_ref().filter(|p| !p.own && !p.name.starts_with(OWN_PREFIX));
-        let name = own.map_or_else(|| format!("backup-{sequence}"), |point| point.name.clone());
-        let name = if taken.contains(&name) { format!("{name}-{sequence}") } else { name };
-        taken.insert(name.clone());
-        HistoryEntry { name, sequence }
-    });
-    Ok(named.collect())
+fn history(older: &[SnapshotEntry]) -> Vec<HistoryEntry> {
+    let sequences = older.iter().map(|entry| entry.snapshot.sequence.0);
+    let named = qcow2::snapshot_names(older).into_iter().zip(sequences);
+    named.map(|(name, sequence)| HistoryEntry { name, sequence }).collect()
 }
 
 /// How the image is made: as it was.

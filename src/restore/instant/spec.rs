@@ -1,7 +1,7 @@
-//! A migration's source as librbd takes it: JSON that names a stream for the image and one for each of its snapshots.
+//! A migration's source as librbd takes it: JSON that names a format and the stream that is read.
 //!
 //! Source: Ceph's "Image Live-Migration" documentation (`doc/rbd/rbd-live-migration.rst`, "Import-Only Migration"), formats
-//! `raw` with stream `http`.
+//! `qcow` and `raw` with stream `http`. Of a raw stream librbd copies holes as zeros, and every snapshot whole.
 
 use std::net::SocketAddr;
 
@@ -13,6 +13,16 @@ use crate::serve::http::target::{Target, encode, parse};
 /// Largest specification that is read from an image.
 const SPEC_LEN_BYTES_MAX: usize = 1 << 20;
 
+/// As what an image's content is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Holes stay holes, and older snapshots come along.
+    Qcow,
+    /// For an image that is not of whole sectors.
+    Raw,
+}
+
 /// Where an image's content comes from while it is migrated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
@@ -21,25 +31,15 @@ pub struct Source {
     /// The secret in the path.
     pub token: String,
     pub volume: String,
-    pub sequence: u32,
-    /// Snapshots of the image, oldest first: name and sequence.
-    pub history: Vec<(String, u32)>,
+    pub format: Format,
+    /// Snapshots, oldest first: the last is the image, the others become its snapshots. One alone where it is raw.
+    pub sequences: Vec<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Spec {
     #[serde(rename = "type")]
-    kind: String,
-    stream: Stream,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    snapshots: Vec<Named>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Named {
-    #[serde(rename = "type")]
-    kind: String,
-    name: String,
+    format: Format,
     stream: Stream,
 }
 
@@ -52,19 +52,19 @@ struct Stream {
 
 impl Source {
     pub fn to_json(&self) -> Result<String> {
-        let stream = |sequence: u32| Stream { kind: "http".into(), url: self.url(sequence) };
-        let snapshots = self.history.iter().map(|(name, sequence)| Named {
-            kind: "raw".into(),
-            name: name.clone(),
-            stream: stream(*sequence),
-        });
-        let spec = Spec { kind: "raw".into(), stream: stream(self.sequence), snapshots: snapshots.collect() };
+        let spec = Spec { format: self.format, stream: Stream { kind: "http".into(), url: self.url() } };
         serde_json::to_string(&spec)
             .map_err(|e| Error::internal("a migration's source is no JSON").caused_by(e))
     }
 
-    fn url(&self, sequence: u32) -> String {
-        format!("http://{}/@{}/{}/{sequence}.raw", self.address, self.token, encode(&self.volume))
+    fn url(&self) -> String {
+        let sequences: Vec<String> = self.sequences.iter().map(u32::to_string).collect();
+        let kind = match self.format {
+            Format::Qcow => "qcow2",
+            Format::Raw => "raw",
+        };
+        let file = format!("{}.{kind}", sequences.join(","));
+        format!("http://{}/@{}/{}/{file}", self.address, self.token, encode(&self.volume))
     }
 
     /// Reads back what [`to_json`](Self::to_json) wrote. `Invalid` for a migration that is not of our making.
@@ -75,29 +75,20 @@ impl Source {
         };
         let text = if text.len() <= SPEC_LEN_BYTES_MAX { text } else { "" };
         let spec: Spec = serde_json::from_str(text).map_err(|e| not_ours().caused_by(e))?;
-        let (address, token, volume, sequence) = from_url(&spec.stream.url).ok_or_else(not_ours)?;
-        let mut history = Vec::with_capacity(spec.snapshots.len());
-        for named in spec.snapshots {
-            let found = from_url(&named.stream.url).ok_or_else(not_ours)?;
-            if (found.0, &found.1, &found.2) != (address, &token, &volume) {
-                return Err(not_ours());
-            }
-            history.push((named.name, found.3));
-        }
-        Ok(Self { address, token, volume, sequence, history })
+        from_url(&spec.stream.url).filter(|found| found.format == spec.format).ok_or_else(not_ours)
     }
 }
 
-fn from_url(url: &str) -> Option<(SocketAddr, String, String, u32)> {
+fn from_url(url: &str) -> Option<Source> {
     let rest = url.strip_prefix("http://")?;
     let (address, path) = rest.split_at(rest.find('/')?);
     let asked = parse(path)?;
-    match asked.target {
-        Target::Image { volume, sequence: Some(sequence) } => {
-            Some((address.parse().ok()?, asked.token?, volume, sequence))
-        }
-        _ => None,
-    }
+    let (volume, format, sequences) = match asked.target {
+        Target::Image { volume, sequence: Some(sequence) } => (volume, Format::Raw, vec![sequence]),
+        Target::Qcow2 { volume, sequences } if !sequences.is_empty() => (volume, Format::Qcow, sequences),
+        _ => return None,
+    };
+    Some(Source { address: address.parse().ok()?, token: asked.token?, volume, format, sequences })
 }
 
 #[cfg(test)]
@@ -109,14 +100,19 @@ mod tests {
             address: "127.0.0.1:4711".parse().expect("an address"),
             token: "00ff".into(),
             volume: "vms/o'dd \"db\"".into(),
-            sequence: 12,
-            history: vec![("monday".into(), 10), ("backup-11".into(), 11)],
+            format: Format::Qcow,
+            sequences: vec![10, 11, 12],
         }
     }
 
     #[test]
     fn what_librbd_takes() {
-        let plain = Source { volume: "vms/db".into(), history: Vec::new(), ..source() };
+        let plain = Source { volume: "vms/db".into(), ..source() };
+        assert_eq!(
+            plain.to_json().expect("JSON"),
+            r#"{"type":"qcow","stream":{"type":"http","url":"http://127.0.0.1:4711/@00ff/vms/db/10,11,12.qcow2"}}"#
+        );
+        let plain = Source { format: Format::Raw, sequences: vec![12], ..plain };
         assert_eq!(
             plain.to_json().expect("JSON"),
             r#"{"type":"raw","stream":{"type":"http","url":"http://127.0.0.1:4711/@00ff/vms/db/12.raw"}}"#
@@ -133,8 +129,10 @@ mod tests {
             String::new(),
             "{}".to_owned(),
             ours.replace("/@00ff", ""),
-            ours.replacen("@00ff", "@00fe", 1),
-            ours.replace("12.raw", "latest.raw"),
+            ours.replace("\"qcow\"", "\"raw\""),
+            ours.replace("\"qcow\"", "\"native\""),
+            ours.replace("12.qcow2", "12.raw"),
+            ours.replace("10,11,12", "latest"),
             ours.replace("http://", "https://"),
             ours.replace("127.0.0.1:4711", "example.com"),
             format!("{ours}{}", " ".repeat(SPEC_LEN_BYTES_MAX)),

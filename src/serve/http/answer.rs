@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use jiff::Timestamp;
 
 use super::access::{Access, Verdict};
-use super::body::{Body, part, whole};
+use super::body::{Body, File, part, whole};
 use super::door::Busy;
 use super::listing;
 use super::page::{self, Commands};
@@ -16,13 +16,14 @@ use super::range::{Wanted, wanted};
 use super::target::{self, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::log::SnapshotEntry;
+use crate::serve::qcow2::Qcow2;
 use crate::serve::{Shelf, Which};
 
 /// After this many seconds a store that was away may be back.
 const RETRY_AFTER_S: u32 = 10;
 /// Nothing of a page comes from elsewhere, and nothing in it runs.
 const PAGE_POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'";
 
 /// What all connections share.
 pub(super) struct Answers {
@@ -79,24 +80,36 @@ impl Answers {
             Some(Target::Json) => Ok(page_answer("application/json", listing::json(&self.shelf)?, head)),
             Some(Target::Image { volume, sequence }) => {
                 let which = sequence.map_or(Which::Latest, Which::Sequence);
-                match self.shelf.find(&volume, which) {
-                    Some(snapshot) => self.image(snapshot, request.headers(), head, busy).await,
-                    None => Ok(plain(StatusCode::NOT_FOUND, "no such snapshot; see / for all\n")),
-                }
+                let Some(snapshot) = self.shelf.find(&volume, which) else { return Ok(no_snapshot()) };
+                let served = Served { snapshot, variant: String::new(), head };
+                self.file(File::Raw(self.shelf.open(snapshot)?), &served, request.headers(), busy).await
+            }
+            Some(Target::Qcow2 { volume, sequences }) => {
+                let latest = self.shelf.find(&volume, Which::Latest).map(|s| vec![s.snapshot.sequence.0]);
+                let sequences = if sequences.is_empty() { latest.unwrap_or_default() } else { sequences };
+                let last = sequences.last().map(|n| Which::Sequence(*n));
+                let found = last.and_then(|last| self.shelf.find(&volume, last));
+                let file =
+                    found.map(|_| Qcow2::open(&self.shelf, &volume, &sequences)).transpose()?.flatten();
+                let (Some(snapshot), Some(file)) = (found, file) else { return Ok(no_snapshot()) };
+                // Numbers of a volume are never used again.
+                let variant = sequences.iter().fold(".qcow2".to_owned(), |all, n| format!("{all}.{n}"));
+                let served = Served { snapshot, variant, head };
+                self.file(File::Qcow2(file), &served, request.headers(), busy).await
             }
             _ => Ok(plain(StatusCode::NOT_FOUND, "there is nothing here; see /\n")),
         }
     }
 
-    async fn image(
+    async fn file(
         &self,
-        snapshot: &SnapshotEntry,
+        file: File,
+        served: &Served<'_>,
         headers: &HeaderMap,
-        head: bool,
         busy: Busy,
     ) -> Result<http::Result<Response<Body>>> {
-        let size_bytes = snapshot.snapshot.size_bytes;
-        let tag = format!("\"{}\"", snapshot.snapshot_id);
+        let (size_bytes, Served { snapshot, variant, head }) = (file.size_bytes(), served);
+        let tag = format!("\"{}{variant}\"", snapshot.snapshot_id);
         let modified = http_date(snapshot.committed_unix_ms);
         let answer = Response::builder()
             .header(header::ETAG, &tag)
@@ -127,7 +140,7 @@ impl Answers {
         }
         let body = match head {
             true => whole(""),
-            false => part(self.shelf.open(snapshot)?, range, busy).await?,
+            false => part(file, range, busy).await?,
         };
         Ok(answer.body(body))
     }
@@ -142,6 +155,19 @@ impl Answers {
         let secret = matches!(self.access, Access::Token(_)) && path_token.is_none();
         Commands { scheme: self.scheme, place: format!("{host}{token}"), secret, nbd: self.nbd }
     }
+}
+
+/// A file that is asked for.
+struct Served<'a> {
+    snapshot: &'a SnapshotEntry,
+    /// What tells it from other files of the same snapshot.
+    variant: String,
+    /// Whether only its head is wanted.
+    head: bool,
+}
+
+fn no_snapshot() -> http::Result<Response<Body>> {
+    plain(StatusCode::NOT_FOUND, "no such snapshot; see / for all\n")
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
@@ -189,6 +215,7 @@ fn refused(error: &Error) -> http::Result<Response<Body>> {
         ErrorKind::Unavailable => plain(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n"),
         ErrorKind::Conflict => plain(StatusCode::GONE, "the snapshot was forgotten meanwhile\n"),
         ErrorKind::Corrupt => plain(StatusCode::INTERNAL_SERVER_ERROR, "this part is damaged\n"),
+        ErrorKind::Unsupported => plain(StatusCode::NOT_IMPLEMENTED, "this volume has no such form\n"),
         _ => plain(StatusCode::INTERNAL_SERVER_ERROR, "it could not be read\n"),
     }?;
     if answer.status() == StatusCode::SERVICE_UNAVAILABLE {

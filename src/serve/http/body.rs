@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::door::Busy;
 use crate::error::{Error, Result};
 use crate::reading::snapshot::SnapshotReader;
+use crate::serve::qcow2::Qcow2;
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Error>;
 
@@ -22,10 +23,32 @@ pub(super) fn whole(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A part of a volume. The first piece is read before this returns, so that a store that is away is told by a status; what
+/// What is read piece by piece.
+pub(super) enum File {
+    Raw(Arc<SnapshotReader>),
+    Qcow2(Qcow2),
+}
+
+impl File {
+    pub(super) fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Raw(reader) => reader.size_bytes(),
+            Self::Qcow2(file) => file.size_bytes(),
+        }
+    }
+
+    async fn read(&self, offset_bytes: u64, len_bytes: usize) -> Result<Bytes> {
+        match self {
+            Self::Raw(reader) => reader.read(offset_bytes, len_bytes).await,
+            Self::Qcow2(file) => file.read(offset_bytes, len_bytes).await,
+        }
+    }
+}
+
+/// A part of a file. The first piece is read before this returns, so that a store that is away is told by a status; what
 /// fails later cuts the answer short of its announced length.
-pub(super) async fn part(reader: Arc<SnapshotReader>, range: Range<u64>, busy: Busy) -> Result<Body> {
-    let mut pieces = Pieces { reader, range };
+pub(super) async fn part(file: File, range: Range<u64>, busy: Busy) -> Result<Body> {
+    let mut pieces = Pieces { file, range };
     let Some(first) = pieces.next().await else { return Ok(whole(Bytes::new())) };
     let first = first?;
     let (sender, receiver) = mpsc::channel(1);
@@ -53,7 +76,7 @@ pub(super) async fn part(reader: Arc<SnapshotReader>, range: Range<u64>, busy: B
 }
 
 struct Pieces {
-    reader: Arc<SnapshotReader>,
+    file: File,
     range: Range<u64>,
 }
 
@@ -62,7 +85,7 @@ impl Pieces {
         // Up to the next multiple: then no piece lies across two chunks.
         let end = (self.range.start / PIECE_BYTES + 1).saturating_mul(PIECE_BYTES).min(self.range.end);
         let len = end.checked_sub(self.range.start).filter(|len| *len > 0)?;
-        let read = self.reader.read(self.range.start, len as usize).await;
+        let read = self.file.read(self.range.start, len as usize).await;
         self.range.start = end;
         Some(read)
     }

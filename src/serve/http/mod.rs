@@ -3,6 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/VOLUME/SEQ.raw`, `/VOLUME/latest.raw` | the volume's bytes: GET and HEAD, single ranges, strong ETags |
+//! | `/VOLUME/SEQ.qcow2`, `/VOLUME/SEQ,SEQ.qcow2` | the same as qcow2, with its holes, and with older snapshots in it |
 //! | `/`, `/VOLUME/` | pages for people |
 //! | `/index.json` | the same for programs |
 //!

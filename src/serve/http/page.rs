@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::target::encode;
 use crate::repo::log::SnapshotEntry;
-use crate::serve::Shelf;
+use crate::serve::{Shelf, qcow2};
 
 const STYLE: &str = include_str!("page.css");
 /// Snapshots on the index page; of each volume at least the newest. The others are on the volume's own page.
@@ -132,8 +132,13 @@ fn use_it(out: &mut String, volume: &str, entry: &SnapshotEntry, commands: &Comm
     // In double quotes, where the shell puts the token in.
     let user = if commands.secret { "cuttle:$CUTTLE_SERVE_TOKEN@" } else { "" };
     let url = format!("\"{scheme}://{user}{place}/{file}\"");
+    // librbd takes holes for holes in qcow2 alone.
+    let (kind, thin) = match qcow2::holds(entry) {
+        true => ("qcow", format!("{}/{sequence}.qcow2", encode(volume))),
+        false => ("raw", file.clone()),
+    };
     let spec = format!(
-        "{{\"type\":\"raw\",\"stream\":{{\"type\":\"http\",\"url\":\"{scheme}://{place}/{file}\"}}}}"
+        "{{\"type\":\"{kind}\",\"stream\":{{\"type\":\"http\",\"url\":\"{scheme}://{place}/{thin}\"}}}}"
     );
     let spec = spec.replace('"', "\\\"");
     let mut all = vec![

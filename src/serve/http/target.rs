@@ -14,6 +14,8 @@ pub enum Target {
     Volume(String),
     /// `/VOLUME/SEQ.raw`; without a sequence `/VOLUME/latest.raw`.
     Image { volume: String, sequence: Option<u32> },
+    /// `/VOLUME/SEQ.qcow2`, or `/VOLUME/SEQ,SEQ,SEQ.qcow2` with older snapshots in it; without a sequence `/VOLUME/latest.qcow2`.
+    Qcow2 { volume: String, sequences: Vec<u32> },
 }
 
 /// A path, taken apart.
@@ -51,12 +53,20 @@ fn target(path: &str) -> Option<Target> {
     if file.is_empty() {
         return Some(Target::Volume(volume));
     }
-    let sequence = match file.strip_suffix(".raw")? {
-        "latest" => None,
-        digits if digits.bytes().all(|c| c.is_ascii_digit()) => Some(digits.parse().ok()?),
-        _ => return None,
+    let (name, kind) = file.rsplit_once('.')?;
+    let sequences = match name {
+        "latest" => Vec::new(),
+        list => list.split(',').map(sequence).collect::<Option<Vec<u32>>>()?,
     };
-    Some(Target::Image { volume, sequence })
+    match (kind, sequences.as_slice()) {
+        ("raw", [] | [_]) => Some(Target::Image { volume, sequence: sequences.first().copied() }),
+        ("qcow2", _) => Some(Target::Qcow2 { volume, sequences }),
+        _ => None,
+    }
+}
+
+fn sequence(digits: &str) -> Option<u32> {
+    digits.bytes().all(|c| c.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// Undoes percent-encoding (RFC 3986 §2.1); `None` where it is broken or not UTF-8.
@@ -98,6 +108,10 @@ mod tests {
         Some(Target::Image { volume: volume.into(), sequence })
     }
 
+    fn qcow2(sequences: &[u32]) -> Option<Target> {
+        Some(Target::Qcow2 { volume: "a".into(), sequences: sequences.to_vec() })
+    }
+
     #[test]
     fn paths() {
         for (path, expected) in [
@@ -124,6 +138,15 @@ mod tests {
             ("/a/+1.raw", None),
             ("/a/4294967296.raw", None),
             ("/a/1.raw/", Some(Target::Volume("a/1.raw".into()))),
+            ("/a/1,2.raw", None),
+            ("/a/7.qcow2", qcow2(&[7])),
+            ("/a/5,6,7.qcow2", qcow2(&[5, 6, 7])),
+            ("/a/5%2C6.qcow2", qcow2(&[5, 6])),
+            ("/a/latest.qcow2", qcow2(&[])),
+            ("/a/,7.qcow2", None),
+            ("/a/latest,7.qcow2", None),
+            ("/a/7.vmdk", None),
+            ("/7.qcow2", None),
             ("/a%/1.raw", None),
             ("/a%2/1.raw", None),
             ("/a%zz/1.raw", None),
