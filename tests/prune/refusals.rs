@@ -99,6 +99,35 @@ async fn what_is_damaged_or_gone_stops_a_prune_before_anything_is_deleted() {
     }
 }
 
+/// Somebody forgets a snapshot that is hurt, as he is told to, and no listing shows it yet. Its manifest is walked in part;
+/// what another snapshot shares with it counts as marked only once it was read.
+#[tokio::test]
+async fn a_walk_that_failed_marks_nothing_that_was_not_read() {
+    let mut world = World::usual().await;
+    // Two pages, one of which both snapshots have.
+    world.volume("pool/wide").edit(|c| *c = [Numbers::new(1).bytes(3 * C), vec![0; 1022 * C]].concat());
+    world.back_up("pool/wide").await;
+    world.volume("pool/wide").edit(|c| c[1024 * C..].fill(7));
+    world.back_up("pool/wide").await;
+    world.forget("pool/a", 1).await;
+    world.prune().await;
+    let hand = world.by_hand().await;
+    let newest = hand.live().await.into_iter().find(|s| (s.volume.0, s.sequence.0) == (3, 2));
+    let root = newest.expect("a snapshot").root_page().expect("a root");
+    assert_eq!(root.refs.len(), 2);
+    let own = root.refs[1].object().expect("a page").name;
+    delete(&*world.objects, &ObjectName::Page(hand.project.clone(), own).to_string()).await;
+    world.forget("pool/wide", 2).await;
+    let faults = world.faults();
+    faults.hide_from_listings(|name| name.ends_with(".forget"));
+    let project = connect(Arc::new(faults), environment()).await.expect("opened");
+    let report = prune_on(&project, world.options()).await.expect("pruned");
+    assert!(report.deleted_chunks.objects > 0, "{report:?}");
+    world.check("half of a manifest was walked").await;
+    world.prune().await;
+    world.check_tidy("half of a manifest was walked").await;
+}
+
 /// The whole store went back in time: this client knows, from what it remembers, also before any seal tells.
 #[tokio::test]
 async fn a_store_that_went_back_is_refused() {

@@ -1,0 +1,75 @@
+//! A round that somebody else began: it deletes of what it condemned in public, whatever a prune that joins it finds.
+
+use std::sync::Arc;
+
+use cuttle::prune::PruneOptions;
+use cuttle::units::ChunkId;
+
+use crate::support::fault_store::{Op, OpKind};
+use crate::support::repo::{back_up, environment, options};
+use crate::world::{World, connect, held, prune_on};
+
+/// When a round condemned names, a snapshot was live that nobody wants any more when another prune comes: nothing
+/// references its chunks. But a backup that registered since the round began takes them from the last live index, as it
+/// may: they are not condemned. It commits last of all.
+#[tokio::test]
+async fn what_a_round_did_not_condemn_stays_whoever_carries_it_out() {
+    for lost_the_race in [false, true] {
+        let context = format!("lost the race to begin: {lost_the_race}");
+        let mut world = World::usual().await;
+        world.forget("pool/b", 1).await;
+        world.prune().await;
+        world.forget("pool/a", 1).await;
+        world.forget("pool/a", 2).await;
+        let hand = world.by_hand().await;
+        let needed = hand.reachable().await;
+        let condemned = hand.contents().await.into_iter().filter(|(name, _)| !needed.contains(name));
+        let condemned: Vec<ChunkId> = condemned.map(|(_, name)| name.id).collect();
+        assert!(!condemned.is_empty(), "{context}");
+        world.forget("pool/a", 3).await;
+
+        let content = world.volume("pool/a").content();
+        let volume = world.volume("pool/late");
+        volume.edit(|c| *c = content);
+        let faults = world.faults();
+        let mut commit = faults.gate(|op: &Op| op.kind == OpKind::Create && op.key.ends_with(".end"));
+        let late = connect(Arc::new(faults), environment()).await.expect(&context);
+        let late_options = options("pool/late");
+        let backup = back_up(&late, &volume, &late_options);
+        tokio::pin!(backup);
+        let up_to_its_commit = async {
+            hand.begin_round(2, &condemned).await;
+            tokio::select! {
+                done = &mut backup => panic!("{context}: it ended at a closed gate: {done:?}"),
+                () = commit.reached() => {}
+            }
+        };
+
+        let faults = world.faults();
+        let begins = |op: &Op| op.kind == OpKind::Create && op.key.ends_with("/gc/0000000002.begin");
+        let gate = faults.gate(begins);
+        let project = connect(Arc::new(faults), environment()).await.expect(&context);
+        let prune = prune_on(&project, PruneOptions { wait: false, ..world.options() });
+        let pruned = match lost_the_race {
+            true => {
+                let (pruned, reached) = held(prune, gate, up_to_its_commit).await;
+                assert!(reached, "{context}");
+                pruned
+            }
+            false => {
+                up_to_its_commit.await;
+                prune.await
+            }
+        };
+        let pruned = pruned.expect(&context);
+        assert!(pruned.rounds_joined == 1 && pruned.deleted().objects > 0, "{context}: {pruned:?}");
+        commit.open();
+        let report = backup.await.expect(&context);
+        assert_eq!(report.stats.new_chunks, 0, "{context}: all is in the live index");
+        world.expected.insert(("pool/late".to_owned(), 1), volume.content());
+        world.check(&context).await;
+        world.prune().await;
+        world.check(&context).await;
+        world.check_tidy(&context).await;
+    }
+}
