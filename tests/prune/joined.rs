@@ -73,3 +73,21 @@ async fn what_a_round_did_not_condemn_stays_whoever_carries_it_out() {
         world.check_tidy(&context).await;
     }
 }
+
+/// A filter may condemn more than was unreferenced, and a round be begun long ago: what is referenced in the end stays.
+#[tokio::test]
+async fn what_is_referenced_stays_though_a_round_condemned_everything() {
+    let mut world = World::usual().await;
+    world.forget("pool/a", 1).await;
+    for marks_max in [1, 7, usize::MAX] {
+        let world = world.fork();
+        let hand = world.by_hand().await;
+        let everything: Vec<ChunkId> = hand.contents().await.into_values().map(|name| name.id).collect();
+        hand.begin_round(1, &everything).await;
+        let options = PruneOptions { marks_max, ..world.options() };
+        let report = prune_on(&world.project().await, options).await.expect("pruned");
+        assert!(report.rounds_joined == 1 && report.deleted().objects > 0, "{marks_max}: {report:?}");
+        world.check("all was condemned").await;
+        world.check_tidy("all was condemned").await;
+    }
+}

@@ -28,11 +28,11 @@ async fn all(world: &World) -> BTreeMap<String, bytes::Bytes> {
     all
 }
 
-/// A page that only the newest snapshot of the first volume needs.
+/// A page that only the newest snapshot of the second volume needs.
 async fn page(world: &World) -> String {
     let hand = world.by_hand().await;
     let needed = hand.reachable().await;
-    let newest = hand.live().await.into_iter().filter(|s| s.volume.0 == 1).max_by_key(|s| s.sequence);
+    let newest = hand.live().await.into_iter().filter(|s| s.volume.0 == 2).max_by_key(|s| s.sequence);
     let root = newest.expect("a snapshot").root_page().expect("a root");
     let object = root.refs[0].object().expect("a page").name;
     let name = ObjectName::Page(hand.project.clone(), object).to_string();
@@ -48,13 +48,17 @@ async fn what_is_damaged_or_gone_stops_a_prune_before_anything_is_deleted() {
     world.forget("pool/a", 1).await;
     world.prune().await;
     world.forget("pool/b", 1).await;
+    // One that no seal knows.
+    world.edit("pool/b");
+    world.back_up("pool/b").await;
     let page = page(&world).await;
-    let hurts: [(&str, Vec<String>, Option<usize>); 6] = [
+    let hurts: [(&str, Vec<String>, Option<usize>); 7] = [
         ("a damaged page", vec![page.clone()], Some(200)),
         ("a missing page", vec![page], None),
         ("a gap in a log", vec![format!("{LOG}0000000002.open")], None),
         ("a damaged outcome", vec![format!("{LOG}0000000002.end")], Some(150)),
         ("a snapshot that is gone", ["open", "end"].map(|k| format!("{LOG}0000000003.{k}")).into(), None),
+        ("a seal that is gone", vec!["projects/default/gc/0000000001.seal".into()], None),
         ("a volume that is gone", vec!["projects/default/volumes/0000000002".into()], None),
     ];
     for open in [false, true] {
@@ -203,6 +207,28 @@ async fn what_is_locked_is_left_and_counted_and_not_asked_for_again() {
         assert_eq!(report.deleted_chunks.objects, chunks);
         world.check_tidy("unlocked").await;
     }
+}
+
+/// What was forgotten is still to be read, but for its chunks, and listings do not show that it was forgotten: a new volume
+/// may not be offered what it names.
+#[tokio::test]
+async fn what_is_half_deleted_and_seems_live_is_offered_to_nobody() {
+    let mut world = World::usual().await;
+    let content = Numbers::new(4).bytes(40 * C);
+    world.volume("pool/gone").edit(|c| *c = content.clone());
+    world.back_up("pool/gone").await;
+    world.forget("pool/gone", 1).await;
+    let faults = world.faults();
+    let locked = |key: &str| key.contains("/pages/") || key.ends_with(".end");
+    faults.fail_always_for(move |op| op.kind == OpKind::Delete && locked(&op.key), Fault::Status(403));
+    faults.hide_from_listings(|name| name == "projects/default/log/0000000003/0000000001.forget");
+    let project = connect(Arc::new(faults), environment()).await.expect("opened");
+    assert!(prune_on(&project, world.options()).await.expect("pruned").deleted_chunks.objects >= 40);
+    world.forget("pool/b", 1).await;
+    assert_eq!(prune_on(&project, world.options()).await.expect("pruned").rounds_finished, 1);
+    world.volume("pool/late").edit(|c| *c = content);
+    assert!(world.back_up("pool/late").await.stats.new_chunks >= 40);
+    world.check("half deleted").await;
 }
 
 #[tokio::test]
