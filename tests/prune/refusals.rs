@@ -202,9 +202,20 @@ async fn what_is_locked_is_left_and_counted_and_not_asked_for_again() {
         let asked = |op: &crate::support::fault_store::Op| op.kind == OpKind::Delete && locked(&op.key);
         assert_eq!(faults.ops().iter().filter(|op| asked(op)).count() as u64, chunks);
         world.check("locked").await;
+        // There is nothing else to delete: it takes no round to ask again.
+        let report = prune_on(&project, world.options()).await.expect("pruned");
+        assert_eq!((report.locked.objects, report.rounds_begun), (chunks, 0), "{report:?}");
+        let writes = |op: &&crate::support::fault_store::Op| matches!(op.kind, OpKind::Create | OpKind::Put);
+        let gc = faults.ops().iter().filter(writes).filter(|op| op.key.contains("/gc/0000000002")).count();
+        assert_eq!(gc, 0);
+        // With something else they are condemned again.
+        world.forget("pool/b", 1).await;
+        let report = prune_on(&project, world.options()).await.expect("pruned");
+        assert_eq!((report.locked.objects > chunks, report.rounds_begun), (true, 1), "{report:?}");
+        let chunks = report.locked.objects;
         // The lock ran out.
         let report = world.prune().await;
-        assert_eq!(report.deleted_chunks.objects, chunks);
+        assert_eq!((report.deleted_chunks.objects, report.rounds_begun), (chunks, 0), "{report:?}");
         world.check_tidy("unlocked").await;
     }
 }
