@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cuttle::prune::PruneOptions;
 use cuttle::units::ChunkId;
 
-use crate::support::fault_store::{Op, OpKind};
+use crate::support::fault_store::{Fault, Op, OpKind};
 use crate::support::repo::{back_up, environment, options};
 use crate::world::{World, connect, held, prune_on};
 
@@ -90,4 +90,59 @@ async fn what_is_referenced_stays_though_a_round_condemned_everything() {
         world.check("all was condemned").await;
         world.check_tidy("all was condemned").await;
     }
+}
+
+/// A prune marks what a snapshot needs that was committed while it waited. That is forgotten before it seals, and another
+/// prune, which does not see it any more, seals the round and deletes that. The first goes on with a round of its own:
+/// what it marked tells nothing any more.
+#[tokio::test]
+async fn what_the_seal_of_another_deletes_is_offered_to_nobody() {
+    let mut world = World::usual().await;
+    let (volume, late_options) = (world.volume("pool/a"), options("pool/a"));
+    let faults = world.faults();
+    let mut commit = faults.gate(|op: &Op| op.kind == OpKind::Create && op.key.ends_with(".end"));
+    let late = connect(Arc::new(faults), environment()).await.expect("opened");
+    let backup = back_up(&late, &volume, &late_options);
+    tokio::pin!(backup);
+    tokio::select! {
+        done = &mut backup => panic!("it ended at a closed gate: {done:?}"),
+        () = commit.reached() => {}
+    }
+    for (name, sequence) in [("pool/a", 1), ("pool/a", 2), ("pool/a", 3), ("pool/b", 1)] {
+        world.forget(name, sequence).await;
+    }
+    let dry_run = PruneOptions { dry_run: true, ..world.options() };
+    let told = prune_on(&world.project().await, dry_run).await.expect("looked");
+    // The round begins with half of it, and waits for the backup.
+    let half = || PruneOptions {
+        wait: false,
+        condemned_max: told.unreferenced.objects as usize / 2,
+        ..world.options()
+    };
+    assert!(prune_on(&world.project().await, half()).await.expect("begun").round_open);
+    commit.open();
+    assert_eq!(backup.await.expect("backed up").sequence, Some(4));
+    world.expected.insert(("pool/a".to_owned(), 4), volume.content());
+
+    let faults = world.faults();
+    let seals = |op: &Op| op.kind == OpKind::Create && op.key.ends_with("/gc/0000000001.seal");
+    let gate = faults.gate(seals);
+    let project = connect(Arc::new(faults), environment()).await.expect("opened");
+    let options = PruneOptions { wait: false, ..world.options() };
+    let (pruned, reached) = held(prune_on(&project, options), gate, async {
+        world.forget("pool/a", 4).await;
+        let faults = world.faults();
+        faults.fail_always_for(|op| op.key.ends_with("/gc/0000000002.begin"), Fault::Status(403));
+        let other = connect(Arc::new(faults), environment()).await.expect("opened");
+        prune_on(&other, world.options()).await.expect_err("it may not begin another round");
+    })
+    .await;
+    let pruned = pruned.expect("pruned");
+    assert!(reached && pruned.rounds_begun > 0, "{pruned:?}");
+    let content = volume.content();
+    world.volume("pool/late").edit(|c| *c = content);
+    world.back_up("pool/late").await;
+    world.check("after a seal of another").await;
+    world.prune().await;
+    world.check_tidy("after a seal of another").await;
 }
