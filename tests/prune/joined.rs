@@ -132,7 +132,8 @@ async fn what_the_seal_of_another_deletes_is_offered_to_nobody() {
     let (pruned, reached) = held(prune_on(&project, options), gate, async {
         world.forget("pool/a", 4).await;
         let faults = world.faults();
-        faults.fail_always_for(|op| op.key.ends_with("/gc/0000000002.begin"), Fault::Status(403));
+        let begins = |op: &Op| op.kind == OpKind::Create && op.key.ends_with("/gc/0000000002.begin");
+        faults.fail_always_for(begins, Fault::Status(403));
         let other = connect(Arc::new(faults), environment()).await.expect("opened");
         prune_on(&other, world.options()).await.expect_err("it may not begin another round");
     })
