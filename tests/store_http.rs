@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cuttle::store::{Created, Deleted, Limits, Store, StoreConfig};
 use cuttle::{Error, ErrorKind};
-use support::buckets::{S3, gcs_config};
+use support::buckets::{S3, azurite_config, gcs_config};
 use support::http_script::{Answer, Script};
 
 async fn s3(answers: impl IntoIterator<Item = Answer>) -> (Script, Store) {
@@ -229,6 +229,48 @@ async fn what_a_bulk_delete_leaves_open_is_asked_for_singly() {
     let error = store.delete_all_unless_refused(&keys).await.expect_err("only errors");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(summary(&script).iter().all(|request| request == bulk));
+}
+
+/// What Azure answers to a batch that deletes one blob.
+fn azure_batch(status: u16, code: &str) -> Answer {
+    let part = "--b\r\nContent-Type: application/http\r\nContent-ID: 0\r\n\r\n";
+    let body =
+        format!("{part}HTTP/1.1 {status} It says\r\n\r\n<Error><Code>{code}</Code></Error>\r\n--b--\r\n");
+    Answer::status(202).header("content-type", "multipart/mixed; boundary=b").body(body)
+}
+
+/// Locks, holds, leases and missing permissions: not asked again, and no reason to end.
+#[tokio::test]
+async fn what_a_provider_refuses_to_delete_is_left() {
+    type Config = fn(&str) -> StoreConfig;
+    let s3: (Config, _) = (|url| S3::new(url, "key", "secret").config("bucket", ""), Answer::status(204));
+    let gcs: (Config, _) = (|url| gcs_config(url, "bucket", ""), Answer::status(204));
+    let azure: (Config, _) = (|url| azurite_config(url, "bucket", ""), azure_batch(202, ""));
+    let (gone, refused) = (Deleted::Gone, Deleted::Refused);
+    for ((config, deleted), answer, expected, requests) in [
+        (&s3, Answer::s3_error(403, "AccessDenied"), refused, 2),
+        (&gcs, Answer::s3_error(403, "RetentionPolicyNotMet"), refused, 2),
+        (&gcs, Answer::s3_error(403, "ObjectUnderActiveHold"), refused, 2),
+        (&gcs, Answer::s3_error(404, "NoSuchKey"), gone, 2),
+        (&azure, Answer::s3_error(403, "AuthorizationFailure"), refused, 2),
+        (&azure, azure_batch(403, "AuthorizationPermissionMismatch"), refused, 2),
+        (&azure, azure_batch(409, "BlobImmutableDueToPolicy"), refused, 2),
+        (&azure, azure_batch(409, "SnapshotsPresent"), refused, 2),
+        (&azure, azure_batch(412, "LeaseIdMissing"), refused, 2),
+        (&azure, azure_batch(404, "BlobNotFound"), gone, 2),
+        // Asked again.
+        (&azure, azure_batch(503, "ServerBusy"), gone, 3),
+        (&azure, azure_batch(500, "InternalError"), gone, 3),
+    ] {
+        let context = format!("{answer:?}");
+        let script = Script::serve([answer, deleted.clone(), deleted.clone()]).await;
+        let store = Store::open(&config(&script.url)).expect("open");
+        for (key, expected) in [("a", expected), ("b", gone)] {
+            let done = store.delete_unless_refused(key).await;
+            assert_eq!(done.unwrap_or_else(|e| panic!("{context}: {e}")), expected, "{context}");
+        }
+        assert_eq!(script.seen().len(), requests, "{context}: {:?}", summary(&script));
+    }
 }
 
 #[tokio::test]

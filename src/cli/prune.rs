@@ -136,8 +136,11 @@ fn did(context: &Context<'_>, report: &PruneReport) -> Result<()> {
     } else if report.round_open {
         ui.print("nothing was deleted yet: the next prune goes on when these backups are over")?;
     } else {
+        // Stores do not tell who was first.
+        let deleted =
+            if report.rounds_joined > 0 { "deleted, or found deleted by another prune," } else { "deleted" };
         ui.print(&format!(
-            "deleted {} ({}, {}) in {time}",
+            "{deleted} {} ({}, {}) in {time}",
             objects(report.deleted()),
             human::counted(report.deleted_chunks.objects, "chunk"),
             human::counted(report.deleted_pages.objects, "page"),

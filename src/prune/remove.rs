@@ -38,7 +38,8 @@ impl Prune {
         Ok(true)
     }
 
-    async fn remove_all(&mut self, mut entries: &[TableEntry]) -> Result<()> {
+    /// Deletes what some seal says, and counts.
+    pub(super) async fn remove_all(&mut self, mut entries: &[TableEntry]) -> Result<()> {
         while !entries.is_empty() {
             self.cancel.check()?;
             // The first few tell whether all is locked.

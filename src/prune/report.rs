@@ -44,6 +44,8 @@ pub struct PruneReport {
     pub stored: Counted,
     /// Of those, the ones that no live snapshot needed. Sessions under way may need some.
     pub unreferenced: Counted,
+    /// Deleted, or gone already: of prunes that carry out one round at once each counts all that it asked for, as stores
+    /// do not tell who was first.
     pub deleted_chunks: Counted,
     pub deleted_pages: Counted,
     /// Small objects deleted beside: outcomes and notes of forgotten snapshots, signs of life, tables of older rounds.
@@ -90,7 +92,10 @@ impl PruneReport {
 
     /// Whether there was nothing to do.
     pub fn is_idle(&self) -> bool {
-        self.rounds_begun == 0 && self.rounds_joined == 0
+        self.rounds_begun == 0
+            && self.rounds_joined == 0
+            && self.deleted().objects == 0
+            && self.locked.objects == 0
     }
 
     pub(super) fn estimate(&mut self, kept: usize, live: usize) {

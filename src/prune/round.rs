@@ -1,12 +1,14 @@
 //! One round: begun, decided, sealed, carried out, over. Every step may be done by several prunes at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::error::{Error, Result};
 use crate::format::gc::{BeginRecord, Condemned, RosterEntry, SealRecord, prefix};
+use crate::format::names::ContentName;
 use crate::format::table::TableEntry;
 use crate::plan::roster::{Lost, VolumeState, lost};
 use crate::prune::survey::{Survey, Surveyed, stopped};
+use crate::prune::unmarked::Found;
 use crate::prune::{PROBE_PREFIX, Prune};
 use crate::units::{Generation, Sequence};
 
@@ -40,7 +42,7 @@ impl Prune {
     /// Begins the round after `newest` when there is something to delete. The round that results may be somebody else's.
     pub(super) async fn begin(&mut self, newest: Generation) -> Result<Option<Begun>> {
         let found = self.candidates(newest).await?;
-        if found.entries.is_empty() {
+        if found.entries.is_empty() || self.was_refused(newest, &found).await? {
             return Ok(None);
         }
         self.creates_decide().await?;
@@ -55,6 +57,29 @@ impl Prune {
         }
         self.report.rounds_joined += 1;
         Ok(Some(Begun::found(begin)))
+    }
+
+    /// Whether nothing is to be deleted but what the last round deletes and the store refused to: no round is needed to ask
+    /// again, as nobody may reference that ever after.
+    async fn was_refused(&mut self, newest: Generation, found: &Found) -> Result<bool> {
+        let Some(seal) = self.project.read_seal(newest).await?.filter(|_| !found.is_truncated()) else {
+            return Ok(false);
+        };
+        let mut left: HashSet<&ContentName> = found.entries.iter().map(|e| &e.object.name).collect();
+        for part in &seal.deleted {
+            // One that another round of somebody else removed is as good as empty.
+            for refused in self.project.read_table(newest, part).await?.unwrap_or_default() {
+                if refused.object.name.generation < newest {
+                    left.remove(&refused.object.name);
+                }
+            }
+        }
+        // A round that this run finished was refused just now.
+        if left.is_empty() && self.report.rounds_finished == 0 {
+            self.progress.phase("deleting", None);
+            self.remove_all(&found.entries).await?;
+        }
+        Ok(left.is_empty())
     }
 
     /// Does what is left of a round.

@@ -126,11 +126,12 @@ impl Project {
     pub(crate) async fn confirm_log(&self, volume: VolumeNumber, mut log: VolumeLog) -> Result<VolumeLog> {
         let (p, store) = (self.name(), &self.repository().store);
         for sequence in log.unfinished().collect::<Vec<_>>() {
-            let end = ObjectName::End(p.clone(), volume, sequence).to_string();
-            if let (Some(info), Some(entry)) = (store.head(&end).await?, log.entries.get_mut(&sequence)) {
-                entry.ended_unix_ms = Some(info.modified_unix_ms);
-                let forget = ObjectName::Forget(p.clone(), volume, sequence).to_string();
-                entry.forgotten = entry.forgotten || store.head(&forget).await?.is_some();
+            let end = store.head(&ObjectName::End(p.clone(), volume, sequence).to_string()).await?;
+            // Also without an outcome: prune removes that of what is forgotten.
+            let forgotten = self.is_forgotten(volume, sequence).await?;
+            if let Some(entry) = log.entries.get_mut(&sequence) {
+                entry.ended_unix_ms = end.map(|info| info.modified_unix_ms);
+                entry.forgotten = forgotten;
             }
         }
         let mut doubtful = log.gaps();

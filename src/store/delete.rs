@@ -62,12 +62,14 @@ impl Store {
     }
 }
 
-/// S3 and GCS answer 403 for what is locked, Azure 409; a local directory says that it is not permitted.
+/// S3 and GCS answer 403 for what is locked; Azure 409, and 412 for what is leased, as no delete here has a condition; a
+/// local directory says that it is not permitted.
 fn is_refusal(fault: &Fault) -> bool {
     match &fault.status {
         Some(status) => match status.status {
             403 => fault.class == Class::Denied,
             409 => fault.class == Class::InDoubt,
+            412 => true,
             _ => false,
         },
         None => fault.class == Class::Denied,

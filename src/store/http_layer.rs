@@ -51,6 +51,7 @@ struct Observed {
 impl HttpService for Observed {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let kind = request_kind(&self.bucket, request.method(), request.uri());
+        let is_batch = has_query(request.uri(), "comp=batch");
         self.counters.request(kind);
         if let Some((scheme, authority)) = &self.redirect {
             let mut parts = request.uri().clone().into_parts();
@@ -62,6 +63,9 @@ impl HttpService for Observed {
         let response = self.inner.execute(request).await?;
         let status = response.status();
         let credentials_refused = kind == RequestKind::Credentials && !status.is_server_error();
+        if is_batch && status.is_success() {
+            return batch_answer(response).await;
+        }
         if status.is_success() || status == http::StatusCode::NOT_MODIFIED || credentials_refused {
             return Ok(response);
         }
@@ -75,8 +79,7 @@ impl HttpService for Observed {
 fn request_kind(bucket: &str, method: &http::Method, uri: &http::Uri) -> RequestKind {
     let below_bucket = uri.path().split('/').skip(1).take(2).any(|segment| segment == bucket);
     let bucket_host = uri.host().and_then(|h| h.strip_prefix(bucket)).is_some_and(|h| h.starts_with('.'));
-    let query = uri.query().unwrap_or("");
-    let has = |name: &str| query.split('&').any(|q| q == name);
+    let has = |name: &str| has_query(uri, name);
     if !below_bucket && !bucket_host && !has("comp=batch") {
         return RequestKind::Credentials;
     }
@@ -88,6 +91,29 @@ fn request_kind(bucket: &str, method: &http::Method, uri: &http::Uri) -> Request
         http::Method::GET => RequestKind::Get,
         _ => RequestKind::Put,
     }
+}
+
+fn has_query(uri: &http::Uri, name: &str) -> bool {
+    uri.query().unwrap_or("").split('&').any(|q| q == name)
+}
+
+/// Azure's answer to a batch. Each names one object here, so what it says of that one is the answer; object_store would
+/// keep the status to itself.
+async fn batch_answer(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let (parts, body) = response.into_parts();
+    let body = read_bounded(body).await?;
+    match part_error(&body) {
+        Some(error) => Err(HttpError::new(HttpErrorKind::Unknown, error)),
+        None => Ok(HttpResponse::from_parts(parts, body.into())),
+    }
+}
+
+/// The first answer among the parts of a body, if it is an error.
+fn part_error(body: &[u8]) -> Option<StatusError> {
+    let text = String::from_utf8_lossy(body);
+    let (_, answer) = text.split_once("\nHTTP/1.1 ")?;
+    let status = answer.get(..3)?.parse().ok().filter(|status| *status >= 400)?;
+    Some(StatusError { code: xml_code(answer.as_bytes()), ..StatusError::new(status) })
 }
 
 async fn read_bounded(body: HttpResponseBody) -> Result<Bytes, HttpError> {
@@ -126,7 +152,7 @@ fn xml_code(body: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{request_kind, xml_code};
+    use super::{part_error, request_kind, xml_code};
     use crate::store::ledger::RequestKind;
     use http::{Method, Uri};
 
@@ -147,6 +173,18 @@ mod tests {
         ] {
             let uri: Uri = uri.parse().expect("a URI");
             assert_eq!(request_kind("b", &method, &uri), expected, "{method} {uri}");
+        }
+    }
+
+    #[test]
+    fn the_answer_of_a_batch_of_one_is_that_of_its_part() {
+        let error = |body: &str| part_error(body.as_bytes()).map(|e| (e.status, e.code));
+        let part = |answer: &str| format!("--b\r\nContent-ID: 0\r\n\r\n{answer}\r\n--b--\r\n");
+        assert_eq!(error(&part("HTTP/1.1 202 Accepted\r\n")), None);
+        assert_eq!(error(&part("HTTP/1.1 409 No\r\n\r\n<Code>x</Code>")), Some((409, Some("x".into()))));
+        assert_eq!(error(&part("HTTP/1.1 503 Busy\r\n")), Some((503, None)));
+        for nonsense in ["", "HTTP/1.1 ", "\nHTTP/1.1 4", "\nHTTP/1.1 4é", "\nHTTP/1.1 abc"] {
+            assert_eq!(error(nonsense), None, "{nonsense:?}");
         }
     }
 

@@ -175,6 +175,8 @@ async fn what_anothers_round_deleted_is_offered_to_nobody() {
         let (done, reached) = held(prune_on(&project, options(&world)), gate_at(&faults, k), async {
             world.forget("pool/a", 3).await;
             world.prune().await;
+            // Something for another round of the held one.
+            world.forget("pool/b", 2).await;
         })
         .await;
         assert!(reached, "{context}");

@@ -2,6 +2,7 @@
 
 mod crash;
 mod histories;
+mod joined;
 mod named;
 mod quiet;
 mod refusals;

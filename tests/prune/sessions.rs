@@ -7,13 +7,14 @@ use std::time::Duration;
 use cuttle::cancel::Cancel;
 use cuttle::format::ObjectName;
 use cuttle::format::record::{AliveRecord, EndRecord, OpenRecord, Outcome};
+use cuttle::plan::marks::MARKS_MAX;
 use cuttle::prune::{self, PruneOptions};
 use cuttle::repo::session::Session;
 use cuttle::units::{Sequence, VolumeNumber};
 use cuttle::{ErrorKind, Result};
 
 use crate::support::by_hand::ByHand;
-use crate::support::fault_store::{Op, OpKind};
+use crate::support::fault_store::{Fault, Op, OpKind};
 use crate::support::repo::environment;
 use crate::world::{HOUR, Passing, Warnings, World, connect, prune_on};
 
@@ -201,10 +202,16 @@ async fn an_aborted_outcome_is_never_deleted() {
 /// took from there was condemned, and must not go.
 #[tokio::test]
 async fn a_backup_that_commits_while_a_prune_waits_keeps_what_was_condemned() {
+    for marks_max in [MARKS_MAX, 5] {
+        commits_while_a_prune_waits(marks_max).await;
+    }
+}
+
+async fn commits_while_a_prune_waits(marks_max: usize) {
     let (mut k, mut waited) = (0, 0);
     let usual = World::usual().await;
     loop {
-        let context = format!("held at request {k}");
+        let context = format!("held at request {k}, {marks_max} marks");
         let mut world = usual.fork();
         let faults = world.faults();
         let project = connect(Arc::new(faults.clone()), environment()).await.expect(&context);
@@ -237,7 +244,7 @@ async fn a_backup_that_commits_while_a_prune_waits_keeps_what_was_condemned() {
             })
         });
         let pause = Passing::new(&world.timed, Some(on_pause));
-        let options = PruneOptions { pause: pause.clone(), ..world.options() };
+        let options = PruneOptions { pause: pause.clone(), marks_max, ..world.options() };
         let pruning = world.project().await;
         let prune = async {
             let report = prune_on(&pruning, options).await;
@@ -260,4 +267,22 @@ async fn a_backup_that_commits_while_a_prune_waits_keeps_what_was_condemned() {
         k += 1;
     }
     assert!(waited > 5, "{waited} of {k}");
+}
+
+/// No listing shows yet that a snapshot was forgotten whose outcome a prune removed: it is over all the same.
+#[tokio::test]
+async fn nobody_waits_for_what_was_forgotten_long_ago() {
+    let mut world = World::usual().await;
+    world.forget("pool/a", 1).await;
+    world.prune().await;
+    world.forget("pool/b", 1).await;
+    let faults = world.faults();
+    faults.hide_from_listings(|name| name.ends_with("0000000001/0000000001.forget"));
+    // Rather than for ever.
+    faults.fail_from(5_000, Fault::Status(403));
+    let project = connect(Arc::new(faults), environment()).await.expect("opened");
+    let report = prune_on(&project, world.options()).await.expect("pruned");
+    assert!(report.rounds_finished == 1 && report.waiting.is_empty(), "{report:?}");
+    world.prune().await;
+    world.check_tidy("finished").await;
 }
