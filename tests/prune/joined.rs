@@ -92,6 +92,37 @@ async fn what_is_referenced_stays_though_a_round_condemned_everything() {
     }
 }
 
+/// What was condemned is written anew, under the same id, by a backup that nothing references yet: it is of the round's own
+/// generation, and none of its business.
+#[tokio::test]
+async fn what_is_written_anew_beside_a_round_stays() {
+    let mut world = World::usual().await;
+    let hand = world.by_hand().await;
+    let everything: Vec<ChunkId> = hand.contents().await.into_values().map(|name| name.id).collect();
+    hand.begin_round(1, &everything).await;
+    world.forget("pool/a", 1).await;
+    let (volume, late_options) = (world.volume("pool/a"), options("pool/a"));
+    let faults = world.faults();
+    let mut commit = faults.gate(|op: &Op| op.kind == OpKind::Create && op.key.ends_with(".end"));
+    let late = connect(Arc::new(faults), environment()).await.expect("opened");
+    let backup = back_up(&late, &volume, &late_options);
+    tokio::pin!(backup);
+    tokio::select! {
+        done = &mut backup => panic!("it ended at a closed gate: {done:?}"),
+        () = commit.reached() => {}
+    }
+    let no_wait = PruneOptions { wait: false, ..world.options() };
+    let report = prune_on(&world.project().await, no_wait).await.expect("pruned");
+    assert!(report.rounds_finished == 1 && report.deleted().objects > 0, "{report:?}");
+    commit.open();
+    assert!(backup.await.expect("backed up").stats.new_chunks > 0);
+    world.expected.insert(("pool/a".to_owned(), 4), volume.content());
+    world.check("written anew").await;
+    world.prune().await;
+    world.check("written anew").await;
+    world.check_tidy("written anew").await;
+}
+
 /// A prune marks what a snapshot needs that was committed while it waited. That is forgotten before it seals, and another
 /// prune, which does not see it any more, seals the round and deletes that. The first goes on with a round of its own:
 /// what it marked tells nothing any more.

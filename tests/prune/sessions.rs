@@ -12,11 +12,13 @@ use cuttle::prune::{self, PruneOptions};
 use cuttle::repo::session::Session;
 use cuttle::units::{Sequence, VolumeNumber};
 use cuttle::{ErrorKind, Result};
+use object_store::memory::InMemory;
 
 use crate::support::by_hand::ByHand;
-use crate::support::fault_store::{Fault, Op, OpKind};
-use crate::support::repo::environment;
-use crate::world::{HOUR, Passing, Warnings, World, connect, prune_on};
+use crate::support::fault_store::{Fault, FaultStore, Op, OpKind};
+use crate::support::repo::{CHUNK, MemoryVolume, back_up, default, environment, init_on, options, secret};
+use crate::support::timed_store::TimedStore;
+use crate::world::{C, HOUR, Passing, Warnings, World, connect, prune_on, store};
 
 /// A world with something to prune, and a session of volume 1 that was begun and goes no further.
 async fn with_stalled_session() -> (World, Session) {
@@ -139,6 +141,33 @@ async fn where_creates_overwrite_no_session_is_ended_and_nothing_deleted() {
     let elsewhere = |op: &&Op| written(op) && !op.key.starts_with("probe/") && !op.key.contains("/gc/parts/");
     assert_eq!(faults.ops().iter().find(elsewhere), None);
     assert!(outcome(&world.by_hand().await, &session).await.is_none());
+}
+
+/// A repository of which that was known when it was made: to end a session might overwrite what it committed.
+#[tokio::test]
+async fn where_creates_always_overwrote_a_dead_session_is_named_and_not_ended() {
+    let timed = TimedStore::new(Arc::new(InMemory::new()));
+    let faults = FaultStore::new(Arc::new(timed.clone()));
+    faults.ignore_conditions();
+    let repository = init_on(store(Arc::new(faults.clone())), CHUNK, true).await;
+    let project = default(&repository).await;
+    for content in [1, 2] {
+        back_up(&project, &MemoryVolume::new(vec![content; C]), &options(["a", "b"][content as usize - 1]))
+            .await
+            .expect("backed up");
+    }
+    let hand = ByHand::open(Arc::new(timed.clone()), &secret(), "default").await;
+    hand.forget(1, 1).await;
+    let catalog = project.confirmed_catalog().await.expect("a catalog");
+    let session = Session::register(&project, &catalog.entries()[1]).await.expect("registered");
+    timed.advance_ms(1000 * 3_600_000);
+    let prune = || PruneOptions { wait: false, pause: Passing::new(&timed, None), ..PruneOptions::default() };
+    let report = prune_on(&project, prune()).await.expect("begun");
+    assert!(report.round_open && report.aborted.is_empty() && report.waiting.len() == 1, "{report:?}");
+    assert!(outcome(&hand, &session).await.is_none());
+    session.abort("given up").await.expect("settled");
+    let report = prune_on(&project, prune()).await.expect("pruned");
+    assert!(report.rounds_finished == 1 && report.deleted().objects > 0, "{report:?}");
 }
 
 /// Who registers in an older generation after the round began, too late for its first look, is void by its second look.
