@@ -13,6 +13,7 @@ use crate::cancel::{Cancel, interrupted};
 use crate::chunker::Span;
 use crate::cpu;
 use crate::error::{Context, Error, Result};
+use crate::format::REFS_PER_PAGE;
 use crate::format::gc::Condemned;
 use crate::plan::delta::Chain;
 use crate::repo::manifest::Manifest;
@@ -21,7 +22,7 @@ use crate::units::{ChunkId, ChunkIndex, Geometry};
 
 /// Chunks planned ahead of the readers.
 const WORK_AHEAD_MAX: usize = 64;
-const FANOUT: u64 = 1024;
+const FANOUT: u64 = REFS_PER_PAGE as u64;
 
 /// What is read, and compared with what.
 pub struct VolumePlan {

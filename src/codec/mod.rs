@@ -572,15 +572,20 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_the_delta_that_was_asked_for_is_joined() {
+    /// A chunk on two nights, the first one's name and the delta's.
+    fn two_nights() -> (Vec<u8>, Vec<u8>, ContentName, ObjectName) {
         let old = sample(0);
         let mut new = old.clone();
         new[1000..1010].copy_from_slice(b"0123456789");
-        let key = key(1);
         let base_name = ContentName { generation: Generation(0), id: identify(&[0; 32], &old), variant: 0 };
-        let base = Base { name: base_name, depth: 1, plain: &old };
         let name = chunk_name(identify(&[0; 32], &new), 77);
+        (old, new, base_name, name)
+    }
+
+    #[test]
+    fn only_the_delta_that_was_asked_for_is_joined() {
+        let (old, new, base_name, name) = two_nights();
+        let (key, base) = (key(1), Base { name: base_name, depth: 1, plain: &old });
         let place = Place { repo_id: &REPO, name: &name, key: Some(&key) };
         let sealed = seal_delta(place, &new, base, &Joined::default(), 1).expect("sealed");
         let full = seal(place, &new, 1).expect("sealed");
@@ -612,13 +617,8 @@ mod tests {
 
     #[test]
     fn a_delta_needs_its_very_base() {
-        let old = sample(0);
-        let mut new = old.clone();
-        new[1000..1010].copy_from_slice(b"0123456789");
-        let key = key(1);
-        let base_name = ContentName { generation: Generation(0), id: identify(&[0; 32], &old), variant: 0 };
-        let base = Base { name: base_name, depth: 1, plain: &old };
-        let name = chunk_name(identify(&[0; 32], &new), 77);
+        let (old, new, base_name, name) = two_nights();
+        let (key, base) = (key(1), Base { name: base_name, depth: 1, plain: &old });
         let place = Place { repo_id: &REPO, name: &name, key: Some(&key) };
         let sealed = seal_delta(place, &new, base, &Joined::default(), 1).expect("sealed");
         assert!(sealed.len_bytes() < 400, "{} bytes for ten changed ones", sealed.len_bytes());

@@ -2,6 +2,7 @@
 
 use crate::chunker::{self, Span};
 use crate::error::Result;
+use crate::format::REFS_PER_PAGE;
 use crate::repo::manifest::Manifest;
 use crate::units::{ChunkIndex, SnapshotId};
 
@@ -17,7 +18,7 @@ const LEAVES_MAX: usize = 4;
 const LEAF_REFS_MAX: u64 = 4096;
 /// Leaves read for the random part.
 const RANDOM_LEAVES_MAX: u64 = 2;
-const FANOUT: u64 = 1024;
+const FANOUT: u64 = REFS_PER_PAGE as u64;
 
 /// The sample, and where the next one begins.
 #[derive(Debug, Default, PartialEq, Eq)]
