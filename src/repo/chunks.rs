@@ -126,7 +126,7 @@ impl Project {
         Ok(buffers.plain)
     }
 
-    /// As [`open_chunk`](Self::open_chunk), into buffers that were used before. After an error they hold anything.
+    /// As [`open_chunk_or_zero`](Self::open_chunk_or_zero) for a chunk that has objects, into buffers that were used before. After an error they hold anything.
     pub(crate) fn open_chunk_into(
         &self,
         objects: &[ObjectRef],
