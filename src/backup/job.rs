@@ -98,9 +98,29 @@ impl Job<'_> {
             dry_run: false,
             parent,
         };
-        match input {
+        let done = match input {
             Input::Volume(volume) => self.volume(session, &ground, volume).await,
             Input::Stream(source) => self.stream(session, &ground, source).await,
+        };
+        match done {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                Err(self.unless_forgotten(error, session, &ground).await)
+            }
+            done => done,
+        }
+    }
+
+    /// What only a forgotten parent needed is deleted, rightly, also while a backup goes on from it: that is no damage.
+    async fn unless_forgotten(&self, error: Error, session: &Session, ground: &Ground) -> Error {
+        let Some(sequence) = ground.parent.as_ref().map(|p| p.snapshot.sequence) else { return error };
+        match self.project.is_forgotten(session.volume.number, sequence).await {
+            Ok(true) => Error::conflict(format!(
+                "backup {sequence} of {}, which this one went on from, was forgotten and pruned meanwhile",
+                session.volume.name
+            ))
+            .help("run the backup again; what it uploaded is found and not uploaded twice")
+            .caused_by(error),
+            _ => error,
         }
     }
 
