@@ -367,3 +367,41 @@ async fn a_snapshot_that_was_forgotten_in_time_is_no_parent() {
     }
     assert!(parents.contains(&1) && parents.contains(&2));
 }
+
+/// A session of a newer generation is not waited for: what only its forgotten parent needed may go under its hands.
+#[tokio::test]
+async fn a_parent_that_is_forgotten_and_pruned_meanwhile_is_no_damage() {
+    for world in [World::incremental().await, World::open_incremental().await] {
+        let mut refused = 0;
+        for k in 0..world.requests().await {
+            let context = format!("{}, held at request {k}", world.name);
+            let round = world.round();
+            let hand = by_hand(&round.objects).await;
+            let condemned: Vec<ChunkId> = hand.contents().await.into_values().map(|c| c.id).collect();
+            hand.begin_round(1, &condemned).await;
+            let faults = round.faults();
+            let (done, _) = held(&round, &faults, gate_at(&faults, k), environment(), async || {
+                for sequence in round.lived() {
+                    hand.forget(2, sequence).await;
+                }
+                for (name, content) in hand.contents().await {
+                    if content.generation < Generation(1) {
+                        delete(&*round.objects, &name).await;
+                    }
+                }
+            })
+            .await;
+            if let Err(error) = done {
+                assert_eq!(error.kind(), ErrorKind::Conflict, "{context}: {error}");
+                assert!(error.message().contains("was forgotten and pruned meanwhile"), "{context}: {error}");
+                refused += 1;
+            }
+            // Either way the volume can be backed up, and is whole.
+            let again = connect(round.objects.clone(), environment()).await.expect(&context);
+            round.backup(&round.faults(), environment()).await.unwrap_or_else(|e| panic!("{context}: {e}"));
+            let back = read_back(&again, &latest(&again, VOLUME).await).await.expect("read");
+            assert!(back == world.next, "{context}");
+        }
+        assert!(refused > 0, "{}: nothing was read of the parent", world.name);
+    }
+}
