@@ -18,8 +18,8 @@ use object_store::memory::InMemory;
 use support::Numbers;
 use support::by_hand::{ByHand, delete, put};
 use support::repo::{
-    CHUNK, MemoryVolume, back_up, back_up_stream, default, diff_v1, init_with, latest, options, read_back,
-    reopen, secret, store,
+    CHUNK, MemoryVolume, back_up, back_up_stream, commit_by_hand, default, diff_v1, init_with, latest,
+    options, read_back, reopen, secret, store,
 };
 
 const C: usize = CHUNK as usize;
@@ -248,6 +248,26 @@ async fn nothing_is_joined_with_a_damaged_delta() {
             assert!(back == volume.content());
         }
     }
+}
+
+/// A chain may hold a shorter content (repo-format.md, section 4). No writer here makes such a chain; other programs may.
+#[tokio::test]
+async fn nothing_is_joined_with_a_delta_of_another_length() {
+    let (objects, project) = repository(1).await;
+    let hand = ByHand::open(objects.clone(), &secret(), "default").await;
+    let mut content = filled(1, 5);
+    let full = hand.chunk(&content, 0).await;
+    let short = hand.delta(&content[..1000], &full, &content, 1).await;
+    let mut longer = content[..1000].to_vec();
+    longer.resize(C, 3);
+    let top = hand.delta(&longer, &short, &content[..1000], 2).await;
+    content = longer;
+    commit_by_hand(&project, "v", C as u64, [(0, top)]).await;
+    content[2000..2010].fill(9);
+    let diff = diff_v1(Some("by hand"), "next", C as u64, &[(2000, content[2000..2010].to_vec())]);
+    let stats = back_up_stream(&project, diff, &options("v")).await.expect("backed up").stats;
+    assert_eq!((stats.new_chunks, stats.delta_chunks), (1, 0));
+    assert!(read_back(&project, &latest(&project, "v").await).await.expect("read") == content);
 }
 
 #[tokio::test]

@@ -20,29 +20,37 @@ pub struct Below {
     pub joined: Joined,
 }
 
-/// What the deltas replace that a new one takes in, given their bodies in the chain's order.
-pub fn joined(project: &Project, chain: &Chain, bodies: &[Bytes], plain_len: usize) -> Result<Joined> {
+/// What the deltas replace that a new one takes in, given their bodies in the chain's order. `None` where one of them is lost or
+/// damaged, or makes a chunk of another length: then the new chunk is not to stand on any of them.
+pub fn joined(
+    project: &Project,
+    chain: &Chain,
+    bodies: &[Bytes],
+    plain_len: usize,
+) -> Result<Option<Joined>> {
     let mut joined = Joined::default();
-    for (place, (object, body)) in chain.joined().iter().zip(bodies).enumerate() {
-        let under = chain.under(place).ok_or_else(|| Error::internal("a delta that stands on nothing"))?;
-        let (name, base) =
-            (project.chunk_name(object.name), DeltaBase { name: under.0.name, depth: under.1 });
-        joined.take_in(project.place(&name), body, base, plain_len).context(&name)?;
-    }
-    Ok(joined)
+    let taken_in = chain.joined().iter().zip(bodies).enumerate().try_for_each(|(place, (object, body))| {
+        let (base, depth) =
+            chain.under(place).ok_or_else(|| Error::internal("a delta that stands on nothing"))?;
+        let (name, base) = (project.chunk_name(object.name), DeltaBase { name: base.name, depth });
+        joined.take_in(project.place(&name), body, base, plain_len).context(&name)
+    });
+    unless_damaged(taken_in.map(|()| joined))
 }
 
-/// As [`joined`], from the store. `None` where a delta is lost or damaged: then the new chunk is not to stand on any of them.
+/// As [`joined`], from the store.
 pub async fn fetch_joined(project: &Project, chain: &Chain, plain_len: usize) -> Result<Option<Joined>> {
     if chain.joined().is_empty() {
         return Ok(Some(Joined::default()));
     }
-    let found = async {
-        let bodies = project.get_chunk_objects(chain.joined()).await?;
-        let (project, chain) = (project.clone(), chain.clone());
-        cpu::run(move || joined(&project, &chain, &bodies, plain_len)).await
-    };
-    match found.await {
+    let bodies = unless_damaged(project.get_chunk_objects(chain.joined()).await)?;
+    let Some(bodies) = bodies else { return Ok(None) };
+    let (project, chain) = (project.clone(), chain.clone());
+    cpu::run(move || joined(&project, &chain, &bodies, plain_len)).await
+}
+
+fn unless_damaged<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             tracing::warn!(%error, "a delta cannot be joined, so the chunk is stored in full; run `cuttle verify`");
             Ok(None)

@@ -174,7 +174,7 @@ impl Consumer<'_> {
                     fill_gaps(&mut plain, &given, &under);
                     if let Some(chain) = chain {
                         let joined = joined(&project, &chain, &bodies, plain.len())?;
-                        below = Some(Below { chain, plain: under, joined });
+                        below = joined.map(|joined| Below { chain, plain: under, joined });
                     }
                 }
                 let encoded = match encoder.look(&plain, before.as_ref()) {
