@@ -1,6 +1,7 @@
 //! Pure: which chunks a backup must look at, from the extents that its source reports.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use crate::units::{ChunkIndex, Content, Extent, Geometry};
 
@@ -76,6 +77,12 @@ pub fn find(spans: &[Span], index: ChunkIndex) -> Option<&Span> {
 /// Whether a chunk lies in one of the spans.
 pub fn contains(spans: &[Span], index: ChunkIndex) -> bool {
     find(spans, index).is_some()
+}
+
+/// Whether one of a range of chunks lies in one of the spans.
+pub fn meets(spans: &[Span], chunks: Range<u64>) -> bool {
+    let at = spans.partition_point(|s| s.end() <= chunks.start);
+    spans.get(at).is_some_and(|s| s.first.0 < chunks.end)
 }
 
 /// Adds a range that does not begin before the last one's first chunk. Where two meet, reading wins.

@@ -4,18 +4,22 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use crate::chunker::{self, Span};
 use crate::error::Result;
 use crate::format::REFS_PER_PAGE;
 use crate::format::page::{LEVEL_MAX, Page, PageRef};
 use crate::format::record::Snapshot;
 use crate::plan::restore::{Action, Local, Plan, Share, Target, Totals, Window, plan};
 use crate::reading::check_chunk_size;
+use crate::reading::local::LocalReader;
 use crate::repo::Project;
 use crate::repo::manifest::Manifest;
 use crate::units::{ChunkIndex, Geometry};
 
 /// Leaves in a window, of which those that changed are read: 32 GiB of a volume at 4 MiB a chunk.
 const WINDOW_LEAVES: u64 = 8;
+/// As many where some of the first is read, all of it before anything is fetched.
+const WINDOW_LEAVES_READ: u64 = 1;
 /// Leaves read at once, of each of the two.
 const LEAVES_INFLIGHT_MAX: usize = 8;
 const FANOUT: u64 = REFS_PER_PAGE as u64;
@@ -28,6 +32,13 @@ pub(crate) struct Changes {
     from: Manifest,
     to: Manifest,
     next_leaf: u64,
+    written: Option<Written>,
+}
+
+/// Where the first is not what its manifest says.
+struct Written {
+    reader: LocalReader,
+    spans: Vec<Span>,
 }
 
 impl Changes {
@@ -40,7 +51,17 @@ impl Changes {
         let to = manifest(to)?;
         let empty = Geometry { size_bytes: 0, ..to.geometry() };
         let from = from.map_or_else(|| Ok(Manifest::zero(project, empty)), manifest)?;
-        Ok(Self { from, to, next_leaf: 0 })
+        Ok(Self { from, to, next_leaf: 0, written: None })
+    }
+
+    /// What the first holds was written to since, in these spans: there it is read, or is zero. It has the second's size.
+    pub(crate) fn written_since(self, reader: LocalReader, spans: Vec<Span>) -> Self {
+        Self { written: Some(Written { reader, spans }), ..self }
+    }
+
+    /// Bytes read of the first so far.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.written.as_ref().map_or(0, |written| written.reader.read_bytes())
     }
 
     /// What is done with the next window, however long it is where nothing changed; `None` after the last.
@@ -54,7 +75,8 @@ impl Changes {
             self.next_leaf = first.saturating_add(same).min(count);
             return Ok(Some(self.kept(first)));
         }
-        self.next_leaf = first.saturating_add(WINDOW_LEAVES).min(count);
+        let leaves = if self.written.is_some() { WINDOW_LEAVES_READ } else { WINDOW_LEAVES };
+        self.next_leaf = first.saturating_add(leaves).min(count);
         let pairs: Vec<_> = stream::iter(first..self.next_leaf)
             .map(|number| self.pair(number))
             .buffered(LEAVES_INFLIGHT_MAX)
@@ -82,6 +104,7 @@ impl Changes {
         for level in (0..=LEVEL_MAX).rev() {
             let leaves = FANOUT.pow(u32::from(level));
             if leaf.is_multiple_of(leaves)
+                && !self.is_written(leaf.saturating_mul(FANOUT), leaves.saturating_mul(FANOUT))
                 && let Some(to) = page_ref(&self.to, level, leaf / leaves).await?
                 && let Some(from) = page_ref(&self.from, level, leaf / leaves).await?
                 && to.id() == from.id()
@@ -90,6 +113,11 @@ impl Changes {
             }
         }
         Ok(0)
+    }
+
+    fn is_written(&self, first_chunk: u64, count: u64) -> bool {
+        let chunks = first_chunk..first_chunk.saturating_add(count);
+        self.written.as_ref().is_some_and(|written| chunker::meets(&written.spans, chunks))
     }
 
     /// A leaf, and what the first snapshot holds there. Where both are the same, both are zero here: to the plan that is
@@ -116,7 +144,17 @@ impl Changes {
                 Some(id) => Local::Content(id),
             }
         };
-        let found = (0..to.refs.len()).map(local).collect();
+        let found: Vec<Local> = (0..to.refs.len()).map(local).collect();
+        let Some(Written { reader, spans }) = &self.written else { return Ok((to, found)) };
+        let window = Window::of_leaves(self.to.geometry(), number, vec![Arc::clone(&to)]);
+        let known = window.chunks().map(ChunkIndex).zip(found).map(|(index, found)| {
+            match chunker::find(spans, index) {
+                Some(span) if span.read => None,
+                Some(_) => Some(Local::Zero),
+                None => Some(found),
+            }
+        });
+        let found = reader.look_where(&window, known.collect()).await?;
         Ok((to, found))
     }
 

@@ -7,7 +7,6 @@
 mod any;
 mod ascending;
 pub mod instant;
-mod known;
 mod planner;
 pub mod rewind;
 mod written;

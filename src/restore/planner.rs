@@ -16,7 +16,6 @@ use crate::reading::windows::Windows;
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::manifest::Manifest;
-use crate::restore::known::Known;
 use crate::restore::{RestoreOptions, rewind};
 use crate::sink::Existing;
 use crate::source::extents::ExtentSet;
@@ -47,11 +46,9 @@ pub(crate) struct Planned {
 enum Found {
     Blank,
     Nothing,
-    /// What another snapshot says, page by page.
+    /// What another snapshot says, page by page, but for what was written since.
     Since(Changes),
     Content(LocalReader),
-    /// Known but for what must be read.
-    Known(LocalReader, Known),
 }
 
 impl Planner {
@@ -69,6 +66,7 @@ impl Planner {
         let reader = |reader: Arc<dyn ReadAt>| {
             LocalReader::new(project.clone(), reader, budget.clone(), Arc::clone(&buffers))
         };
+        let mut rewound_from = None;
         let target = match existing {
             _ if options.since.is_some() => {
                 let since = options.since.as_ref().map(|since| &since.snapshot);
@@ -77,20 +75,20 @@ impl Planner {
             Existing::Blank if options.trust_blank => Found::Blank,
             Existing::Content(content) if options.compare => {
                 let content = reader(content);
-                let known = match &options.rewind {
-                    Some(rewind) => rewind::known(&content, snapshot, rewind, progress).await?,
-                    None => None,
-                };
-                match known {
-                    Some(known) => Found::Known(content, known),
+                let rewind = options.rewind.as_ref();
+                match rewind::plan(&content, snapshot, rewind, progress).await? {
+                    Some((base, spans)) => {
+                        rewound_from = Some(base.sequence.0);
+                        let changes = Changes::between(project, Some(base), &snapshot.snapshot)?;
+                        Found::Since(changes.written_since(content, spans))
+                    }
                     None => Found::Content(content),
                 }
             }
             Existing::Blank | Existing::Nothing | Existing::Content(_) => Found::Nothing,
         };
-        let compared = matches!(target, Found::Content(_) | Found::Known(..));
+        let compared = matches!(target, Found::Content(_));
         let windows = Windows::new(Manifest::of(project, &snapshot.snapshot)?, compared);
-        let rewound_from = options.rewind.as_ref().map(|rewind| rewind.base.sequence.0);
         let written = options.verify.then(|| ExtentSet::new(snapshot.snapshot.size_bytes));
         Ok(Self { windows, target, budget, buffers, cancel: cancel.clone(), rewound_from, written })
     }
@@ -126,22 +124,18 @@ impl Planner {
                 locals = reader.look(&window).await?;
                 Target::Content(&locals)
             }
-            Found::Known(reader, known) => {
-                locals = known.look(reader, &window).await?;
-                Target::Content(&locals)
-            }
         };
         plan_window(&window, target).map(Some)
     }
 
     pub(crate) fn planned(self, totals: Totals) -> Planned {
-        let (target_read_bytes, rewound_from) = match &self.target {
-            Found::Blank | Found::Nothing | Found::Since(_) => (0, None),
-            Found::Content(reader) => (reader.read_bytes(), None),
-            Found::Known(reader, _) => (reader.read_bytes(), self.rewound_from),
+        let target_read_bytes = match &self.target {
+            Found::Blank | Found::Nothing => 0,
+            Found::Since(changes) => changes.read_bytes(),
+            Found::Content(reader) => reader.read_bytes(),
         };
         let written = self.written.map(ExtentSet::finish).unwrap_or_default();
-        Planned { totals, target_read_bytes, rewound_from, written }
+        Planned { totals, target_read_bytes, rewound_from: self.rewound_from, written }
     }
 
     /// Plans ahead of who carries the plans out, and ends when nobody does any more.

@@ -3,17 +3,23 @@
 //! What did not change since that snapshot is what that backup says. It is not believed blindly: some of it is read, and
 //! where that is not so, all of the target is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::chunker::{self, Span, Unlisted};
 use crate::cpu;
 use crate::error::{ErrorKind, Result};
+use crate::format::REFS_PER_PAGE;
 use crate::format::record::Snapshot;
+use crate::plan::restore::{Local, Window};
 use crate::progress::Progress;
 use crate::reading::local::LocalReader;
+use crate::reading::sample;
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
-use crate::restore::known::Known;
-use crate::source::{Head, Since};
+use crate::repo::manifest::Manifest;
+use crate::source::{Content, Extent, Head, Since};
+use crate::units::{ChunkIndex, Geometry};
 
 /// A backup whose snapshot the target has, and what the target changed since.
 #[derive(Debug, Clone)]
@@ -57,29 +63,71 @@ pub async fn find(
     Ok(Ok(Rewind { base, since }))
 }
 
-/// What the target holds by that, unless a look at some of it says otherwise.
-pub(crate) async fn known(
+/// The backup that the target holds but for some spans, and these; `None` where there is none, or where a look at some of the
+/// target says otherwise.
+pub(crate) async fn plan<'a>(
     target: &LocalReader,
     snapshot: &SnapshotEntry,
-    rewind: &Rewind,
+    rewind: Option<&'a Rewind>,
     progress: &dyn Progress,
-) -> Result<Option<Known>> {
-    if rewind.base.chunk_size_bytes != snapshot.snapshot.chunk_size_bytes {
-        return Ok(None);
-    }
+) -> Result<Option<(&'a Snapshot, Vec<Span>)>> {
     let geometry = snapshot.snapshot.geometry()?;
-    let known = Known::rewind(&target.project, rewind, geometry)?;
-    let (cursor, seed) = (rewind.base.sample_cursor, snapshot.snapshot_id);
-    if let Some(index) = known.contradicted(target, geometry, cursor, seed).await? {
-        let at = geometry.offset_bytes(index);
-        let name = rewind.base.point.as_ref().map_or("", |p| p.name.as_str());
-        progress.warn(&format!(
-            "the target differs at offset {at} from the backup of its snapshot {name}, though it says that nothing changed \
-             there since: all of it is read and compared. See `rbd object-map check`, and `cuttle verify --against`"
-        ));
+    let Some(Rewind { base, since }) =
+        rewind.filter(|rewind| rewind.base.chunk_size_bytes == geometry.chunk_size_bytes)
+    else {
         return Ok(None);
+    };
+    let spans = spans(since, geometry);
+    let manifest = Manifest::of(&target.project, base)?;
+    let chosen = sample::choose(&manifest, &spans, base.sample_cursor, snapshot.snapshot_id).await?;
+    let Some(index) = contradicted(target, &manifest, geometry, chosen.chunks).await? else {
+        return Ok(Some((base, spans)));
+    };
+    let at = geometry.offset_bytes(index);
+    let name = base.point.as_ref().map_or("", |p| p.name.as_str());
+    progress.warn(&format!(
+        "the target differs at offset {at} from the backup of its snapshot {name}, though it says that nothing changed \
+         there since: all of it is read and compared. See `rbd object-map check`, and `cuttle verify --against`"
+    ));
+    Ok(None)
+}
+
+/// Where a target may differ from the backup, once it has this geometry.
+fn spans(since: &Since, geometry: Geometry) -> Vec<Span> {
+    let mut changes = since.changes.clone();
+    // Where the target ends too early it has nothing yet; it is read as what it will be when it has grown.
+    if since.size_bytes < geometry.size_bytes {
+        let (offset_bytes, length_bytes) = (since.size_bytes, geometry.size_bytes - since.size_bytes);
+        changes.push(Extent { offset_bytes, length_bytes, content: Content::Zero });
     }
-    Ok(Some(known))
+    chunker::spans(&changes, geometry, Unlisted::Unchanged, &BTreeSet::new())
+}
+
+/// The first of some chunks of which the target holds something else than the manifest says.
+async fn contradicted(
+    target: &LocalReader,
+    manifest: &Manifest,
+    geometry: Geometry,
+    chunks: Vec<ChunkIndex>,
+) -> Result<Option<ChunkIndex>> {
+    let base = manifest.geometry();
+    for index in chunks {
+        if base.chunk_len_bytes(index) != geometry.chunk_len_bytes(index) {
+            continue;
+        }
+        let (leaf, at) = (index.0 / REFS_PER_PAGE as u64, (index.0 % REFS_PER_PAGE as u64) as usize);
+        let window = Window::of_leaves(base, leaf, vec![manifest.leaf(leaf).await?]);
+        let mut known = vec![Some(Local::Zero); window.chunks().count()];
+        if let Some(place) = known.get_mut(at) {
+            *place = None;
+        }
+        let found = target.look_where(&window, known).await?;
+        let expected = window.get(index).id().map_or(Local::Zero, Local::Content);
+        if found.get(at) != Some(&expected) {
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

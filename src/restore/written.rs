@@ -1,17 +1,17 @@
 //! Reads again what a restore wrote, and holds it against the manifest.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
+use crate::chunker::{self, Unlisted};
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::plan::restore::{Action, Target, plan as plan_window};
+use crate::plan::restore::Action;
+use crate::reading::changes::Changes;
 use crate::reading::local::LocalReader;
-use crate::reading::windows::Windows;
 use crate::repo::log::SnapshotEntry;
-use crate::repo::manifest::Manifest;
 use crate::restore::Work;
-use crate::restore::known::Known;
 use crate::source::Extent;
 
 /// # Errors
@@ -25,15 +25,15 @@ pub(crate) async fn check(
     let sink = Arc::clone(&work.sink);
     let reader = cpu::block(move || sink.read_back()).await?;
     work.progress.phase("verify", Some(written.iter().map(|e| e.length_bytes).sum()));
-    let manifest = || Manifest::of(&work.project, &snapshot.snapshot);
-    let known = Known::written(manifest()?, written);
     let (project, budget, buffers) = (work.project.clone(), work.budget.clone(), Arc::clone(&work.buffers));
     let local = LocalReader::new(project, reader, budget, buffers);
-    let mut windows = Windows::new(manifest()?, true);
-    while let Some(window) = windows.next().await? {
+    // Where nothing was written, the target is believed: it is the snapshot.
+    let snapshot = &snapshot.snapshot;
+    let spans = chunker::spans(written, snapshot.geometry()?, Unlisted::Unchanged, &BTreeSet::new());
+    let mut changes = Changes::between(&work.project, Some(snapshot), snapshot)?.written_since(local, spans);
+    while let Some(plan) = changes.next().await? {
         cancel.check()?;
-        let found = known.look(&local, &window).await?;
-        for action in plan_window(&window, Target::Content(&found))?.actions {
+        for action in plan.actions {
             let at = match action {
                 Action::Keep { .. } => continue,
                 Action::Zero { range_bytes } => range_bytes.start,

@@ -164,3 +164,28 @@ async fn a_target_that_hides_a_change_is_found_out_and_read_whole() {
         assert!(said.contains(&format!("differs at offset {}", chunk * C)), "{said}");
     }
 }
+
+#[tokio::test]
+async fn pages_that_are_the_same_in_both_are_not_read() {
+    const LEAF: usize = 1024 * C;
+    let bench = Bench::new(true).await;
+    let mut random = Random::new(5);
+    let mut old = vec![0; 30 * LEAF];
+    for leaf in 0..30 {
+        old[leaf * LEAF..leaf * LEAF + C].copy_from_slice(&random.bytes(C));
+    }
+    let mut newer = old.clone();
+    newer[7 * LEAF..7 * LEAF + C].copy_from_slice(&random.bytes(C));
+    let wanted = bench.backup("v", &old).await;
+    let base = bench.backup("v", &newer).await;
+    let mut now = newer.clone();
+    now[21 * LEAF + 5] ^= 1;
+    let changes = vec![Extent { offset_bytes: 21 * LEAF as u64, length_bytes: 6, content: Content::Data }];
+    let since = Since { size_bytes: now.len() as u64, changes, note: None };
+    let rewind = Rewind { base: base.snapshot.clone(), since };
+    let (found, report, _) = rewound(&bench, &wanted, now, rewind, Arc::new(Silent)).await;
+    assert!(found == old);
+    assert_eq!(report.totals.fetch.chunks, 2);
+    // Two chunks, the roots, the leaves in which the backups differ or that were written to since, and those of a sample of 8.
+    assert!(report.ledger.get_requests <= 2 + 2 + 2 * 2 + 8, "{:?}", report.ledger);
+}
