@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::cancel::Cancel;
@@ -39,6 +39,10 @@ use crate::store::Ledger;
 
 /// Memory in flight unless asked otherwise: more than 16 chunks of 4 MiB, sealed and plain.
 pub const INFLIGHT_BYTES_DEFAULT: u64 = 96 << 20;
+
+/// Chunks of a local store that are read and decoded at once, for each thread that decodes. It answers at once, so more of them
+/// would only wait for their turn, and be gone from the CPU's cache when it comes: a restore takes 7 % longer.
+const LOCAL_CHUNKS_PER_THREAD: usize = 3;
 
 /// How a restore is done.
 #[derive(Debug, Clone)]
@@ -121,6 +125,7 @@ pub async fn run(
         budget: planner.budget.clone(),
         buffers: Arc::clone(&planner.buffers),
         progress: Arc::clone(&progress),
+        ahead: Semaphore::new(chunks_ahead_max(project)),
     });
     let (sender, mut plans) = mpsc::channel(1);
     // Dropped with this function, whatever ends it.
@@ -235,6 +240,15 @@ pub(crate) struct Work {
     budget: Budget,
     buffers: Arc<Buffers>,
     progress: Arc<dyn Progress>,
+    /// For each chunk from before its objects are read until it is decoded.
+    ahead: Semaphore,
+}
+
+fn chunks_ahead_max(project: &Project) -> usize {
+    match project.repository().store.is_local() {
+        true => LOCAL_CHUNKS_PER_THREAD * cpu::threads(),
+        false => Semaphore::MAX_PERMITS,
+    }
 }
 
 impl Work {
@@ -255,6 +269,8 @@ impl Work {
     }
 
     async fn open(&self, fetch: &Fetch) -> Result<ChunkBuffers> {
+        let _ahead =
+            self.ahead.acquire().await.map_err(|_| Error::internal("nobody reads ahead any more"))?;
         let objects: Vec<ObjectRef> = fetch.chunk.objects().copied().collect();
         let bodies: Vec<_> = stream::iter(objects.clone())
             .map(|object| self.project.get_chunk_object(object))

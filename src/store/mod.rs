@@ -89,6 +89,11 @@ impl Store {
         &self.shared.url
     }
 
+    /// Whether its objects are files in a directory.
+    pub fn is_local(&self) -> bool {
+        self.shared.local_dir.is_some()
+    }
+
     /// Requests and bytes since it was opened. Subtract an earlier one to get the share of what came between.
     pub fn ledger(&self) -> Ledger {
         self.shared.counters.ledger()
