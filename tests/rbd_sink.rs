@@ -12,6 +12,7 @@ use cuttle::volume::ImageLayout;
 use cuttle::{ErrorKind, Result};
 use support::Numbers;
 use support::ceph::{Ceph, read_all};
+use support::program::Cuttle;
 use support::sink_suite::{self, Target};
 
 const MIB: u64 = 1 << 20;
@@ -252,6 +253,26 @@ fn a_volume_moves_to_another_cluster() {
     let image = cuttle::rbd::Image::open(&pool, OpenBy::Name("moved"), Access::ReadOnly).unwrap();
     assert_eq!(image.order().unwrap(), 20);
     drop(image);
+    from.purge(path);
+    to.purge(path);
+}
+
+#[test]
+fn a_thin_image_stays_thin() {
+    let (Some(from), Some(to)) = (Ceph::first(), Ceph::second()) else { return };
+    let (path, cuttle) = ("rbd/thin", Cuttle::in_folder());
+    from.create(path, 64 * MIB, &[]);
+    for chunk in 0..16 {
+        from.write(path, chunk * 4 * MIB + chunk * 200_000, &[7; 4096]);
+    }
+    to.purge(path);
+    cuttle.backup(&["rbd:rbd/thin", "--conf", &from.conf]);
+    cuttle.json(&["restore", "rbd/thin", "rbd:rbd/thin", "--conf", &to.conf]);
+    assert!(from.export(path) == to.export(path));
+    // Ceph says of each object only where its data ends.
+    let taken_bytes = |ceph: &Ceph| ceph.diff(&[path]).iter().map(|extent| extent.length_bytes).sum::<u64>();
+    let (before, after) = (taken_bytes(&from), taken_bytes(&to));
+    assert!(after <= before + 16 * (64 << 10), "{after} bytes are taken, and were {before}");
     from.purge(path);
     to.purge(path);
 }

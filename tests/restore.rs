@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -75,6 +75,31 @@ async fn every_night_comes_back_to_files_and_pipes() {
             verify::scrub(store, verify::ScrubOptions::default(), Arc::new(Silent), Cancel::never());
         assert!(scrubbed.await.expect("scrubbed").ok());
     }
+}
+
+#[tokio::test]
+async fn a_thin_volume_stays_thin() {
+    const CHUNK_LEN: usize = 4 << 20;
+    let repository = init_on(store(Arc::new(InMemory::new())), CHUNK_LEN as u32, true).await;
+    let project = default(&repository).await;
+    let mut content = vec![0; 16 * CHUNK_LEN + 700_000];
+    let writes: Vec<usize> = (0..=16).map(|chunk| chunk * CHUNK_LEN + 123_000 + chunk * 30_000).collect();
+    writes.iter().for_each(|at| content[*at..*at + 4096].fill(1));
+    back_up(&project, &MemoryVolume::new(content.clone()), &options("v")).await.expect("backed up");
+    let snapshot = latest(&project, "v").await;
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("new");
+    restore(&project, &snapshot, raw(&path, &snapshot, false)).await.expect("restored");
+    assert!(fs::read(&path).expect("there") == content);
+    let taken_bytes = fs::metadata(&path).expect("there").blocks() * 512;
+    // A write may touch two blocks of 64 KiB, and a file system may need a little for itself.
+    assert!(taken_bytes <= (writes.len() as u64 + 1) * (128 << 10), "{taken_bytes} bytes are taken");
+
+    // Where something else was, zeros are written.
+    fs::write(&path, vec![9; content.len()]).expect("written");
+    restore(&project, &snapshot, raw(&path, &snapshot, true)).await.expect("restored");
+    assert!(fs::read(&path).expect("there") == content);
 }
 
 #[tokio::test]

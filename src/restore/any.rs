@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::cancel::{Cancel, interrupted};
+use crate::codec;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Fetch, Plan};
@@ -18,6 +19,9 @@ use crate::restore::Work;
 const TASKS_MAX: usize = 256;
 /// Threads that write, whatever the sink says.
 const WRITERS_MAX: usize = 64;
+/// Zeros of this length and at multiples of it are not written to a blank target: a thin volume whose chunks hold little stays
+/// thin. The largest unit in which an OSD or a file system takes space; with smaller ones, a chunk would be too many writes.
+const HOLE_LEN: usize = 64 << 10;
 
 /// Carries out all plans that come, then returns. Before it returns an error, no write is under way any more.
 pub(crate) async fn carry_out(
@@ -126,11 +130,14 @@ async fn fetch_and_write(
     share: Share,
 ) -> Result<()> {
     let buffers = work.fetch(&fetch).await?;
-    let sink = Arc::clone(&work.sink);
+    let (sink, blank) = (Arc::clone(&work.sink), work.blank);
     let bytes = u64::from(fetch.len_bytes) * fetch.offsets_bytes.len() as u64;
     let buffers = write(writers, move || {
+        let data = if blank { data_ranges(&buffers.plain) } else { vec![0..buffers.plain.len()] };
         for &offset in &fetch.offsets_bytes {
-            sink.write_at(offset, &buffers.plain)?;
+            for range in &data {
+                sink.write_at(offset + range.start as u64, &buffers.plain[range.clone()])?;
+            }
         }
         Ok(buffers)
     })
@@ -160,6 +167,20 @@ fn settled(done: std::result::Result<Result<()>, JoinError>) -> Result<()> {
     done.map_err(|e| Error::internal("a task failed").caused_by(e))?
 }
 
+/// All but the zeros that need not be written.
+fn data_ranges(plain: &[u8]) -> Vec<Range<usize>> {
+    let mut out: Vec<Range<usize>> = Vec::new();
+    for (at, block) in (0..).step_by(HOLE_LEN).zip(plain.chunks(HOLE_LEN)) {
+        let end = at + block.len();
+        match out.last_mut() {
+            _ if codec::is_zero(block) => {}
+            Some(last) if last.end == at => last.end = end,
+            _ => out.push(at..end),
+        }
+    }
+    out
+}
+
 /// Cuts a range of zeros, so that a restore can be stopped within it and shows its progress.
 pub(crate) fn pieces(range_bytes: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     const ZERO_BYTES_MAX: u64 = 1 << 30;
@@ -167,4 +188,21 @@ pub(crate) fn pieces(range_bytes: Range<u64>) -> impl Iterator<Item = Range<u64>
     (range_bytes.start..end)
         .step_by(ZERO_BYTES_MAX as usize)
         .map(move |start| start..end.min(start.saturating_add(ZERO_BYTES_MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_not_zero_is_written_and_no_hole() {
+        let mut plain = vec![0; 9 * HOLE_LEN + 10];
+        assert_eq!(data_ranges(&plain), []);
+        plain[HOLE_LEN - 1] = 1;
+        plain[3 * HOLE_LEN] = 1;
+        plain[5 * HOLE_LEN - 1] = 1;
+        *plain.last_mut().expect("not empty") = 1;
+        let expected = [0..HOLE_LEN, 3 * HOLE_LEN..5 * HOLE_LEN, 9 * HOLE_LEN..plain.len()];
+        assert_eq!(data_ranges(&plain), expected);
+    }
 }

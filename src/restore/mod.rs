@@ -125,6 +125,7 @@ pub async fn run(
         budget: planner.budget.clone(),
         buffers: Arc::clone(&planner.buffers),
         progress: Arc::clone(&progress),
+        blank: planner.target_is_blank(),
         ahead: Semaphore::new(chunks_ahead_max(project)),
     });
     let (sender, mut plans) = mpsc::channel(1);
@@ -240,6 +241,8 @@ pub(crate) struct Work {
     budget: Budget,
     buffers: Arc<Buffers>,
     progress: Arc<dyn Progress>,
+    /// Whether the target reads as zeros everywhere, so that zeros need not be written.
+    blank: bool,
     /// For each chunk from before its objects are read until it is decoded.
     ahead: Semaphore,
 }

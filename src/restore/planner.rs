@@ -93,6 +93,10 @@ impl Planner {
         Ok(Self { windows, target, budget, buffers, cancel: cancel.clone(), rewound_from, written })
     }
 
+    pub(crate) fn target_is_blank(&self) -> bool {
+        matches!(self.target, Found::Blank)
+    }
+
     /// The next window's plan, or `None` after the last.
     pub(crate) async fn next(&mut self) -> Result<Option<Plan>> {
         let mut cancel = self.cancel.clone();

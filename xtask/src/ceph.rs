@@ -309,7 +309,7 @@ admin socket =
 pid file =
 rbd default features = 61
 [client.rgw.a]
-rgw frontends = beast endpoint=127.0.0.1:{rgw_port}
+rgw frontends = beast endpoint=127.0.0.1:{rgw_port} tcp_nodelay=1
 rgw data = {dir}/rgw
 log file = {dir}/log/rgw.log
 pid file = {dir}/run/rgw.pid

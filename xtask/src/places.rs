@@ -61,13 +61,18 @@ fn free_block(below: u16) -> Result<u16> {
 /// On a memory file system where there is enough memory: commits of a small cluster are then three times faster.
 /// Short, since sockets in it have a limit of 107 bytes.
 pub fn cluster_directory(name: &str) -> Result<PathBuf> {
-    let hash = name.bytes().fold(FNV_OFFSET, |h, b| (h ^ u64::from(b)).wrapping_mul(FNV_PRIME));
-    let short = format!("cuttle-test-{:08x}", hash as u32);
-    let (memory, disk) = (Path::new("/dev/shm").join(&short), std::env::temp_dir().join(&short));
-    ceph::down(&memory)?;
-    ceph::down(&disk)?;
+    let [memory, disk] = cluster_directories(name)?;
     let roomy = memory_available_kib().unwrap_or(0) >= MEMORY_FOR_CLUSTERS_KIB;
     Ok(if roomy && Path::new("/dev/shm").is_dir() { memory } else { disk })
+}
+
+/// As [`cluster_directory`]: the place in memory, and the one on disk.
+pub fn cluster_directories(name: &str) -> Result<[PathBuf; 2]> {
+    let hash = name.bytes().fold(FNV_OFFSET, |h, b| (h ^ u64::from(b)).wrapping_mul(FNV_PRIME));
+    let short = format!("cuttle-test-{:08x}", hash as u32);
+    let places = [Path::new("/dev/shm").join(&short), std::env::temp_dir().join(&short)];
+    places.iter().try_for_each(|place| ceph::down(place))?;
+    Ok(places)
 }
 
 /// The constants of the FNV-1a hash.
