@@ -133,7 +133,8 @@ async fn fetch_and_write(
     let (sink, blank) = (Arc::clone(&work.sink), work.blank);
     let bytes = u64::from(fetch.len_bytes) * fetch.offsets_bytes.len() as u64;
     let buffers = write(writers, move || {
-        let data = if blank { data_ranges(&buffers.plain) } else { vec![0..buffers.plain.len()] };
+        let whole = 0..buffers.plain.len();
+        let data = if blank { data_ranges(&buffers.plain) } else { vec![whole] };
         for &offset in &fetch.offsets_bytes {
             for range in &data {
                 sink.write_at(offset + range.start as u64, &buffers.plain[range.clone()])?;
