@@ -1,10 +1,6 @@
 //! Development tasks: `cargo xtask help`.
 
 mod bench;
-mod bench_ceph;
-mod bench_delta;
-mod bench_nights;
-mod bench_restore;
 mod ceph;
 mod demo;
 mod disk;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench::{Run, timed};
+use super::{Run, timed};
 use crate::ceph;
 use crate::places::{cluster_directory, start_cluster};
 

@@ -1,6 +1,12 @@
 //! `cargo xtask bench`: backups and restores of a real file-system image, held against the ceiling of the same bytes and beside other
 //! tools, all in one run. Source and repositories lie in memory, so that no disk hides anything. Ratios count, not seconds.
 
+mod ceph;
+mod delta;
+mod nights;
+mod repositories;
+mod restore;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
@@ -30,10 +36,10 @@ pub struct Run {
 
 pub fn command(args: &[String]) -> Result<()> {
     if args == ["--ceph"] {
-        return crate::bench_ceph::run();
+        return ceph::run();
     }
     if args == ["--restore"] {
-        return crate::bench_restore::run();
+        return restore::run();
     }
     if args == ["--prune"] {
         return prune();
@@ -42,7 +48,7 @@ pub fn command(args: &[String]) -> Result<()> {
         let dir = PathBuf::from("/dev/shm/cuttle-bench-nights");
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir)?;
-        let result = crate::bench_nights::command(&dir, &args[1..]);
+        let result = nights::command(&dir, &args[1..]);
         fs::remove_dir_all(&dir)?;
         return result;
     }
@@ -68,7 +74,7 @@ pub fn command(args: &[String]) -> Result<()> {
         .is_ok_and(|s| s.success());
     println!("memory file system: {}", if mounted { "tmpfs with huge pages" } else { "/dev/shm as it is" });
     let result = match is_delta {
-        true => crate::bench_delta::run(&dir, size_gib, &from),
+        true => delta::run(&dir, size_gib, &from),
         false => run_all(&dir, size_gib, &from),
     };
     if mounted {

@@ -9,7 +9,7 @@ use std::{fmt, fs};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench::{build, make_image, timed};
+use super::{build, make_image, timed};
 use crate::ceph::{self, Cluster, RGW_ACCESS_KEY, RGW_SECRET_KEY};
 use crate::places::{cluster_directories, start_cluster};
 

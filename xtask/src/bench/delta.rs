@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench::{build, make_image, timed};
+use super::{Run, build, make_image, timed};
 use crate::numbers::Numbers;
 
 const BLOCK_BYTES: usize = 4096;
@@ -236,7 +236,7 @@ impl Bench {
         Ok((run.seconds, run.peak_mib, digits.parse()?))
     }
 
-    fn cuttle(&self, home: &Path, args: &[&str], input: Option<&str>) -> Result<(crate::bench::Run, String)> {
+    fn cuttle(&self, home: &Path, args: &[&str], input: Option<&str>) -> Result<(Run, String)> {
         fs::create_dir_all(home)?;
         let output = self.dir.join("output.json");
         let mut command = Command::new(&self.cuttle);
