@@ -6,6 +6,8 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -144,7 +146,12 @@ fn a_run_that_is_interrupted_tells_what_it_left() {
     let cuttle = Cuttle::in_folder();
     volumes(&cuttle, &["a", "b", "c"]);
     let to = format!("{}/", cuttle.home().join("disks").display());
-    let (child, first) = stopped_after_one(&cuttle, &["--to", &to], Signal::INT);
+    let begun = || {
+        files(&cuttle.home().join("disks"))
+            .iter()
+            .any(|path| path.extension().is_some_and(|e| e == "cuttle-partial"))
+    };
+    let (child, first) = stopped_after_one(&cuttle, &["--to", &to], begun, Signal::INT);
     // Of two chunks the second waits for the first, which is 1 MiB at least.
     assert!(first["seconds"].as_f64().expect("a number") > 0.4, "slower than the machine is: {first}");
     let output = child.wait_with_output().expect("wait");
@@ -158,8 +165,13 @@ fn a_run_that_is_interrupted_tells_what_it_left() {
     assert_eq!(restore_all(&cuttle, &["--to", &to]).summary["volumes_already_restored"], 1);
 }
 
-/// Starts a run so slow that the second volume is under way when the first is done, and then ends it; the first's line.
-fn stopped_after_one(cuttle: &Cuttle, args: &[&str], how: Signal) -> (Child, Value) {
+/// Starts a run so slow that it is ended while the second volume is under way, once that has begun; the first's line.
+fn stopped_after_one(
+    cuttle: &Cuttle,
+    args: &[&str],
+    second_has_begun: impl Fn() -> bool,
+    how: Signal,
+) -> (Child, Value) {
     let slow = [&["restore", "--all", "--jobs", "1", "--max-bandwidth", "2MiB", "--json"], args].concat();
     let mut child =
         cuttle.command(&slow).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("start");
@@ -170,6 +182,11 @@ fn stopped_after_one(cuttle: &Cuttle, args: &[&str], how: Signal) -> (Child, Val
         let mut byte = [0];
         said.read_exact(&mut byte).expect("the first volume's line");
         line.extend(byte);
+    }
+    let patience = Instant::now();
+    while !second_has_begun() {
+        assert!(patience.elapsed() < Duration::from_secs(60), "no second volume");
+        thread::sleep(Duration::from_millis(5));
     }
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process number")).expect("a process");
     kill_process(pid, how).expect("send a signal");
@@ -397,7 +414,8 @@ fn a_run_that_was_killed_is_gone_on_with() {
     let names = ["a", "b", "c"];
     let held = volumes(&cuttle, &names);
     let base = ["--conf", &*ceph.conf, "--to", "rbd:killed"];
-    let (mut child, first) = stopped_after_one(&cuttle, &base, Signal::KILL);
+    let begun = || ceph.rbd(&["ls", "killed"]).split(|byte| *byte == b'\n').count() > 2;
+    let (mut child, first) = stopped_after_one(&cuttle, &base, begun, Signal::KILL);
     child.wait().expect("wait");
 
     let done = first["volume"].as_str().expect("a name");
