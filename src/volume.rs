@@ -37,7 +37,26 @@ pub struct SnapshotPoint {
     pub rbd_snap_id: u64,
     /// Whether cuttle made it, and so may remove it once a newer base is committed.
     pub own: bool,
+    /// What there was when cuttle made it; `None` where somebody else did, or where it could not be seen.
+    pub made: Option<Made>,
 }
+
+/// What snapshots an image had when cuttle made one. Nothing shows it later, and without it what Ceph says of changes since
+/// that snapshot is not believed unless each object was asked about (`rbd/diff/judge.rs`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// Ids of the other snapshots right before or right after, of every kind: also those of groups, of mirroring and in the
+    /// trash. Ascending; of more than [`OTHERS_MAX`] the first.
+    pub others: Vec<u64>,
+    /// Of these cuttle's own, which this one replaces; the newest where there are several.
+    pub replaces: Option<u64>,
+    /// Whether that one's object map said of any object "as in the snapshot before", right before; `None` where it was not
+    /// looked at or is not valid.
+    pub replaced_has_clean: Option<bool>,
+}
+
+/// Most ids in [`Made::others`]: more than one is as bad as many.
+pub const OTHERS_MAX: usize = 16;
 
 /// What is needed to make the image again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -67,7 +67,7 @@ fn a_large_image_goes_back_by_what_changed() {
 
     let args = [&["rbd/rewind@1", target, "--overwrite"], &conf[..]].concat();
     let plan = restore(&cuttle, &[&["-n"], &args[..]].concat());
-    let report = restore(&cuttle, &[&["--verify"], &args[..]].concat());
+    let report = restore(&cuttle, &args);
     assert!(digest(&ceph, image) == first, "byte-identical: {report}");
     assert_eq!(plan["fetch"], report["fetch"]);
     assert_eq!(report["rewound_from"], 2, "the newest backup: {report}");
@@ -112,8 +112,10 @@ fn a_rewind_minds_sizes_and_which_image_it_is() {
         ceph.write(image, 16 * MIB, &[3; 5000]);
         for (night, expected) in nights.iter().enumerate() {
             let snapshot = format!("rbd/rewind-sizes@{}", 3 * round + night + 1);
-            let report = restore(&cuttle, &[&[&*snapshot, target, "--overwrite"], &conf[..]].concat());
+            let args = [&*snapshot, target, "--overwrite", "--verify"];
+            let report = restore(&cuttle, &[&args, &conf[..]].concat());
             assert_eq!(report["rewound_from"], 3 * round + 3, "{report}");
+            assert_eq!(number(&report, "verified_bytes"), expected.len() as u64, "all of it");
             assert!(ceph.export(image) == *expected, "round {round}, night {night}");
         }
     }

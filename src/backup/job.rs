@@ -269,12 +269,17 @@ impl Job<'_> {
             deltas: base.zip(self.delta_depth_max()).map(|(base, depth_max)| Deltas { base, depth_max }),
         };
         let changed_bytes = extents.iter().map(|e| e.length_bytes).sum();
-        let pass = self.carry_out(ground, plan).await?;
+        let pass = self.carry_out(ground, plan, frozen.check_command()).await?;
         let sample_cursor = sample.next_cursor;
         Ok(pass.map(|pass| Pass { full_read, changed_bytes, sample_cursor, ..pass }))
     }
 
-    pub(super) async fn carry_out(&mut self, ground: &Ground, plan: VolumePlan) -> Result<Option<Pass>> {
+    pub(super) async fn carry_out(
+        &mut self,
+        ground: &Ground,
+        plan: VolumePlan,
+        check_command: Option<String>,
+    ) -> Result<Option<Pass>> {
         let (geometry, read_bytes) = (plan.geometry, plan.read_bytes());
         let encoder = self.encoder(ground).await?;
         let builder = (!ground.dry_run).then(|| {
@@ -288,7 +293,8 @@ impl Job<'_> {
         let mut cancel = self.cancel.clone();
         volume::run(Arc::new(plan), encoder, budget, &mut assembler, &mut cancel).await?;
         if let Some(distrust) = assembler.distrust {
-            self.note(why_distrusted(distrust, ground, geometry));
+            let check = check_command.map(|command| format!(" (`{command}`)")).unwrap_or_default();
+            self.note(why_distrusted(distrust, ground, geometry, &check));
             return Ok(None);
         }
         assembler.stats.read_bytes = read_bytes.min(geometry.size_bytes);
@@ -332,12 +338,13 @@ pub(super) fn lost(session: &Session, by: &str, reason: &str) -> Error {
     .help("run the backup again; what it uploaded is found and not uploaded twice")
 }
 
-fn why_distrusted(distrust: Distrust, ground: &Ground, geometry: Geometry) -> String {
+/// `check` names the command that checks the source, in brackets.
+fn why_distrusted(distrust: Distrust, ground: &Ground, geometry: Geometry, check: &str) -> String {
     match distrust {
         Distrust::Missed(index) => format!(
             "THE SOURCE MISSED A CHANGE: the chunk at offset {} differs from the last backup, but was not reported as \
-             changed. Reading all of the volume. Check the image with `rbd object-map check` and rebuild the map; for \
-             known causes see Ceph's trackers 61616, 53784 and 63770",
+             changed. Reading all of the volume. Check the source{check}; for known causes see Ceph's trackers 61616, \
+             53784 and 63770",
             geometry.offset_bytes(index)
         ),
         Distrust::Base(index) => {
@@ -350,7 +357,7 @@ fn why_distrusted(distrust: Distrust, ground: &Ground, geometry: Geometry) -> St
                 "THE BASE IS NOT WHAT WAS BACKED UP: the chunk at offset {} of the source's snapshot {point} differs from \
                  backup {sequence}, which was read from it. Either that backup or one before missed a change, and holds an \
                  older state there, or the snapshot was tampered with. Reading all of the volume, against no base. Check \
-                 the image with `rbd object-map check`, and who may write to the pool",
+                 the source{check}, and who may write to it",
                 geometry.offset_bytes(index)
             )
         }

@@ -24,7 +24,7 @@ impl Job<'_> {
         let header = source.header().clone();
         self.check_stream(ground, header.from.as_deref())?;
         let pass = self.stream_pass(ground, source, header.from.is_some()).await?;
-        let point = header.to.map(|name| SnapshotPoint { name, rbd_snap_id: 0, own: false });
+        let point = header.to.map(|name| SnapshotPoint { name, rbd_snap_id: 0, own: false, made: None });
         // A diff carries no layout; what the last backup knew of the image still holds.
         let layout = match (&ground.parent, header.layout == ImageLayout::default()) {
             (Some(parent), true) => parent.snapshot.layout.clone(),

@@ -34,7 +34,7 @@ JSON: [{\"id\",\"short_id\",\"volume\",\"sequence\",\"time\",\"size_bytes\",\"ta
 \"full_read\",\"source\",\"point\",\"layout\",\"read_bytes\",\"new_chunks\",\"new_bytes\",\"stored_bytes\",\"known_chunks\",\"zero_chunks\",
  \"delta_chunks\",\"delta_bytes\"}],
 by volume, oldest first. \"source\" is {\"kind\":\"rbd\",\"cluster_fsid\",\"pool\",\"namespace\",\"image\",\"image_id\"},
-{\"kind\":\"file\",\"path\"} or {\"kind\":\"stream\"}; \"point\" is its snapshot {\"name\",\"rbd_snap_id\",\"own\"} or null.";
+{\"kind\":\"file\",\"path\"} or {\"kind\":\"stream\"}; \"point\" is its snapshot {\"name\",\"rbd_snap_id\",\"own\",\"made\"} or null.";
 
 /// List the snapshots that can be restored
 #[derive(Debug, clap::Args)]

@@ -18,7 +18,7 @@ use crate::diff::inspect::{Total, inspect, require_sane};
 use crate::diff::{DiffEvent, DiffHeader, DiffReader, Limits, SNIFF_BYTES, StreamKind};
 use crate::error::{Error, Result, io_error};
 use crate::progress::Progress;
-use crate::rbd::{Cluster, Image, RbdSpec};
+use crate::rbd::{Cluster, Image, RbdSpec, advice};
 
 /// Where the diff is read from.
 pub enum Input {
@@ -96,7 +96,7 @@ pub fn import(
     (report.from, report.to, report.size_bytes) = (header.from.clone(), header.to.clone(), header.size_bytes);
     progress.phase("compare", None);
     let image = state::open(cluster, spec, &header, options.dry_run)?;
-    if let Err(changed) = state::require_unchanged(&image, header.from.as_deref(), cancel) {
+    if let Err(changed) = state::require_unchanged(&image, header.from.as_deref(), progress, cancel) {
         let from = header.from.as_deref().filter(|_| options.discard_changes && state::is_changed(&changed));
         let from = from.ok_or(changed)?;
         report.discarded_changes = true;
@@ -154,7 +154,8 @@ fn unfinished(error: Error, spec: &RbdSpec, header: &DiffHeader) -> Error {
     let back = match &header.from {
         Some(from) => format!(
             "the image lies between the two snapshots now: run the command again with --discard-changes, or go back with \
-             `rbd snap rollback {path}@{from}`"
+             `{}`",
+            advice::roll_back(&path, from)
         ),
         None => format!(
             "the image holds part of the diff now: remove it and make it anew with `rbd create`: {path}"

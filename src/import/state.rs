@@ -1,20 +1,28 @@
 //! Whether an image is in the state that a diff is relative to: its content that of the snapshot, byte for byte.
 
+use std::sync::Arc;
+
 use crate::cancel::Cancel;
 use crate::codec::is_zero;
 use crate::diff::DiffHeader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::rbd::{Access, Cluster, DiffRequest, Image, OpenBy, RbdSpec, Snapshot, features, flags};
+use crate::progress::Progress;
+use crate::rbd::diff::judge::{History, Why};
+use crate::rbd::diff::{Comparison, End};
+use crate::rbd::{Access, Cluster, Image, OpenBy, RbdSpec, Snapshot, advice, features};
 use crate::sink::rbd::{Found, MARK, refuse_open_elsewhere};
 
-/// librbd collects a request's ranges before it reports the first: this bounds them.
-const DIFF_RANGE_BYTES: u64 = 1 << 40;
 /// What is compared at a time.
 const READ_BYTES: u64 = 4 << 20;
 
 /// Opens the image and keeps others from writing to it. Refuses one that lacks the diff's first snapshot, has its last
 /// one, or is in use.
-pub(super) fn open(cluster: &Cluster, spec: &RbdSpec, header: &DiffHeader, read_only: bool) -> Result<Image> {
+pub(super) fn open(
+    cluster: &Cluster,
+    spec: &RbdSpec,
+    header: &DiffHeader,
+    read_only: bool,
+) -> Result<Arc<Image>> {
     if spec.is_all() || spec.snapshot.is_some() {
         return Err(Error::invalid(format!("{spec}: expected one image, without a snapshot, as target")));
     }
@@ -45,14 +53,20 @@ pub(super) fn open(cluster: &Cluster, spec: &RbdSpec, header: &DiffHeader, read_
         return Err(Error::conflict(format!("{spec} has snapshot {to:?} already, which the diff leads to"))
             .help("the diff was applied before, or the image is another one"));
     }
-    Ok(image)
+    Ok(Arc::new(image))
 }
 
 /// Refuses an image that holds anything else than a snapshot of it, or anything at all where none is named.
 ///
 /// librbd tells which objects were touched; what they hold is compared, so that an image which was rolled back, or
-/// written to with what it held, is no changed one.
-pub(super) fn require_unchanged(image: &Image, from: Option<&str>, cancel: &Cancel) -> Result<()> {
+/// written to with what it held, is no changed one. An import knows nothing of the image's past, so each object that either
+/// has is asked about.
+pub(super) fn require_unchanged(
+    image: &Arc<Image>,
+    from: Option<&str>,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<()> {
     let base = from.map(|from| Base::open(image, from)).transpose()?;
     let size_bytes = image.size_bytes()?;
     if let Some(base) = &base
@@ -61,23 +75,18 @@ pub(super) fn require_unchanged(image: &Image, from: Option<&str>, cancel: &Canc
         let (name, old) = (&base.snapshot.name, base.snapshot.size_bytes);
         return Err(changed(image, name, &format!("it has {size_bytes} bytes, and had {old} then")));
     }
-    let object_bytes = 1_u64 << image.order()?;
-    let period_bytes = object_bytes.saturating_mul(image.stripe_count()?.max(1));
-    let step_bytes = DIFF_RANGE_BYTES.checked_next_multiple_of(period_bytes).unwrap_or(size_bytes).max(1);
-    let whole_object =
-        is_map_good(image)? && base.as_ref().map_or(Ok(true), |base| is_map_good(&base.image))?;
-    let mut offset_bytes = 0;
-    while offset_bytes < size_bytes {
-        let length_bytes = step_bytes.min(size_bytes - offset_bytes);
-        let mut touched = Vec::new();
-        image.diff(DiffRequest { from, offset_bytes, length_bytes, whole_object }, &mut |range| {
-            touched.push((range.offset_bytes, range.offset_bytes.saturating_add(range.length_bytes)));
-            cancel.check()
-        })?;
-        for (start, end) in touched {
-            compare(image, base.as_ref(), start..end.min(size_bytes), cancel)?;
-        }
-        offset_bytes += length_bytes;
+    let at_base = base.as_ref().map(|base| End::at(Arc::clone(&base.image), base.snapshot.clone()));
+    let newer = End::now(Arc::clone(image));
+    let comparison = Comparison::new(image.label(), newer, at_base, &History::default())?;
+    // That nothing is known of the past is no news; that the image cannot tell what it has is.
+    if let (Some(note), false) =
+        (comparison.note(), matches!(comparison.verdict().why(), Some(Why::NotMadeHere { .. })))
+    {
+        progress.warn(&format!("{}: {note}", image.label()));
+    }
+    for extent in comparison.changed_while(&|| cancel.check())? {
+        let end = extent.offset_bytes.saturating_add(extent.length_bytes);
+        compare(image, base.as_ref(), extent.offset_bytes..end, cancel)?;
     }
     Ok(())
 }
@@ -90,7 +99,7 @@ pub(super) fn is_changed(error: &Error) -> bool {
 /// The snapshot that a diff is relative to, open.
 struct Base {
     snapshot: Snapshot,
-    image: Image,
+    image: Arc<Image>,
 }
 
 impl Base {
@@ -102,7 +111,7 @@ impl Base {
         let name = head.label().rsplit('/').next().unwrap_or_default();
         let by = OpenBy::Id { name, id: &id };
         let image = Image::open(head.pool(), by, Access::Snapshot(snapshot.id))?;
-        Ok(Self { snapshot, image })
+        Ok(Self { snapshot, image: Arc::new(image) })
     }
 }
 
@@ -147,12 +156,7 @@ fn changed(image: &Image, from: &str, how: &str) -> Error {
         "{path} was changed since snapshot {from:?}, which the diff is relative to: {how}"
     ))
     .help(format!(
-        "if what was written since may be lost, add --discard-changes or run `rbd snap rollback {path}@{from}`"
+        "if what was written since may be lost, add --discard-changes or run `{}`",
+        advice::roll_back(path, from)
     ))
-}
-
-fn is_map_good(image: &Image) -> Result<bool> {
-    let needed = features::OBJECT_MAP | features::FAST_DIFF;
-    let bad = flags::OBJECT_MAP_INVALID | flags::FAST_DIFF_INVALID;
-    Ok(image.features()? & needed == needed && image.flags()? & bad == 0)
 }

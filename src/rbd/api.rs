@@ -138,6 +138,9 @@ api! {
         fn rados_ioctx_create(Handle, *const c_char, *mut Handle) -> c_int;
         fn rados_ioctx_destroy(Handle);
         fn rados_ioctx_set_namespace(Handle, *const c_char);
+        fn rados_exec(
+            Handle, *const c_char, *const c_char, *const c_char, *const c_char, usize, *mut c_char, usize,
+        ) -> c_int;
     }
     librbd {
         fn rbd_list2(Handle, *mut ImageSpec, *mut usize) -> c_int;

@@ -2,6 +2,7 @@
 
 use std::ptr;
 
+use super::advice;
 use super::api::{Api, Handle, ImageInfo, ImageWatcher, LinkedImageSpec, SnapSpec};
 use super::errno::{self, ENOENT, ERANGE, c_string, check};
 use super::pool::Pool;
@@ -17,6 +18,8 @@ pub mod features {
     pub const DEEP_FLATTEN: u64 = 1 << 5;
     pub const JOURNALING: u64 = 1 << 6;
     pub const DATA_POOL: u64 = 1 << 7;
+    /// A live migration is under way: the image is the copy.
+    pub const MIGRATING: u64 = 1 << 9;
     /// Those that an image can be created with. The others say what is being done to one.
     pub const CREATABLE: u64 =
         LAYERING | STRIPINGV2 | EXCLUSIVE_LOCK | OBJECT_MAP | FAST_DIFF | DEEP_FLATTEN | JOURNALING;
@@ -131,7 +134,7 @@ impl Image {
         // SAFETY: an open ioctx; the key lives during the call; null asks for the head; written only on success.
         let code = unsafe { open(ioctx, c_key.as_ptr(), &mut image, ptr::null()) };
         if code == -ENOENT {
-            let help = format!("see `rbd ls {}`", pool.path());
+            let help = format!("see `{}`", advice::list_images(&pool.path()));
             return Err(
                 Error::not_found(format!("no image {label} in cluster {}", pool.cluster().fsid())).help(help)
             );
@@ -202,6 +205,11 @@ impl Image {
 
     pub fn stripe_count(&self) -> Result<u64> {
         self.number(self.api.rbd_get_stripe_count, "its stripe count")
+    }
+
+    /// Size of a whole number of objects, and of stripes over them.
+    pub fn period_bytes(&self) -> Result<u64> {
+        Ok((1_u64 << self.order()?).saturating_mul(self.stripe_count()?.max(1)))
     }
 
     /// How far a clone's parent shows through, from offset 0; 0 without a parent.

@@ -10,11 +10,13 @@
 
 #![allow(unsafe_code)]
 
+pub mod advice;
 mod api;
+pub mod class;
 mod cluster;
 mod config;
 mod create;
-mod diff;
+pub mod diff;
 mod errno;
 mod image;
 mod io;
@@ -22,10 +24,10 @@ mod pool;
 mod snapshot;
 mod spec;
 
+pub use class::SnapContext;
 pub use cluster::Cluster;
 pub use config::CephConfig;
 pub use create::CreateOptions;
-pub use diff::{DiffRange, DiffRequest};
 pub use image::{Access, Image, ImageParent, OpenBy, Watcher, features, flags};
 pub use pool::{ImageEntry, Pool};
 pub use snapshot::Snapshot;

@@ -3,6 +3,7 @@
 use std::ptr;
 use std::sync::Arc;
 
+use super::advice;
 use super::api::{Api, Handle, ImageSpec};
 use super::cluster::{Cluster, Connection};
 use super::errno::{self, ENOENT, ERANGE, c_string, check};
@@ -74,7 +75,7 @@ impl Pool {
             check(code, || format!("looking for namespace {namespace} in pool {name}"))?;
             if !exists {
                 return Err(Error::not_found(format!("no namespace {namespace:?} in pool {name}"))
-                    .help(format!("see `rbd namespace ls {name}`")));
+                    .help(format!("see `{}`", advice::list_namespaces(name))));
             }
             // SAFETY: an open ioctx that nobody else has yet.
             unsafe { (api.rados_ioctx_set_namespace)(inner.ioctx, c_namespace.as_ptr()) };

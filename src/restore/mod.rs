@@ -8,8 +8,8 @@ mod any;
 mod ascending;
 pub mod instant;
 mod planner;
+mod proof;
 pub mod rewind;
-mod written;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ pub struct RestoreOptions {
     pub rewind: Option<Rewind>,
     /// What it is called in messages: an export is a restore into another format.
     pub doing: &'static str,
-    /// Whether all that was written is read again and compared, before the target counts as whole.
+    /// Whether all of the target is read again and held against the manifest, before it counts as whole.
     pub verify: bool,
 }
 
@@ -94,6 +94,9 @@ pub struct RestoreReport {
     /// The backup that told what the target holds, together with what that changed since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewound_from: Option<u32>,
+    /// Bytes of the target that were read again in the end and are the snapshot's: all of them, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified_bytes: Option<u64>,
     /// Bytes received from the store, metadata included.
     pub downloaded_bytes: u64,
     /// Requests to the store, metadata included.
@@ -149,13 +152,16 @@ pub async fn run(
         _ => return Err(Error::internal("the planning task failed")),
     };
     cancel.check()?;
-    if options.verify {
-        written::check(&work, snapshot, &planned.written, &cancel)
-            .await
-            .context(format!("verify what was restored of {}", name(snapshot)))?;
-    }
+    let verified_bytes = match options.verify {
+        true => Some(
+            proof::check(&work, snapshot, &mut cancel)
+                .await
+                .context(format!("verify what was restored of {}", name(snapshot)))?,
+        ),
+        false => None,
+    };
     cpu::block(move || sink.finish()).await.context(format!("{} {}", options.doing, name(snapshot)))?;
-    Ok(started.report(project, snapshot, &planned, false))
+    Ok(RestoreReport { verified_bytes, ..started.report(project, snapshot, &planned, false) })
 }
 
 /// Finds out what a restore would do. `existing` is what the target holds; it is read, never written.
@@ -226,6 +232,7 @@ impl Started {
             totals: planned.totals,
             target_read_bytes: planned.target_read_bytes,
             rewound_from: planned.rewound_from,
+            verified_bytes: None,
             downloaded_bytes: ledger.downloaded_bytes,
             requests: ledger.requests(),
             ledger,

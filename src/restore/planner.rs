@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::cancel::{Cancel, interrupted};
 use crate::error::Result;
-use crate::plan::restore::{Action, Plan, Target, Totals, plan as plan_window};
+use crate::plan::restore::{Plan, Target, Totals, plan as plan_window};
 use crate::progress::Progress;
 use crate::reading::budget::{Budget, Buffers};
 use crate::reading::changes::Changes;
@@ -18,8 +18,7 @@ use crate::repo::log::SnapshotEntry;
 use crate::repo::manifest::Manifest;
 use crate::restore::{RestoreOptions, rewind};
 use crate::sink::Existing;
-use crate::source::extents::ExtentSet;
-use crate::source::{Content, Extent, ReadAt};
+use crate::source::ReadAt;
 
 pub(crate) struct Planner {
     windows: Windows,
@@ -28,7 +27,6 @@ pub(crate) struct Planner {
     pub(crate) buffers: Arc<Buffers>,
     cancel: Cancel,
     rewound_from: Option<u32>,
-    written: Option<ExtentSet>,
 }
 
 /// What was planned, all in all.
@@ -38,8 +36,6 @@ pub(crate) struct Planned {
     pub(crate) target_read_bytes: u64,
     /// The backup that told what else it holds.
     pub(crate) rewound_from: Option<u32>,
-    /// What was to be written; empty unless it is to be verified.
-    pub(crate) written: Vec<Extent>,
 }
 
 /// What the target is.
@@ -89,8 +85,7 @@ impl Planner {
         };
         let compared = matches!(target, Found::Content(_));
         let windows = Windows::new(Manifest::of(project, &snapshot.snapshot)?, compared);
-        let written = options.verify.then(|| ExtentSet::new(snapshot.snapshot.size_bytes));
-        Ok(Self { windows, target, budget, buffers, cancel: cancel.clone(), rewound_from, written })
+        Ok(Self { windows, target, budget, buffers, cancel: cancel.clone(), rewound_from })
     }
 
     pub(crate) fn target_is_blank(&self) -> bool {
@@ -108,14 +103,10 @@ impl Planner {
     }
 
     async fn plan(&mut self) -> Result<Option<Plan>> {
-        let plan = match &mut self.target {
-            Found::Since(changes) => changes.next().await?,
-            _ => self.plan_window().await?,
-        };
-        if let (Some(written), Some(plan)) = (&mut self.written, &plan) {
-            note_writes(plan, written);
+        match &mut self.target {
+            Found::Since(changes) => changes.next().await,
+            _ => self.plan_window().await,
         }
-        Ok(plan)
     }
 
     async fn plan_window(&mut self) -> Result<Option<Plan>> {
@@ -138,8 +129,7 @@ impl Planner {
             Found::Since(changes) => changes.read_bytes(),
             Found::Content(reader) => reader.read_bytes(),
         };
-        let written = self.written.map(ExtentSet::finish).unwrap_or_default();
-        Planned { totals, target_read_bytes, rewound_from: self.rewound_from, written }
+        Planned { totals, target_read_bytes, rewound_from: self.rewound_from }
     }
 
     /// Plans ahead of who carries the plans out, and ends when nobody does any more.
@@ -160,19 +150,5 @@ impl Planner {
             }
         }
         self.planned(totals)
-    }
-}
-
-fn note_writes(plan: &Plan, written: &mut ExtentSet) {
-    for action in &plan.actions {
-        match action {
-            Action::Keep { .. } => {}
-            Action::Zero { range_bytes } => written.add(range_bytes.clone(), Content::Data),
-            Action::Fetch(fetch) => {
-                for start in &fetch.offsets_bytes {
-                    written.add(*start..start.saturating_add(u64::from(fetch.len_bytes)), Content::Data);
-                }
-            }
-        }
     }
 }

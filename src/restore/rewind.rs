@@ -85,9 +85,10 @@ pub(crate) async fn plan<'a>(
     };
     let at = geometry.offset_bytes(index);
     let name = base.point.as_ref().map_or("", |p| p.name.as_str());
+    let check = since.check_command.as_ref().map(|command| format!(". See `{command}`")).unwrap_or_default();
     progress.warn(&format!(
         "the target differs at offset {at} from the backup of its snapshot {name}, though it says that nothing changed \
-         there since: all of it is read and compared. See `rbd object-map check`, and `cuttle verify --against`"
+         there since: all of it is read and compared{check}"
     ));
     Ok(None)
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Existing, Order, Sink, check_range};
 use crate::error::{Error, ErrorKind, Result};
-use crate::rbd::{Access, Cluster, CreateOptions, Image, OpenBy, Pool, RbdSpec, features};
+use crate::rbd::{Access, Cluster, CreateOptions, Image, OpenBy, Pool, RbdSpec, advice, features};
 use crate::source::ReadAt;
 pub use crate::source::rbd::MARK;
 use crate::source::rbd::{MARK_MADE, OWN_METADATA_PREFIX, RbdReader};
@@ -245,7 +245,8 @@ pub(crate) fn refuse_open_elsewhere(pool: &Pool, name: &str, found: Found) -> Re
         if found != Found::Unfinished || began.elapsed() > DEAD_CLIENT_TIMEOUT {
             let path = image.label();
             return Err(Error::conflict(format!("{path} is open elsewhere, by {watcher}")).help(format!(
-                "stop what uses it (`rbd status {path}` shows who) and run the command again"
+                "stop what uses it (`{}` shows who) and run the command again",
+                advice::show_watchers(path)
             )));
         }
         if !told {

@@ -4,13 +4,12 @@
 //! [`StreamSource`] arrives once, in its own order. Neither knows of repositories.
 
 pub mod diff_stream;
-pub(crate) mod extents;
 pub(crate) mod file_reader;
 pub mod raw_file;
 mod raw_stream;
 pub mod rbd;
-mod rbd_changes;
 pub mod rbd_head;
+mod rbd_taken;
 
 use std::sync::Arc;
 
@@ -76,6 +75,10 @@ pub trait Frozen: Send + Sync {
     fn changes(&self) -> Result<Changes>;
     /// The parent's content, where it is at hand locally (the base snapshot of an RBD image).
     fn base_reader(&self) -> Option<Arc<dyn ReadAt>>;
+    /// The command that checks what the source says of changes, where there is one.
+    fn check_command(&self) -> Option<String> {
+        None
+    }
     /// What the operator must be told: a full read forced and why, a slow diff, a raw file that may change.
     fn notes(&self) -> Vec<String>;
     /// Called after the last read and before the commit: is the snapshot that was read still the same one?
@@ -106,6 +109,8 @@ pub struct Since {
     pub changes: Vec<Extent>,
     /// What the operator should know about the way it was found.
     pub note: Option<String>,
+    /// The command that checks what the volume says of changes, where there is one.
+    pub check_command: Option<String>,
 }
 
 /// What a stream says of itself before its first event.

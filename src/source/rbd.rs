@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use super::rbd_changes::{Base, DiffPlan};
+use super::rbd_taken::{Before, Taken};
 use super::{Changes, FreezeRequest, Frozen, ReadAt, Volume};
 use crate::error::{Error, ErrorKind, Result};
+use crate::rbd::advice;
+use crate::rbd::diff::judge::{Verdict, Why};
+use crate::rbd::diff::{Comparison, End};
 use crate::rbd::{Access, Cluster, Image, OpenBy, Pool, RbdSpec, Snapshot, features};
-use crate::volume::{Identity, ImageLayout, SnapshotPoint};
+use crate::volume::{Identity, ImageLayout, Made, SnapshotPoint};
 
 /// Image metadata keys that begin so are cuttle's own, and belong to one image, not to its content.
 pub const OWN_METADATA_PREFIX: &str = "cuttle.";
@@ -135,7 +138,8 @@ impl Target {
         Image::open(&self.pool, OpenBy::Id { name: &self.name, id: &self.id }, access)
     }
 
-    fn path(&self) -> String {
+    /// `pool/[namespace/]image`
+    pub(super) fn path(&self) -> String {
         format!("{}/{}", self.pool.path(), self.name)
     }
 
@@ -157,7 +161,7 @@ impl RbdVolume {
     }
 
     /// The snapshot to read: the named one, or a new one.
-    fn take_snapshot(&self, request: &FreezeRequest) -> Result<Snapshot> {
+    fn take_snapshot(&self, request: &FreezeRequest) -> Result<Taken> {
         let Some(named) = &self.named else {
             if !request.own_name.starts_with(&request.own_prefix) || request.own_prefix.is_empty() {
                 let (name, prefix) = (&request.own_name, &request.own_prefix);
@@ -166,16 +170,20 @@ impl RbdVolume {
                 )));
             }
             // Closed again at once, so that the exclusive lock is not held while guests want to write.
-            return self.target.open(Access::ReadWrite)?.create_snapshot(&request.own_name);
+            let image = self.target.open(Access::ReadWrite)?;
+            let before = Before::look(&self.target, &image, &request.own_prefix)?;
+            let snapshot = image.create_snapshot(&request.own_name)?;
+            return Ok(before.made(&image, snapshot));
         };
         let snapshots = self.target.open(Access::ReadOnly)?.snapshots()?;
-        snapshots.into_iter().find(|s| s.name == *named).ok_or_else(|| {
+        snapshots.into_iter().find(|s| s.name == *named).map(Taken::found).ok_or_else(|| {
             Error::not_found(format!("no snapshot {named:?} of image {}", self.target.path()))
-                .help(format!("see `rbd snap ls {}`", self.target.path()))
+                .help(format!("see `{}`", advice::list_snapshots(&self.target.path())))
         })
     }
 
-    fn freeze_at(&self, snapshot: Snapshot, request: &FreezeRequest) -> Result<RbdFrozen> {
+    fn freeze_at(&self, taken: Taken, request: &FreezeRequest) -> Result<RbdFrozen> {
+        let (snapshot, path) = (taken.snapshot.clone(), self.target.path());
         let image = Arc::new(self.target.open(Access::Snapshot(snapshot.id))?);
         let (layout, mut notes) = read_layout(&image)?;
         let base = match &request.parent {
@@ -183,21 +191,28 @@ impl RbdVolume {
             Some(parent) => match self.find_base(&image, &snapshot, parent)? {
                 Ok(base) => Some(base),
                 Err(why) => {
-                    notes.push(format!("{}: all is read: {why}", self.target.path()));
+                    notes.push(format!("{path}: all is read: {why}"));
                     None
                 }
             },
         };
-        let plan = DiffPlan::new(image.clone(), snapshot.clone(), base)?;
-        notes.extend(plan.note().map(|note| format!("{}: {note}", self.target.path())));
+        let base_made = request.parent.as_ref().and_then(|parent| parent.made.clone());
+        let newer = End::at(Arc::clone(&image), snapshot.clone());
+        let comparison = Comparison::new(&path, newer, base, &taken.history(base_made))?;
+        notes.extend(comparison.note().map(|note| format!("{path}: {note}")));
+        // Where nothing rests on it tonight, the next night will.
+        if let (Some(why), false) = (taken.unreadable(), said_unreadable(&comparison)) {
+            notes.push(format!("{path}: the next backup will use the slow diff: {why}"));
+        }
         Ok(RbdFrozen {
             target: self.target.clone(),
             own_prefix: request.own_prefix.clone(),
-            made: self.named.is_none(),
+            made_here: self.named.is_none(),
             reader: Arc::new(RbdReader::new(image)?),
             snapshot,
             layout,
-            plan,
+            made: taken.made,
+            comparison,
             notes,
         })
     }
@@ -208,7 +223,7 @@ impl RbdVolume {
         image: &Image,
         snapshot: &Snapshot,
         parent: &SnapshotPoint,
-    ) -> Result<Result<Base, String>> {
+    ) -> Result<Result<End, String>> {
         let SnapshotPoint { name, rbd_snap_id: id, .. } = parent;
         if *id == 0 {
             return Ok(Err(format!(
@@ -234,7 +249,7 @@ impl RbdVolume {
             )));
         }
         match self.target.open(Access::Snapshot(found.id)) {
-            Ok(base) => Ok(Ok(Base { snapshot: found.clone(), image: Arc::new(base) })),
+            Ok(base) => Ok(Ok(End::at(Arc::new(base), found.clone()))),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 Ok(Err(format!("snapshot {name} (id {id}) of the last backup was removed just now")))
             }
@@ -249,8 +264,9 @@ impl Volume for RbdVolume {
     }
 
     fn freeze(&self, request: &FreezeRequest) -> Result<Box<dyn Frozen>> {
-        let snapshot = self.take_snapshot(request)?;
-        match self.freeze_at(snapshot.clone(), request) {
+        let taken = self.take_snapshot(request)?;
+        let snapshot = taken.snapshot.clone();
+        match self.freeze_at(taken, request) {
             Ok(frozen) => Ok(Box::new(frozen)),
             Err(error) => {
                 if self.named.is_none()
@@ -269,11 +285,13 @@ struct RbdFrozen {
     target: Target,
     own_prefix: String,
     /// Whether `freeze` made the snapshot.
-    made: bool,
+    made_here: bool,
+    /// What was seen then.
+    made: Option<Made>,
     snapshot: Snapshot,
     reader: Arc<RbdReader>,
     layout: ImageLayout,
-    plan: DiffPlan,
+    comparison: Comparison,
     notes: Vec<String>,
 }
 
@@ -283,8 +301,9 @@ impl Frozen for RbdFrozen {
     }
 
     fn point(&self) -> Option<SnapshotPoint> {
-        let own = self.made || is_own(&self.snapshot.name, &self.own_prefix);
-        Some(SnapshotPoint { name: self.snapshot.name.clone(), rbd_snap_id: self.snapshot.id, own })
+        let own = self.made_here || is_own(&self.snapshot.name, &self.own_prefix);
+        let (name, made) = (self.snapshot.name.clone(), self.made.clone());
+        Some(SnapshotPoint { name, rbd_snap_id: self.snapshot.id, own, made })
     }
 
     fn reader(&self) -> Arc<dyn ReadAt> {
@@ -292,12 +311,19 @@ impl Frozen for RbdFrozen {
     }
 
     fn changes(&self) -> Result<Changes> {
-        self.plan.changes()
+        let changed = self.comparison.changed()?;
+        let all =
+            self.comparison.base().is_none() || matches!(self.comparison.verdict(), Verdict::ReadAll(_));
+        Ok(if all { Changes::All(changed) } else { Changes::Since(changed) })
     }
 
     fn base_reader(&self) -> Option<Arc<dyn ReadAt>> {
-        let base = self.plan.base()?;
-        Some(Arc::new(RbdReader { image: base.image.clone(), size_bytes: base.snapshot.size_bytes }))
+        let (image, snapshot) = self.comparison.base()?;
+        Some(Arc::new(RbdReader { image: Arc::clone(image), size_bytes: snapshot.size_bytes }))
+    }
+
+    fn check_command(&self) -> Option<String> {
+        Some(advice::check_map(&self.target.path(), Some(&self.snapshot.name)))
     }
 
     fn notes(&self) -> Vec<String> {
@@ -307,7 +333,7 @@ impl Frozen for RbdFrozen {
     fn check(&self) -> Result<()> {
         // A handle that is open to read does not learn of removals, so look with a new one.
         let present = self.target.open(Access::ReadOnly)?.snapshots()?;
-        let base = self.plan.base().map(|base| &base.snapshot);
+        let base = self.comparison.base().map(|(_, base)| base);
         for read in [Some(&self.snapshot), base].into_iter().flatten() {
             if !present.iter().any(|s| s.id == read.id) {
                 let help = match is_own(&read.name, &self.own_prefix) {
@@ -344,11 +370,16 @@ impl Frozen for RbdFrozen {
     }
 
     fn discard(&self) -> Result<()> {
-        if self.made { remove_snapshot(&self.target, &self.snapshot) } else { Ok(()) }
+        if self.made_here { remove_snapshot(&self.target, &self.snapshot) } else { Ok(()) }
     }
 }
 
-fn is_own(name: &str, own_prefix: &str) -> bool {
+/// Whether the operator was told already that nothing could be seen.
+fn said_unreadable(comparison: &Comparison) -> bool {
+    matches!(comparison.verdict().why(), Some(Why::Unreadable(_) | Why::NoFastDiff { .. }))
+}
+
+pub(super) fn is_own(name: &str, own_prefix: &str) -> bool {
     !own_prefix.is_empty() && name.starts_with(own_prefix)
 }
 

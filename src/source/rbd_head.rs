@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use super::rbd::Target;
-use super::rbd_changes::{Base, DiffPlan};
-use super::{Changes, Head, Since};
+use super::rbd_taken::told;
+use super::{Head, Since};
 use crate::error::{Error, Result};
-use crate::rbd::{Access, Cluster, Image, RbdSpec, Snapshot};
+use crate::rbd::diff::judge::{Between, History, Verdict};
+use crate::rbd::diff::{Comparison, End};
+use crate::rbd::{Access, Cluster, Image, RbdSpec, Snapshot, advice};
 use crate::volume::{Identity, SnapshotPoint};
 
 /// An image's head.
@@ -44,15 +46,30 @@ impl Head for RbdHead {
             .snapshot(point)
             .cloned()
             .ok_or_else(|| Error::not_found(format!("{}: no snapshot {}", self.image.label(), point.name)))?;
-        let size_bytes = self.image.size_bytes()?;
-        let base = Base { image: Arc::new(self.target.open(Access::Snapshot(snapshot.id))?), snapshot };
-        // No snapshot has this id: the head is compared.
-        let head = Snapshot { id: u64::MAX, name: "as it is now".into(), size_bytes };
-        let plan = DiffPlan::new(Arc::clone(&self.image), head, Some(base))?;
-        let note = plan.note();
-        match plan.changes()? {
-            Changes::Since(changes) => Ok(Since { size_bytes, changes, note }),
-            Changes::All(_) => Err(Error::internal("a diff to a snapshot came without it")),
+        let base = End::at(Arc::new(self.target.open(Access::Snapshot(snapshot.id))?), snapshot);
+        let compared = |between| -> Result<(Since, Verdict)> {
+            let history = History { made: point.made.clone(), between };
+            let newer = End::now(Arc::clone(&self.image));
+            let comparison = Comparison::new(&self.target.path(), newer, Some(base.clone()), &history)?;
+            let since = Since {
+                size_bytes: comparison.size_bytes(),
+                changes: comparison.changed()?,
+                note: comparison.note(),
+                check_command: Some(advice::check_map(&self.target.path(), None)),
+            };
+            Ok((since, comparison.verdict().clone()))
+        };
+        let before = self.image.snap_context();
+        let (since, verdict) = compared(match &before {
+            Ok(before) => Between::Seen { before: before.clone(), after: before.clone() },
+            Err(error) => Between::Unreadable(told(error)),
+        })?;
+        let (Verdict::Fast, Ok(before)) = (verdict, before) else { return Ok(since) };
+        // The object maps were believed: was that right until the end?
+        let after = self.image.snap_context()?;
+        if after == before {
+            return Ok(since);
         }
+        compared(Between::Seen { before, after }).map(|(since, _)| since)
     }
 }

@@ -98,6 +98,13 @@ impl Fields<'_> {
         }
     }
 
+    fn made(&mut self) {
+        let others: Vec<u64> = (0..self.u64()).map(|_| self.u64()).collect();
+        assert!(others.len() <= 16 && others.is_sorted());
+        let (replaces, _clean) = (self.option(Self::u64), self.option(Self::bool));
+        assert!(replaces.is_none_or(|replaces| others.contains(&replaces)));
+    }
+
     fn layout(&mut self) {
         let _order = self.u8();
         let (_features, _stripe_unit, _stripe_count) = (self.u64(), self.u64(), self.u64());
@@ -199,7 +206,7 @@ impl<'a> Reader<'a> {
         let (size_bytes, chunk_size_bytes) = (fields.u64(), fields.u32());
         assert_eq!(chunk_size_bytes, 4096);
         fields.identity();
-        fields.option(|f| (f.string(), f.u64(), f.bool()));
+        fields.option(|f| (f.string(), f.u64(), f.bool(), f.option(Fields::made)));
         fields.layout();
         let (_host, _program, _started) = (fields.string(), fields.string(), fields.u64());
         assert!(fields.strings().len() <= 1);

@@ -128,7 +128,12 @@ impl Volume for SimVolume {
 
     fn freeze(&self, request: &FreezeRequest) -> Result<Box<dyn Frozen>> {
         let mut inner = self.inner();
-        let point = SnapshotPoint { name: request.own_name.clone(), rbd_snap_id: inner.next_id, own: true };
+        let point = SnapshotPoint {
+            name: request.own_name.clone(),
+            rbd_snap_id: inner.next_id,
+            own: true,
+            made: None,
+        };
         inner.next_id += 1;
         let content = Arc::clone(&inner.content);
         inner.snapshots.push((point.clone(), Arc::clone(&content)));

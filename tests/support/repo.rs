@@ -19,7 +19,7 @@ use cuttle::source::diff_stream;
 use cuttle::source::{Changes, Content, Extent, FreezeRequest, Frozen, ReadAt, Volume};
 use cuttle::store::{Limits, Store};
 use cuttle::units::{ChunkIndex, Geometry, Sequence};
-use cuttle::volume::{Identity, ImageLayout, SnapshotPoint};
+use cuttle::volume::{Identity, ImageLayout, Made, SnapshotPoint};
 use cuttle::{Error, Result};
 use object_store::ObjectStore;
 use zeroize::Zeroizing;
@@ -165,7 +165,7 @@ pub async fn commit_by_hand(
         size_bytes,
         chunk_size_bytes: project.chunk_size_bytes(),
         identity: Identity::Stream,
-        point: Some(SnapshotPoint { name: "by hand".into(), rbd_snap_id: 0, own: false }),
+        point: Some(SnapshotPoint { name: "by hand".into(), rbd_snap_id: 0, own: false, made: None }),
         layout: ImageLayout::default(),
         host: "test".into(),
         program: "test".into(),
@@ -277,7 +277,16 @@ impl Volume for MemoryVolume {
 
     fn freeze(&self, request: &FreezeRequest) -> Result<Box<dyn Frozen>> {
         let mut inner = self.inner();
-        let point = SnapshotPoint { name: request.own_name.clone(), rbd_snap_id: inner.next_id, own: true };
+        let point = SnapshotPoint {
+            name: request.own_name.clone(),
+            rbd_snap_id: inner.next_id,
+            own: true,
+            made: Some(Made {
+                others: inner.snapshots.iter().map(|(p, _)| p.rbd_snap_id).collect(),
+                replaces: inner.snapshots.last().map(|(p, _)| p.rbd_snap_id),
+                replaced_has_clean: inner.snapshots.last().map(|_| false),
+            }),
+        };
         inner.next_id += 1;
         let content = inner.content.clone();
         inner.snapshots.push((point.clone(), content.clone()));

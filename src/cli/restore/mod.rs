@@ -54,7 +54,7 @@ metadata cuttle.restored, the snapshot's id, and cuttle.tags. With --overwrite a
 
 JSON: {\"message_type\":\"summary\",\"target\",\"not_rewound_because\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"dry_run\",
 \"keep\":{\"chunks\",\"bytes\"},\"zero\":{…},\"fetch\":{…},\"fetches\",\"objects\",\"sealed_bytes\",\"target_read_bytes\",\"rewound_from\",
-\"downloaded_bytes\",\"requests\",\"ledger\":{…},\"seconds\"}, on standard error where the target is -. With --instant:
+\"verified_bytes\",\"downloaded_bytes\",\"requests\",\"ledger\":{…},\"seconds\"}, on standard error where the target is -. With --instant:
 {\"message_type\":\"usable\",\"target\",\"address\",\"seconds\"}, then a summary with \"history\":[{\"name\",\"sequence\"}] and
 \"usable_seconds\". With --all one line for each volume as it ends, then a summary:
   {\"message_type\":\"volume\",\"status\":\"restored\"|\"already_restored\"|\"planned\",\"volume\",\"target\",\"sequence\",\"snapshot_id\",
@@ -161,8 +161,12 @@ fn tell(context: &Context<'_>, place: &Place, summary: &Summary<'_>) -> Result<(
     } else {
         let [fetch, zero, keep] = [totals.fetch, totals.zero, totals.keep].map(|s| human::size(s.bytes));
         let time = human::duration(report.seconds);
+        let proved = report
+            .verified_bytes
+            .map(|bytes| format!("; re-read {} of {size}: it is the snapshot", human::size(bytes)));
         show(&format!(
-            "restored {from} ({size}) to {place} in {time}: {fetch} fetched, {zero} zeroed, {keep} left as it was"
+            "restored {from} ({size}) to {place} in {time}: {fetch} fetched, {zero} zeroed, {keep} left as it was{}",
+            proved.unwrap_or_default()
         ))?;
     }
     show(&ledger_line(&report.ledger))

@@ -33,7 +33,7 @@ pub struct How {
     /// Read all of an existing image, even where its own snapshots tell what it changed
     #[arg(long, conflicts_with = "no_compare")]
     no_rewind: bool,
-    /// Read again what was written, and compare it, before the restore counts as done
+    /// Read all of the target again, and compare it with the snapshot, before the restore counts as done
     #[arg(long)]
     verify: bool,
     /// Pool for the data of a new image, beside the one that holds the image

@@ -1,0 +1,374 @@
+//! Finding what changed, in the way that [`judge`] allows.
+//!
+//! What no diff can see is added here: the range that a growing image gained, the block that its old end cuts, and a
+//! clone's range that its parent no longer shows through.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use super::extents::ExtentSet;
+use super::iterate::{DiffRange, Request};
+use super::judge::{self, Facts, History, Verdict, judge};
+use crate::error::{Error, Result};
+use crate::rbd::{Image, Snapshot};
+use crate::units::{Content, Extent};
+
+/// librbd collects a request's ranges before it reports the first: this bounds them.
+const DIFF_RANGE_BYTES: u64 = 1 << 40;
+/// Slow requests at once. Each of a single object waits for the OSD most of its time.
+const SLOW_REQUESTS_INFLIGHT_MAX: usize = 8;
+/// Objects of one slow request at most, so that a long run of them is divided among all.
+const SLOW_REQUEST_OBJECTS_MAX: u64 = 1024;
+/// Objects that nobody has are asked about where there are no more of them between two that somebody has: a request of
+/// its own costs as much as asking about three.
+const GAP_OBJECTS_MAX: u64 = 3;
+
+/// One end of a comparison, open.
+#[derive(Clone)]
+pub struct End {
+    pub image: Arc<Image>,
+    /// The snapshot that it is open at; `None`: the image as it is now.
+    pub snapshot: Option<Snapshot>,
+}
+
+impl End {
+    pub fn now(image: Arc<Image>) -> Self {
+        Self { image, snapshot: None }
+    }
+
+    pub fn at(image: Arc<Image>, snapshot: Snapshot) -> Self {
+        Self { image, snapshot: Some(snapshot) }
+    }
+
+    fn judged(&self) -> Result<judge::End<'_>> {
+        let snapshot = self.snapshot.as_ref().map(|s| (s.id, s.name.as_str()));
+        Ok(judge::End { snapshot, flags: self.image.flags()? })
+    }
+}
+
+/// How two ends are compared. It stays as decided.
+pub struct Comparison {
+    path: String,
+    newer: End,
+    size_bytes: u64,
+    base: Option<(End, Snapshot)>,
+    /// Size of a whole number of objects, and of stripes over them.
+    period_bytes: u64,
+    objects_per_period: u64,
+    /// A clone, or one that the base still was.
+    cloned: bool,
+    verdict: Verdict,
+    /// Where the slow diff looks.
+    slow_ranges: Vec<Range<u64>>,
+}
+
+impl Comparison {
+    /// Compares an end with a snapshot of the same image, or with nothing. `path` is the image's, for the operator.
+    pub fn new(path: &str, newer: End, base: Option<End>, history: &History) -> Result<Self> {
+        let image = &newer.image;
+        let base = match base {
+            Some(End { snapshot: None, .. }) => return Err(Error::internal("a base that is no snapshot")),
+            Some(End { image, snapshot: Some(snapshot) }) => {
+                Some((End::at(image, snapshot.clone()), snapshot))
+            }
+            None => None,
+        };
+        let cloned = match &base {
+            Some((base, _)) => base.image.parent_overlap_bytes()? > 0 || image.parent()?.is_some(),
+            None => image.parent()?.is_some(),
+        };
+        let facts = Facts {
+            features: image.features()?,
+            newer: newer.judged()?,
+            base: base.as_ref().map(|(base, _)| base.judged()).transpose()?,
+            history,
+        };
+        let verdict = match &base {
+            // The very same snapshot: nothing is asked.
+            Some((_, base)) if newer.snapshot.as_ref().is_some_and(|newer| newer.id == base.id) => {
+                Verdict::Fast
+            }
+            _ => judge(&facts),
+        };
+        let objects_per_period = image.stripe_count()?.max(1);
+        let (size_bytes, period_bytes) = (image.size_bytes()?, image.period_bytes()?);
+        let path = path.to_owned();
+        let slow_ranges = Vec::new();
+        let mut this = Self {
+            path,
+            newer,
+            size_bytes,
+            base,
+            period_bytes,
+            objects_per_period,
+            cloned,
+            verdict,
+            slow_ranges,
+        };
+        this.slow_ranges = this.slow_ranges()?;
+        Ok(this)
+    }
+
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// The base, where there is one.
+    pub fn base(&self) -> Option<(&Arc<Image>, &Snapshot)> {
+        self.base.as_ref().map(|(end, snapshot)| (&end.image, snapshot))
+    }
+
+    /// Size of the newer end.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// What the operator should know of the way that is taken, why, what it costs, and what helps.
+    pub fn note(&self) -> Option<String> {
+        let why = self.verdict.why()?;
+        let how = match &self.verdict {
+            Verdict::ReadAll(_) => "all is read".to_owned(),
+            _ if self.base.is_none() => "what it holds is listed by the slow diff".to_owned(),
+            _ => {
+                let bytes: u64 = self.slow_ranges.iter().map(|range| range.end - range.start).sum();
+                let objects = bytes.div_ceil(self.period_bytes) * self.objects_per_period;
+                format!("the slow diff is used, which asks the cluster about each of {objects} objects")
+            }
+        };
+        let help = why.advice(&self.path).map(|command| format!(" (`{command}`)")).unwrap_or_default();
+        Some(format!("{how}: {why}{help}"))
+    }
+
+    /// What changed since the base, ascending and disjoint; what is not listed is as it was. Without a base, all that may
+    /// hold data; what is not listed reads as zero.
+    ///
+    /// Where all must be read, all is one extent of data.
+    pub fn changed(&self) -> Result<Vec<Extent>> {
+        self.changed_while(&|| Ok(()))
+    }
+
+    /// The same, ended by an error of `go_on`.
+    pub fn changed_while(&self, go_on: &(dyn Fn() -> Result<()> + Sync)) -> Result<Vec<Extent>> {
+        let mut set = ExtentSet::new(self.size_bytes);
+        self.visit(&mut |range| {
+            go_on()?;
+            let end = range.offset_bytes.saturating_add(range.length_bytes);
+            let content = if range.exists { Content::Data } else { Content::Zero };
+            set.add(range.offset_bytes..end, content);
+            Ok(())
+        })?;
+        Ok(set.finish())
+    }
+
+    /// Calls `found` with each range that changed, in no order and maybe more than once; where they overlap, one that
+    /// exists counts.
+    pub fn visit(&self, found: &mut (dyn FnMut(DiffRange) -> Result<()> + Send)) -> Result<()> {
+        let size_bytes = self.size_bytes;
+        if let Verdict::ReadAll(_) = &self.verdict {
+            return found(DiffRange { offset_bytes: 0, length_bytes: size_bytes, exists: true });
+        }
+        let Some((base, snapshot)) = &self.base else {
+            let whole_object = self.verdict == Verdict::Fast;
+            // Against nothing, what is not listed reads as zero anyway.
+            return self.list(&self.newer, whole_object, true, &mut |range| match range.exists {
+                true => found(range),
+                false => Ok(()),
+            });
+        };
+        if self.newer.snapshot.as_ref().is_some_and(|newer| newer.id == snapshot.id) {
+            return Ok(());
+        }
+        // librbd takes a name.
+        self.require(snapshot)?;
+        // In a clone an object that is gone would uncover the parent's data. librbd leaves an empty one in its place; the
+        // backup does not rest on that, and reads.
+        let cloned = self.cloned;
+        let mut seen = |range: DiffRange| found(DiffRange { exists: range.exists || cloned, ..range });
+        match &self.verdict {
+            Verdict::Fast => self.fast(&snapshot.name, &mut seen)?,
+            _ => self.slow(&snapshot.name, &mut seen)?,
+        }
+        self.require(snapshot)?;
+        self.unseen(base, snapshot, found)
+    }
+
+    /// What no diff sees.
+    fn unseen(
+        &self,
+        base: &End,
+        snapshot: &Snapshot,
+        found: &mut (dyn FnMut(DiffRange) -> Result<()> + Send),
+    ) -> Result<()> {
+        let (old_size_bytes, size_bytes) = (snapshot.size_bytes, self.size_bytes);
+        let mut add = |range: Range<u64>, exists| match range.is_empty() {
+            true => Ok(()),
+            false => {
+                let length_bytes = range.end - range.start;
+                found(DiffRange { offset_bytes: range.start, length_bytes, exists })
+            }
+        };
+        if old_size_bytes != size_bytes {
+            // The last block of the smaller size is cut by one of the two ends: it is another chunk now.
+            let end = old_size_bytes.min(size_bytes);
+            let start = end.saturating_sub(1) / self.period_bytes * self.period_bytes;
+            add(start..end, true)?;
+            add(old_size_bytes..size_bytes, false)?;
+        }
+        if self.cloned {
+            // Where the parent shows through no more, neither snapshot need have an object to compare. librbd copies
+            // such objects up before it cuts a clone that has snapshots; the backup does not rest on that.
+            let (old, new) = (base.image.parent_overlap_bytes()?, self.newer.image.parent_overlap_bytes()?);
+            add(new..old, true)?;
+        }
+        Ok(())
+    }
+
+    /// Fails where the name that librbd is asked by is not that very snapshot's.
+    fn require(&self, snapshot: &Snapshot) -> Result<()> {
+        let named = self.newer.image.snapshots()?.into_iter().find(|s| s.name == snapshot.name);
+        match named {
+            Some(named) if named.id == snapshot.id => Ok(()),
+            named => {
+                let (path, name, id) = (&self.path, &snapshot.name, snapshot.id);
+                let found = named.map_or("none".to_owned(), |named| format!("id {}", named.id));
+                Err(Error::conflict(format!(
+                    "snapshot {name} of {path} was replaced while it was compared: expected id {id}, found {found}"
+                ))
+                .help("run the command again"))
+            }
+        }
+    }
+
+    fn fast(&self, from: &str, found: &mut dyn FnMut(DiffRange) -> Result<()>) -> Result<()> {
+        for range in pieces(0..self.size_bytes, self.step_bytes()) {
+            self.newer.image.iterate(request(Some(from), range, true), found)?;
+        }
+        Ok(())
+    }
+
+    /// Several requests at a time.
+    fn slow(&self, from: &str, found: &mut (dyn FnMut(DiffRange) -> Result<()> + Send)) -> Result<()> {
+        let request_bytes =
+            self.period_bytes.saturating_mul((SLOW_REQUEST_OBJECTS_MAX / self.objects_per_period).max(1));
+        let ranges: Vec<_> =
+            self.slow_ranges.iter().flat_map(|range| pieces(range.clone(), request_bytes)).collect();
+        let (next, found, failed) = (AtomicUsize::new(0), Mutex::new(found), Mutex::new(None));
+        let ask = || {
+            while let Some(range) = ranges.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let asked =
+                    self.newer.image.iterate(request(Some(from), range.clone(), false), &mut |range| {
+                        (found.lock().unwrap_or_else(PoisonError::into_inner))(range)
+                    });
+                if let Err(error) = asked {
+                    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    next.store(ranges.len(), Ordering::Relaxed);
+                }
+            }
+        };
+        // A panic in one of them goes on here.
+        thread::scope(|scope| {
+            for _ in 1..SLOW_REQUESTS_INFLIGHT_MAX.min(ranges.len()) {
+                scope.spawn(ask);
+            }
+            ask();
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    /// All that an end holds.
+    fn list(
+        &self,
+        end: &End,
+        whole_object: bool,
+        with_parent: bool,
+        found: &mut dyn FnMut(DiffRange) -> Result<()>,
+    ) -> Result<()> {
+        let size_bytes = end.image.size_bytes()?;
+        // Without a base librbd looks through the whole parent for each request, so a clone is asked for at once.
+        let at_once = self.cloned && with_parent;
+        let step_bytes = if at_once { size_bytes } else { self.step_bytes() };
+        for range in pieces(0..size_bytes, step_bytes) {
+            end.image.iterate(Request { with_parent, ..request(None, range, whole_object) }, found)?;
+        }
+        Ok(())
+    }
+
+    fn step_bytes(&self) -> u64 {
+        DIFF_RANGE_BYTES.checked_next_multiple_of(self.period_bytes).unwrap_or(u64::MAX)
+    }
+
+    /// Where the slow diff looks: wherever either end has an object, so far as the maps can say; a full list is right by
+    /// its own map alone. What a clone's parent holds is the same in both.
+    fn slow_ranges(&self) -> Result<Vec<Range<u64>>> {
+        let (Verdict::Slow { maps_hold, .. }, Some((base, _))) = (&self.verdict, &self.base) else {
+            return Ok(Vec::new());
+        };
+        if !maps_hold {
+            return Ok(std::iter::once(0..self.size_bytes).collect());
+        }
+        let mut held = ExtentSet::new(self.size_bytes);
+        for end in [base, &self.newer] {
+            self.list(end, true, false, &mut |range| {
+                if range.exists {
+                    held.add(
+                        range.offset_bytes..range.offset_bytes.saturating_add(range.length_bytes),
+                        Content::Data,
+                    );
+                }
+                Ok(())
+            })?;
+        }
+        let gap_bytes = self.period_bytes.saturating_mul((GAP_OBJECTS_MAX / self.objects_per_period).max(1));
+        Ok(joined(&held.finish(), (self.period_bytes, gap_bytes), self.size_bytes))
+    }
+}
+
+fn request(from: Option<&str>, range: Range<u64>, whole_object: bool) -> Request<'_> {
+    let (offset_bytes, length_bytes) = (range.start, range.end - range.start);
+    Request { from, offset_bytes, length_bytes, whole_object, with_parent: true }
+}
+
+/// Cuts a range.
+fn pieces(range: Range<u64>, piece_bytes: u64) -> impl Iterator<Item = Range<u64>> {
+    let mut start = range.start;
+    std::iter::from_fn(move || {
+        let piece = start..range.end.min(start.saturating_add(piece_bytes.max(1)));
+        start = piece.end;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// The ranges widened to whole periods, those with a small gap between them as one.
+fn joined(held: &[Extent], (period_bytes, gap_bytes): (u64, u64), size_bytes: u64) -> Vec<Range<u64>> {
+    let mut out: Vec<Range<u64>> = Vec::new();
+    for extent in held {
+        let start = extent.offset_bytes / period_bytes * period_bytes;
+        let end = extent.offset_bytes.saturating_add(extent.length_bytes);
+        let end = end.checked_next_multiple_of(period_bytes).unwrap_or(size_bytes).min(size_bytes);
+        match out.last_mut() {
+            Some(last) if start <= last.end.saturating_add(gap_bytes) => last.end = last.end.max(end),
+            _ => out.push(start..end),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_cut_and_joined() {
+        assert_eq!(pieces(3..10, 4).collect::<Vec<_>>(), [3..7, 7..10]);
+        assert_eq!(pieces(3..3, 4).count(), 0);
+        assert_eq!(pieces(0..u64::MAX, u64::MAX).collect::<Vec<_>>(), [0..u64::MAX]);
+        let data = |offset_bytes, length_bytes| Extent { offset_bytes, length_bytes, content: Content::Data };
+        let held = [data(5, 1), data(12, 9), data(49, 1), data(88, 2)];
+        // Periods of 10: 0..30, then a gap of one (40..50), then one of three.
+        assert_eq!(joined(&held, (10, 10), 89), [0..50, 80..89]);
+        assert_eq!(joined(&held, (10, 30), 89), [0..89]);
+        assert_eq!(joined(&held[..1], (10, 10), 8), [0..8]);
+    }
+}

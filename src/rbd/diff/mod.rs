@@ -1,0 +1,11 @@
+//! What an image or a snapshot holds, and what changed since an earlier snapshot.
+//!
+//! [`Comparison`] is the only way to ask: [`judge`] decides how librbd may be asked and how far its answer goes.
+
+mod compare;
+mod extents;
+mod iterate;
+pub mod judge;
+
+pub use compare::{Comparison, End};
+pub use iterate::DiffRange;
