@@ -4,6 +4,7 @@ mod bench;
 mod export;
 mod forget;
 mod help;
+mod honest;
 mod isolation;
 mod outcomes;
 mod prune;
