@@ -24,6 +24,7 @@ mod machine;
 mod mount;
 mod notes;
 mod place;
+mod producer;
 mod project;
 mod protect;
 mod prune;

@@ -12,6 +12,7 @@ mod round_trips;
 mod secrets;
 mod stats;
 mod stopping;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 mod tags;
