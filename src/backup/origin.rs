@@ -121,7 +121,7 @@ impl Job<'_> {
             Identity::Stream => "the stream".to_owned(),
             other => other.to_string(),
         };
-        if let Some(expected) = self.options.size_bytes {
+        if let Some(expected) = self.options.size_bytes.filter(|_| may_be_cut) {
             return match size_bytes == expected {
                 true => Ok(()),
                 false => Err(Error::conflict(format!(

@@ -106,7 +106,7 @@ pub struct Args {
     /// Go on although there are fewer raw bytes than in the last backup: the volume was made smaller
     #[arg(long)]
     accept_smaller: bool,
-    /// How large the volume on standard input or from a command is; what has another size is refused
+    /// How large the volume on standard input or from a command is; raw bytes of another number are refused
     #[arg(long, value_name = "SIZE", value_parser = human::parse_exact_size, conflicts_with = "accept_smaller")]
     size: Option<u64>,
     /// Back up so many volumes at once
@@ -180,7 +180,11 @@ impl Night<'_> {
             Err(error) => Backed { done: Vec::new(), error: Some(error) },
         };
         if let Some(producer) = producer {
-            cpu::block(move || Ok(producer.stop())).await?;
+            let stop = move || {
+                producer.stop();
+                Ok(())
+            };
+            cpu::block(stop).await?;
         }
         bar.done();
         done.extend(backed.done);
