@@ -5,6 +5,7 @@ mod export;
 mod forget;
 mod help;
 mod isolation;
+mod memory;
 mod outcomes;
 mod prune;
 mod round_trips;
