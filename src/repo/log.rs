@@ -79,8 +79,7 @@ impl Project {
     /// Lists a volume's log. The tail is what the listing showed: see [`Project::confirmed_log`].
     pub(crate) async fn log(&self, volume: VolumeNumber) -> Result<VolumeLog> {
         let memory = &self.repository().memory;
-        let (expected, seen) =
-            (memory.sequence(self.name(), volume), memory.live(self.name(), volume));
+        let (expected, seen) = (memory.sequence(self.name(), volume), memory.live(self.name(), volume));
         let mut log = self.listed_log(volume).await?;
         if log.last() < expected {
             // A listing may be short; the object itself tells.

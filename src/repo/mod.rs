@@ -93,6 +93,14 @@ impl Repository {
         unlock: Option<&Unlock>,
     ) -> Result<Arc<Self>> {
         check_chunk_size(options.chunk_size_bytes)?;
+        let name = ObjectName::Repository;
+        if store.head(&name.to_string()).await?.is_some() {
+            return Err(already_there(&store));
+        }
+        // Before anything is written.
+        let at = AtPlace::read(&environment, store.place())?;
+        at.refuse_new()?;
+        remains::refuse_repository(&store).await?;
         let create_if_absent = store.probe_create_if_absent("probe").await?;
         if !create_if_absent {
             store.without_create_if_absent();
@@ -106,13 +114,6 @@ impl Repository {
             required_features: 0,
             created_unix_ms: environment.clock.now_unix_ms(),
         };
-        let name = ObjectName::Repository;
-        if store.head(&name.to_string()).await?.is_some() {
-            return Err(already_there(&store));
-        }
-        let at = AtPlace::read(&environment, store.place())?;
-        at.refuse_new()?;
-        remains::refuse_repository(&store).await?;
         let sealed = codec::seal_record(Place { repo_id: &[0; 16], name: &name, key: None }, &record)?;
         // The slot comes first: a repository that exists can be opened. Until the repository object is there, nothing is.
         let master = match unlock {

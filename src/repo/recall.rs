@@ -60,7 +60,9 @@ impl Project {
             }
             let name = memory.volume_name(self.name(), volume);
             let id = one.short_id();
-            let what = format!("snapshot {sequence} ({id}…) of {name} {what}, {object} is gone, and it was not forgotten");
+            let what = format!(
+                "snapshot {sequence} ({id}…) of {name} {what}, {object} is gone, and it was not forgotten"
+            );
             missing.push(Missing { object, what });
             if missing.len() >= MISSING_MAX {
                 break;

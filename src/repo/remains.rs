@@ -61,8 +61,10 @@ pub(super) async fn refuse_repository(store: &Store) -> Result<()> {
 /// Says of a place without repository what is left of one there.
 pub(super) async fn explain(store: &Store, error: Error) -> Error {
     match Remains::below(store, "projects/").await {
-        Ok(Some(remains)) => Error::no_repository(format!("{error}, but what is left of one: {}", remains.text()))
-            .help("bring its object `repository` back, from the bucket's older versions or a copy"),
+        Ok(Some(remains)) => {
+            Error::no_repository(format!("{error}, but what is left of one: {}", remains.text()))
+                .help("bring its object `repository` back, from the bucket's older versions or a copy")
+        }
         // The first error tells more than one of the search for its reasons.
         Ok(None) | Err(_) => error,
     }
@@ -80,14 +82,15 @@ impl Project {
                             project choose another name";
         if let Some(remains) = Remains::below(store, &format!("projects/{name}/")).await? {
             let what = remains.text();
-            return Err(Error::conflict(format!("there is what is left of project {name}, but {record} is gone: {what}"))
-                .help(BACK));
+            return Err(Error::conflict(format!(
+                "there is what is left of project {name}, but {record} is gone: {what}"
+            ))
+            .help(BACK));
         }
         match memory.volumes_of(name) {
             None => Ok(()),
-            Some(volumes) => Err(memory.went_back(format!(
-                "project {name}, which had {volumes} volumes, is not there any more"
-            ))),
+            Some(volumes) => Err(memory
+                .went_back(format!("project {name}, which had {volumes} volumes, is not there any more"))),
         }
     }
 }

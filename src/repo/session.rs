@@ -198,7 +198,8 @@ impl Project {
     pub(crate) fn is_dead(&self, open: &OpenRecord) -> Option<String> {
         let environment = &self.repository().environment;
         let here = open.machine == environment.machine && !environment.machine.is_empty();
-        let dead = here && open.process != environment.process && !(environment.is_process_alive)(open.process);
+        let dead =
+            here && open.process != environment.process && !(environment.is_process_alive)(open.process);
         dead.then(|| format!("its process {} on {} is dead", open.process, open.host))
     }
 

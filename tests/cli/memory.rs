@@ -85,9 +85,9 @@ fn a_host_that_cannot_remember_says_so_once_and_goes_on() {
     bench.write("file", b"");
     type Change = fn(&Bench, &mut assert_cmd::Command);
     let changes: [(&str, Change); 4] = [
-        ("cannot be read", |b, c| drop(c.env("XDG_STATE_HOME", b.path("file")))),
-        ("remembers nothing", |_, c| drop(c.env_remove("XDG_STATE_HOME").env_remove("HOME"))),
-        ("the cache is of no use", |b, c| drop(c.env("XDG_CACHE_HOME", b.path("file")))),
+        ("cannot be read", |b, c| _ = c.env("XDG_STATE_HOME", b.path("file"))),
+        ("remembers nothing", |_, c| _ = c.env_remove("XDG_STATE_HOME").env_remove("HOME")),
+        ("the cache is of no use", |b, c| _ = c.env("XDG_CACHE_HOME", b.path("file"))),
         ("cannot be remembered", |b, c| {
             fs::create_dir_all(b.path("blocked/cuttle")).expect("made");
             let full = b.path("blocked/cuttle");
@@ -97,7 +97,10 @@ fn a_host_that_cannot_remember_says_so_once_and_goes_on() {
                     fs::copy(&file, full.join(file.file_name().expect("a name"))).expect("copied");
                 } else {
                     // A link that leads nowhere can be neither read nor made.
-                    let _ = std::os::unix::fs::symlink("/nonexistent/x", full.join(file.file_name().expect("a name")));
+                    let _ = std::os::unix::fs::symlink(
+                        "/nonexistent/x",
+                        full.join(file.file_name().expect("a name")),
+                    );
                 }
             }
             c.env("XDG_STATE_HOME", b.path("blocked"));
@@ -112,7 +115,10 @@ fn a_host_that_cannot_remember_says_so_once_and_goes_on() {
             let said = stderr(&output);
             assert_eq!(output.status.code(), Some(0), "{what}, {args:?}: {said}");
             let told = said.matches(what).count();
-            assert!(told == 1 || (told == 0 && what.contains("cache") && args[0] != "backup"), "{what}, {args:?}: {said}");
+            assert!(
+                told == 1 || (told == 0 && what.contains("cache") && args[0] != "backup"),
+                "{what}, {args:?}: {said}"
+            );
         }
         assert!(bench.read(&out) == bench.read("disk"), "{what}");
     }

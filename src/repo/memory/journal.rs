@@ -62,8 +62,7 @@ impl Journal {
             if line.is_empty() || (line.starts_with(b"{") && !line.ends_with(b"}")) {
                 continue;
             }
-            let line: Line<'_> =
-                serde_json::from_slice(line).map_err(|e| format!("line {}: {e}", at + 1))?;
+            let line: Line<'_> = serde_json::from_slice(line).map_err(|e| format!("line {}: {e}", at + 1))?;
             if let Some(repository) = &line.repository {
                 if *repository != self.repository {
                     return Err(format!("line {}: it is of repository {repository}", at + 1));
@@ -96,8 +95,7 @@ impl Journal {
             }
             let mut text = String::new();
             if file.metadata()?.len() == 0 {
-                let header =
-                    Line { repository: Some(self.repository.as_str().into()), ..Line::default() };
+                let header = Line { repository: Some(self.repository.as_str().into()), ..Line::default() };
                 text = header.text();
             }
             // Whatever a crash left of the last line ends here.

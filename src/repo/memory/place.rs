@@ -109,9 +109,9 @@ impl AtPlace {
     /// What this host knows of a place where no repository was found.
     pub fn explain(&self, error: Error) -> Error {
         let Some(known) = self.known() else { return error };
-        error
-            .context(format!("this host saw repository {} here before", short(known)))
-            .help("is the disk mounted, is it the right bucket and prefix? Make no new repository in its place")
+        error.context(format!("this host saw repository {} here before", short(known))).help(
+            "is the disk mounted, is it the right bucket and prefix? Make no new repository in its place",
+        )
     }
 }
 
