@@ -8,7 +8,7 @@ use std::process::exit;
 
 use clap::Parser;
 
-use cli::{Cli, Exit, Ui};
+use cli::{Cli, Ui};
 
 /// Gives the buffers of chunks back; see Cargo.toml.
 #[global_allocator]
@@ -29,5 +29,5 @@ fn main() {
         }
         Err(e) => ui.failed(&cuttle::Error::internal("the async runtime does not start").caused_by(e)),
     };
-    exit(if ui.is_stdout_gone() { Exit::Success } else { code }.code());
+    exit(ui.outcome(code).code());
 }

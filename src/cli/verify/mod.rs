@@ -158,7 +158,7 @@ struct Other {
 impl Other {
     async fn open(context: &Context<'_>, snapshot: &SnapshotEntry, place: &Place) -> Result<Self> {
         match place.clone() {
-            Place::Stream => {
+            Place::Stream | Place::Command(_) => {
                 Err(Error::invalid("--against reads anywhere: expected an image, a file or a device"))
             }
             Place::Rbd(spec) => {
