@@ -99,7 +99,9 @@ impl Job<'_> {
                 let own_name = format!("{prefix}dry-run-{}", ground.seed);
                 let frozen = self.freeze(&ground, volume, prefix, own_name).await?;
                 let pass = self.pass(&ground, &frozen, None).await;
-                cpu::block(move || frozen.discard()).await?;
+                if let Err(e) = cpu::block(move || frozen.discard()).await {
+                    self.note(format!("the snapshot made for this dry run stays: {e}"));
+                }
                 pass?.ok_or_else(|| {
                     Error::corrupt("the source cannot be relied on; a backup would read all of it")
                 })?

@@ -69,8 +69,10 @@ impl<'a> Report<'a> {
     pub fn add(&mut self, source: &str, volume: &str, fate: &Fate<Box<BackupReport>>) -> cuttle::Result<()> {
         let ui = self.context.ui;
         self.summary.tally.add(fate);
-        if let Fate::Failed(error) = fate {
-            ui.error(error, (self.expected > 1).then_some(source));
+        match fate {
+            Fate::Failed(error) => ui.error(error, (self.expected > 1).then_some(source)),
+            Fate::Skipped(why) => ui.note(&format!("{source}: {}", why.message)),
+            Fate::Done(_) | Fate::NotStarted(_) => {}
         }
         let message_type = "volume";
         if let Fate::Done(report) = fate {
@@ -82,7 +84,7 @@ impl<'a> Report<'a> {
         }
         if let Some((status, note, error)) = fate.not_done() {
             let mut row = vec![String::new(); COLUMNS.len()];
-            (row[0], row[COLUMNS.len() - 1]) = (volume.to_owned(), note.to_owned());
+            (row[0], row[COLUMNS.len() - 1]) = (volume.to_owned(), note);
             self.rows.push(row);
             if ui.is_json() {
                 ui.print_json(&FailedLine { message_type, status, source, volume, error })?;
