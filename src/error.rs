@@ -127,9 +127,14 @@ impl<T> Context<T> for Result<T> {
     }
 }
 
-/// Turns an operating system error into ours, naming what was done to what.
+/// Turns an operating system error into ours, naming what was done to what. One of ours that went through [`std::io`] comes
+/// out as it was.
 pub fn io_error(doing: impl fmt::Display, error: std::io::Error) -> Error {
     use std::io::ErrorKind as Io;
+    let error = match error.downcast::<Error>() {
+        Ok(ours) => return ours.context(doing),
+        Err(error) => error,
+    };
     let kind = match error.kind() {
         Io::NotFound => ErrorKind::NotFound,
         Io::AlreadyExists => ErrorKind::Conflict,

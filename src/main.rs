@@ -8,7 +8,7 @@ use std::process::exit;
 
 use clap::Parser;
 
-use cli::{Cli, Exit, Ui};
+use cli::{Cli, Ui};
 use cuttle::rbd::leave;
 
 /// Gives the buffers of chunks back; see Cargo.toml.
@@ -30,5 +30,5 @@ fn main() {
         }
         Err(e) => ui.failed(&cuttle::Error::internal("the async runtime does not start").caused_by(e)),
     };
-    leave(if ui.is_stdout_gone() { Exit::Success } else { code }.code());
+    leave(ui.outcome(code).code());
 }

@@ -241,7 +241,9 @@ async fn wrong_secrets_open_nothing() {
 }
 
 async fn stream(project: &cuttle::repo::Project, bytes: Vec<u8>) -> cuttle::Result<backup::BackupReport> {
-    back_up_stream(project, bytes, &options("s")).await
+    // These are of any size on purpose.
+    let options = backup::BackupOptions { accept_smaller: true, ..options("s") };
+    back_up_stream(project, bytes, &options).await
 }
 
 #[tokio::test]

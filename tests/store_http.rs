@@ -126,6 +126,8 @@ async fn refusals_are_clear_and_final() {
             "AWS_REGION=eu-north-1",
         ),
         (Answer::s3_error(400, "InvalidArgument"), ErrorKind::Invalid, ""),
+        (Answer::s3_error(403, "QuotaExceeded"), ErrorKind::Unavailable, "cuttle prune"),
+        (Answer::s3_error(507, "XMinioStorageFull"), ErrorKind::Unavailable, "cuttle prune"),
         (Answer::s3_error(501, "NotImplemented"), ErrorKind::Unsupported, ""),
     ] {
         let (script, store) = s3([answer.clone(), answer.clone(), answer.clone()]).await;
@@ -135,10 +137,118 @@ async fn refusals_are_clear_and_final() {
             assert!(error.message().contains("s3://bucket/k"), "{error}");
         }
         let heads = script.seen().iter().filter(|seen| seen.method == "HEAD").count();
-        // A create that is forbidden looks once whether that is because of what is there.
-        let asked = if answer.status == 403 && kind == ErrorKind::Denied { 3 } else { 2 };
+        // A create that is forbidden, or finds no room, looks once whether that is because of what is there.
+        let looks = matches!(answer.status, 403 | 507) && kind != ErrorKind::Invalid;
+        let asked = if looks { 3 } else { 2 };
         assert_eq!(script.seen().len() - heads, asked, "{answer:?}: {:?}", summary(&script));
     }
+}
+
+/// A PUT that was answered 303 was followed as a GET once, whose 200 passed for the PUT's.
+#[tokio::test]
+async fn no_redirect_is_followed_by_any_request() {
+    let elsewhere = Script::serve((0..50).map(|_| Answer::object(body()))).await;
+    for status in [300, 301, 302, 303, 305, 307, 308] {
+        let to = format!("{}/bucket/k?X-Amz-Signature=secret", elsewhere.url);
+        let answer = || Answer::status(status).header("location", to.clone());
+        let (script, store) = s3((0..9).map(|_| answer())).await;
+        let errors = [
+            store.create("k", body()).await.expect_err("a redirect"),
+            store.replace("k", body()).await.expect_err("a redirect"),
+            store.get("k", 1000).await.expect_err("a redirect"),
+            store.head("k").await.expect_err("a redirect"),
+            store.delete("k").await.expect_err("a redirect"),
+            store.list("", None).await.expect_err("a redirect"),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{status}: {error}");
+            assert!(error.message().contains(&format!("{}/bucket/k\"", elsewhere.url)), "{error}");
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+            assert!(error.help_text().unwrap_or_default().contains("AWS_ENDPOINT_URL"), "{error:?}");
+        }
+        assert_eq!(script.seen().len(), 6, "{:?}", summary(&script));
+    }
+    let without_a_place = Answer::status(303);
+    let (_script, store) = s3([without_a_place]).await;
+    let error = store.create("k", body()).await.expect_err("a redirect");
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(elsewhere.seen().is_empty(), "{:?}", summary(&elsewhere));
+}
+
+/// As a proxy serves it that has lost its store: of any status, with all that a file of a web server has.
+fn web_page(status: u16) -> Answer {
+    Answer::status(status)
+        .body("<html>Back soon</html>")
+        .object_headers()
+        .header("content-type", "text/html; charset=utf-8")
+}
+
+#[tokio::test]
+async fn a_create_is_believed_only_from_an_answer_to_a_create() {
+    let with_etag = |status: u16| Answer::status(status).header("etag", "\"e\"");
+    for doubtful in [
+        web_page(200),
+        web_page(201),
+        Answer::status(200),
+        Answer::status(204),
+        with_etag(202),
+        with_etag(204),
+        with_etag(206),
+        with_etag(200).body("OK"),
+        with_etag(200).header("content-type", "Text/HTML"),
+    ] {
+        let said = format!("{doubtful:?}");
+        // It is there, and nothing was written.
+        let (script, store) = s3([doubtful.clone(), head_of(1000)]).await;
+        assert_eq!(store.create("k", body()).await.expect(&said), Created::New, "{said}");
+        assert_eq!(summary(&script), ["PUT /bucket/k", "GET /bucket/k"], "{said}");
+        let (script, store) = s3([doubtful.clone(), Answer::s3_error(404, "NoSuchKey"), put_ok()]).await;
+        assert_eq!(store.create("k", body()).await.expect(&said), Created::New, "{said}");
+        assert_eq!(script.seen().len(), 3, "{said}");
+        let (script, store) = s3([doubtful, head_of(1000)]).await;
+        store.replace("k", body()).await.expect(&said);
+        assert_eq!(summary(&script), ["PUT /bucket/k", "GET /bucket/k"], "{said}");
+    }
+    let believed = [with_etag(200), with_etag(201)];
+    for answer in believed {
+        let (script, store) = s3([answer]).await;
+        assert_eq!(store.create("k", body()).await.expect("create"), Created::New);
+        assert_eq!(script.seen().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_web_page_is_no_answer_to_anything() {
+    for status in [200, 404] {
+        let (_script, store) = s3((0..200).map(|_| web_page(status))).await;
+        let mut errors = vec![
+            store.create("k", body()).await.expect_err("a page"),
+            store.replace("k", body()).await.expect_err("a page"),
+            store.get("k", 1000).await.expect_err("a page"),
+            store.get_range("k", 0..10).await.expect_err("a page"),
+            store.delete("k").await.expect_err("a page"),
+            store.list("", None).await.expect_err("a page"),
+        ];
+        if status == 200 {
+            errors.push(store.head("k").await.expect_err("a page"));
+        }
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            assert!(error.message().contains("web page"), "{error}");
+        }
+    }
+    // Another time it is the store again.
+    let (script, store) = s3([web_page(404), Answer::object(body())]).await;
+    assert_eq!(store.get("k", 1000).await.expect("get"), Some(body()));
+    assert_eq!(script.seen().len(), 2);
+}
+
+/// What is there needs no room.
+#[tokio::test]
+async fn a_create_in_a_full_store_finds_what_is_there() {
+    let full = Answer::s3_error(403, "QuotaExceeded");
+    let (_script, store) = s3([full, head_of(1000)]).await;
+    assert_eq!(store.create("k", body()).await.expect("create"), Created::New);
 }
 
 async fn get_error(store: &Store) -> Error {

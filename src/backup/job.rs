@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::backup::alive::SignsOfLife;
 use crate::backup::assemble::{Assembler, Distrust};
 use crate::backup::encode::Encoder;
+use crate::backup::origin::{Live, base_of};
 use crate::backup::pipeline::Budget;
 use crate::backup::volume::{Deltas, VolumePlan};
 use crate::backup::{BackupOptions, BackupReport, Input, own_prefix, volume};
@@ -94,7 +95,11 @@ impl Job<'_> {
         {
             return Err(in_progress(session, &rival));
         }
-        let parent = session.parent().await?;
+        let newest = session.parent().await?;
+        let parent = match &input {
+            Input::Stream(source) => base_of(source.header(), newest, &Live::Confirmed(session)).await?,
+            Input::Volume(_) => newest,
+        };
         let interrupted_since =
             parent.as_ref().map_or(Sequence(0), |p| p.snapshot.sequence) < session.log.last();
         let ground = Ground {
@@ -210,7 +215,10 @@ impl Job<'_> {
         ground: &Ground,
         frozen: &Arc<dyn Frozen>,
     ) -> Result<BackupReport> {
-        let passed = self.passes(ground, frozen).await;
+        let passed = match self.check_frozen_size(ground, frozen) {
+            Ok(()) => self.passes(ground, frozen).await,
+            Err(e) => Err(e),
+        };
         let checked = Arc::clone(frozen);
         match (passed, cpu::block(move || checked.check()).await) {
             (Ok(pass), Ok(())) => self.commit(session, ground, pass, frozen.point(), frozen.layout()).await,

@@ -207,8 +207,17 @@ impl Repository {
     }
 
     /// Adds a way to open the repository; returns the slot's name.
+    ///
+    /// # Errors
+    /// `Conflict` where the secret opens the repository already: who then removes the older slot would believe it out of use.
     pub async fn add_key(&self, unlock: &Unlock, label: &str) -> Result<u64> {
         let master = self.master_key()?;
+        if let Some(slot) = keys::opened_by(&self.store, &self.record, &self.object, unlock).await? {
+            return Err(Error::conflict(format!(
+                "this secret opens the repository already: it is key {slot:016x}"
+            ))
+            .help("choose another one; `cuttle key list` shows those there are"));
+        }
         keys::put_slot(&self.store, &self.record, &self.object, master, unlock, &self.environment, label)
             .await
     }

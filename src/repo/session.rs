@@ -137,16 +137,21 @@ impl Session {
 
     /// The newest live snapshot of the volume, confirmed live now, that is after the registration (step 4).
     pub async fn parent(&self) -> Result<Option<SnapshotEntry>> {
-        for (sequence, entry) in self.log.candidates() {
-            if sequence >= self.sequence {
-                continue;
-            }
-            let Some(found) = self.project.outcome(&self.volume, sequence, entry).await? else { continue };
-            if !self.project.is_forgotten(self.volume.number, sequence).await? {
+        for (sequence, _) in self.log.candidates() {
+            if let Some(found) = self.live(sequence).await? {
                 return Ok(Some(found));
             }
         }
         Ok(None)
+    }
+
+    /// A snapshot from before the registration, where it is confirmed live now, after it.
+    pub async fn live(&self, sequence: Sequence) -> Result<Option<SnapshotEntry>> {
+        let candidate = self.log.candidates().find(|(s, _)| *s == sequence && *s < self.sequence);
+        let Some((_, entry)) = candidate else { return Ok(None) };
+        let Some(found) = self.project.outcome(&self.volume, sequence, entry).await? else { return Ok(None) };
+        let forgotten = self.project.is_forgotten(self.volume.number, sequence).await?;
+        Ok((!forgotten).then_some(found))
     }
 
     /// A live session of the volume that registered before this one. Of any number that register at once, all but one have such

@@ -93,7 +93,6 @@ pub struct RestoreReport {
     /// Bytes of the target that were read to find out what it holds.
     pub target_read_bytes: u64,
     /// The backup that told what the target holds, together with what that changed since.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rewound_from: Option<u32>,
     /// Bytes received from the store, metadata included.
     pub downloaded_bytes: u64,

@@ -13,6 +13,7 @@ mod rbd_changes;
 pub mod rbd_compare;
 pub mod rbd_head;
 mod rbd_snapshots;
+pub mod states;
 
 use std::sync::Arc;
 
@@ -126,6 +127,10 @@ pub struct StreamHeader {
     /// with snapshots.
     pub size_bytes: Option<u64>,
     pub layout: ImageLayout,
+    /// Whether the format shows its own end. Raw bytes do not: those of a writer that died look like a smaller volume.
+    pub has_end: bool,
+    /// How many states of the volume it holds, one after another; more than one only in a full export with snapshots.
+    pub states: u64,
 }
 
 /// What comes next in a stream.
@@ -148,8 +153,8 @@ pub enum StreamEvent {
 /// To apply it, start from the base (that of `header().from`, or zeros) and follow the events in order:
 ///
 /// - An `rbd diff` is one [`StreamEvent::Diff`] and its extents.
-/// - A full export is one `Diff` for each snapshot, oldest first, and one for the image itself. Only the state after
-///   the last one is the volume; the states between were the volume at its snapshots.
+/// - A full export is one `Diff` for each snapshot, oldest first, and one for the image itself. The state after the last
+///   one is the volume; the states between were the volume at its snapshots. [`states::States`] gives them one by one.
 /// - Raw bytes are ascending extents of data without a gap, and no `Diff`: the size is that at the end.
 pub trait StreamSource: Send {
     fn header(&self) -> &StreamHeader;

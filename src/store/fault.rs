@@ -21,6 +21,8 @@ pub struct StatusError {
     pub retry_after: Option<Duration>,
     /// The region the bucket is in, when the answer says that it is another one.
     pub region: Option<String>,
+    /// Where a redirect leads; it is never followed.
+    pub location: Option<String>,
 }
 
 impl StatusError {
@@ -32,7 +34,8 @@ impl StatusError {
 impl fmt::Display for StatusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "status {}", self.status)?;
-        self.code.as_ref().map_or(Ok(()), |code| write!(f, " {code}"))
+        self.code.as_ref().map_or(Ok(()), |code| write!(f, " {code}"))?;
+        self.location.as_ref().map_or(Ok(()), |to| write!(f, ", a redirect to {to:?}"))
     }
 }
 
@@ -58,6 +61,8 @@ pub(crate) enum Class {
     NoBucket,
     /// The bucket is in another region.
     WrongRegion,
+    /// The answer is elsewhere, and nobody is told credentials who was not named by the user.
+    Redirected,
     /// The range asked for lies beyond the object's end.
     OutOfRange,
     NoSpace,
@@ -165,6 +170,7 @@ impl Fault {
             Class::ClockSkew => (ErrorKind::Invalid, Some(HELP_CLOCK.to_owned())),
             Class::NoBucket => (ErrorKind::NoRepository, Some(HELP_NO_BUCKET.to_owned())),
             Class::WrongRegion => (ErrorKind::Invalid, Some(self.help_region())),
+            Class::Redirected => (ErrorKind::Invalid, Some(HELP_REDIRECTED.to_owned())),
             Class::OutOfRange => (ErrorKind::Invalid, None),
             Class::NoSpace => (ErrorKind::Unavailable, Some(HELP_NO_SPACE.to_owned())),
             Class::Unsupported => (ErrorKind::Unsupported, None),
@@ -195,7 +201,11 @@ const HELP_DENIED: &str = "check that the credentials are those of this store, h
     the last a missing object, too, is answered with 403)";
 const HELP_CLOCK: &str = "set this machine's clock, for instance by NTP";
 const HELP_NO_BUCKET: &str = "check the name, or create the bucket with the provider's own tool first";
-const HELP_NO_SPACE: &str = "make room and run the command again, it goes on where it was";
+const HELP_NO_SPACE: &str = "the store is full, or a quota on it is: make room (`cuttle forget`, then `cuttle prune`), or raise \
+    the quota, and run the command again; it goes on where it was";
+const HELP_REDIRECTED: &str = "redirects are never followed, as requests carry credentials. If the store itself is there, set its \
+    address (AWS_ENDPOINT_URL, GOOGLE_BASE_URL, AZURE_STORAGE_ENDPOINT) to that one, with https:// where it wants that; a \
+    wrong AWS_REGION is answered so, too. If it leads to a page to log in, something on the way is not the store";
 
 impl From<object_store::Error> for Fault {
     fn from(error: object_store::Error) -> Self {
@@ -243,10 +253,22 @@ const CODES_SLOW_DOWN: [&str; 10] = [
     "OperationTimedOut",
 ];
 
+/// Codes with which stores say that they are full, or that a quota is: Ceph's RGW, MinIO (its quota, its disks), Backblaze.
+const CODES_NO_SPACE: [&str; 5] = [
+    "QuotaExceeded",
+    "XMinioAdminBucketQuotaExceeded",
+    "XMinioStorageFull",
+    "StorageCapExceeded",
+    "InsufficientStorage",
+];
+
 fn class_of_status(error: &StatusError) -> Class {
     let code = error.code.as_deref().unwrap_or("");
     if CODES_SLOW_DOWN.contains(&code) {
         return Class::Throttled;
+    }
+    if CODES_NO_SPACE.contains(&code) {
+        return Class::NoSpace;
     }
     match (error.status, code) {
         (_, "NoSuchBucket" | "ContainerNotFound") => Class::NoBucket,
@@ -255,7 +277,9 @@ fn class_of_status(error: &StatusError) -> Class {
         (400, "RequestTimeout") | (408, _) => Class::InDoubt,
         (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => Class::WrongRegion,
         (400, "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired") => Class::Denied,
-        (301 | 307, _) => Class::WrongRegion,
+        (300..=399, "PermanentRedirect" | "TemporaryRedirect") => Class::WrongRegion,
+        (300..=399, _) if error.region.is_some() => Class::WrongRegion,
+        (300..=399, _) => Class::Redirected,
         (401 | 403, _) => Class::Denied,
         (404, _) => Class::NotFound,
         (409, "BlobAlreadyExists") | (412, _) => Class::Exists,
@@ -318,6 +342,11 @@ mod tests {
             (400, Some("RequestTimeout"), Class::InDoubt),
             (400, Some("InvalidArgument"), Class::Final),
             (301, Some("PermanentRedirect"), Class::WrongRegion),
+            (303, None, Class::Redirected),
+            (308, None, Class::Redirected),
+            (403, Some("QuotaExceeded"), Class::NoSpace),
+            (400, Some("XMinioAdminBucketQuotaExceeded"), Class::NoSpace),
+            (507, None, Class::NoSpace),
         ] {
             let error = StatusError { code: code.map(str::to_owned), ..StatusError::new(status) };
             assert_eq!(class_of_status(&error), expected, "{error}");

@@ -1,5 +1,7 @@
-//! Below object_store: sees every real HTTP request, counts it, and makes error statuses a type.
+//! Below object_store: sees every real HTTP request, counts it, makes error statuses a type, and believes an answer only
+//! where it is one that a store gives.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +11,28 @@ use futures::StreamExt;
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
-    HttpService, ReqwestConnector,
+    HttpService,
 };
 
+use super::client::client;
 use super::fault::StatusError;
 use super::ledger::{Counters, RequestKind};
 
 /// Longest body of an error answer that is looked at, in bytes.
 const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
+
+/// An answer that no store gives to what was asked, as a captive portal or the page of a proxy does that has lost its store.
+/// Whether anything was done is not known, and it may be another answer in a while.
+#[derive(Debug)]
+struct Doubtful(String);
+
+impl fmt::Display for Doubtful {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the answer is not one of a store: {}", self.0)
+    }
+}
+
+impl std::error::Error for Doubtful {}
 
 /// Makes the HTTP clients of one object store.
 #[derive(Debug)]
@@ -31,7 +47,7 @@ pub(crate) struct ObservedConnector {
 impl HttpConnector for ObservedConnector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(HttpClient::new(Observed {
-            inner: ReqwestConnector::default().connect(options)?,
+            inner: HttpClient::new(client(options)?),
             counters: Arc::clone(&self.counters),
             bucket: self.bucket.clone(),
             redirect: self.redirect.clone(),
@@ -60,19 +76,67 @@ impl HttpService for Observed {
             *request.uri_mut() =
                 http::Uri::from_parts(parts).map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
         }
+        let method = request.method().clone();
         let response = self.inner.execute(request).await?;
         let status = response.status();
-        let credentials_refused = kind == RequestKind::Credentials && !status.is_server_error();
-        if is_batch && status.is_success() {
-            return batch_answer(response).await;
+        if kind == RequestKind::Credentials && !status.is_server_error() && !is_redirect(status) {
+            return Ok(response);
         }
-        if status.is_success() || status == http::StatusCode::NOT_MODIFIED || credentials_refused {
+        if status.is_success() {
+            return match kind {
+                _ if is_page(response.headers()) => Err(page(status)),
+                RequestKind::Put => written(response).await,
+                RequestKind::Delete if is_batch => batch_answer(response).await,
+                _ => Ok(response),
+            };
+        }
+        if status == http::StatusCode::NOT_MODIFIED {
             return Ok(response);
         }
         let (parts, body) = response.into_parts();
         let error = status_error(&parts, &read_bounded(body).await?);
         tracing::debug!(%error, "the store refused a request");
+        // An answer to HEAD has no body that could tell. Of all others, "not found" must come from the store.
+        if error.status == 404
+            && error.code.is_none()
+            && method != http::Method::HEAD
+            && is_page(&parts.headers)
+        {
+            return Err(page(status));
+        }
         Err(HttpError::new(HttpErrorKind::Unknown, error))
+    }
+}
+
+fn is_redirect(status: http::StatusCode) -> bool {
+    status.is_redirection() && status != http::StatusCode::NOT_MODIFIED
+}
+
+/// Whether an answer is a web page. No object of a repository is one, and no store answers requests with one.
+fn is_page(headers: &http::HeaderMap) -> bool {
+    let kind = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"))
+}
+
+fn page(status: http::StatusCode) -> HttpError {
+    doubtful(format!("a web page, with status {}", status.as_u16()))
+}
+
+fn doubtful(what: String) -> HttpError {
+    HttpError::new(HttpErrorKind::Unknown, Doubtful(what))
+}
+
+/// The answer to a write, believed if it is what S3, Google and Azure send when they have written: 200 or 201, an ETag, and
+/// no body. All else is in doubt: reading back tells.
+async fn written(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let (parts, body) = response.into_parts();
+    let status = parts.status.as_u16();
+    let body = read_bounded(body).await?;
+    match parts.headers.get(http::header::ETAG) {
+        _ if status != 200 && status != 201 => Err(doubtful(format!("status {status} to a write"))),
+        None => Err(doubtful(format!("status {status} to a write, without an ETag"))),
+        Some(_) if !body.is_empty() => Err(doubtful(format!("status {status} to a write, with a body"))),
+        Some(_) => Ok(HttpResponse::from_parts(parts, Bytes::new().into())),
     }
 }
 
@@ -138,7 +202,26 @@ fn status_error(parts: &http::response::Parts, body: &[u8]) -> StatusError {
         // The form with a date is not used by any of the providers.
         retry_after: header("retry-after").and_then(|v| v.parse().ok()).map(Duration::from_secs),
         region: header("x-amz-bucket-region"),
+        location: header("location").filter(|_| is_redirect(parts.status)).map(|to| told_location(&to)),
     }
+}
+
+/// Longest place that is told.
+const LOCATION_LEN_BYTES_MAX: usize = 200;
+
+/// Where a redirect leads, without what may be secret: user, password, query.
+fn told_location(location: &str) -> String {
+    let plain = location.split(['?', '#']).next().unwrap_or_default();
+    let plain = match plain.split_once("//") {
+        None => plain.to_owned(),
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}//{host}{path}")
+        }
+    };
+    // A header that is text is ASCII.
+    plain.chars().take(LOCATION_LEN_BYTES_MAX).collect()
 }
 
 /// The `<Code>` of an S3, GCS or Azure error document.
@@ -152,7 +235,7 @@ fn xml_code(body: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{part_error, request_kind, xml_code};
+    use super::{part_error, request_kind, told_location, xml_code};
     use crate::store::ledger::RequestKind;
     use http::{Method, Uri};
 
@@ -186,6 +269,20 @@ mod tests {
         for nonsense in ["", "HTTP/1.1 ", "\nHTTP/1.1 4", "\nHTTP/1.1 4é", "\nHTTP/1.1 abc"] {
             assert_eq!(error(nonsense), None, "{nonsense:?}");
         }
+    }
+
+    #[test]
+    fn where_a_redirect_leads_is_told_without_secrets() {
+        for (location, told) in [
+            ("https://other.example/b/k?X-Amz-Signature=abc", "https://other.example/b/k"),
+            ("https://user:password@other.example/b#x", "https://other.example/b"),
+            ("//other.example/b", "//other.example/b"),
+            ("/login?next=/b", "/login"),
+            ("", ""),
+        ] {
+            assert_eq!(told_location(location), told);
+        }
+        assert_eq!(told_location(&"x".repeat(5000)).len(), 200);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod attempt;
 mod bandwidth;
 mod bodies;
 mod bulk;
+mod client;
 mod delete;
 mod driven;
 mod fault;

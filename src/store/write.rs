@@ -52,9 +52,9 @@ enum Settled {
 impl Store {
     /// Creates an object, unless there is one: then says what is there.
     ///
-    /// After any doubt (a timeout, a broken connection, a 409, a 5xx) and after a 403 the outcome is settled by reading
-    /// back: ours is `New`, nothing there means to try again, anything else is `Exists`. An error means
-    /// that the outcome is not known, or that nothing was written.
+    /// After any doubt (a timeout, a broken connection, a 409, a 5xx, an answer that no store gives to a create) and after a
+    /// 403 or a full store the outcome is settled by reading back: ours is `New`, nothing there means to try again, anything
+    /// else is `Exists`. An error means that the outcome is not known, or that nothing was written.
     pub async fn create(&self, key: &str, bytes: Bytes) -> Result<Created> {
         let (store, key) = (self.clone(), key.to_owned());
         driven(async move { store.create_now(&key, bytes).await }).await
@@ -82,8 +82,11 @@ impl Store {
                 _ => false,
             };
             doubt |= unsettled;
-            if fault.class == Class::Denied && fault.status.as_ref().is_some_and(|s| s.status == FORBIDDEN) {
-                // Who may not replace objects may be told so, and nothing else, by a create that finds one.
+            let forbidden =
+                fault.class == Class::Denied && fault.status.as_ref().is_some_and(|s| s.status == FORBIDDEN);
+            if forbidden || fault.class == Class::NoSpace {
+                // Who may not replace objects may be told so, and nothing else, by a create that finds one; and what is there
+                // needs no room.
                 return match self.settle(key, &bytes).await {
                     Ok(Settled::Ours) => Ok(Created::New),
                     Ok(Settled::Other { head, size_bytes }) => Ok(Created::Exists { head, size_bytes }),
@@ -108,12 +111,17 @@ impl Store {
     /// Writes an object, whatever is there. Only for repair: nothing else may change an object.
     pub async fn replace(&self, key: &str, bytes: Bytes) -> Result<()> {
         let (path, place, shared) = (key_path(key)?, self.shared.place(key), Arc::clone(&self.shared));
+        let (store, key) = (self.clone(), key.to_owned());
         driven(async move {
             let mut patience = Patience::default();
             loop {
                 match put(&shared, &path, &bytes, PutMode::Overwrite).await {
                     Ok(()) => return Ok(()),
                     Err(fault) => {
+                        let doubt = fault.class == Class::InDoubt;
+                        if doubt && let Ok(Settled::Ours) = store.settle(&key, &bytes).await {
+                            return Ok(());
+                        }
                         patience
                             .wait(&shared, fault)
                             .await

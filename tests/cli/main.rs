@@ -4,6 +4,7 @@ mod bench;
 mod export;
 mod forget;
 mod help;
+mod honest;
 mod isolation;
 mod outcomes;
 mod prune;
@@ -11,6 +12,7 @@ mod round_trips;
 mod secrets;
 mod stats;
 mod stopping;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 mod tags;

@@ -178,7 +178,7 @@ impl Other {
         place: &Place,
     ) -> Result<Self> {
         match place.clone() {
-            Place::Stream => {
+            Place::Stream | Place::Command(_) => {
                 Err(Error::invalid("--against reads anywhere: expected an image, a file or a device"))
             }
             Place::Rbd(spec) => {
