@@ -1,10 +1,13 @@
 //! One run of a backup against the protocol: register, then exactly one outcome (repo-format.md §8.1).
 
-use crate::error::{Error, Result};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::ObjectName;
 use crate::format::gc::Condemned;
 use crate::format::record::{EndRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
 use crate::keys::random_array;
+use crate::plan::lease::Signs;
 use crate::repo::log::{SnapshotEntry, VolumeLog};
 use crate::repo::memory::SeenSnapshot;
 use crate::repo::project::missing;
@@ -16,6 +19,8 @@ use crate::units::{Generation, Sequence, SnapshotId, VolumeNumber};
 const REGISTRATIONS_MAX: usize = 16;
 /// How many sequences a registration tries beyond what a listing showed, before it lists again.
 const SEQUENCES_AHEAD_MAX: usize = 64;
+/// A session that gave no sign of life for so long is nobody's rival: three that it should have given by then are missing.
+const SILENT_MAX: Duration = Duration::from_secs(90 * 60);
 
 /// A registered backup.
 pub struct Session {
@@ -42,6 +47,16 @@ pub enum Committed {
         by: String,
         reason: String,
     },
+}
+
+/// A live session of the same volume that was there first.
+#[derive(Debug, Clone)]
+pub struct Rival {
+    pub sequence: Sequence,
+    pub host: String,
+    pub process: u32,
+    /// Since its registration, by the store's clock.
+    pub for_how_long: Duration,
 }
 
 impl Session {
@@ -139,6 +154,49 @@ impl Session {
         let Some(found) = self.project.outcome(&self.volume, sequence, entry).await? else { return Ok(None) };
         let forgotten = self.project.is_forgotten(self.volume.number, sequence).await?;
         Ok((!forgotten).then_some(found))
+    }
+
+    /// A live session of the volume that registered before this one. Of any number that register at once, all but one have such
+    /// a rival, and that one has none: numbers are given once, and without gaps.
+    pub async fn rival(&self, settled: &[Sequence]) -> Result<Option<Rival>> {
+        // A number that the listing did not show and that was taken all the same is that of a session which just began.
+        let begun_since = (self.log.last().0.saturating_add(1)..self.sequence.0).map(Sequence);
+        let others: Vec<Sequence> = self
+            .log
+            .unfinished()
+            .filter(|s| *s < self.sequence && !settled.contains(s))
+            .chain(begun_since)
+            .collect();
+        if others.is_empty() {
+            return Ok(None);
+        }
+        let (project, volume) = (&self.project, self.volume.number);
+        let open_name = |sequence| ObjectName::Open(project.name().clone(), volume, sequence);
+        let store = &project.repository().store;
+        let Some(now) = store.head(&open_name(self.sequence).to_string()).await? else { return Ok(None) };
+        for sequence in others {
+            let Some(entry) = project.probe(volume, sequence).await? else { continue };
+            if entry.ended_unix_ms.is_some() || entry.forgotten {
+                continue;
+            }
+            let signs = Signs {
+                opened_unix_ms: entry.opened_unix_ms.unwrap_or(0),
+                alive_unix_ms: self.log.entries.get(&sequence).and_then(|e| e.alive_unix_ms),
+            };
+            if signs.is_expired(now.modified_unix_ms, SILENT_MAX) {
+                continue;
+            }
+            let open: OpenRecord = match project.read_record(&open_name(sequence)).await {
+                // Whoever cannot be heard is not waited for: rot and what was put there by others must not stop backups.
+                Ok(None) => continue,
+                Err(error) if error.kind() == ErrorKind::Corrupt => continue,
+                open => open?.ok_or_else(|| missing(&open_name(sequence)))?,
+            };
+            let for_how_long =
+                Duration::from_millis(now.modified_unix_ms.saturating_sub(signs.opened_unix_ms));
+            return Ok(Some(Rival { sequence, host: open.host, process: open.process, for_how_long }));
+        }
+        Ok(None)
     }
 
     /// Makes the snapshot exist (step 6). Everything it references must be durable by now.
