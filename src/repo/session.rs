@@ -6,10 +6,11 @@ use crate::format::gc::Condemned;
 use crate::format::record::{EndRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
 use crate::keys::random_array;
 use crate::repo::log::{SnapshotEntry, VolumeLog};
+use crate::repo::memory::SeenSnapshot;
 use crate::repo::project::missing;
 use crate::repo::{PROGRAM, Project};
 use crate::store::Created;
-use crate::units::{Generation, Sequence, SnapshotId};
+use crate::units::{Generation, Sequence, SnapshotId, VolumeNumber};
 
 /// How often a registration is begun anew because the generation changed meanwhile.
 const REGISTRATIONS_MAX: usize = 16;
@@ -101,6 +102,7 @@ impl Session {
             let name = ObjectName::Open(project.name().clone(), volume.number, sequence);
             // Taken by another host, or hidden by a short listing: the next one then. Numbers stay without gaps.
             if let Created::New = project.create_record(&name, &record).await? {
+                project.repository().memory.saw_sequence(project.name(), volume.number, sequence);
                 return Ok(Self {
                     project: project.clone(),
                     volume: volume.clone(),
@@ -161,11 +163,8 @@ impl Session {
         let name = ObjectName::End(self.project.name().clone(), self.volume.number, self.sequence);
         let record = EndRecord { snapshot_id: self.snapshot_id, outcome };
         if let Created::New = self.project.create_record(&name, &record).await? {
-            let memory = &self.project.repository().memory;
-            memory.saw_sequence(self.project.name(), self.volume.number, self.sequence);
-            // The outcome stands, whatever this host can write down about it.
-            if let Err(error) = memory.save() {
-                tracing::warn!(%error, "what this host remembers of the repository could not be saved");
+            if let Outcome::Committed(_) = record.outcome {
+                self.project.made(self.volume.number, SeenSnapshot::new(self.sequence, self.snapshot_id));
             }
             return Ok(Committed::Done);
         }
@@ -184,26 +183,44 @@ impl Session {
     /// Aborts older sessions of this volume that this very machine began and whose process is dead: their outcome is
     /// settled at once, instead of after a lease. Returns their sequences.
     pub async fn settle_dead(&self) -> Result<Vec<Sequence>> {
-        let environment = &self.project.repository().environment;
         let mut settled = Vec::new();
         let unfinished: Vec<Sequence> = self.log.unfinished().filter(|s| *s < self.sequence).collect();
         for sequence in unfinished {
             let name = ObjectName::Open(self.project.name().clone(), self.volume.number, sequence);
             let Some(open) = self.project.read_record::<OpenRecord>(&name).await? else { continue };
-            let mine = open.machine == environment.machine && !environment.machine.is_empty();
-            if mine && open.process != environment.process && !(environment.is_process_alive)(open.process) {
-                let end = ObjectName::End(self.project.name().clone(), self.volume.number, sequence);
-                let outcome = Outcome::Aborted {
-                    by: environment.host.clone(),
-                    reason: format!("its process {} on {} is dead", open.process, open.host),
-                };
+            if let Some(reason) = self.project.is_dead(&open) {
                 // Whoever creates the outcome first decides; either way it is settled.
-                self.project
-                    .create_record(&end, &EndRecord { snapshot_id: open.snapshot_id, outcome })
-                    .await?;
+                self.project.end_as_aborted(self.volume.number, sequence, &open, reason).await?;
                 settled.push(sequence);
             }
         }
         Ok(settled)
+    }
+}
+
+impl Project {
+    /// Why a session is surely over: this very machine began it, and its process is dead. `None` where it may live.
+    pub(crate) fn is_dead(&self, open: &OpenRecord) -> Option<String> {
+        let environment = &self.repository().environment;
+        let here = open.machine == environment.machine && !environment.machine.is_empty();
+        let dead =
+            here && open.process != environment.process && !(environment.is_process_alive)(open.process);
+        dead.then(|| format!("its process {} on {} is dead", open.process, open.host))
+    }
+
+    /// Creates the outcome of somebody else's session. Whether it is this one that stands is returned; whoever was first
+    /// decided.
+    pub(crate) async fn end_as_aborted(
+        &self,
+        volume: VolumeNumber,
+        sequence: Sequence,
+        open: &OpenRecord,
+        reason: String,
+    ) -> Result<bool> {
+        let by = self.repository().environment.host.clone();
+        let outcome = Outcome::Aborted { by, reason };
+        let end = EndRecord { snapshot_id: open.snapshot_id, outcome };
+        let name = ObjectName::End(self.name().clone(), volume, sequence);
+        Ok(matches!(self.create_record(&name, &end).await?, Created::New))
     }
 }
