@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Corrupt,
     /// Somebody else decided otherwise first: a lost race, an aborted session, a mixed-up volume.
     Conflict,
+    /// Somebody else is at the very same work just now, and will have done it.
+    Busy,
     /// A passphrase or key file that does not open the repository.
     WrongKey,
     /// The store or the cluster does not permit it with these credentials.
@@ -60,6 +62,7 @@ impl Error {
         no_repository => NoRepository,
         corrupt => Corrupt,
         conflict => Conflict,
+        busy => Busy,
         wrong_key => WrongKey,
         denied => Denied,
         unavailable => Unavailable,

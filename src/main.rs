@@ -9,6 +9,7 @@ use std::process::exit;
 use clap::Parser;
 
 use cli::{Cli, Ui};
+use cuttle::rbd::leave;
 
 /// Gives the buffers of chunks back; see Cargo.toml.
 #[global_allocator]
@@ -29,5 +30,5 @@ fn main() {
         }
         Err(e) => ui.failed(&cuttle::Error::internal("the async runtime does not start").caused_by(e)),
     };
-    exit(ui.outcome(code).code());
+    leave(ui.outcome(code).code());
 }

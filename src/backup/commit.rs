@@ -115,7 +115,9 @@ impl Job<'_> {
                     Ok(()) => self.pass(&ground, &frozen, None).await,
                     Err(e) => Err(e),
                 };
-                cpu::block(move || frozen.discard()).await?;
+                if let Err(e) = cpu::block(move || frozen.discard()).await {
+                    self.note(format!("the snapshot made for this dry run stays: {e}"));
+                }
                 pass?.ok_or_else(|| {
                     Error::corrupt("the source cannot be relied on; a backup would read all of it")
                 })?

@@ -65,6 +65,8 @@ pub struct BackupOptions {
     pub check_encoding: bool,
     /// Time between two signs of life that a session gives.
     pub alive_every: Duration,
+    /// Leave the volume to a session that is at it already: then the error is of kind `Busy`.
+    pub yields: bool,
     /// Store every new chunk as an object that needs no other. The repository may say so, too.
     pub no_delta: bool,
     /// Read and count, but upload nothing.
@@ -85,6 +87,7 @@ impl BackupOptions {
             level: LEVEL_DEFAULT,
             check_encoding: false,
             alive_every: ALIVE_EVERY_DEFAULT,
+            yields: true,
             no_delta: false,
             dry_run: false,
         }
@@ -205,14 +208,14 @@ async fn run_one(
     cancel: Cancel,
 ) -> Result<BackupReport> {
     let started = Instant::now();
-    let identity = match &input {
+    let (identity, moved_from) = match &input {
         Input::Volume(volume) => {
             let volume = Arc::clone(volume);
-            cpu::block(move || volume.identity()).await?
+            cpu::block(move || Ok((volume.identity()?, volume.moved_from()?))).await?
         }
-        Input::Stream(_) => Identity::Stream,
+        Input::Stream(_) => (Identity::Stream, None),
     };
-    let job = Job { project, options, progress, cancel, identity, notes: Vec::new() };
+    let job = Job { project, options, progress, cancel, identity, moved_from, notes: Vec::new() };
     let mut report = match options.dry_run {
         true => job.dry_run(input).await?,
         false => job.run(input).await?,

@@ -50,24 +50,35 @@ pub(super) async fn base_of(
 impl Job<'_> {
     /// Refuses a mixed-up volume. Returns whether the parent was read from this very volume.
     pub(super) fn check_identity(&mut self, parent: Option<&SnapshotEntry>) -> Result<bool> {
-        let Some(parent) = parent else { return Ok(true) };
-        let (before, now) = (&parent.snapshot.identity, &self.identity);
-        let same = match (before, now) {
-            (
-                Identity::Rbd { cluster_fsid: fsid, image_id: id, .. },
-                Identity::Rbd { cluster_fsid, image_id, .. },
-            ) => fsid == cluster_fsid && id == image_id,
-            // A stream says nothing of its origin; the whole volume is read and compared.
-            (Identity::Stream, _) => return Ok(false),
-            (before, now) => before == now,
+        let Some(parent) = parent else {
+            if let Some(was) = &self.moved_from {
+                self.note(format!(
+                    "the image is being moved by live migration, and was {was} before. Where that has backups under another name, \
+                     --volume goes on with them"
+                ));
+            }
+            return Ok(true);
         };
+        let (before, now) = (&parent.snapshot.identity, &self.identity);
+        // A stream says nothing of its origin; the whole volume is read and compared.
+        if *before == Identity::Stream {
+            return Ok(false);
+        }
+        let same = is_same(before, now);
+        if !same && self.moved_from.as_ref().is_some_and(|was| is_same(before, was)) {
+            self.note(format!(
+                "the volume is being moved by live migration, from {before}: reading all of it"
+            ));
+            return Ok(false);
+        }
         if !same && !self.options.accept_new_identity {
             return Err(Error::conflict(format!(
                 "volume {} was backed up from {before}, this is {now}",
                 self.options.volume
             ))
             .help(
-                "if the volume was replaced on purpose, go on with --accept-new-identity (all of it is read once); \
+                "if the volume was replaced on purpose (restored, or moved by live migration), go on with \
+                 --accept-new-identity (all of it is read once); \
                  otherwise give this one another name with --volume",
             ));
         }
@@ -163,5 +174,16 @@ impl Job<'_> {
         // An image gets smaller when somebody says so, and not by half a copy.
         let may_be_cut = matches!(self.identity, Identity::File { .. });
         self.check_size(ground, frozen.reader().size_bytes(), may_be_cut)
+    }
+}
+
+/// Whether two identities are of one volume; an image may be called otherwise meanwhile.
+fn is_same(one: &Identity, other: &Identity) -> bool {
+    match (one, other) {
+        (
+            Identity::Rbd { cluster_fsid: fsid, image_id: id, .. },
+            Identity::Rbd { cluster_fsid, image_id, .. },
+        ) => fsid == cluster_fsid && id == image_id,
+        (one, other) => one == other,
     }
 }

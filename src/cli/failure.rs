@@ -40,6 +40,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::NoRepository => "no_repository",
         ErrorKind::Corrupt => "corrupt",
         ErrorKind::Conflict => "conflict",
+        ErrorKind::Busy => "busy",
         ErrorKind::WrongKey => "wrong_key",
         ErrorKind::Denied => "denied",
         ErrorKind::Unavailable => "unavailable",

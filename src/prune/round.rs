@@ -141,7 +141,7 @@ impl Prune {
         }
         let roster = self.marker.roster(survey);
         self.check_roster(generation, survey, &roster).await?;
-        self.report.snapshots = roster.iter().map(|entry| entry.live.len() as u64).sum();
+        self.report.snapshots = Some(roster.iter().map(|entry| entry.live.len() as u64).sum());
         let deleted = self.project.put_table(generation, &deleted).await?;
         let live_index = self.project.put_table(generation, &self.marker.live).await?;
         self.cancel.check()?;

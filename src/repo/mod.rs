@@ -13,6 +13,8 @@ pub mod memory;
 pub mod notes;
 mod parts;
 pub mod project;
+mod recall;
+mod remains;
 pub mod rounds;
 pub mod session;
 
@@ -30,7 +32,7 @@ use crate::units::{ProjectName, check_chunk_size};
 
 pub use cache::Cache;
 pub(crate) use contents::Listed;
-pub use memory::Memory;
+pub use memory::{AtPlace, Memory};
 pub use project::Project;
 
 /// What the repository is told of the machine it is used from.
@@ -48,6 +50,8 @@ pub struct Environment {
     pub cache_dir: Option<PathBuf>,
     /// Where is remembered what repositories looked like last time.
     pub memory_dir: Option<PathBuf>,
+    /// The store is believed as it is now, whatever is remembered of the repository at its place.
+    pub trust_store: bool,
 }
 
 /// Name and version, as records show it.
@@ -89,6 +93,14 @@ impl Repository {
         unlock: Option<&Unlock>,
     ) -> Result<Arc<Self>> {
         check_chunk_size(options.chunk_size_bytes)?;
+        let name = ObjectName::Repository;
+        if store.head(&name.to_string()).await?.is_some() {
+            return Err(already_there(&store));
+        }
+        // Before anything is written.
+        let at = AtPlace::read(&environment, store.place())?;
+        at.refuse_new()?;
+        remains::refuse_repository(&store).await?;
         let create_if_absent = store.probe_create_if_absent("probe").await?;
         if !create_if_absent {
             store.without_create_if_absent();
@@ -102,10 +114,6 @@ impl Repository {
             required_features: 0,
             created_unix_ms: environment.clock.now_unix_ms(),
         };
-        let name = ObjectName::Repository;
-        if store.head(&name.to_string()).await?.is_some() {
-            return Err(already_there(&store));
-        }
         let sealed = codec::seal_record(Place { repo_id: &[0; 16], name: &name, key: None }, &record)?;
         // The slot comes first: a repository that exists can be opened. Until the repository object is there, nothing is.
         let master = match unlock {
@@ -121,12 +129,11 @@ impl Repository {
             Created::New => {}
             Created::Exists { .. } => return Err(already_there(&store)),
         }
-        let memory = Memory::load(environment.memory_dir.as_deref(), store.url())?;
         let cache = Cache::new(environment.cache_dir.as_deref(), &record.repo_id);
+        let memory = Memory::begin(at, &record, &cache);
         let object = sealed.bytes().to_vec();
         let repository = Arc::new(Self { store, record, object, master, environment, cache, memory });
-        repository.memory.forget();
-        repository.remember()?;
+        repository.remember();
         repository.create_project(&default_project()).await?;
         Ok(repository)
     }
@@ -152,7 +159,13 @@ impl Repository {
         encrypted: bool,
         ask: &mut AskSecret<'_>,
     ) -> Result<Arc<Self>> {
-        let (record, object) = read_repository(&store).await?;
+        let at = AtPlace::read(&environment, store.place())?;
+        let (record, object) = match read_repository(&store).await {
+            Err(e) if e.kind() == ErrorKind::NoRepository => {
+                return Err(at.explain(remains::explain(&store, e).await));
+            }
+            found => found?,
+        };
         if !record.create_if_absent {
             store.without_create_if_absent();
         }
@@ -163,8 +176,8 @@ impl Repository {
             ))
             .help("if it never was, give none; otherwise someone put another repository in its place"));
         }
-        let memory = Memory::load(environment.memory_dir.as_deref(), store.url())?;
-        memory.check_repository(&record)?;
+        let cache = Cache::new(environment.cache_dir.as_deref(), &record.repo_id);
+        let memory = Memory::load(at, &record, &cache)?;
         let master = match record.encrypted {
             false => None,
             true => {
@@ -172,9 +185,8 @@ impl Repository {
                 Some(keys::unlock(&store, &record, &object, &unlock, &memory).await?)
             }
         };
-        let cache = Cache::new(environment.cache_dir.as_deref(), &record.repo_id);
         let repository = Self { store, record, object, master, environment, cache, memory };
-        repository.remember()?;
+        repository.remember();
         Ok(Arc::new(repository))
     }
 
@@ -239,9 +251,8 @@ impl Repository {
         })
     }
 
-    fn remember(&self) -> Result<()> {
+    fn remember(&self) {
         self.memory.saw_repository(&self.record, self.master.as_ref().map(MasterKey::fingerprint));
-        self.memory.save()
     }
 }
 

@@ -13,6 +13,7 @@ pub mod rewind;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -128,6 +129,7 @@ pub async fn run(
         buffers: Arc::clone(&planner.buffers),
         progress: Arc::clone(&progress),
         blank: planner.target_is_blank(),
+        luks: AtomicBool::new(false),
         ahead: Semaphore::new(chunks_ahead_max(project)),
     });
     let (sender, mut plans) = mpsc::channel(1);
@@ -249,6 +251,8 @@ pub(crate) struct Work {
     progress: Arc<dyn Progress>,
     /// Whether the target reads as zeros everywhere, so that zeros need not be written.
     blank: bool,
+    /// Whether it is a LUKS volume, as its first chunk shows; that is fetched before all others.
+    luks: AtomicBool,
     /// For each chunk from before its objects are read until it is decoded.
     ahead: Semaphore,
 }

@@ -8,7 +8,9 @@ pub(crate) mod file_reader;
 pub mod raw_file;
 mod raw_stream;
 pub mod rbd;
+pub mod rbd_compare;
 pub mod rbd_head;
+mod rbd_snapshots;
 mod rbd_taken;
 pub mod states;
 
@@ -58,6 +60,11 @@ pub struct FreezeRequest {
 /// A volume that can be backed up, before anything of it was read.
 pub trait Volume: Send + Sync {
     fn identity(&self) -> Result<Identity>;
+
+    /// Who it was before, where it is just being moved and got another identity by that.
+    fn moved_from(&self) -> Result<Option<Identity>> {
+        Ok(None)
+    }
 
     /// Fixes the volume's content (makes or opens the snapshot) and finds what changed since the parent.
     ///

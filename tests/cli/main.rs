@@ -6,6 +6,7 @@ mod forget;
 mod help;
 mod honest;
 mod isolation;
+mod memory;
 mod outcomes;
 mod prune;
 mod round_trips;

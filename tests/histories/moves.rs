@@ -56,9 +56,9 @@ impl World<'_> {
         };
         let spec = self.spec(&image.name, named.clone());
         let options = BackupOptions {
-            accept_new_identity: step.numbers[2] % 8 > 0,
-            no_delta: step.numbers[2] / 8 % 8 == 0,
-            full: step.numbers[2] / 64 % 32 == 0,
+            accept_new_identity: !step.numbers[2].is_multiple_of(8),
+            no_delta: (step.numbers[2] / 8).is_multiple_of(8),
+            full: (step.numbers[2] / 64).is_multiple_of(32),
             ..BackupOptions::new(image.name.parse().expect("a volume's name"))
         };
         say(format_args!(
@@ -75,7 +75,7 @@ impl World<'_> {
         });
         let (canceller, cancel) = cancel::pair();
         // Somebody stops it: at its first, second or third phase.
-        let stopped = step.numbers[2] / 2048 % 16 == 0;
+        let stopped = (step.numbers[2] / 2048).is_multiple_of(16);
         if stopped {
             let at = step.numbers[2] as usize / 32768 % 3 + 1;
             *watch.stop.lock().expect("not poisoned") = Some((at, canceller));
@@ -160,9 +160,9 @@ impl World<'_> {
         // Mostly what belongs there, and mostly one of the newest.
         let volume = &name;
         let own: Vec<_> = self.known.iter().filter(|k| k.entry.volume_name == *volume).cloned().collect();
-        let from = if own.is_empty() || step.numbers[2] % 5 == 0 { &self.known } else { &own };
+        let from = if own.is_empty() || step.numbers[2].is_multiple_of(5) { &self.known } else { &own };
         let Some(known) = along(step.numbers[1], from).cloned() else { return Ok(()) };
-        let overwrite = step.numbers[2] / 5 % 8 > 0;
+        let overwrite = !(step.numbers[2] / 5).is_multiple_of(8);
         say(format_args!("restore {} {name}{}", known.name(), if overwrite { " --overwrite" } else { "" }));
         let before = target.as_ref().map(|image| self.head(image)).transpose()?;
         match self.restored(step, &known, &name, overwrite) {
@@ -202,12 +202,12 @@ impl World<'_> {
         };
         let sink = RbdSink::open(cluster, &spec, &target)?;
         let mut options = RestoreOptions {
-            compare: step.numbers[3] % 8 > 0,
-            verify: step.numbers[3] / 8 % 2 == 0,
+            compare: !step.numbers[3].is_multiple_of(8),
+            verify: (step.numbers[3] / 8).is_multiple_of(2),
             ..RestoreOptions::default()
         };
         let existing = matches!(sink.existing(), Existing::Content(_));
-        if existing && options.compare && step.numbers[3] / 16 % 4 > 0 {
+        if existing && options.compare && !(step.numbers[3] / 16).is_multiple_of(4) {
             let head = Arc::new(RbdHead::open(cluster, &spec)?);
             let found = self.place.runtime.block_on(rewind::find(&self.project, snapshot, head))?;
             self.count(if found.is_ok() { "restore: rewound" } else { "restore: compared" });
@@ -234,13 +234,15 @@ impl World<'_> {
     fn import(&mut self, step: &Step) -> Result<()> {
         let images = self.look()?;
         let Some(source) = along(step.numbers[0], &images).cloned() else { return Ok(()) };
-        let target = if step.numbers[3] % 8 == 0 { 0 } else { step.numbers[3] % 4 };
+        let target = if step.numbers[3].is_multiple_of(8) { 0 } else { step.numbers[3] % 4 };
         // The last is most likely a copy.
         let target = if target == 0 { along(step.numbers[2], &images) } else { images.last() };
         let Some(target) = target.cloned() else { return Ok(()) };
         let Some(diff) = self.diff_of(&source, &target, step)? else { return Ok(()) };
-        let options =
-            ImportOptions { discard_changes: step.numbers[3] / 64 % 8 == 0, ..ImportOptions::default() };
+        let options = ImportOptions {
+            discard_changes: (step.numbers[3] / 64).is_multiple_of(8),
+            ..ImportOptions::default()
+        };
         say(format_args!(
             "import-diff {:?} to {:?} of {} into {}{}",
             diff.from,
@@ -292,10 +294,11 @@ impl World<'_> {
     /// one that it has.
     fn diff_of(&self, source: &Image, target: &Image, step: &Step) -> Result<Option<Diff>> {
         let numbers = step.numbers;
-        let fitting = numbers[3] / 8 % 4 > 0;
+        let fitting = !(numbers[3] / 8).is_multiple_of(4);
         let has = |s: &&Snapshot| target.snapshots.iter().any(|t| t.name == s.name);
         let from: Vec<_> = source.snapshots.iter().filter(|s| !fitting || has(s)).collect();
-        let from = along(numbers[1], &from).copied().filter(|_| fitting || numbers[3] / 32 % 2 > 0);
+        let from =
+            along(numbers[1], &from).copied().filter(|_| fitting || !(numbers[3] / 32).is_multiple_of(2));
         let later = source.snapshots.iter().filter(|s| from.is_none_or(|f| f.id < s.id));
         let later: Vec<_> = later.filter(|s| !fitting || !has(s)).collect();
         let to = along(numbers[2], &later).copied();
@@ -309,7 +312,7 @@ impl World<'_> {
             None => None,
         };
         let base = base.as_ref().map(|(name, base)| (*name, &**base));
-        let version = if numbers[3] / 1024 % 2 == 0 { DiffVersion::V1 } else { DiffVersion::V2 };
+        let version = if (numbers[3] / 1024).is_multiple_of(2) { DiffVersion::V1 } else { DiffVersion::V2 };
         let grain = Grain { version, block_bytes: BLOCKS[numbers[3] as usize / 2048 % 3] };
         Ok(Some(Diff::between(base, to.map(|s| s.name.as_str()), bytes, grain)))
     }
@@ -342,8 +345,8 @@ impl World<'_> {
         let from = image.snapshots.iter().find(|s| point.as_ref() == Some(&s.name));
         let base = from.map(|from| operator.read(&image.id, Some(from.id))).transpose()?.flatten();
         drop(operator);
-        let raw = step.numbers[2] % 4 == 0;
-        let version = if step.numbers[2] / 4 % 2 == 0 { DiffVersion::V1 } else { DiffVersion::V2 };
+        let raw = step.numbers[2].is_multiple_of(4);
+        let version = if (step.numbers[2] / 4).is_multiple_of(2) { DiffVersion::V1 } else { DiffVersion::V2 };
         let grain = Grain { version, block_bytes: BLOCKS[step.numbers[2] as usize / 8 % 3] };
         let base = from.zip(base.as_ref()).map(|(from, base)| (from.name.as_str(), &**base));
         let diff = Diff::between(base, snapshot.map(|s| s.name.as_str()), bytes, grain);
@@ -382,7 +385,8 @@ impl World<'_> {
     }
 
     fn verify(&mut self, step: &Step) -> Result<()> {
-        let options = VerifyOptions { read_data: step.numbers[1] % 2 == 0, ..VerifyOptions::default() };
+        let options =
+            VerifyOptions { read_data: step.numbers[1].is_multiple_of(2), ..VerifyOptions::default() };
         let run = verify::run(&self.project, options, Arc::new(Silent), Cancel::never());
         let report = self.place.runtime.block_on(run);
         let report = report.map_err(|e| Finding::new("verify", format!("cannot: {e}")))?;

@@ -20,7 +20,7 @@ use crate::support::ceph::Ceph;
 use crate::world::{self, Finding, Place, Tally};
 
 /// A history that says nothing for so long hangs: a step takes milliseconds.
-const SILENCE_MAX: Duration = Duration::from_secs(100);
+const SILENCE_MAX: Duration = Duration::from_secs(180);
 const RESULT: &str = "@result ";
 const POOL: &str = "CUTTLE_HISTORIES_POOL";
 

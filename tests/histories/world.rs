@@ -69,7 +69,7 @@ pub fn run(place: &Place, seed: u64, steps: &[Step]) -> (Result<()>, Tally) {
     let chunk_size_bytes = [4096, 16384, 65536][seed as usize % 3];
     let options = InitOptions { chunk_size_bytes, delta_depth_max: [0, 2, 7][seed as usize / 3 % 3] };
     let project = place.runtime.block_on(async {
-        let repository = init_with(store(Arc::new(InMemory::new())), options, seed % 2 == 0).await;
+        let repository = init_with(store(Arc::new(InMemory::new())), options, seed.is_multiple_of(2)).await;
         default(&repository).await
     });
     let mut world = World { place, project, known: Vec::new(), tally: Tally::new() };
@@ -163,7 +163,7 @@ impl World<'_> {
 
 /// Along a list of things, as the operator does it.
 pub fn along<T>(number: u32, items: &[T]) -> Option<&T> {
-    items.get((u64::from(number) * items.len() as u64 >> 32) as usize)
+    items.get(((u64::from(number) * items.len() as u64) >> 32) as usize)
 }
 
 /// An error's message without what differs from one to the next.

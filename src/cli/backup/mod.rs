@@ -18,7 +18,7 @@ use cuttle::progress::Progress;
 use cuttle::repo::Project;
 use cuttle::source::diff_stream;
 use cuttle::source::raw_file::RawFile;
-use cuttle::source::rbd::RbdVolume;
+use cuttle::source::rbd::{RbdOptions, RbdVolume};
 use cuttle::units::{VOLUME_SIZE_BYTES_MAX, VolumeName};
 use cuttle::{Result, cpu};
 
@@ -47,7 +47,10 @@ SOURCE is one of
   PATH                            a file or block device that nothing writes to meanwhile
   -                               standard input: `rbd export-diff`, `rbd export --export-format 2`, or raw bytes
 
-The volume of rbd:vms/db is named vms/db, that of a file by its file name. A source that fails does not stop the others.
+The volume of rbd:vms/db is named vms/db, that of a file by its file name. What a name may not hold (control characters,
+'@', '/' within an image's name, '%' itself) is written as % and two hexadecimal digits, here and in the volume's name: rbd:vms/a%40b
+is the image a@b, rbd:vms/%2A the one whose name is *. A source that fails does not stop the others; a volume that another host is
+backing up just now is skipped.
 
 Better than a pipe is --from-command: then cuttle runs the command, and what it prints counts only if it ends with exit code 0.
 A pipe does not tell whether its writer died. Diffs and exports of format 2 show their end, and one that was cut is refused. Raw
@@ -71,8 +74,8 @@ JSON: one line for each volume as it ends, more for an export with snapshots, th
   {\"message_type\":\"volume\",\"status\":\"ok\",\"source\",\"volume\",\"sequence\",\"snapshot_id\",\"point\",\"size_bytes\",\"full_read\",
    \"changed_bytes\",\"parent\",\"parent_known_by\":\"id\"|\"name\"|null,\"read_bytes\",\"new_chunks\",\"new_bytes\",
    \"stored_bytes\",\"known_chunks\",\"zero_chunks\",\"delta_chunks\",\"delta_bytes\",\"notes\":[],\"seconds\"}
-  {\"message_type\":\"volume\",\"status\":\"failed\"|\"not_started\",\"source\",\"volume\",\"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
-  {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_not_started\",\"read_bytes\",…,\"seconds\",
+  {\"message_type\":\"volume\",\"status\":\"failed\"|\"skipped\"|\"not_started\",\"source\",\"volume\",\"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
+  {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_skipped\",\"volumes_not_started\",\"read_bytes\",…,\"seconds\",
    \"ledger\":{\"put_requests\",\"get_requests\",…}}";
 
 /// Back up volumes
@@ -123,6 +126,12 @@ pub struct Args {
     /// Store every new chunk on its own, never as the difference from what was there before
     #[arg(long)]
     no_delta: bool,
+    /// Fail rather than have librbd take an image's lock from a client that does not answer, and cut that off from the cluster
+    #[arg(long)]
+    no_break_lock: bool,
+    /// Back up clones with a LUKS key of their own, which can be restored only over a clone of their restored parent
+    #[arg(long, hide_short_help = true)]
+    luks_clones: bool,
     /// Largest volume taken from standard input
     #[arg(long, value_name = "SIZE", value_parser = human::parse_size_nonzero, hide_short_help = true)]
     max_size: Option<u64>,
@@ -214,7 +223,10 @@ impl Night<'_> {
         match (&job.source, &self.cluster) {
             (Place::Rbd(spec), Some(cluster)) => {
                 let (cluster, spec) = (cluster.clone(), spec.clone());
-                let volume = blocking(self.context, move || RbdVolume::open(&cluster, &spec)).await?;
+                let (keep_locks, luks_clones) = (self.args.no_break_lock, self.args.luks_clones);
+                let options = RbdOptions { keep_locks, luks_clones };
+                let volume =
+                    blocking(self.context, move || RbdVolume::open_with(&cluster, &spec, options)).await?;
                 Ok(Input::Volume(Arc::new(volume)))
             }
             (Place::Rbd(spec), None) => Err(cuttle::Error::internal(format!("{spec} without a cluster"))),

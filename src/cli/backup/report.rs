@@ -75,8 +75,10 @@ impl<'a> Report<'a> {
     ) -> cuttle::Result<()> {
         let ui = self.context.ui;
         self.summary.tally.add(fate);
-        if let Fate::Failed(error) = fate {
-            ui.error(error, (self.expected > 1).then_some(source));
+        match fate {
+            Fate::Failed(error) => ui.error(error, (self.expected > 1).then_some(source)),
+            Fate::Skipped(why) => ui.note(&format!("{source}: {}", why.message)),
+            Fate::Done(_) | Fate::NotStarted(_) => {}
         }
         let message_type = "volume";
         for report in done {
@@ -88,7 +90,7 @@ impl<'a> Report<'a> {
         }
         if let Some((status, note, error)) = fate.not_done() {
             let mut row = vec![String::new(); COLUMNS.len()];
-            (row[0], row[COLUMNS.len() - 1]) = (volume.to_owned(), note.to_owned());
+            (row[0], row[COLUMNS.len() - 1]) = (volume.to_owned(), note);
             self.rows.push(row);
             if ui.is_json() {
                 ui.print_json(&FailedLine { message_type, status, source, volume, error })?;

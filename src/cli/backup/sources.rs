@@ -94,7 +94,16 @@ pub async fn resolve(
             _ => vec![place.clone()],
         };
         for source in expanded {
-            let name = volume.cloned().map_or_else(|| source.volume_name(), Ok)?;
+            let name = match volume.cloned().map_or_else(|| source.volume_name(), Ok) {
+                Ok(name) => name,
+                Err(e) => {
+                    failed.push((
+                        source.to_string(),
+                        Failure::from(&e.help("back it up by itself, with --volume NAME")),
+                    ));
+                    continue;
+                }
+            };
             match found.get(&name) {
                 Some(other) if *other == source => {}
                 Some(other) => {

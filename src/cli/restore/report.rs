@@ -121,7 +121,7 @@ impl<'a> Report<'a> {
             self.context.ui.error(error, (self.expected > 1).then_some(told.volume));
         }
         if let Some((status, note, error)) = fate.not_done() {
-            self.other(told, (status, note), Some(error))?;
+            self.other(told, (status, &note), Some(error))?;
         }
         if let Fate::Done(restored) = fate {
             self.done(told, restored)?;

@@ -7,7 +7,7 @@ use std::ptr;
 
 use crate::error::{Error, Result};
 use crate::rbd::errno::{ECANCELED, c_string};
-use crate::rbd::image::Image;
+use crate::rbd::image::{Image, features};
 
 /// What to compare, and how.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +48,18 @@ impl Image {
         request: Request<'_>,
         found: &mut dyn FnMut(DiffRange) -> Result<()>,
     ) -> Result<()> {
+        if self.features()? & features::MIGRATING != 0 {
+            // Not an error of librbd's but a signal that ends the process, where the image is imported.
+            return Err(Error::conflict(format!(
+                "{}: Ceph cannot tell what changed in an image under live migration",
+                self.label()
+            ))
+            .help(format!(
+                "end the migration first: see `rbd status {}/{}`",
+                self.pool().path(),
+                self.name()
+            )));
+        }
         let from = request.from.map(c_string).transpose()?;
         let mut state = State { found, failed: None, panicked: None };
         // SAFETY: an open image; the name is null or lives during the call. The callback is only called during the

@@ -208,9 +208,9 @@ impl Why {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Migrating => f.write_str(
-                "the image is being migrated, and librbd cannot compare it until that is committed",
-            ),
+            Self::Migrating => {
+                f.write_str("the image is under live migration, in which Ceph cannot tell what changed")
+            }
             Self::NoFastDiff { .. } => f.write_str("the image has no fast-diff"),
             Self::MapInvalid { snapshot: Some(name) } => {
                 write!(f, "the object map of snapshot {name} is marked invalid")
