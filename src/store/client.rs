@@ -167,7 +167,6 @@ mod tests {
             (Key::PoolMaxIdlePerHost, "7", "many"),
             (Key::Http2MaxFrameSize, "20000", "-1"),
             (Key::Http2KeepAliveInterval, "3s", "x"),
-            (Key::UserAgent, "me/1", "a\nb"),
             (Key::ProxyUrl, "http://127.0.0.1:1", "http://u:HUNTER2@:::"),
             (Key::RandomizeAddresses, "false", "x"),
         ] {

@@ -84,7 +84,9 @@ impl HttpService for Observed {
         }
         if status.is_success() {
             return match kind {
-                _ if is_page(response.headers()) => Err(page(status)),
+                _ if status != http::StatusCode::NO_CONTENT && is_page(response.headers()) => {
+                    Err(page(status))
+                }
                 RequestKind::Put => written(response).await,
                 RequestKind::Delete if is_batch => batch_answer(response).await,
                 _ => Ok(response),
@@ -112,8 +114,12 @@ fn is_redirect(status: http::StatusCode) -> bool {
     status.is_redirection() && status != http::StatusCode::NOT_MODIFIED
 }
 
-/// Whether an answer is a web page. No object of a repository is one, and no store answers requests with one.
+/// Whether an answer is a web page. No object of a repository is one, and no store answers requests with one. One without
+/// anything in it is none, whatever it is called: moto calls its empty answers so.
 fn is_page(headers: &http::HeaderMap) -> bool {
+    if headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0") {
+        return false;
+    }
     let kind = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"))
 }

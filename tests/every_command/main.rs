@@ -59,9 +59,6 @@ fn each_row(work: impl Fn(&World, &Row) -> Vec<String> + Sync) {
     assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// What may still fail until an item of its own is done: a state folder that cannot be written is a warning (B5).
-const AWAITED: [Trouble; 1] = [Trouble::NoState];
-
 /// Output is what ends, and not the outcome: the exit code is that of an undisturbed run. A memory that cannot be written and
 /// a home that is not there are no reason to fail either.
 #[test]
@@ -75,8 +72,7 @@ fn no_command_fails_or_succeeds_for_what_becomes_of_its_output_or_home() {
         for trouble in Trouble::ALL {
             let ended = world.run(row, trouble);
             let expected = expected(row, &calm, trouble);
-            let awaited = AWAITED.contains(&trouble) && ended.code == Some(1);
-            if ended.code != Some(expected) && !awaited {
+            if ended.code != Some(expected) {
                 wrong.push(format!("{row}: {trouble:?}: {ended}, expected {expected}"));
             }
             if ended.stderr.contains("panicked") {

@@ -16,9 +16,6 @@ use crate::support::Numbers;
 /// Signals that end a command cleanly, those that it does not care about, and one that nobody catches.
 const SIGNALS: [Signal; 5] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::PIPE, Signal::USR1];
 
-/// What a signal has to come to is an item of its own until it is done: SIGHUP as SIGTERM (B9).
-const AWAITED: [Signal; 1] = [Signal::HUP];
-
 /// Every file with its size and time: what tells whether a run has begun to do anything.
 fn state(place: &Place) -> BTreeMap<PathBuf, (u64, i64, i64)> {
     let mut found = BTreeMap::new();
@@ -71,7 +68,6 @@ fn disturbed(world: &World, row: &Row, calm: &Ended, signal: Signal, delay: Dura
     unmount(&place);
     let clean = match signal {
         Signal::USR1 => ended.signal == Some(Signal::USR1.as_raw()),
-        _ if AWAITED.contains(&signal) => ended.signal == Some(signal.as_raw()),
         // Before it listens for signals, or is this program at all, it does nothing else either.
         _ => {
             let stopped = ended.code == Some(130) && signal != Signal::PIPE;

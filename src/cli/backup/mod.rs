@@ -74,8 +74,10 @@ JSON: one line for each volume as it ends, more for an export with snapshots, th
   {\"message_type\":\"volume\",\"status\":\"ok\",\"source\",\"volume\",\"sequence\",\"snapshot_id\",\"point\",\"size_bytes\",\"full_read\",
    \"changed_bytes\",\"parent\",\"parent_known_by\":\"id\"|\"name\"|null,\"read_bytes\",\"new_chunks\",\"new_bytes\",
    \"stored_bytes\",\"known_chunks\",\"zero_chunks\",\"delta_chunks\",\"delta_bytes\",\"notes\":[],\"seconds\"}
-  {\"message_type\":\"volume\",\"status\":\"failed\"|\"skipped\"|\"not_started\",\"source\",\"volume\",\"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
-  {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_skipped\",\"volumes_not_started\",\"read_bytes\",…,\"seconds\",
+  {\"message_type\":\"volume\",\"status\":\"failed\"|\"skipped\"|\"not_started\",\"source\",\"volume\",
+   \"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
+  {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_skipped\",\"volumes_not_started\",
+   \"read_bytes\",…,\"seconds\",
    \"ledger\":{\"put_requests\",\"get_requests\",…}}";
 
 /// Back up volumes
