@@ -111,8 +111,8 @@ const CASES: &[Case] = &[
     Case {
         what: "the repository object is missing",
         kind: ErrorKind::NoRepository,
-        says: &["no repository"],
-        helps: "cuttle init",
+        says: &["no repository", "what is left of one", "objects"],
+        helps: "bring its object `repository` back",
         opens: false,
     },
     Case {
