@@ -5,7 +5,7 @@ mod support;
 use std::sync::Arc;
 
 use cuttle::ErrorKind;
-use cuttle::backup;
+use cuttle::backup::{self, BackupOptions};
 use cuttle::repo::session::Session;
 use cuttle::repo::{Project, Repository, default_project};
 use object_store::ObjectStore;
@@ -362,15 +362,14 @@ async fn a_volume_that_another_session_is_at_is_left_to_it() {
     let volume = MemoryVolume::new(filled(3 * CHUNK as usize, 5));
     back_up(&project, &volume, &options("v")).await.expect("the first");
     let other = begun(&project).await;
-    let busy = back_up(&project, &volume, &options("v")).await.expect_err("the other is at it");
+    let polite = BackupOptions { yields: true, ..options("v") };
+    let busy = back_up(&project, &volume, &polite).await.expect_err("the other is at it");
     assert_eq!(busy.kind(), ErrorKind::Busy, "{busy}");
     assert!(busy.message().starts_with("in progress on "), "{busy}");
     // Of several that began at once only the first goes on; the others left their outcome.
-    let mut later = options("v");
-    later.yields = false;
-    back_up(&project, &volume, &later).await.expect("whoever does not ask is not kept");
+    back_up(&project, &volume, &options("v")).await.expect("whoever does not ask is not kept");
     other.abort("enough").await.expect("aborted");
-    back_up(&project, &volume, &options("v")).await.expect("nobody is at it any more");
+    back_up(&project, &volume, &polite).await.expect("nobody is at it any more");
     let catalog = project.confirmed_catalog().await.expect("a catalog");
     let log = project.confirmed_log(catalog.entries()[0].number).await.expect("a log");
     assert_eq!(log.unfinished().count(), 0, "who yields leaves an outcome");

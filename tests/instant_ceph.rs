@@ -66,7 +66,7 @@ fn volume(seed: u64, size: usize) -> Vec<u8> {
 fn back_up(cuttle: &Cuttle, name: &str, content: &[u8]) {
     let path = cuttle.home().join("volume.raw");
     std::fs::write(&path, content).expect("written");
-    cuttle.ok(&["backup", &path.display().to_string(), "--volume", name]);
+    cuttle.ok(&["backup", &path.display().to_string(), "--volume", name, "--accept-smaller"]);
 }
 
 fn export(ceph: &Ceph, path: &str) -> Vec<u8> {

@@ -81,7 +81,8 @@ fn stream_night(ceph: &Ceph, cuttle: &Cuttle, image: &str, night: usize) -> [Nig
     let whole = ceph.rbd(&["export", "--no-progress", "--export-format", "2", &now, "-"]);
     [
         cuttle.backup_stream(&["-", "--volume", "streams/diff"], &diff),
-        cuttle.backup_stream(&["-", "--volume", "streams/whole"], &whole),
+        // A backup for each snapshot that is in it: a volume of its own each night.
+        cuttle.backup_stream(&["-", "--volume", &format!("streams/whole-{night}")], &whole),
     ]
 }
 
@@ -157,10 +158,10 @@ fn a_cluster_is_lost_and_every_night_of_it_comes_back_on_a_fresh_one() {
         assert_same(&found, bytes, &format!("night {night}"));
         ext4::check(&found);
     }
-    for volume in ["streams/diff", "streams/whole"] {
-        for (night, Kept { sequence, bytes }) in kept.iter().enumerate() {
-            let found = cuttle.ok(&["restore", &format!("{volume}@{sequence}"), "-"]);
-            assert_same(&found, bytes, &format!("{volume}, night {night}"));
+    for (night, Kept { sequence, bytes }) in kept.iter().enumerate() {
+        for snapshot in [format!("streams/diff@{sequence}"), format!("streams/whole-{night}")] {
+            let found = cuttle.ok(&["restore", &snapshot, "-"]);
+            assert_same(&found, bytes, &format!("{snapshot}, night {night}"));
         }
     }
     let found = cuttle.ok(&["restore", "streams/history", "-"]);

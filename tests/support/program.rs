@@ -143,8 +143,10 @@ impl Night {
         self.volume()["notes"].to_string()
     }
 
+    /// Of all that was backed up, together.
     pub fn number(&self, name: &str) -> u64 {
-        self.volume()[name].as_u64().unwrap_or_else(|| panic!("{name} in {self:?}"))
+        let of = |volume: &Value| volume[name].as_u64().unwrap_or_else(|| panic!("{name} in {self:?}"));
+        self.volumes.iter().map(of).sum()
     }
 
     /// Requests to the store of the whole run.

@@ -97,8 +97,9 @@ pub async fn latest(project: &Project, volume: &str) -> SnapshotEntry {
     project.find_snapshot(volume).await.expect("a snapshot")
 }
 
+/// It does not step back for another backup of the same volume: many tests are about two at once, and about what a killed one leaves.
 pub fn options(volume: &str) -> BackupOptions {
-    BackupOptions::new(volume.parse().expect("a volume name"))
+    BackupOptions { yields: false, ..BackupOptions::new(volume.parse().expect("a volume name")) }
 }
 
 pub async fn back_up(
