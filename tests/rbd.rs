@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cuttle::rbd::diff::judge::{History, Verdict};
-use cuttle::rbd::diff::{Comparison, End};
+use cuttle::rbd::diff::{Comparison, DiffRange, End};
 use cuttle::rbd::{Access, CephConfig, Cluster, RbdSpec, flags};
 use cuttle::source::{Changes, Content, Extent, Volume};
 use cuttle::volume::Identity;
@@ -273,7 +273,11 @@ fn what_fails_while_extents_arrive_does_not_cross_into_c() {
         }));
         assert!(panic.is_err());
         let mut bytes = 0;
-        compared.visit(&mut |range| Ok(bytes += range.length_bytes)).unwrap();
+        let mut add = |range: DiffRange| {
+            bytes += range.length_bytes;
+            Ok(())
+        };
+        compared.visit(&mut add).unwrap();
         assert_eq!(bytes, 16 * MIB, "and it can be asked again");
     }
     ceph.purge(path);

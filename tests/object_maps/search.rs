@@ -2,6 +2,7 @@
 //! conditions a history is found in which it does.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use cuttle::rbd::diff::judge::{Between, Facts, History, Verdict, judge};
 
@@ -59,8 +60,8 @@ impl Search {
                     if this.miss.is_some() {
                         return this;
                     }
-                    if !this.met.contains_key(&after) {
-                        this.met.insert(after, Some((world, op)));
+                    if let Entry::Vacant(new) = this.met.entry(after) {
+                        new.insert(Some((world, op)));
                         next.push(after);
                     }
                 }
