@@ -83,11 +83,10 @@ impl Job<'_> {
             Some(volume) => self.newest(volume).await?,
             None => None,
         };
-        let state = self.project.gc_state().await?;
         let ground = Ground {
             before: self.manifest_of(parent.as_ref())?,
             condemned: Arc::new(Condemned::default()),
-            generation: state.generation,
+            generation: self.project.generation().await?,
             seed: SnapshotId(crate::keys::random_array()?),
             learn: parent.is_none(),
             dry_run: true,

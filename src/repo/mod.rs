@@ -6,6 +6,8 @@ pub mod cache;
 pub mod catalog;
 pub mod chunks;
 mod contents;
+mod find;
+pub(crate) mod found;
 pub mod keys;
 pub mod log;
 pub mod manifest;
@@ -13,7 +15,8 @@ pub mod memory;
 pub mod notes;
 mod parts;
 pub mod project;
-pub mod rounds;
+pub(crate) mod rounds;
+pub(crate) mod row;
 pub mod session;
 
 use std::path::PathBuf;
@@ -24,12 +27,14 @@ use crate::codec::{self, LEVEL_DEFAULT, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::{KeySlotRecord, RepositoryRecord};
 use crate::format::{ObjectName, ObjectType};
-use crate::keys::{MasterKey, Unlock, random_array};
+use crate::keys::{MasterKey, SlotPlace, Unlock, random_array};
+use crate::repo::found::Foreign;
 use crate::store::{Created, Store};
 use crate::units::{ProjectName, check_chunk_size};
 
 pub use cache::Cache;
 pub(crate) use contents::Listed;
+pub use keys::KeySlot;
 pub use memory::Memory;
 pub use project::Project;
 
@@ -75,6 +80,8 @@ pub struct Repository {
     pub(crate) environment: Environment,
     pub(crate) cache: Cache,
     pub(crate) memory: Memory,
+    /// Names that do not open.
+    pub(crate) foreign: Foreign,
 }
 
 /// Gives the secret when asked; asked only when the repository is encrypted.
@@ -108,23 +115,40 @@ impl Repository {
         }
         let sealed = codec::seal_record(Place { repo_id: &[0; 16], name: &name, key: None }, &record)?;
         // The slot comes first: a repository that exists can be opened. Until the repository object is there, nothing is.
-        let master = match unlock {
-            None => None,
+        let around = keys::Around { store: &store, record: &record, object: sealed.bytes() };
+        let (master, slot) = match unlock {
+            None => (None, None),
             Some(unlock) => {
                 let master = MasterKey::random()?;
-                keys::put_slot(&store, &record, sealed.bytes(), &master, unlock, &environment, "init")
-                    .await?;
-                Some(master)
+                let slot = keys::put_slot(around, &master, unlock, &environment, "init").await?;
+                (Some(master), Some(slot))
             }
         };
         match store.create(&name.to_string(), sealed.bytes().clone()).await? {
             Created::New => {}
-            Created::Exists { .. } => return Err(already_there(&store)),
+            Created::Exists { .. } => {
+                // Another was faster: this slot opens nothing, and nobody else knows whose it is.
+                if let Some(slot) = slot
+                    && let Err(error) = store.delete(&ObjectName::Key { slot }.to_string()).await
+                {
+                    tracing::warn!(%error, "keys/{slot:016x} is left, and opens nothing: see `cuttle key list`");
+                }
+                return Err(already_there(&store));
+            }
         }
         let memory = Memory::load(environment.memory_dir.as_deref(), store.url())?;
         let cache = Cache::new(environment.cache_dir.as_deref(), &record.repo_id);
         let object = sealed.bytes().to_vec();
-        let repository = Arc::new(Self { store, record, object, master, environment, cache, memory });
+        let repository = Arc::new(Self {
+            store,
+            record,
+            object,
+            master,
+            environment,
+            cache,
+            memory,
+            foreign: Foreign::default(),
+        });
         repository.memory.forget();
         repository.remember()?;
         repository.create_project(&default_project()).await?;
@@ -169,11 +193,13 @@ impl Repository {
             false => None,
             true => {
                 let unlock = ask()?;
-                Some(keys::unlock(&store, &record, &object, &unlock, &memory).await?)
+                let around = keys::Around { store: &store, record: &record, object: &object };
+                Some(keys::unlock(around, &unlock, &memory).await?)
             }
         };
         let cache = Cache::new(environment.cache_dir.as_deref(), &record.repo_id);
-        let repository = Self { store, record, object, master, environment, cache, memory };
+        let repository =
+            Self { store, record, object, master, environment, cache, memory, foreign: Foreign::default() };
         repository.remember()?;
         Ok(Arc::new(repository))
     }
@@ -201,22 +227,30 @@ impl Repository {
         Project::open(self, name).await
     }
 
-    /// Key slots, oldest first.
-    pub async fn keys(&self) -> Result<Vec<(u64, KeySlotRecord)>> {
-        keys::list(&self.store, &self.record).await
+    /// Key slots: those that count first, oldest first, then those that do not.
+    pub async fn keys(&self) -> Result<Vec<KeySlot>> {
+        keys::list(self.around_keys(), self.master()).await
+    }
+
+    /// Whether a slot was made with this repository's key.
+    pub(crate) fn has_made(&self, slot: u64, record: &KeySlotRecord) -> Result<bool> {
+        let at = SlotPlace { slot, repository: &self.object };
+        self.master.as_ref().map_or(Ok(false), |master| master.has_made(record, at))
+    }
+
+    fn around_keys(&self) -> keys::Around<'_> {
+        keys::Around { store: &self.store, record: &self.record, object: &self.object }
     }
 
     /// Adds a way to open the repository; returns the slot's name.
     pub async fn add_key(&self, unlock: &Unlock, label: &str) -> Result<u64> {
         let master = self.master_key()?;
-        keys::put_slot(&self.store, &self.record, &self.object, master, unlock, &self.environment, label)
-            .await
+        keys::put_slot(self.around_keys(), master, unlock, &self.environment, label).await
     }
 
-    /// Removes a slot, but never the last one.
+    /// Removes a slot, but never the last one that counts.
     pub async fn remove_key(&self, slot: u64) -> Result<()> {
-        self.master_key()?;
-        keys::remove(&self.store, &self.record, slot).await
+        keys::remove(self.around_keys(), self.master_key()?, slot).await
     }
 
     pub(crate) fn master(&self) -> Option<&MasterKey> {

@@ -7,7 +7,10 @@ use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::record::{ForgetRecord, NoteRecord};
 use crate::repo::Project;
+use crate::repo::found::Found;
 use crate::repo::log::SnapshotEntry;
+use crate::repo::project::missing;
+use crate::repo::row;
 use crate::store::Created;
 use crate::units::{Sequence, SnapshotId, VolumeNumber};
 
@@ -89,7 +92,7 @@ impl Project {
                 }
             }
             // Who forgets looks at the notes first. So a note that came too late shows here.
-            if self.repository().store.head(&self.forget_name(noted).to_string()).await?.is_some() {
+            if self.is_forgotten(noted.volume, noted.sequence).await? {
                 return Err(Error::conflict("it was forgotten meanwhile")
                     .help("protect another snapshot of the volume, or make one"));
             }
@@ -114,9 +117,13 @@ impl Project {
             host: environment.host.clone(),
             at_unix_ms: environment.clock.now_unix_ms(),
         };
-        match self.create_record(&self.forget_name(noted), &record).await? {
-            Created::Exists { .. } => return Ok(Forgotten::Before),
-            Created::New => {}
+        let name = self.forget_name(noted.volume, noted.sequence);
+        if let Created::Exists { .. } = self.create_record(&name, &record).await? {
+            return match self.forget_of(noted.volume, noted.sequence).await? {
+                Found::Opens(_) => Ok(Forgotten::Before),
+                Found::Absent => Err(missing(&name)),
+                Found::Foreign(why) => Err(taken(&name, &why)),
+            };
         }
         // A protection may have come between the look and the create. What is forgotten stays so, but one of the two is
         // told: who protects looks for this record after the note, and here the notes are looked at after the record.
@@ -128,14 +135,21 @@ impl Project {
         }
     }
 
-    /// Goes on from the note that was seen to the one that nothing follows.
+    /// Goes on from the note that was seen to the one that nothing follows. What does not open takes a number, and says
+    /// nothing.
     async fn read_newest_note(&self, noted: &mut Noted) -> Result<()> {
-        while let Some(number) = noted.number.checked_add(1) {
-            let Some(record) = self.read_record::<NoteRecord>(&self.note_name(noted, number)).await? else {
-                return Ok(());
-            };
+        let mut foreign = 0;
+        while let Some(number) = row::follows(noted.number) {
+            let name = self.note_name(noted, number);
+            match self.look::<NoteRecord>(&name).await? {
+                Found::Absent => return Ok(()),
+                Found::Opens(NoteRecord { protected, tags, .. }) => noted.note = Note { protected, tags },
+                Found::Foreign(_) => foreign += 1,
+            }
             noted.number = number;
-            noted.note = Note { protected: record.protected, tags: record.tags };
+            if foreign > row::FOREIGN_MAX {
+                return Err(row::endless(name));
+            }
         }
         Err(Error::unsupported("it has no room for another note"))
     }
@@ -143,8 +157,11 @@ impl Project {
     fn note_name(&self, noted: &Noted, number: u32) -> ObjectName {
         ObjectName::Note(self.name().clone(), noted.volume, noted.sequence, number)
     }
+}
 
-    fn forget_name(&self, noted: &Noted) -> ObjectName {
-        ObjectName::Forget(self.name().clone(), noted.volume, noted.sequence)
-    }
+/// A snapshot cannot be forgotten, as something else stands in the place of what says so.
+fn taken(name: &ObjectName, why: &str) -> Error {
+    Error::corrupt(format!("{name} does not open, and forgets nothing: {why}")).help(format!(
+        "put it aside with `cuttle verify --quarantine {name}`, then forget the snapshot again"
+    ))
 }

@@ -134,14 +134,6 @@ impl Project {
         self.repository().store.get(&name.to_string(), max).await
     }
 
-    /// Reads a record; `None` where it does not exist. Never from the cache: existence is the store's to say.
-    pub(crate) async fn read_record<R: Record>(&self, name: &ObjectName) -> Result<Option<R>> {
-        match self.get_object(name).await? {
-            None => Ok(None),
-            Some(object) => codec::open_record(self.place(name), &object).map(Some),
-        }
-    }
-
     /// Reads a record that a listing or a manifest says exists; the cache may answer.
     pub(crate) async fn read_known_record<R: Record>(&self, name: &ObjectName) -> Result<R> {
         let cache = &self.repository().cache;

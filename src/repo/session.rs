@@ -5,8 +5,10 @@ use crate::format::ObjectName;
 use crate::format::gc::Condemned;
 use crate::format::record::{EndRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
 use crate::keys::random_array;
+use crate::repo::found::Found;
 use crate::repo::log::{SnapshotEntry, VolumeLog};
 use crate::repo::project::missing;
+use crate::repo::rounds::Stage;
 use crate::repo::{PROGRAM, Project};
 use crate::store::Created;
 use crate::units::{Generation, Sequence, SnapshotId};
@@ -47,9 +49,9 @@ impl Session {
     /// Registers a backup of a volume (steps 1 to 3).
     pub async fn register(project: &Project, volume: &VolumeRecord) -> Result<Self> {
         for _ in 0..REGISTRATIONS_MAX {
-            let before = project.gc_state().await?;
+            let generation = project.generation().await?;
             let log = project.log(volume.number).await?;
-            let mut session = Self::open(project, volume, log, before.generation).await?;
+            let mut session = Self::open(project, volume, log, generation).await?;
             match session.confirm().await {
                 Ok(true) => return Ok(session),
                 Ok(false) => session.abort("a prune round began while the backup registered").await?,
@@ -68,11 +70,18 @@ impl Session {
 
     /// Looks at the generation again, and at what must not be referenced (step 3). False when it changed.
     async fn confirm(&mut self) -> Result<bool> {
-        let state = self.project.confirmed_gc_state().await?;
-        if state.generation != self.generation {
+        let rounds = self.project.rounds().await?;
+        if rounds.newest != self.generation {
             return Ok(false);
         }
-        self.condemned = self.project.condemned(&state).await?;
+        if let Stage::Unreadable(why) = &rounds.stage {
+            let name = self.project.begin_name(rounds.newest);
+            tracing::warn!(
+                "{name} does not open ({why}), so nobody can tell what a prune may delete: what older generations hold is \
+                 uploaded again. The next prune sets this right"
+            );
+        }
+        self.condemned = self.project.condemned(&rounds).await?;
         Ok(true)
     }
 
@@ -98,9 +107,11 @@ impl Session {
                 Error::unsupported(format!("the log of volume {} is full", volume.name))
                     .help("back the volume up under another name with --volume")
             })?);
-            let name = ObjectName::Open(project.name().clone(), volume.number, sequence);
-            // Taken by another host, or hidden by a short listing: the next one then. Numbers stay without gaps.
+            let name = project.open_name(volume.number, sequence);
+            // Taken by another host, hidden by a short listing, or by what does not open: the next one then. Numbers stay
+            // without gaps.
             if let Created::New = project.create_record(&name, &record).await? {
+                project.repository().memory.saw_sequence(project.name(), volume.number, sequence);
                 return Ok(Self {
                     project: project.clone(),
                     volume: volume.clone(),
@@ -126,10 +137,20 @@ impl Session {
             if sequence >= self.sequence {
                 continue;
             }
-            let Some(found) = self.project.outcome(&self.volume, sequence, entry).await? else { continue };
-            if !self.project.is_forgotten(self.volume.number, sequence).await? {
-                return Ok(Some(found));
+            // An outcome that does not open is nothing to go on from, and an older snapshot is as good.
+            let found = self.project.outcome_if_any(&self.volume, sequence, entry).await?;
+            let Some(found) = found else { continue };
+            if self.project.is_forgotten(self.volume.number, sequence).await? {
+                continue;
             }
+            if found.snapshot.generation > self.generation {
+                return Err(Error::corrupt(format!(
+                    "{}@{sequence} was made in generation {}, and prune rounds end at {}: some are gone below gc/",
+                    self.volume.name, found.snapshot.generation, self.generation
+                ))
+                .help("bring the objects back from a copy or a bucket version; see `cuttle verify`"));
+            }
+            return Ok(Some(found));
         }
         Ok(None)
     }
@@ -165,7 +186,14 @@ impl Session {
             return Ok(Committed::Done);
         }
         // Settled by reading it back: a retry may have met its own success.
-        let found: EndRecord = self.project.read_record(&name).await?.ok_or_else(|| missing(&name))?;
+        let found: EndRecord = match self.project.look(&name).await? {
+            Found::Opens(found) => found,
+            Found::Absent => return Err(missing(&name)),
+            Found::Foreign(why) => {
+                return Err(Error::corrupt(format!("{name}, where this backup ends, does not open: {why}"))
+                    .help("run the backup again: it takes the next number, and what it uploaded is not uploaded twice"));
+            }
+        };
         match found.outcome {
             _ if found == record => Ok(Committed::Done),
             Outcome::Aborted { by, reason } => Ok(Committed::Lost { by, reason }),
@@ -183,8 +211,9 @@ impl Session {
         let mut settled = Vec::new();
         let unfinished: Vec<Sequence> = self.log.unfinished().filter(|s| *s < self.sequence).collect();
         for sequence in unfinished {
-            let name = ObjectName::Open(self.project.name().clone(), self.volume.number, sequence);
-            let Some(open) = self.project.read_record::<OpenRecord>(&name).await? else { continue };
+            let name = self.project.open_name(self.volume.number, sequence);
+            // One that does not open is left to a prune.
+            let Found::Opens(open) = self.project.look::<OpenRecord>(&name).await? else { continue };
             let mine = open.machine == environment.machine && !environment.machine.is_empty();
             if mine && open.process != environment.process && !(environment.is_process_alive)(open.process) {
                 let end = ObjectName::End(self.project.name().clone(), self.volume.number, sequence);

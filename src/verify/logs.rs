@@ -7,10 +7,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::record::{EndRecord, ForgetRecord, NoteRecord, OpenRecord, Outcome, Snapshot};
-use crate::repo::log::{LogEntry, VolumeLog};
+use crate::plan::roster::VolumeState;
+use crate::repo::log::{LogEntry, Proof, VolumeLog};
 use crate::units::{Sequence, SnapshotId, VolumeNumber};
 use crate::verify::audit::Audit;
-use crate::verify::metadata::Subject;
+use crate::verify::metadata::{Subject, whole};
 use crate::verify::report::{Flaw, Hurt, Problem};
 
 /// Records of a log read at once.
@@ -31,6 +32,8 @@ pub(crate) struct LogAudit {
     pub(crate) subjects: Vec<Subject>,
     pub(crate) findings: Vec<Finding>,
     pub(crate) unfinished: u64,
+    /// What a roster is held against.
+    pub(crate) state: VolumeState,
 }
 
 impl LogAudit {
@@ -50,6 +53,23 @@ impl Audit {
         let volume = VolumeInfo { number, name };
         let mut out = LogAudit::default();
         let log = self.volume_log(&volume, &mut out).await?;
+        for (sequence, why) in &log.unproven {
+            out.flaw(&self.project.forget_name(number, *sequence), Flaw::damaged(why.as_str()));
+        }
+        for stray in &log.strays {
+            let message = "it does not open, and no number leads to it";
+            out.flaw(&self.project.open_name(number, *stray), Flaw::damaged(message));
+        }
+        for (sequence, notes) in &log.notes {
+            let last = log.entries.get(sequence).map_or(0, |entry| entry.notes);
+            for k in notes.range(last.saturating_add(1)..) {
+                let name = ObjectName::Note(self.project.name().clone(), number, *sequence, *k);
+                out.flaw(&name, Flaw::damaged("no number leads to it"));
+            }
+        }
+        out.state.last = log.last();
+        let forgotten = log.entries.iter().filter(|(_, entry)| entry.forgotten);
+        out.state.forgotten = forgotten.map(|(sequence, _)| *sequence).collect();
         let all = stream::iter(log.entries)
             .map(|(sequence, entry)| {
                 let volume = &volume;
@@ -58,6 +78,7 @@ impl Audit {
             .buffered(RECORDS_INFLIGHT_MAX);
         tokio::pin!(all);
         while let Some(one) = all.try_next().await? {
+            out.state.live.extend(one.state.live);
             out.subjects.extend(one.subjects);
             out.findings.extend(one.findings);
             out.unfinished += one.unfinished;
@@ -70,13 +91,12 @@ impl Audit {
         let name = |s| ObjectName::Open(project.name().clone(), volume.number, s);
         let memory = &project.repository().memory;
         let expected = memory.sequence(project.name(), volume.number);
-        let log = project.listed_log(volume.number).await?;
-        let log = project.confirm_log(volume.number, log).await?;
+        let log = project.rows_of(volume.number, project.listed_log(volume.number).await?, expected).await?;
+        let log = project.confirm_log(volume.number, log, Proof::Hidden).await?;
         if log.last() < expected {
             let error = memory.log_went_back(project.name(), volume.number, log.last(), expected);
             out.flaw(&name(log.last()), Flaw { problem: Problem::WentBack, message: error.to_string() });
         }
-        memory.saw_sequence(project.name(), volume.number, log.last());
         for sequence in log.gaps() {
             let message = format!("{} exists, so this must", log.last());
             out.flaw(&name(sequence), Flaw { problem: Problem::Gap, message });
@@ -132,18 +152,21 @@ impl Audit {
                 None
             }
             Err(flaw) => {
-                let hurt = (!forgotten).then(|| whole(volume, sequence));
+                let hurt = (!forgotten).then(|| whole(volume.name.to_string(), sequence));
                 out.findings.push((name.to_string(), flaw, hurt));
+                // It is told of already.
+                out.state.live.insert(sequence);
                 None
             }
         };
         if let Some(end) = end {
             ids.push((name.clone(), end.snapshot_id));
             if let (false, Outcome::Committed(snapshot)) = (forgotten, end.outcome) {
+                out.state.live.insert(sequence);
                 match subject(self, volume, sequence, end.snapshot_id, &snapshot) {
                     Ok(subject) => out.subjects.push(subject),
                     Err(e) => {
-                        let hurt = Some(whole(volume, sequence));
+                        let hurt = Some(whole(volume.name.to_string(), sequence));
                         out.findings.push((name.to_string(), Flaw::of(e)?, hurt));
                     }
                 }
@@ -155,16 +178,6 @@ impl Audit {
             }
         }
         Ok(out)
-    }
-}
-
-fn whole(volume: &VolumeInfo, sequence: Sequence) -> Hurt {
-    Hurt {
-        volume: volume.name.to_string(),
-        sequence: sequence.0,
-        snapshot_id: String::new(),
-        whole: true,
-        ranges: Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cuttle::codec::{self, Place};
 use cuttle::format::ObjectName;
 use cuttle::format::record::RepositoryRecord;
-use cuttle::keys::MasterKey;
+use cuttle::keys::{MasterKey, SlotPlace};
 use cuttle::repo::{Environment, InitOptions, Project, Repository, default_project};
 use cuttle::{Error, ErrorKind, Result};
 use object_store::ObjectStore;
@@ -145,7 +145,8 @@ async fn another_master_key_in_the_same_repository_is_refused() {
         for name in names(&**objects, "keys/").await {
             delete(&**objects, &name).await;
         }
-        let slot = MasterKey::random().and_then(|m| m.wrap(&secret(), &repository, "", 0)).expect("wrapped");
+        let at = SlotPlace { slot: 7, repository: &repository };
+        let slot = MasterKey::random().and_then(|m| m.wrap(&secret(), at, "", 0)).expect("wrapped");
         let name = ObjectName::Key { slot: 7 };
         let place = Place { repo_id: &hand.repository.repo_id, name: &name, key: None };
         let sealed = codec::seal_record(place, &slot).expect("sealed");
