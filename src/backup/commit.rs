@@ -6,9 +6,9 @@ use crate::backup::job::{Ground, Job, Pass, lost};
 use crate::backup::{BackupReport, Input, own_prefix};
 use crate::cpu;
 use crate::error::{Context, Error, Result};
-use crate::format::gc::Condemned;
 use crate::format::record::{Snapshot, VolumeRecord};
 use crate::repo::PROGRAM;
+use crate::repo::forbidden::Forbidden;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::session::{Committed, Session};
 use crate::units::SnapshotId;
@@ -25,7 +25,7 @@ impl Job<'_> {
     ) -> Result<BackupReport> {
         let root = pass.root.as_ref().ok_or_else(|| Error::internal("a backup without a manifest"))?;
         let environment = &self.project.repository().environment;
-        let parent = ground.parent.as_ref();
+        let parent = ground.compared_with();
         let snapshot = Snapshot {
             volume: session.volume.number,
             sequence: session.sequence,
@@ -69,8 +69,9 @@ impl Job<'_> {
             size_bytes: pass.geometry.size_bytes,
             full_read: pass.full_read,
             changed_bytes: pass.changed_bytes,
-            parent: ground.parent.as_ref().map(|p| p.snapshot.sequence.0),
+            parent: ground.compared_with().map(|p| p.snapshot.sequence.0),
             stats: pass.stats,
+            lost: self.lost,
             notes: self.notes.clone(),
             seconds: 0.0,
         }
@@ -84,12 +85,15 @@ impl Job<'_> {
             None => None,
         };
         let state = self.project.gc_state().await?;
+        let lost = self.project.read_lost(state.lost.clone()).await?;
+        let condemned = self.project.condemned(&state).await?;
         let ground = Ground {
             before: self.manifest_of(parent.as_ref())?,
-            condemned: Arc::new(Condemned::default()),
+            forbidden: Arc::new(Forbidden::new(state.generation, condemned, lost)),
             generation: state.generation,
             seed: SnapshotId(crate::keys::random_array()?),
             learn: parent.is_none(),
+            is_torn: false,
             dry_run: true,
             parent,
         };

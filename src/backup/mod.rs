@@ -10,6 +10,7 @@ mod job;
 mod learn;
 mod origin;
 mod pipeline;
+mod presence;
 mod stream;
 mod stream_job;
 mod volume;
@@ -32,6 +33,7 @@ use crate::units::{VolumeName, hex};
 use crate::volume::Identity;
 
 pub use alive::ALIVE_EVERY_DEFAULT;
+pub use presence::LostReport;
 
 /// Plaintext in flight unless told otherwise.
 pub const INFLIGHT_BYTES_DEFAULT: u64 = 96 << 20;
@@ -99,6 +101,8 @@ pub struct BackupReport {
     pub parent: Option<u32>,
     #[serde(flatten)]
     pub stats: BackupStats,
+    #[serde(flatten)]
+    pub lost: LostReport,
     /// What the operator should know: why a volume was read whole, a slow diff, leftovers that could not be removed.
     pub notes: Vec<String>,
     pub seconds: f64,
@@ -120,7 +124,8 @@ pub async fn run(
         }
         Input::Stream(_) => Identity::Stream,
     };
-    let job = Job { project, options, progress, cancel, identity, notes: Vec::new() };
+    let job =
+        Job { project, options, progress, cancel, identity, notes: Vec::new(), lost: LostReport::default() };
     let mut report = match options.dry_run {
         true => job.dry_run(input).await?,
         false => job.run(input).await?,

@@ -5,6 +5,7 @@ pub mod delta;
 pub mod lease;
 pub mod marks;
 pub mod placement;
+pub mod presence;
 pub mod restore;
 pub mod retention;
 pub mod roster;

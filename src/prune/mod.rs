@@ -6,10 +6,11 @@
 //! referenced; and only what it condemned and nobody references is deleted, under names that are never made again.
 //!
 //! One file is one step: `survey` (confirmed catalog and logs), `mark` (what is referenced), `unmarked` (what is
-//! not), `settle` (sessions under way), `round` (begin, seal, end), `remove` (deleting), `cleanup` (small objects
+//! not), `lost` (what is missing), `settle` (sessions under way), `round` (begin, seal, end), `remove` (deleting), `cleanup` (small objects
 //! that nobody needs). Time is the store's; waiting is handed in.
 
 mod cleanup;
+mod lost;
 mod mark;
 mod remove;
 mod report;
@@ -33,7 +34,7 @@ use crate::progress::Progress;
 use crate::prune::mark::Marker;
 use crate::repo::Project;
 
-pub use report::{Counted, PruneReport, Waiting};
+pub use report::{Counted, LostObject, PruneReport, Waiting};
 
 /// Rounds that one run takes part in: its own, others', and more of its own where one cannot hold everything.
 const ROUNDS_MAX: u32 = 64;
@@ -124,7 +125,9 @@ pub async fn run(
     match prune.options.dry_run {
         true => prune.dry_run().await?,
         false => {
+            prune.watch_lost().await?;
             prune.rounds().await?;
+            prune.settle_lost().await?;
             prune.sweep().await?;
         }
     }

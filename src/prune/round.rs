@@ -139,10 +139,13 @@ impl Prune {
                 break;
             }
         }
+        self.marker.suspects.is_complete = true;
         let roster = self.marker.roster(survey);
         self.check_roster(generation, survey, &roster).await?;
         self.report.snapshots = roster.iter().map(|entry| entry.live.len() as u64).sum();
         let deleted = self.project.put_table(generation, &deleted).await?;
+        let unfit = self.unfit_for_index().await?;
+        self.marker.live.retain(|entry| !unfit.contains(&entry.object.name));
         let live_index = self.project.put_table(generation, &self.marker.live).await?;
         self.cancel.check()?;
         let seal = SealRecord { generation, roster, live_index, deleted };

@@ -1,5 +1,6 @@
 //! What nothing references: listings of all chunks and pages, held against the marks.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -30,6 +31,8 @@ pub(super) struct Found {
     /// Everything that was listed.
     stored: Counted,
     unreferenced: Counted,
+    /// Listed names that are marked.
+    marked: usize,
 }
 
 /// What is looked for.
@@ -53,6 +56,7 @@ impl Prune {
         let survey = self.survey().await?;
         let below = Generation(newest.0.saturating_add(1));
         let mut all = Found::default();
+        let mut unlisted = HashSet::new();
         self.first_pass(newest).await?;
         loop {
             self.progress.phase("manifests", None);
@@ -63,9 +67,16 @@ impl Prune {
             all.entries.extend(found.entries);
             all.stored += found.stored;
             all.unreferenced += found.unreferenced;
+            if found.marked < self.marker.marks.len() {
+                unlisted.extend(self.unlisted(below).await?);
+            }
             if !self.marker.next_pass() {
                 break;
             }
+        }
+        self.marker.suspects.is_complete = true;
+        if !unlisted.is_empty() {
+            self.name_lost(newest, &survey, unlisted).await?;
         }
         self.report.snapshots = self.marker.roster(&survey).iter().map(|entry| entry.live.len() as u64).sum();
         (self.report.stored, self.report.unreferenced) = (all.stored, all.unreferenced);
@@ -130,6 +141,7 @@ impl Sieve<'_> {
                 return Ok(None);
             }
             found.stored.add(listed.size_bytes);
+            found.marked += usize::from(self.marks.covers(&listed.name) && self.marks.contains(&listed.name));
             if self.lets_through(&listed) {
                 found.unreferenced.add(listed.size_bytes);
                 found.entries.push(entry(&listed));
@@ -150,6 +162,7 @@ impl Sieve<'_> {
 impl Found {
     fn add(&mut self, part: Self, room: usize) {
         self.stored += part.stored;
+        self.marked += part.marked;
         self.unreferenced += part.unreferenced;
         let room = room.saturating_sub(self.entries.len());
         self.entries.extend(part.entries.into_iter().take(room));

@@ -15,6 +15,8 @@ pub struct GcState {
     pub generation: Generation,
     /// Rounds begun and not done, oldest first.
     pub unfinished: Vec<Generation>,
+    /// Records of what was found lost, as they are listed beside the rounds.
+    pub lost: Vec<u128>,
 }
 
 /// The rounds so far, each confirmed by the objects themselves.
@@ -31,7 +33,7 @@ impl Project {
     pub async fn gc_state(&self) -> Result<GcState> {
         let memory = &self.repository().memory;
         let expected = memory.generation(self.name());
-        let mut state = GcState { generation: Generation(0), unfinished: Vec::new() };
+        let mut state = GcState { generation: Generation(0), unfinished: Vec::new(), lost: Vec::new() };
         let mut done = Vec::new();
         for info in self.repository().store.list(&gc_prefix(self.name()), None).await? {
             match ObjectName::parse(&info.key) {
@@ -40,6 +42,7 @@ impl Project {
                     state.unfinished.push(g);
                 }
                 Some(ObjectName::GcDone(_, g)) => done.push(g),
+                Some(ObjectName::Lost(_, record)) => state.lost.push(record),
                 _ => {}
             }
         }

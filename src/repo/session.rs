@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
-use crate::format::gc::Condemned;
 use crate::format::record::{EndRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
 use crate::keys::random_array;
+use crate::repo::forbidden::Forbidden;
 use crate::repo::log::{SnapshotEntry, VolumeLog};
 use crate::repo::project::missing;
 use crate::repo::{PROGRAM, Project};
@@ -25,7 +25,7 @@ pub struct Session {
     /// The generation that all its new objects lie in.
     pub generation: Generation,
     /// What it may not reference.
-    pub condemned: Condemned,
+    pub forbidden: Forbidden,
     /// The log as it was listed after the registration.
     pub log: VolumeLog,
 }
@@ -72,7 +72,9 @@ impl Session {
         if state.generation != self.generation {
             return Ok(false);
         }
-        self.condemned = self.project.condemned(&state).await?;
+        let condemned = self.project.condemned(&state).await?;
+        let lost = self.project.read_lost(state.lost).await?;
+        self.forbidden = Forbidden::new(self.generation, condemned, lost);
         Ok(true)
     }
 
@@ -107,7 +109,7 @@ impl Session {
                     sequence,
                     snapshot_id: record.snapshot_id,
                     generation,
-                    condemned: Condemned::default(),
+                    forbidden: Forbidden::default(),
                     log,
                 });
             }

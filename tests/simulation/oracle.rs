@@ -147,6 +147,7 @@ impl Oracle {
                     | ObjectName::GcPart(..)
                     | ObjectName::Note(..)
                     | ObjectName::Alive(..)
+                    | ObjectName::Lost(..)
             ),
             None => false,
         };

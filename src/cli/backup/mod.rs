@@ -45,6 +45,9 @@ SOURCE is one of
 
 The volume of rbd:vms/db is named vms/db, that of a file by its file name. A source that fails does not stop the others.
 
+Each backup looks whether a thirtieth of what it builds on is there. What is lost is recorded, and read from the source
+and stored again. The exit code is 3 when something was found lost, or a stream does not have what is lost: \"hurt\".
+
 Examples:
   cuttle backup rbd:vms/web rbd:vms/db --tag nightly
   cuttle backup 'rbd:vms/*' --jobs 4
@@ -53,11 +56,11 @@ Examples:
   cuttle backup -n rbd:vms/db     what would be new; nothing is uploaded
 
 JSON: one line for each volume as it ends, then a summary.
-  {\"message_type\":\"volume\",\"status\":\"ok\",\"source\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"full_read\",
+  {\"message_type\":\"volume\",\"status\":\"ok\"|\"hurt\",\"source\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"full_read\",
    \"changed_bytes\",\"parent\",\"read_bytes\",\"new_chunks\",\"new_bytes\",\"stored_bytes\",\"known_chunks\",\"zero_chunks\",
-   \"delta_chunks\",\"delta_bytes\",\"notes\":[],\"seconds\"}
+   \"delta_chunks\",\"delta_bytes\",\"lost_found\",\"parent_hurt_chunks\",\"kept_hurt_chunks\",\"lost_records_unreadable\",\"notes\":[],\"seconds\"}
   {\"message_type\":\"volume\",\"status\":\"failed\"|\"not_started\",\"source\",\"volume\",\"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
-  {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_not_started\",\"read_bytes\",…,\"seconds\",
+  {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_hurt\",\"volumes_failed\",\"volumes_not_started\",\"read_bytes\",…,\"seconds\",
    \"ledger\":{\"put_requests\",\"get_requests\",…}}";
 
 /// Back up volumes

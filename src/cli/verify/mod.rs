@@ -38,7 +38,8 @@ Examples:
   cuttle verify --read-data --repair -n       what could be mended, and from where
   cuttle verify --read-data --repair          mend it; needs a right to overwrite, which backup hosts should not have
 
-It goes on after damage, reports all that is hurt, and then ends with exit code 1.
+It goes on after damage, reports all that is hurt, and then ends with exit code 1. Chunks and pages that are lost are
+remembered in the repository, if these credentials may write: no backup builds on them, until they are mended.
 
 --repair puts chunks back that are still where they were backed up from (the image, its snapshots, the file), or in what
 --repair-from and --repair-from-repo name, and manifest pages that are in this host's cache. A chunk is taken only if it is
@@ -47,7 +48,7 @@ exit code is 0 if nothing stays damaged.
 
 JSON: {\"message_type\":\"summary\",\"mode\":\"verify\",\"ok\",\"hurt\":[{\"volume\",\"sequence\",\"snapshot_id\",\"whole\",
 \"ranges\":[{\"offset_bytes\",\"length_bytes\"}]}],\"damage\":[{\"object\",\"problem\",\"message\",\"hurts\":[…]}],\"project\",\"snapshots\",
-\"chunks\",\"chunks_read\",\"read_bytes\",…,\"ledger\":{…},\"seconds\"}; with --no-key \"mode\":\"no_key\" and \"objects\",\"bytes\";
+\"chunks\",\"chunks_read\",\"read_bytes\",\"recorded\",…,\"ledger\":{…},\"seconds\"}; with --no-key \"mode\":\"no_key\" and \"objects\",\"bytes\";
 with --against \"mode\":\"against\" and \"differing\":[ranges],\"differing_bytes\"; with --repair \"mode\":\"repair\", \"damage\" and
 \"hurt\" as they stay, \"dry_run\",\"mended\":[{\"object\",\"problem\",\"from\",\"quarantined\"}],\"left\":[{\"object\",\"why\"}].";
 
