@@ -59,7 +59,7 @@ mod tests {
         let name = |n: usize| {
             let id = ChunkId(std::array::from_fn(|i| (n >> (i % 2 * 8)) as u8));
             let name = ContentName { generation: Generation(3), id, variant: n as u32 };
-            LostName::new(if n % 2 == 0 { ContentKind::Chunk } else { ContentKind::Page }, name)
+            LostName::new(if n.is_multiple_of(2) { ContentKind::Chunk } else { ContentKind::Page }, name)
         };
         let names: Vec<LostName> = (0..LOST_NAMES_MAX).map(name).collect();
         let record = LostRecord { names, host: "h".repeat(255), at_unix_ms: 7 };

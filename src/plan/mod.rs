@@ -10,3 +10,4 @@ pub mod restore;
 pub mod retention;
 pub mod roster;
 pub mod selection;
+pub mod times;

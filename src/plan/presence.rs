@@ -18,7 +18,7 @@ const WHOLE_MAX: usize = 1 << 15;
 /// Most objects that one look has before it (48 MiB).
 const OBJECTS_MAX: usize = 1 << 20;
 /// Objects for each of which a look may make one request more.
-const OBJECTS_PER_REQUEST: usize = 2_000;
+const OBJECTS_PER_REQUEST: usize = 4_000;
 /// Objects that are asked for one by one, where a listing reads a whole directory.
 const HEADS_MAX: usize = 4_096;
 /// A number whose multiples fall evenly between 0 and 1: the golden section's.
