@@ -20,6 +20,8 @@ pub enum ErrorKind {
     WrongKey,
     /// The store or the cluster does not permit it with these credentials.
     Denied,
+    /// The store is full, or a quota on it is.
+    NoSpace,
     /// The other side does not answer or asks to slow down; the same request may work later.
     Unavailable,
     /// The input or the request cannot be right, whoever asks.
@@ -62,6 +64,7 @@ impl Error {
         conflict => Conflict,
         wrong_key => WrongKey,
         denied => Denied,
+        no_space => NoSpace,
         unavailable => Unavailable,
         invalid => Invalid,
         unsupported => Unsupported,
@@ -133,6 +136,7 @@ pub fn io_error(doing: impl fmt::Display, error: std::io::Error) -> Error {
         Io::InvalidInput | Io::PermissionDenied | Io::UnexpectedEof => ErrorKind::Invalid,
         Io::Interrupted => ErrorKind::Interrupted,
         Io::Unsupported => ErrorKind::Unsupported,
+        Io::StorageFull | Io::QuotaExceeded => ErrorKind::NoSpace,
         _ => ErrorKind::Unavailable,
     };
     Error::new(kind, format!("{doing}: {error}")).caused_by(error)

@@ -44,6 +44,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Conflict => "conflict",
         ErrorKind::WrongKey => "wrong_key",
         ErrorKind::Denied => "denied",
+        ErrorKind::NoSpace => "no_space",
         ErrorKind::Unavailable => "unavailable",
         ErrorKind::Invalid => "invalid",
         ErrorKind::Unsupported => "unsupported",

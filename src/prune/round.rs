@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::{BeginRecord, Condemned, RosterEntry, SealRecord, prefix};
 use crate::format::names::ContentName;
 use crate::format::table::TableEntry;
@@ -41,10 +41,49 @@ impl Begun {
 impl Prune {
     /// Begins the round after `newest` when there is something to delete. The round that results may be somebody else's.
     pub(super) async fn begin(&mut self, newest: Generation) -> Result<Option<Begun>> {
-        let found = self.candidates(newest).await?;
+        let mut found = self.candidates(newest).await?;
         if found.entries.is_empty() || self.was_refused(newest, &found).await? {
             return Ok(None);
         }
+        match self.begin_with(newest, &mut found).await {
+            Err(e) if e.kind() == ErrorKind::NoSpace => Err(self.without_room(newest, &found, e).await),
+            begun => begun,
+        }
+    }
+
+    /// A full store takes not even the little that a round has to write before it may delete. What needs no writing is done
+    /// here, so that the next prune may find room: what the last seal lets go of.
+    async fn without_room(&mut self, newest: Generation, found: &Found, error: Error) -> Error {
+        if let Err(e) = self.make_room(newest, found).await {
+            tracing::debug!(error = %e, "nothing could be made room with");
+        }
+        let freed = self.report.deleted();
+        let records = self.report.deleted_records;
+        error.context("prune writes a little before it may delete anything, and the store takes nothing").help(format!(
+            "freed so far: {} bytes of chunks and pages, {records} small objects. Run it again: that may be enough. Otherwise raise the \
+             quota by a few MiB, or delete something else in the same place, for as long as the prune takes",
+            freed.bytes
+        ))
+    }
+
+    async fn make_room(&mut self, newest: Generation, found: &Found) -> Result<()> {
+        if newest == Generation(0) {
+            return Ok(());
+        }
+        let begin = self.project.read_begin(newest).await?;
+        let Some(seal) = self.project.read_seal(newest).await? else { return Ok(()) };
+        let mut left: HashSet<ContentName> = HashSet::new();
+        for part in &seal.deleted {
+            let entries = self.project.read_table(newest, part).await?.unwrap_or_default();
+            left.extend(entries.iter().map(|e| e.object.name).filter(|name| name.generation < newest));
+        }
+        let left: Vec<TableEntry> =
+            found.entries.iter().filter(|e| left.contains(&e.object.name)).copied().collect();
+        self.remove_all(&left).await?;
+        self.clean_up(&begin, &seal).await
+    }
+
+    async fn begin_with(&mut self, newest: Generation, found: &mut Found) -> Result<Option<Begun>> {
         self.creates_decide().await?;
         let generation = Generation(newest.0.saturating_add(1));
         let more = found.is_truncated();
@@ -53,7 +92,8 @@ impl Prune {
         let (begin, own) = self.project.begin_round(BeginRecord { generation, condemned }).await?;
         if own {
             self.report.rounds_begun += 1;
-            return Ok(Some(Begun { begin, entries: Some(found.entries), more }));
+            let entries = Some(std::mem::take(&mut found.entries));
+            return Ok(Some(Begun { begin, entries, more }));
         }
         self.report.rounds_joined += 1;
         Ok(Some(Begun::found(begin)))
@@ -143,7 +183,11 @@ impl Prune {
         self.check_roster(generation, survey, &roster).await?;
         self.report.snapshots = roster.iter().map(|entry| entry.live.len() as u64).sum();
         let deleted = self.project.put_table(generation, &deleted).await?;
-        let live_index = self.project.put_table(generation, &self.marker.live).await?;
+        // It spares later backups uploads, and is by far the largest: in a full store it is done without.
+        let live_index = match self.project.put_table(generation, &self.marker.live).await {
+            Err(e) if e.kind() == ErrorKind::NoSpace => Vec::new(),
+            written => written?,
+        };
         self.cancel.check()?;
         let seal = SealRecord { generation, roster, live_index, deleted };
         let (seal, own) = self.project.seal_round(seal).await?;

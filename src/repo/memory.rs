@@ -117,6 +117,12 @@ impl Memory {
         Ok(())
     }
 
+    /// Whether this very repository was opened or made from here before, as what it is.
+    pub(super) fn has_seen(&self, record: &RepositoryRecord) -> bool {
+        let seen = &self.lock().0;
+        seen.repo_id.as_deref() == Some(&hex(&record.repo_id)) && seen.encrypted == record.encrypted
+    }
+
     pub(super) fn check_key(&self, master: &MasterKey) -> Result<()> {
         let found = hex(&master.fingerprint());
         match &self.lock().0.key_fingerprint {

@@ -18,11 +18,13 @@ mod fault;
 mod http_layer;
 mod ledger;
 mod limits;
+mod links;
 mod list;
 mod open;
 mod options;
 mod providers;
 mod read;
+mod setting;
 mod staged;
 mod write;
 

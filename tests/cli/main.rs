@@ -8,6 +8,7 @@ mod isolation;
 mod outcomes;
 mod prune;
 mod round_trips;
+mod rubbish;
 mod secrets;
 mod stats;
 mod stopping;
