@@ -118,7 +118,8 @@ async fn prune_one(dir: &str) -> Done {
     let status = fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no peak")?;
     let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse()?;
-    let (pages, stored, deleted) = (report.pages, report.stored.objects, report.deleted().objects);
+    let (pages, stored, deleted) =
+        (report.pages, report.stored.map_or(0, |s| s.objects), report.deleted().objects);
     println!("{pages} {stored} {seconds:.1} {} {deleted} {}", peak_kib / 1024, report.ledger.requests());
     Ok(())
 }
@@ -132,6 +133,7 @@ fn environment() -> Environment {
         clock: Arc::new(SystemClock),
         cache_dir: None,
         memory_dir: None,
+        trust_store: false,
     }
 }
 

@@ -3,8 +3,10 @@
 //! A simulation shuts the door for its own thread ([`inline`]): then nothing runs beside it, and a run can be repeated
 //! exactly.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rayon::iter::ParallelIterator;
 use rayon::slice::ParallelSlice;
@@ -48,10 +50,20 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 's
     }
     let (answer, wait) = oneshot::channel();
     rayon::spawn(move || {
+        // What panics here would end the process, and with it what all others do.
+        let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(&*panic)));
         // The asker may be gone; then nobody wants the answer.
-        let _ = answer.send(work());
+        let _ = answer.send(done);
     });
     wait.await.unwrap_or_else(|_| Err(Error::internal("a CPU thread ended without an answer")))
+}
+
+/// A panic as an error: a defect, but of one piece of work and not of all.
+pub fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let said = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it does not say why");
+    Error::internal(format!("this is a defect of cuttle: {said}"))
+        .help("please report it, with what standard error says above")
 }
 
 /// Runs what blocks (librbd, file systems) away from the async threads. It goes on to its end, whoever waits.
@@ -86,6 +98,14 @@ mod tests {
     async fn where_work_runs() -> [thread::ThreadId; 2] {
         let here = || Ok(thread::current().id());
         [run(here).await.expect("an answer"), block(here).await.expect("an answer")]
+    }
+
+    #[tokio::test]
+    async fn what_panics_fails_alone() {
+        let error = run(|| -> crate::error::Result<()> { panic!("at {}", 7) }).await.expect_err("a panic");
+        assert_eq!(error.kind(), crate::error::ErrorKind::Internal);
+        assert!(error.message().contains("at 7"), "{error}");
+        run(|| Ok(())).await.expect("the next one is served");
     }
 
     #[tokio::test]

@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Corrupt,
     /// Somebody else decided otherwise first: a lost race, an aborted session, a mixed-up volume.
     Conflict,
+    /// Somebody else is at the very same work just now, and will have done it.
+    Busy,
     /// A passphrase or key file that does not open the repository.
     WrongKey,
     /// The store or the cluster does not permit it with these credentials.
@@ -62,6 +64,7 @@ impl Error {
         no_repository => NoRepository,
         corrupt => Corrupt,
         conflict => Conflict,
+        busy => Busy,
         wrong_key => WrongKey,
         denied => Denied,
         no_space => NoSpace,
@@ -127,9 +130,14 @@ impl<T> Context<T> for Result<T> {
     }
 }
 
-/// Turns an operating system error into ours, naming what was done to what.
+/// Turns an operating system error into ours, naming what was done to what. One of ours that went through [`std::io`] comes
+/// out as it was.
 pub fn io_error(doing: impl fmt::Display, error: std::io::Error) -> Error {
     use std::io::ErrorKind as Io;
+    let error = match error.downcast::<Error>() {
+        Ok(ours) => return ours.context(doing),
+        Err(error) => error,
+    };
     let kind = match error.kind() {
         Io::NotFound => ErrorKind::NotFound,
         Io::AlreadyExists => ErrorKind::Conflict,

@@ -6,11 +6,11 @@ mod cli;
 
 use std::io::Write;
 use std::panic::catch_unwind;
-use std::process::exit;
 
 use clap::Parser;
 
 use cli::{Cli, Exit, Ui};
+use cuttle::rbd::leave;
 
 /// Gives the buffers of chunks back; see Cargo.toml.
 #[global_allocator]
@@ -26,7 +26,7 @@ fn main() {
         let _ = writeln!(std::io::stderr(), "error: {panic}\n  help: {DEFECT}");
     }));
     // Whatever ends a program so, its exit code is one of those that scripts know.
-    exit(catch_unwind(run).unwrap_or(Exit::Failure).code());
+    leave(catch_unwind(run).unwrap_or(Exit::Failure).code());
 }
 
 fn run() -> Exit {
@@ -44,5 +44,5 @@ fn run() -> Exit {
         }
         Err(e) => ui.failed(&cuttle::Error::internal("the async runtime does not start").caused_by(e)),
     };
-    if ui.is_stdout_gone() { Exit::Success } else { code }
+    ui.outcome(code)
 }

@@ -45,6 +45,7 @@ pub(crate) fn environment() -> Environment {
         clock: Arc::new(FixedClock),
         cache_dir: None,
         memory_dir: None,
+        trust_store: false,
     }
 }
 

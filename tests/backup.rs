@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use cuttle::ErrorKind;
 use cuttle::backup;
-use cuttle::repo::{Repository, default_project};
+use cuttle::repo::session::Session;
+use cuttle::repo::{Project, Repository, default_project};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use support::Numbers;
@@ -240,7 +241,9 @@ async fn wrong_secrets_open_nothing() {
 }
 
 async fn stream(project: &cuttle::repo::Project, bytes: Vec<u8>) -> cuttle::Result<backup::BackupReport> {
-    back_up_stream(project, bytes, &options("s")).await
+    // These are of any size on purpose.
+    let options = backup::BackupOptions { accept_smaller: true, ..options("s") };
+    back_up_stream(project, bytes, &options).await
 }
 
 #[tokio::test]
@@ -345,4 +348,30 @@ async fn where_a_store_overwrites_cuttle_looks_first() {
         assert_eq!(made.err().map(|e| e.kind()), Some(ErrorKind::Conflict));
         assert!(get(&*objects, project).await == before, "the project's key is what it was");
     }
+}
+
+/// Registers a backup as another host would that is still at it.
+async fn begun(project: &Project) -> Session {
+    let catalog = project.confirmed_catalog().await.expect("a catalog");
+    Session::register(project, catalog.entries().first().expect("a volume")).await.expect("registered")
+}
+
+#[tokio::test]
+async fn a_volume_that_another_session_is_at_is_left_to_it() {
+    let (_, project) = in_memory().await;
+    let volume = MemoryVolume::new(filled(3 * CHUNK as usize, 5));
+    back_up(&project, &volume, &options("v")).await.expect("the first");
+    let other = begun(&project).await;
+    let busy = back_up(&project, &volume, &options("v")).await.expect_err("the other is at it");
+    assert_eq!(busy.kind(), ErrorKind::Busy, "{busy}");
+    assert!(busy.message().starts_with("in progress on "), "{busy}");
+    // Of several that began at once only the first goes on; the others left their outcome.
+    let mut later = options("v");
+    later.yields = false;
+    back_up(&project, &volume, &later).await.expect("whoever does not ask is not kept");
+    other.abort("enough").await.expect("aborted");
+    back_up(&project, &volume, &options("v")).await.expect("nobody is at it any more");
+    let catalog = project.confirmed_catalog().await.expect("a catalog");
+    let log = project.confirmed_log(catalog.entries()[0].number).await.expect("a log");
+    assert_eq!(log.unfinished().count(), 0, "who yields leaves an outcome");
 }

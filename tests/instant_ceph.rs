@@ -281,3 +281,33 @@ fn a_thin_volume_stays_thin() {
     ceph.rbd(&["rm", "--no-progress", target]);
     drop(pool);
 }
+
+#[test]
+fn a_backup_beside_an_instant_restore_hurts_neither() {
+    let Some(ceph) = Ceph::second() else { return };
+    let cuttle = Cuttle::in_folder();
+    let target = "rbd/instant-beside";
+    ceph.purge(target);
+    let expected = volume(8, 60 * MIB);
+    let mut older = expected.clone();
+    older[30 * MIB..33 * MIB].fill(9);
+    back_up(&cuttle, "vms/db", &older);
+    back_up(&cuttle, "vms/db", &expected);
+    let spec = format!("rbd:{target}");
+    let slow = ["--limit-download", "4MiB", "--history", "1", "vms/db", &spec];
+    let mut restore = Running::begin(&cuttle, &ceph, &slow);
+    restore.says("usable");
+    // Before, this process ended with SIGFPE; and whatever it leaves, the restore's snapshots are not its own.
+    let night = cuttle.backup(&["--conf", &ceph.conf, &spec]);
+    assert!(night.notes().contains("live migration"), "{}", night.notes());
+    restore.says("summary");
+    restore.ends();
+    for _ in 0..2 {
+        assert!(export(&ceph, target) == expected);
+        assert!(export(&ceph, &format!("{target}@backup-1")) == older, "its history as well");
+        assert!(cuttle.ok(&["restore", "-q", target, "-"]) == expected);
+        cuttle.backup(&["--conf", &ceph.conf, &spec]);
+        assert_eq!(ceph.snapshots(target).len(), 2, "one base, and the history");
+    }
+    ceph.purge(target);
+}

@@ -10,8 +10,9 @@ use std::process::{Command, Stdio};
 
 use cuttle::ErrorKind;
 use cuttle::diff::{DiffHeader, DiffVersion, DiffWriter, Limits, write_image_header};
-use cuttle::source::diff_stream::{check_parent, open};
-use cuttle::source::{StreamEvent, StreamHeader, StreamSource};
+use cuttle::source::diff_stream::open;
+use cuttle::source::states::States;
+use cuttle::source::{StreamEvent, StreamSource};
 use cuttle::volume::ImageLayout;
 use support::apply::apply;
 
@@ -103,6 +104,44 @@ fn a_full_export_brings_its_snapshots_in_order() {
         (1200 * 1024, None),
     ];
     assert_eq!(diffs, wanted);
+}
+
+/// Each state of an export is a stream of its own, relative to the one before, and together they are the export.
+#[test]
+fn a_full_export_is_taken_apart_into_its_states() {
+    let states = States::of(open_fixture("plain.image2"));
+    let mut volume = Vec::new();
+    let mut found = Vec::new();
+    while let Some(mut state) = states.next_state().expect("a state") {
+        let header = state.header().clone();
+        volume = apply(&mut *state, volume).expect("reads");
+        assert_eq!(header.size_bytes, Some(volume.len() as u64));
+        assert_eq!((state.final_size_bytes(), header.layout.order), (volume.len() as u64, 14));
+        found.push((header.from, header.to, blake3::hash(&volume).to_string()));
+    }
+    let expected = expected();
+    let name = |n: &str| Some(n.to_owned());
+    let wanted = [
+        (None, name("s1"), "plain-s1.diff1"),
+        (name("s1"), name("s2"), "plain-s1-s2.diff1"),
+        (name("s2"), name("s3"), "plain-s3.diff1"),
+        (name("s3"), None, "plain.image2"),
+    ];
+    let wanted = wanted.map(|(from, to, stream)| (from, to, expected[stream].blake3.clone()));
+    assert_eq!(found, wanted);
+    for (stream, count) in [("plain-s1-s2.diff1", 1), ("blank.image2", 1)] {
+        let states = States::of(open_fixture(stream));
+        let mut left = 0;
+        while let Some(mut state) = states.next_state().expect("a state") {
+            apply(&mut *state, vec![0; 2 << 20]).expect("reads");
+            left += 1;
+        }
+        assert_eq!(left, count, "{stream}");
+    }
+    let raw = States::of(open(slow(&[7; 3_000_000]), Limits::default()).expect("opens"));
+    let mut state = raw.next_state().expect("reads").expect("a state");
+    assert_eq!(raw.next_state().err().map(|e| e.kind()), Some(ErrorKind::Internal), "not read yet");
+    assert!(apply(&mut *state, Vec::new()).is_ok());
 }
 
 #[test]
@@ -197,25 +236,6 @@ fn what_cannot_be_meant_is_refused() {
         let error = open(io::Cursor::new(bytes), Limits::default()).err().expect("refused");
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.message().contains(message), "{error}");
-    }
-}
-
-#[test]
-fn the_parent_must_be_the_one_that_the_stream_is_relative_to() {
-    let header = |from: Option<&str>| StreamHeader {
-        from: from.map(str::to_owned),
-        to: None,
-        size_bytes: None,
-        layout: ImageLayout::default(),
-    };
-    assert!(check_parent(&header(None), None).is_ok());
-    assert!(check_parent(&header(Some("a")), Some("a")).is_ok());
-    for (from, parent) in [(Some("a"), Some("b")), (Some("a"), None), (None, Some("b"))] {
-        let error = check_parent(&header(from), parent).expect_err("refused");
-        assert_eq!(error.kind(), ErrorKind::Conflict);
-        for side in [from, parent].into_iter().flatten() {
-            assert!(error.message().contains(&format!("{side:?}")), "both sides are named: {error}");
-        }
     }
 }
 

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use crate::backup::job::{Ground, Job, Pass, lost};
+use crate::backup::origin::{Live, base_of};
 use crate::backup::{BackupReport, Input, own_prefix};
 use crate::cpu;
 use crate::error::{Context, Error, Result};
 use crate::format::gc::Condemned;
-use crate::format::record::{Snapshot, VolumeRecord};
+use crate::format::record::Snapshot;
 use crate::repo::PROGRAM;
-use crate::repo::log::SnapshotEntry;
 use crate::repo::session::{Committed, Session};
 use crate::units::SnapshotId;
-use crate::volume::{ImageLayout, SnapshotPoint};
+use crate::volume::{Identity, ImageLayout, SnapshotPoint};
 
 impl Job<'_> {
     pub(super) async fn commit(
@@ -26,6 +26,7 @@ impl Job<'_> {
         let root = pass.root.as_ref().ok_or_else(|| Error::internal("a backup without a manifest"))?;
         let environment = &self.project.repository().environment;
         let parent = ground.parent.as_ref();
+        let read = point.clone();
         let snapshot = Snapshot {
             volume: session.volume.number,
             sequence: session.sequence,
@@ -55,6 +56,7 @@ impl Job<'_> {
                 volume: session.volume.name.clone(),
                 sequence: Some(session.sequence.0),
                 snapshot_id: Some(session.snapshot_id.to_string()),
+                point: read,
                 ..self.report(ground, &pass)
             }),
             Committed::Lost { by, reason } => Err(lost(session, &by, &reason)),
@@ -66,10 +68,16 @@ impl Job<'_> {
             volume: self.options.volume.to_string(),
             sequence: None,
             snapshot_id: None,
+            point: None,
             size_bytes: pass.geometry.size_bytes,
             full_read: pass.full_read,
             changed_bytes: pass.changed_bytes,
             parent: ground.parent.as_ref().map(|p| p.snapshot.sequence.0),
+            parent_known_by: match (&self.identity, pass.full_read) {
+                (_, true) => None,
+                (Identity::Stream, false) => Some("name"),
+                (_, false) => Some("id"),
+            },
             stats: pass.stats,
             notes: self.notes.clone(),
             seconds: 0.0,
@@ -79,11 +87,16 @@ impl Job<'_> {
     /// Reads and counts against the newest snapshot, registers nothing and uploads nothing.
     pub(super) async fn dry_run(mut self, input: Input) -> Result<BackupReport> {
         let catalog = self.project.confirmed_catalog().await?;
-        let parent = match catalog.by_name(&self.options.volume) {
-            Some(volume) => self.newest(volume).await?,
-            None => None,
+        let mut snapshots = match catalog.by_name(&self.options.volume) {
+            Some(volume) => self.project.snapshots(volume).await?,
+            None => Vec::new(),
         };
+        let newest = snapshots.pop();
         let state = self.project.gc_state().await?;
+        let parent = match &input {
+            Input::Stream(source) => base_of(source.header(), newest, &Live::Listed(snapshots)).await?,
+            Input::Volume(_) => newest,
+        };
         let ground = Ground {
             before: self.manifest_of(parent.as_ref())?,
             condemned: Arc::new(Condemned::default()),
@@ -98,22 +111,28 @@ impl Job<'_> {
                 let prefix = own_prefix(self.project);
                 let own_name = format!("{prefix}dry-run-{}", ground.seed);
                 let frozen = self.freeze(&ground, volume, prefix, own_name).await?;
-                let pass = self.pass(&ground, &frozen, None).await;
-                cpu::block(move || frozen.discard()).await?;
+                let pass = match self.check_frozen_size(&ground, &frozen) {
+                    Ok(()) => self.pass(&ground, &frozen, None).await,
+                    Err(e) => Err(e),
+                };
+                if let Err(e) = cpu::block(move || frozen.discard()).await {
+                    self.note(format!("the snapshot made for this dry run stays: {e}"));
+                }
                 pass?.ok_or_else(|| {
                     Error::corrupt("the source cannot be relied on; a backup would read all of it")
                 })?
             }
             Input::Stream(source) => {
-                let from = source.header().from.clone();
-                self.check_stream(&ground, from.as_deref())?;
-                self.stream_pass(&ground, source, from.is_some()).await?
+                self.check_stream(&ground, source.header().from.as_deref())?;
+                if source.header().states > 1 {
+                    self.note(format!(
+                        "the stream holds {} states of the volume, each of which becomes a snapshot: here they are read as one",
+                        source.header().states
+                    ));
+                }
+                self.stream_pass(&ground, source).await?
             }
         };
         Ok(self.report(&ground, &pass))
-    }
-
-    pub(super) async fn newest(&self, volume: &VolumeRecord) -> Result<Option<SnapshotEntry>> {
-        Ok(self.project.snapshots(volume).await?.pop())
     }
 }

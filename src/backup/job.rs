@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backup::alive::SignsOfLife;
 use crate::backup::assemble::{Assembler, Distrust};
 use crate::backup::encode::Encoder;
+use crate::backup::origin::{Live, base_of};
 use crate::backup::pipeline::Budget;
 use crate::backup::volume::{Deltas, VolumePlan};
 use crate::backup::{BackupOptions, BackupReport, Input, own_prefix, volume};
@@ -21,7 +23,7 @@ use crate::reading::sample;
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::manifest::{Manifest, ManifestBuilder};
-use crate::repo::session::{Committed, Session};
+use crate::repo::session::{Committed, Rival, Session};
 use crate::source::{Changes, Content, Extent, FreezeRequest, Frozen, Volume};
 use crate::units::{Generation, Geometry, Sequence, SnapshotId};
 use crate::volume::Identity;
@@ -32,6 +34,8 @@ pub(super) struct Job<'a> {
     pub progress: Arc<dyn Progress>,
     pub cancel: Cancel,
     pub identity: Identity,
+    /// Who the volume was before, where it is just being moved.
+    pub moved_from: Option<Identity>,
     pub notes: Vec<String>,
 }
 
@@ -86,7 +90,16 @@ impl Job<'_> {
 
     pub(super) async fn registered(&mut self, session: &Session, input: Input) -> Result<BackupReport> {
         let settled = session.settle_dead().await?;
-        let parent = session.parent().await?;
+        if self.options.yields
+            && let Some(rival) = session.rival(&settled).await?
+        {
+            return Err(in_progress(session, &rival));
+        }
+        let newest = session.parent().await?;
+        let parent = match &input {
+            Input::Stream(source) => base_of(source.header(), newest, &Live::Confirmed(session)).await?,
+            Input::Volume(_) => newest,
+        };
         let interrupted_since =
             parent.as_ref().map_or(Sequence(0), |p| p.snapshot.sequence) < session.log.last();
         let ground = Ground {
@@ -202,7 +215,10 @@ impl Job<'_> {
         ground: &Ground,
         frozen: &Arc<dyn Frozen>,
     ) -> Result<BackupReport> {
-        let passed = self.passes(ground, frozen).await;
+        let passed = match self.check_frozen_size(ground, frozen) {
+            Ok(()) => self.passes(ground, frozen).await,
+            Err(e) => Err(e),
+        };
         let checked = Arc::clone(frozen);
         match (passed, cpu::block(move || checked.check()).await) {
             (Ok(pass), Ok(())) => self.commit(session, ground, pass, frozen.point(), frozen.layout()).await,
@@ -321,6 +337,25 @@ impl Job<'_> {
         self.progress.warn(&note);
         self.notes.push(note);
     }
+}
+
+/// A backup that has been under way for longer than a night is nothing that one may go on relying on.
+const IN_PROGRESS_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Somebody else backs the volume up.
+fn in_progress(session: &Session, rival: &Rival) -> Error {
+    let Rival { sequence, host, process, for_how_long } = rival;
+    let minutes = for_how_long.as_secs() / 60;
+    let name = &session.volume.name;
+    if *for_how_long < IN_PROGRESS_MAX {
+        return Error::busy(format!("in progress on {host}, {minutes} min"))
+            .help(format!("backup {sequence} of {name}, process {process}"));
+    }
+    let hours = minutes / 60;
+    Error::conflict(format!("backup {sequence} of {name} has been in progress on {host} for {hours} h")).help(format!(
+        "see whether process {process} there is stuck; once it is gone, run the backup again (from another host: an hour and a half \
+         after its last sign of life)"
+    ))
 }
 
 /// Somebody ended this backup as aborted.

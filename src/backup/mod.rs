@@ -23,13 +23,14 @@ use crate::backup::job::Job;
 use crate::cancel::Cancel;
 use crate::codec::LEVEL_DEFAULT;
 use crate::cpu;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::record::BackupStats;
 use crate::progress::Progress;
 use crate::repo::Project;
+use crate::source::states::States;
 use crate::source::{StreamSource, Volume};
 use crate::units::{VolumeName, hex};
-use crate::volume::Identity;
+use crate::volume::{Identity, SnapshotPoint};
 
 pub use alive::ALIVE_EVERY_DEFAULT;
 
@@ -54,12 +55,18 @@ pub struct BackupOptions {
     pub full_every: u32,
     /// The volume was replaced on purpose (restored, moved): go on under the same name.
     pub accept_new_identity: bool,
+    /// Raw bytes that are fewer than the volume's last backup has were made so on purpose.
+    pub accept_smaller: bool,
+    /// How large the volume is, where the user says so: of raw bytes nothing else tells whether all of them came.
+    pub size_bytes: Option<u64>,
     pub inflight_bytes: u64,
     pub level: i32,
     /// Decode every new chunk before it is uploaded.
     pub check_encoding: bool,
     /// Time between two signs of life that a session gives.
     pub alive_every: Duration,
+    /// Leave the volume to a session that is at it already: then the error is of kind `Busy`.
+    pub yields: bool,
     /// Store every new chunk as an object that needs no other. The repository may say so, too.
     pub no_delta: bool,
     /// Read and count, but upload nothing.
@@ -74,10 +81,13 @@ impl BackupOptions {
             full: false,
             full_every: FULL_EVERY_DEFAULT,
             accept_new_identity: false,
+            accept_smaller: false,
+            size_bytes: None,
             inflight_bytes: INFLIGHT_BYTES_DEFAULT,
             level: LEVEL_DEFAULT,
             check_encoding: false,
             alive_every: ALIVE_EVERY_DEFAULT,
+            yields: true,
             no_delta: false,
             dry_run: false,
         }
@@ -91,12 +101,17 @@ pub struct BackupReport {
     /// `None` in a dry run.
     pub sequence: Option<u32>,
     pub snapshot_id: Option<String>,
+    /// The source's snapshot that was read; `None` for a file, raw bytes, and the state of an image beside its snapshots.
+    pub point: Option<SnapshotPoint>,
     pub size_bytes: u64,
     /// Whether everything was read, not only reported changes.
     pub full_read: bool,
     /// What the source said had changed, or all that it holds where everything was read.
     pub changed_bytes: u64,
     pub parent: Option<u32>,
+    /// How it is known that the changes are those since the parent: by the `id` of the snapshot that it was read from, or, of
+    /// a stream, by no more than its `name`. `None` where no changes were relied on.
+    pub parent_known_by: Option<&'static str>,
     #[serde(flatten)]
     pub stats: BackupStats,
     /// What the operator should know: why a volume was read whole, a slow diff, leftovers that could not be removed.
@@ -104,7 +119,25 @@ pub struct BackupReport {
     pub seconds: f64,
 }
 
-/// Backs up one volume.
+/// What became of the states of a source, oldest first.
+#[derive(Debug, Default)]
+pub struct Backed {
+    pub done: Vec<BackupReport>,
+    /// Why the state after these was not backed up, and none after it.
+    pub error: Option<Error>,
+}
+
+impl Backed {
+    /// The newest state, where all were backed up.
+    pub fn newest(mut self) -> Result<BackupReport> {
+        match self.error {
+            Some(error) => Err(error),
+            None => self.done.pop().ok_or_else(|| Error::internal("a source without any state")),
+        }
+    }
+}
+
+/// Backs up one volume; of a stream that holds several states, all of them. See [`run_all`].
 pub async fn run(
     project: &Project,
     input: Input,
@@ -112,15 +145,77 @@ pub async fn run(
     progress: Arc<dyn Progress>,
     cancel: Cancel,
 ) -> Result<BackupReport> {
+    run_all(project, input, options, progress, cancel).await.newest()
+}
+
+/// Backs up each state of a volume that its source holds, as a snapshot of its own. Only a full export with snapshots
+/// holds more than one. Those that are committed stay, whatever becomes of the next.
+pub async fn run_all(
+    project: &Project,
+    input: Input,
+    options: &BackupOptions,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+) -> Backed {
+    let mut backed = Backed::default();
+    let one = async |input| run_one(project, input, options, progress.clone(), cancel.clone()).await;
+    let states = match input {
+        // A dry run commits no state that the next could be relative to, and reads them as one.
+        Input::Stream(source) if !options.dry_run => States::of(source),
+        input => {
+            match one(input).await {
+                Ok(report) => backed.done.push(report),
+                Err(error) => backed.error = Some(error),
+            }
+            return backed;
+        }
+    };
+    loop {
+        let next = states.clone();
+        let done = match cpu::block(move || next.next_state()).await {
+            Ok(None) => return backed,
+            Ok(Some(state)) => one(Input::Stream(state)).await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(report) => backed.done.push(report),
+            Err(error) => {
+                backed.error = Some(after(&backed.done, error));
+                return backed;
+            }
+        }
+    }
+}
+
+/// An error after some states of a stream were committed, which it must not hide.
+fn after(done: &[BackupReport], error: Error) -> Error {
+    if done.is_empty() {
+        return error;
+    }
+    let shown = |report: &BackupReport| {
+        let sequence = report.sequence.map(|s| s.to_string()).unwrap_or_default();
+        format!("{} as backup {sequence}", report.point.as_ref().map_or("", |p| &p.name))
+    };
+    let committed: Vec<String> = done.iter().map(shown).collect();
+    error.context(format!("after earlier states of the stream were backed up ({})", committed.join(", ")))
+}
+
+async fn run_one(
+    project: &Project,
+    input: Input,
+    options: &BackupOptions,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+) -> Result<BackupReport> {
     let started = Instant::now();
-    let identity = match &input {
+    let (identity, moved_from) = match &input {
         Input::Volume(volume) => {
             let volume = Arc::clone(volume);
-            cpu::block(move || volume.identity()).await?
+            cpu::block(move || Ok((volume.identity()?, volume.moved_from()?))).await?
         }
-        Input::Stream(_) => Identity::Stream,
+        Input::Stream(_) => (Identity::Stream, None),
     };
-    let job = Job { project, options, progress, cancel, identity, notes: Vec::new() };
+    let job = Job { project, options, progress, cancel, identity, moved_from, notes: Vec::new() };
     let mut report = match options.dry_run {
         true => job.dry_run(input).await?,
         false => job.run(input).await?,

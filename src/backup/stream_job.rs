@@ -23,7 +23,7 @@ impl Job<'_> {
     ) -> Result<BackupReport> {
         let header = source.header().clone();
         self.check_stream(ground, header.from.as_deref())?;
-        let pass = self.stream_pass(ground, source, header.from.is_some()).await?;
+        let pass = self.stream_pass(ground, source).await?;
         let point = header.to.map(|name| SnapshotPoint { name, rbd_snap_id: 0, own: false });
         // A diff carries no layout; what the last backup knew of the image still holds.
         let layout = match (&ground.parent, header.layout == ImageLayout::default()) {
@@ -39,8 +39,8 @@ impl Job<'_> {
         &mut self,
         ground: &Ground,
         source: Box<dyn StreamSource>,
-        incremental: bool,
     ) -> Result<Pass> {
+        let (incremental, has_end) = (source.header().from.is_some(), source.header().has_end);
         let chunk_size_bytes = self.project.chunk_size_bytes();
         let encoder = self.encoder(ground).await?;
         // What a full stream does not mention is zero, whatever was there.
@@ -67,6 +67,7 @@ impl Job<'_> {
         };
         let mut cancel = self.cancel.clone();
         let size_bytes = stream::run(&plan, source, &mut assembler, &mut cancel).await?;
+        self.check_size(ground, size_bytes, !has_end)?;
         let pass = self.finish(assembler, Geometry::new(size_bytes, chunk_size_bytes)?).await?;
         let sample_cursor = ground.parent.as_ref().map_or(0, |p| p.snapshot.sample_cursor);
         // Only what the stream gave was read.

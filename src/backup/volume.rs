@@ -104,7 +104,15 @@ pub async fn run(
             let _ = items_tx.send(Err(error));
         }
     });
-    collect(assembler, &mut items, cancel).await
+    collect(assembler, &mut items, cancel).await?;
+    if assembler.distrust.is_some() {
+        return Ok(());
+    }
+    // All items came, unless a task ended without sending its own.
+    while let Some(ended) = tasks.join_next().await {
+        ended.map_err(|e| Error::internal("a task of the backup failed").caused_by(e))?;
+    }
+    Ok(())
 }
 
 /// Walks the spans leaf by leaf. Chunks known to be zero go straight to the assembler, where the parent has something.

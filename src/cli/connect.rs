@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cuttle::error::io_error;
 use cuttle::rbd::{CephConfig, Cluster};
-use cuttle::repo::{Expected, Project, Repository, default_project};
+use cuttle::repo::{AtPlace, Expected, Project, Repository, default_project};
 use cuttle::store::{Limits, Store, StoreConfig};
 use cuttle::units::ProjectName;
 use cuttle::{Error, ErrorKind, Result};
@@ -83,7 +83,7 @@ fn address_in(path: &Path) -> Result<String> {
 
 /// Opens the repository. `stdin_is_data` keeps from asking for a password.
 pub async fn repository(context: &Context<'_>, stdin_is_data: bool) -> Result<Arc<Repository>> {
-    let store = Store::open(&store_config(context)?)?;
+    let store = open_store(context, &store_config(context)?)?;
     repository_in(context, store, stdin_is_data).await
 }
 
@@ -91,7 +91,18 @@ pub async fn repository(context: &Context<'_>, stdin_is_data: bool) -> Result<Ar
 pub async fn other_project(context: &Context<'_>, address: &str) -> Result<Project> {
     let config = StoreConfig { url: absolute(address.to_owned())?, ..store_config(context)? };
     let name = project_name(context)?;
-    repository_in(context, Store::open(&config)?, false).await?.project(&name).await
+    repository_in(context, open_store(context, &config)?, false).await?.project(&name).await
+}
+
+/// Opens a store. Where even its folder is not there, it is said what this host saw in it.
+fn open_store(context: &Context<'_>, config: &StoreConfig) -> Result<Store> {
+    match Store::open(config) {
+        Err(e) if e.kind() == ErrorKind::NoRepository => {
+            let environment = machine::environment(&context.global.repository);
+            Err(AtPlace::read(&environment, &Store::place_of(config)?)?.explain(e))
+        }
+        opened => opened,
+    }
 }
 
 async fn repository_in(context: &Context<'_>, store: Store, stdin_is_data: bool) -> Result<Arc<Repository>> {

@@ -1,5 +1,6 @@
 //! `cuttle export`: turns a snapshot into what other programs read.
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -57,7 +58,7 @@ pub struct Args {
     /// As what
     #[arg(long, value_parser = PossibleValuesParser::new(FORMATS.map(Format::name)))]
     format: String,
-    /// Export only what differs from this snapshot
+    /// Export only what differs from this snapshot, older or newer
     #[arg(long, value_name = "SNAPSHOT")]
     from: Option<String>,
     /// The file that --from was exported to, as the overlay shall name it: relative to the overlay's folder
@@ -102,7 +103,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let place = Place::parse(&args.target)?;
     check(&args, format, &place)?;
     // Refused before anyone types a password.
-    let output = if place == Place::Stream { Some(standard_output()?) } else { None };
+    let output = if place == Place::Stream { Some(standard_output(context.ui)?) } else { None };
     let project = connect::project(context, false).await?;
     let snapshot = project.find_snapshot(&args.snapshot).await?;
     if args.chain {
@@ -112,6 +113,9 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         Some(from) => Some(project.find_snapshot(from).await?),
         None => None,
     };
+    if let Some(from) = &from {
+        tell_direction(context, from, &snapshot);
+    }
     let mut what = Exported::new(&snapshot, from.as_ref());
     what.name = args.to_name.unwrap_or(what.name);
     if let Some(base) = &mut what.base {
@@ -209,6 +213,21 @@ async fn one(context: &Context<'_>, project: &Project, job: Job, output: Output)
     let report = restore::run(project, &snapshot, sink, options, progress, context.cancel.clone()).await;
     bar.done();
     tell(context, (&place, format.name()), from.as_ref(), &report?)
+}
+
+/// Says where a change leads that is not from an older to a newer state of one volume.
+fn tell_direction(context: &Context<'_>, from: &SnapshotEntry, to: &SnapshotEntry) {
+    let (before, after) = (printable(&name(from)), printable(&name(to)));
+    let (old, new) = (&from.snapshot, &to.snapshot);
+    let says = match old.sequence.cmp(&new.sequence) {
+        _ if old.volume != new.volume => "a snapshot of another volume",
+        Ordering::Greater => "newer",
+        Ordering::Equal => "the same: it changes nothing",
+        Ordering::Less => return,
+    };
+    context.ui.warn(&format!(
+        "--from {before} is {says}: what is exported makes {after} of whatever holds {before}"
+    ));
 }
 
 /// `vms/db@14`

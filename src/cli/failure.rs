@@ -11,9 +11,7 @@ use cuttle::{Error, ErrorKind};
 pub struct Failure {
     pub kind: &'static str,
     pub message: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
 }
 
@@ -42,6 +40,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::NoRepository => "no_repository",
         ErrorKind::Corrupt => "corrupt",
         ErrorKind::Conflict => "conflict",
+        ErrorKind::Busy => "busy",
         ErrorKind::WrongKey => "wrong_key",
         ErrorKind::Denied => "denied",
         ErrorKind::NoSpace => "no_space",

@@ -50,6 +50,10 @@ pub struct RepositoryOptions {
     /// Where copies of metadata are kept [env: CUTTLE_CACHE_DIR] [default: ~/.cache/cuttle]
     #[arg(long, value_name = "DIR", global = true, help_heading = REPOSITORY)]
     pub cache_dir: Option<PathBuf>,
+    /// Believe the store as it is, whatever this host remembers of the repository: after you rolled it back, brought an
+    /// older copy back or made it anew. Say it once; from then on this host remembers what it sees
+    #[arg(long, global = true, help_heading = REPOSITORY, hide_short_help = true)]
+    pub trust_store: bool,
     /// Keep no copies of metadata on this machine
     #[arg(long, global = true, help_heading = REPOSITORY)]
     pub no_cache: bool,

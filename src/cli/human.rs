@@ -130,6 +130,11 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(bad)
 }
 
+/// Reads a size that is meant to the byte: a bare number is bytes.
+pub fn parse_exact_size(text: &str) -> Result<u64> {
+    text.parse().or_else(|_| parse_size(text))
+}
+
 /// Reads a size that is more than nothing.
 pub fn parse_size_nonzero(text: &str) -> Result<u64> {
     match parse_size(text)? {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use cuttle::format::CLOSURE_LEN_MAX;
-use cuttle::repo::{DELTA_DEPTH_MAX_DEFAULT, InitOptions, Repository, read_repository};
+use cuttle::repo::{AtPlace, DELTA_DEPTH_MAX_DEFAULT, InitOptions, Repository, read_repository};
 use cuttle::store::{Ledger, Store};
 use cuttle::units::{CHUNK_SIZE_BYTES_DEFAULT, hex};
 use cuttle::{Error, ErrorKind, Result};
@@ -66,26 +66,30 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     };
     cuttle::units::check_chunk_size(options.chunk_size_bytes)?;
     let config = store_config(context)?;
+    let environment = machine::environment(&context.global.repository);
+    // Before a folder is made where a disk should be mounted, and before anybody has to think of a password.
+    if Store::open(&config).is_err_and(|e| e.kind() == ErrorKind::NoRepository) {
+        AtPlace::read(&environment, &Store::place_of(&config)?)?.refuse_new()?;
+    }
     Store::prepare(&config)?;
     let store = Store::open(&config)?;
     if source.is_prompt() && !insecure_no_encryption {
         // Before anybody has to think of a password.
-        refuse_another(&store).await?;
+        refuse_another(&store, &AtPlace::read(&environment, store.place())?).await?;
     }
     let unlock = match (&source, insecure_no_encryption) {
         (SecretSource::Prompt, true) => None,
         (_, true) => return Err(secret::unencrypted_with_secret()),
         (source, false) => Some(tokio::task::block_in_place(|| source.get_new())?),
     };
-    let environment = machine::environment(&context.global.repository);
     let repository = Repository::init(store, environment, &options, unlock.as_ref()).await?;
     tell(context, &repository)?;
     Ok(Exit::Success)
 }
 
-async fn refuse_another(store: &Store) -> Result<()> {
+async fn refuse_another(store: &Store, at: &AtPlace) -> Result<()> {
     match read_repository(store).await {
-        Err(e) if e.kind() == ErrorKind::NoRepository => Ok(()),
+        Err(e) if e.kind() == ErrorKind::NoRepository => at.refuse_new(),
         Err(e) => Err(e),
         Ok(_) => Err(Error::conflict(format!("there already is a repository at {}", store.url()))
             .help("use it as it is, or choose another place")),

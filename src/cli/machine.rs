@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -58,9 +58,14 @@ pub fn environment(options: &RepositoryOptions) -> Environment {
     };
     let memory_dir = own_dir("XDG_STATE_HOME", ".local/state", "STATE_DIRECTORY");
     if memory_dir.is_none() {
-        tracing::info!(
-            "neither XDG_STATE_HOME nor HOME is set: a repository that was rolled back will not be noticed"
-        );
+        // Some commands open two repositories.
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            tracing::warn!(
+                "neither XDG_STATE_HOME nor HOME is set, nor a state folder given by the service manager (StateDirectory=cuttle): \
+                 this host remembers nothing, so a store that was rolled back will not be noticed"
+            );
+        });
     }
     Environment {
         host: uname.nodename().to_string_lossy().into_owned(),
@@ -70,6 +75,7 @@ pub fn environment(options: &RepositoryOptions) -> Environment {
         clock: Arc::new(SystemClock),
         cache_dir,
         memory_dir,
+        trust_store: options.trust_store,
     }
 }
 

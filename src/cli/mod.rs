@@ -24,6 +24,7 @@ mod machine;
 mod mount;
 mod notes;
 mod place;
+mod producer;
 mod project;
 mod protect;
 mod prune;
@@ -37,8 +38,11 @@ mod stats;
 mod summary;
 mod table;
 mod tag;
+mod terminal;
 mod ui;
 mod verify;
+
+use std::io::ErrorKind as Io;
 
 use clap::{Parser, Subcommand};
 
@@ -171,9 +175,12 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
 
 /// Answers what is no command: help, version, or a mistake.
 pub fn usage(said: &clap::Error) -> Exit {
-    // Where nobody reads it, nothing more can be said.
-    let _ = said.print();
-    if said.use_stderr() { Exit::Failure } else { Exit::Success }
+    match said.print() {
+        _ if said.use_stderr() => Exit::Failure,
+        // Where nobody reads it, nothing more can be said. Half a page of help on a full disk is another matter.
+        Err(e) if e.kind() != Io::BrokenPipe => Exit::Failure,
+        _ => Exit::Success,
+    }
 }
 
 #[cfg(test)]

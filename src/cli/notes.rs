@@ -1,11 +1,11 @@
-//! What protect, unprotect and tag share: the notes of some snapshots are changed, each on its own.
+//! What protect, unprotect and tag share: the notes of some snapshots are changed: all, or none.
 
 use serde::Serialize;
 
 use cuttle::repo::Project;
 use cuttle::repo::log::SnapshotEntry;
 use cuttle::repo::notes::{Changed, Note, Noted};
-use cuttle::{ErrorKind, Result};
+use cuttle::{Error, ErrorKind, Result};
 
 use super::connect::{self, refuse_dry_run};
 use super::failure::Failure;
@@ -25,7 +25,7 @@ struct Line<'a> {
     changed: bool,
 }
 
-/// Changes the notes of the snapshots that are named. One that fails does not stop the others.
+/// Changes the notes of the snapshots that are named; where one of them is not found, of none.
 pub async fn change(
     context: &Context<'_>,
     command: &str,
@@ -34,30 +34,68 @@ pub async fn change(
 ) -> Result<Exit> {
     refuse_dry_run(context, command)?;
     let project = connect::project(context, false).await?;
-    let mut exit = Exit::Success;
-    for spec in specs {
-        context.cancel.check()?;
-        match change_one(&project, spec, &change).await {
-            Ok((entry, changed)) => tell(context, &entry, &changed)?,
-            Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::Unavailable) => return Err(e),
-            Err(e) => {
-                context.ui.error(&Failure::from(&e), Some(spec));
-                exit = Exit::Failure;
-            }
-        }
-    }
+    let exit = match find(context, &project, specs).await? {
+        Some(found) => change_all(context, &project, &found, &change).await?,
+        None => Exit::Failure,
+    };
     note_requests(context, project.repository().store());
     Ok(exit)
 }
 
-async fn change_one(
+/// The snapshots that are named. Where one is not found all are told that are not, and that nothing was changed.
+async fn find(
+    context: &Context<'_>,
     project: &Project,
-    spec: &str,
+    specs: &[String],
+) -> Result<Option<Vec<SnapshotEntry>>> {
+    let mut found = Vec::new();
+    for spec in specs {
+        context.cancel.check()?;
+        match project.find_snapshot(spec).await {
+            Ok(entry) => found.push(entry),
+            Err(e) if stops(&e) => return Err(e),
+            Err(e) => context.ui.error(&Failure::from(&e), Some(spec)),
+        }
+    }
+    if found.len() < specs.len() && specs.len() > 1 {
+        context.ui.warn("nothing was changed: where not all that are named are found, none is");
+    }
+    Ok((found.len() == specs.len()).then_some(found))
+}
+
+/// Changes those that were found. One may be forgotten in this very moment; then the others are changed all the same.
+async fn change_all(
+    context: &Context<'_>,
+    project: &Project,
+    found: &[SnapshotEntry],
     change: &impl Fn(&mut Note),
-) -> Result<(SnapshotEntry, Changed)> {
-    let entry = project.find_snapshot(spec).await?;
-    let changed = project.change_note(&Noted::from(&entry), change).await?;
-    Ok((entry, changed))
+) -> Result<Exit> {
+    let mut exit = Exit::Success;
+    for (done, entry) in found.iter().enumerate() {
+        let left = |e: Error| match done {
+            0 => e,
+            _ => e.context(format!("after {done} of {} were changed", found.len())),
+        };
+        context.cancel.check().map_err(left)?;
+        match project.change_note(&Noted::from(entry), change).await {
+            Ok(changed) => tell(context, entry, &changed)?,
+            Err(e) if stops(&e) => return Err(left(e)),
+            Err(e) => {
+                context.ui.error(&Failure::from(&e), Some(&name(entry)));
+                exit = Exit::Failure;
+            }
+        }
+    }
+    Ok(exit)
+}
+
+/// Whether an error is no fault of what was named: then the next would fare no better.
+fn stops(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Unavailable)
+}
+
+fn name(entry: &SnapshotEntry) -> String {
+    format!("{}@{}", entry.volume_name, entry.snapshot.sequence)
 }
 
 /// `vms/db@3: protected, tags a, b`
@@ -81,6 +119,6 @@ fn tell(context: &Context<'_>, entry: &SnapshotEntry, changed: &Changed) -> Resu
     let tags =
         if note.tags.is_empty() { "no tags".to_owned() } else { format!("tags {}", note.tags.join(", ")) };
     let before = if changed.changed { "" } else { ", as it was" };
-    let name = format!("{}@{}", entry.volume_name, entry.snapshot.sequence);
+    let name = name(entry);
     ui.print(&printable(&format!("{name}: {protected}, {tags}{before}")))
 }

@@ -3,12 +3,20 @@
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::makedev;
 
 use cuttle::error::io_error;
 use cuttle::rbd::{RbdSpec, SCHEME};
 use cuttle::units::VolumeName;
 use cuttle::{Error, ErrorKind, Result};
+
+use super::Ui;
+
+/// Major and minor number of /dev/null (Linux, Documentation/admin-guide/devices.txt).
+const NULL_DEVICE: (u32, u32) = (1, 3);
 
 /// Where a volume is read from or written to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +26,8 @@ pub enum Place {
     File(PathBuf),
     /// `-`: standard input or output.
     Stream,
+    /// A command that prints a volume; never what [`Place::parse`] finds.
+    Command(Vec<String>),
 }
 
 impl Place {
@@ -43,6 +53,8 @@ impl Place {
             }
             Self::Stream => Err(Error::invalid("a volume on standard input has no name")
                 .help("name it with --volume NAME, for example the image's name: --volume vms/db")),
+            Self::Command(_) => Err(Error::invalid("a volume that a command prints has no name")
+                .help("name it with --volume NAME, before the command: --volume vms/db")),
         }
     }
 }
@@ -53,6 +65,7 @@ impl std::fmt::Display for Place {
             Self::Rbd(spec) => spec.fmt(f),
             Self::File(path) => path.display().fmt(f),
             Self::Stream => f.write_str("-"),
+            Self::Command(words) => f.write_str(&words.join(" ")),
         }
     }
 }
@@ -75,22 +88,27 @@ pub fn standard_input() -> Result<File> {
     if stdin.is_terminal() {
         return Err(Error::invalid("standard input is a terminal: expected the volume or a diff of it")
             .help(
-                "for example: rbd export-diff --from-snap A vms/db@B - | cuttle backup - --volume vms/db",
+                "for example: cuttle backup --volume vms/db --from-command -- rbd export-diff --from-snap A vms/db@B -",
             ));
     }
     let owned = stdin.as_fd().try_clone_to_owned();
     owned.map(File::from).map_err(|e| io_error("open standard input", e))
 }
 
-/// Standard output as a file; never a terminal.
-pub fn standard_output() -> Result<File> {
+/// Standard output as a file; never a terminal. Nothing is what one that was closed becomes, so that is said.
+pub fn standard_output(ui: &Ui) -> Result<File> {
     let stdout = io::stdout();
     if stdout.is_terminal() {
         return Err(Error::invalid("standard output is a terminal, and a volume is no text")
             .help("redirect it: cuttle restore SNAPSHOT - > FILE, or name a file as target"));
     }
     let owned = stdout.as_fd().try_clone_to_owned();
-    owned.map(File::from).map_err(|e| io_error("open standard output", e))
+    let file = owned.map(File::from).map_err(|e| io_error("open standard output", e))?;
+    let metadata = file.metadata().map_err(|e| io_error("look at standard output", e))?;
+    if metadata.file_type().is_char_device() && metadata.rdev() == makedev(NULL_DEVICE.0, NULL_DEVICE.1) {
+        ui.warn("standard output is closed or /dev/null: all is read and checked, and kept nowhere");
+    }
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use super::{Context, Exit, notes};
 
 const EXAMPLES: &str = "\
 A protected snapshot is kept by every retention policy, and `cuttle forget` refuses it by name. SNAPSHOT is VOLUME (its
-newest), VOLUME@latest, VOLUME@SEQ, VOLUME@SNAPNAME, or the first digits of an id.
+newest), VOLUME@latest, VOLUME@SEQ, VOLUME@SNAPNAME, or the first digits of an id. Where one of several is not found, none
+is changed.
 
 Examples:
   cuttle protect vms/db@14            keep this one until it is unprotected

@@ -24,7 +24,8 @@ go on. It may be stopped at any moment and run from any host; the next one goes 
 that may delete. What the store keeps locked is left, counted, and deleted by a later prune.
 
 A backup that was under way when it began is waited for. One that gave no sign of life for longer than the lease, by
-the store's clock, is ended as aborted: whatever comes of it later, it is no snapshot.
+the store's clock, is ended as aborted: whatever comes of it later, it is no snapshot. One of this machine whose process is gone is
+ended at once.
 
 When a manifest, a log or an earlier round is damaged or shrank, nothing is deleted, and it says what.
 
@@ -37,7 +38,8 @@ Examples:
 JSON: {\"message_type\":\"summary\",\"dry_run\",\"volumes\",\"snapshots\",\"pages\",\"stored\":{\"objects\",\"bytes\"},
 \"unreferenced\":{…},\"deleted_chunks\":{…},\"deleted_pages\":{…},\"deleted_records\",\"swept\":{…},\"locked\":{…},
 \"rounds_begun\",\"rounds_joined\",\"rounds_finished\",\"round_open\",\"aborted\":[…],\"waiting\":[{\"volume\",\"sequence\",
-\"host\",\"process\",\"last_sign_unix_ms\"}],\"deletes_to_come\",\"puts_to_come\",\"lists_to_come\",\"ledger\":{…},\"seconds\"}";
+\"host\",\"process\",\"last_sign_unix_ms\"}],\"deletes_to_come\",\"puts_to_come\",\"lists_to_come\",\"ledger\":{…},\"seconds\"};
+\"snapshots\" and \"stored\" are null where an earlier round waits and they were not counted";
 
 /// Delete what no snapshot needs any more
 #[derive(Debug, Default, clap::Args)]
@@ -97,13 +99,10 @@ fn tell(context: &Context<'_>, report: &PruneReport) -> Result<()> {
     }
     show_waiting(context, &report.waiting)?;
     let n = human::counted;
-    ui.print(&format!(
-        "project {}: {}, {}, {} stored",
-        report.project,
-        n(report.volumes, "volume"),
-        n(report.snapshots, "snapshot"),
-        objects(report.stored)
-    ))?;
+    let mut found = vec![n(report.volumes, "volume")];
+    found.extend(report.snapshots.map(|snapshots| n(snapshots, "snapshot")));
+    found.extend(report.stored.map(|stored| format!("{} stored", objects(stored))));
+    ui.print(&format!("project {}: {}", report.project, found.join(", ")))?;
     match report.dry_run {
         true => would(context, report)?,
         false => did(context, report)?,

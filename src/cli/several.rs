@@ -1,11 +1,15 @@
 //! Volumes that are worked on side by side, each on its own: one that fails does not stop the others.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt;
 
 use serde::Serialize;
 
 use cuttle::cancel::{Cancel, interrupted};
 use cuttle::store::Ledger;
+use cuttle::{ErrorKind, cpu};
 
 use super::failure::Failure;
 use super::summary::ledger_line;
@@ -17,29 +21,37 @@ use super::{Exit, human};
 pub enum Fate<T> {
     Done(T),
     Failed(Failure),
+    /// Somebody else is at it already.
+    Skipped(Failure),
     /// The user wanted to stop before its turn came.
     NotStarted(Failure),
 }
 
 impl<T> Fate<T> {
-    /// Does the work, unless the user wanted to stop.
+    /// Does the work, unless the user wanted to stop. Whatever becomes of it, others go on and are told of.
     pub async fn of(cancel: &Cancel, work: impl Future<Output = cuttle::Result<T>>) -> Self {
         if cancel.is_cancelled() {
             return Self::NotStarted((&interrupted()).into());
         }
-        match work.await {
+        let done = AssertUnwindSafe(work).catch_unwind().await;
+        match done.unwrap_or_else(|panic| Err(cpu::panicked(&*panic))) {
             Ok(done) => Self::Done(done),
+            Err(e) if e.kind() == ErrorKind::Busy => Self::Skipped((&e).into()),
             Err(e) => Self::Failed((&e).into()),
         }
     }
 
-    /// Why it is not done: the status in JSON, the word in a table, and the reason.
-    pub fn not_done(&self) -> Option<(&'static str, &'static str, &Failure)> {
+    /// Why it is not done: the status in JSON, the words in a table, and the reason.
+    pub fn not_done(&self) -> Option<(&'static str, String, &Failure)> {
+        let word = |word: &str| word.to_owned();
         match self {
             Self::Done(_) => None,
-            Self::Failed(error) if error.kind == "interrupted" => Some(("failed", "interrupted", error)),
-            Self::Failed(error) => Some(("failed", "FAILED", error)),
-            Self::NotStarted(error) => Some(("not_started", "not started", error)),
+            Self::Failed(error) if error.kind == "interrupted" => {
+                Some(("failed", word("interrupted"), error))
+            }
+            Self::Failed(error) => Some(("failed", word("FAILED"), error)),
+            Self::Skipped(error) => Some(("skipped", format!("skipped: {}", error.message), error)),
+            Self::NotStarted(error) => Some(("not_started", word("not started"), error)),
         }
     }
 }
@@ -49,6 +61,7 @@ impl<T> Fate<T> {
 pub struct Tally {
     pub volumes_ok: u64,
     pub volumes_failed: u64,
+    pub volumes_skipped: u64,
     pub volumes_not_started: u64,
     #[serde(skip)]
     pub interrupted: bool,
@@ -62,6 +75,7 @@ impl Tally {
                 self.volumes_failed += 1;
                 self.interrupted |= error.kind == "interrupted";
             }
+            Fate::Skipped(_) => self.volumes_skipped += 1,
             Fate::NotStarted(_) => {
                 self.volumes_not_started += 1;
                 self.interrupted = true;
@@ -81,7 +95,11 @@ impl Tally {
     /// What was done, and what was not: `interrupted: 3 volumes restored, 1 FAILED, 2 not started`
     pub fn told(&self, done: &str) -> String {
         let mut text = if self.interrupted { format!("interrupted: {done}") } else { done.to_owned() };
-        for (n, what) in [(self.volumes_failed, "FAILED"), (self.volumes_not_started, "not started")] {
+        for (n, what) in [
+            (self.volumes_failed, "FAILED"),
+            (self.volumes_skipped, "skipped"),
+            (self.volumes_not_started, "not started"),
+        ] {
             if n > 0 {
                 text += &format!(", {} {what}", human::count(n));
             }
@@ -117,16 +135,33 @@ mod tests {
     use cuttle::Error;
     use cuttle::cancel::interrupted;
 
+    #[tokio::test]
+    async fn one_that_panics_is_one_that_failed() {
+        let (_canceller, cancel) = cuttle::cancel::pair();
+        let fate: Fate<()> = Fate::of(&cancel, async { panic!("no such thing") }).await;
+        let (status, _, failure) = fate.not_done().expect("it is not done");
+        assert_eq!((status, failure.kind), ("failed", "internal"));
+        assert!(failure.message.contains("no such thing"), "{}", failure.message);
+        let fate: Fate<()> = Fate::of(&cancel, async { Err(Error::busy("in progress on b, 12 min")) }).await;
+        assert_eq!(
+            fate.not_done().map(|(status, word, _)| (status, word)),
+            Some(("skipped", "skipped: in progress on b, 12 min".to_owned()))
+        );
+    }
+
     #[test]
     fn exits_follow_the_fates() {
         let done = || Fate::Done(());
         let failed = || Fate::Failed((&Error::invalid("no")).into());
         let stopped = || Fate::Failed((&interrupted()).into());
+        let busy = || Fate::Skipped((&Error::busy("in progress")).into());
         let waiting = || Fate::NotStarted((&interrupted()).into());
         for (fates, exit, told) in [
             (vec![done(), done()], Exit::Success, "x"),
             (vec![done(), failed()], Exit::Partial, "x, 1 FAILED"),
             (vec![failed(), failed()], Exit::Failure, "x, 2 FAILED"),
+            (vec![busy(), busy()], Exit::Success, "x, 2 skipped"),
+            (vec![busy(), done(), failed()], Exit::Partial, "x, 1 FAILED, 1 skipped"),
             (
                 vec![done(), stopped(), waiting()],
                 Exit::Interrupted,

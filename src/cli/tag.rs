@@ -10,7 +10,8 @@ const TAG_LEN_BYTES_MAX: usize = 256;
 
 const EXAMPLES: &str = "\
 SNAPSHOT is VOLUME (its newest), VOLUME@latest, VOLUME@SEQ, VOLUME@SNAPNAME, or the first digits of an id. Tags are
-words without commas. Several go after one option, with commas between them, or each after its own.
+words without commas. Several go after one option, with commas between them, or each after its own. Where one of several
+snapshots is not found, none is changed.
 
 Examples:
   cuttle tag vms/db@14 --add release,v2

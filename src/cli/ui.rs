@@ -1,8 +1,7 @@
 //! Everything that is shown: results on standard output, all else on standard error, above the progress bars.
 
 use std::io::{self, ErrorKind as Io, IsTerminal, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use serde::Serialize;
@@ -15,6 +14,7 @@ use super::bar::{Bar, Words};
 use super::failure::Failure;
 use super::global::OutputOptions;
 use super::table::printable;
+use super::terminal;
 
 const BOLD: &str = "\x1b[1m";
 const RED: &str = "\x1b[1;31m";
@@ -36,7 +36,17 @@ struct Inner {
     colored: bool,
     bars: MultiProgress,
     progress: Shown,
-    stdout_gone: AtomicBool,
+    output: Mutex<Output>,
+}
+
+/// What became of standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Open,
+    /// Whoever read it went away: there is nothing more to say, and that is no failure.
+    Gone,
+    /// It takes no more, and somebody has half of it: a full disk, say.
+    Broken,
 }
 
 /// How progress is shown.
@@ -59,7 +69,6 @@ struct Message<'a> {
 #[derive(Serialize)]
 struct ErrorMessage<'a> {
     message_type: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
     during: Option<&'a str>,
     #[serde(flatten)]
     failure: &'a Failure,
@@ -75,7 +84,7 @@ impl Ui {
             false => Shown::Not,
         };
         let target = match progress {
-            Shown::Bars => ProgressDrawTarget::stderr(),
+            Shown::Bars => terminal::draw_target(),
             _ => ProgressDrawTarget::hidden(),
         };
         // https://no-color.org
@@ -88,7 +97,7 @@ impl Ui {
             colored: terminal && !no_color && !dumb && !options.json,
             bars: MultiProgress::with_draw_target(target),
             progress,
-            stdout_gone: AtomicBool::new(false),
+            output: Mutex::new(Output::Open),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -110,26 +119,43 @@ impl Ui {
         self.inner.colored
     }
 
-    /// Whether whoever read standard output went away: there is nothing more to say, and that is no failure.
-    pub fn is_stdout_gone(&self) -> bool {
-        self.inner.stdout_gone.load(Ordering::Relaxed)
+    /// The exit code of a command that ended so: its own, whatever became of its output, unless all went well but what
+    /// was printed is not whole.
+    pub fn outcome(&self, exit: Exit) -> Exit {
+        match (exit, *self.output()) {
+            (Exit::Success, Output::Broken) => Exit::Failure,
+            _ => exit,
+        }
     }
 
-    /// Prints a result.
+    /// Prints a result. Never an error: what a command does goes on and comes to its own end, whether anybody reads of it
+    /// or not. See [`Ui::outcome`].
     pub fn print(&self, text: &str) -> Result<()> {
+        let mut output = self.output();
+        if *output != Output::Open {
+            return Ok(());
+        }
         let written = self.above_bars(|| {
             let mut out = io::stdout().lock();
             out.write_all(text.as_bytes())?;
             out.write_all(b"\n")?;
             out.flush()
         });
-        match written {
-            Err(e) if e.kind() == Io::BrokenPipe => {
-                self.inner.stdout_gone.store(true, Ordering::Relaxed);
-                Ok(())
+        *output = match written {
+            Ok(()) => Output::Open,
+            Err(e) if e.kind() == Io::BrokenPipe => Output::Gone,
+            Err(e) => {
+                let error = io_error("write to standard output", e)
+                    .help("what the command did is done, or goes on; only what it prints is not whole");
+                self.error(&Failure::from(&error), None);
+                Output::Broken
             }
-            other => other.map_err(|e| io_error("write to standard output", e)),
-        }
+        };
+        Ok(())
+    }
+
+    fn output(&self) -> MutexGuard<'_, Output> {
+        self.inner.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Prints a result as one line of JSON.

@@ -55,10 +55,10 @@ struct Listed<T> {
 /// One volume's snapshots. One at a time looks for new ones.
 type Kept = tokio::sync::Mutex<Option<Listed<Row>>>;
 
-/// The outcomes of a volume's sequences. They never change, so each is read once.
+/// The outcomes of a volume's sequences, with the times that the store says they have. They never change, so each is read once.
 #[derive(Debug, Default)]
 struct Row {
-    outcomes: BTreeMap<Sequence, Outcome>,
+    outcomes: BTreeMap<Sequence, (Option<u64>, Outcome)>,
 }
 
 #[derive(Debug, Clone)]
@@ -102,7 +102,7 @@ impl Current {
     /// The live snapshots of a volume, oldest first. What is damaged is left out.
     pub async fn snapshots(&self, volume: &VolumeRecord) -> Result<Vec<SnapshotEntry>> {
         let row = self.row(volume).await?;
-        let snapshots = row.outcomes.values().filter_map(|outcome| match outcome {
+        let snapshots = row.outcomes.values().filter_map(|(_, outcome)| match outcome {
             Outcome::Snapshot(snapshot) => Some((**snapshot).clone()),
             Outcome::Nothing | Outcome::Damaged => None,
         });
@@ -113,12 +113,12 @@ impl Current {
     pub async fn find(&self, volume: &VolumeRecord, which: Which) -> Result<SnapshotEntry> {
         let row = self.row(volume).await?;
         let found = match which {
-            Which::Latest => row.outcomes.iter().rev().find(|(_, o)| !matches!(o, Outcome::Nothing)),
+            Which::Latest => row.outcomes.iter().rev().find(|(_, (_, o))| !matches!(o, Outcome::Nothing)),
             Which::Sequence(sequence) => row.outcomes.get_key_value(&sequence),
         };
         match (found, which) {
-            (Some((_, Outcome::Snapshot(snapshot))), _) => Ok((**snapshot).clone()),
-            (Some((sequence, Outcome::Damaged)), _) => {
+            (Some((_, (_, Outcome::Snapshot(snapshot)))), _) => Ok((**snapshot).clone()),
+            (Some((sequence, (_, Outcome::Damaged))), _) => {
                 Err(Error::corrupt(format!("snapshot {sequence} of volume {} is damaged", volume.name))
                     .help("see `cuttle verify`"))
             }
@@ -149,9 +149,12 @@ impl Current {
         let candidates: Vec<(Sequence, LogEntry)> = log.candidates().map(|(s, entry)| (s, *entry)).collect();
         let outcomes = stream::iter(candidates)
             .map(|(sequence, entry)| async move {
+                let at = entry.ended_unix_ms;
                 match before.outcomes.get(&sequence) {
-                    Some(known @ (Outcome::Snapshot(_) | Outcome::Nothing)) => (sequence, known.clone()),
-                    _ => (sequence, self.outcome(volume, sequence, &entry).await),
+                    Some((then, known @ (Outcome::Snapshot(_) | Outcome::Nothing))) if *then == at => {
+                        (sequence, (at, known.clone()))
+                    }
+                    _ => (sequence, (at, self.outcome(volume, sequence, &entry).await)),
                 }
             })
             .buffer_unordered(RECORDS_INFLIGHT_MAX)

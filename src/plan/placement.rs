@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::units::VolumeNumber;
+
 use crate::error::{Error, Result};
 
 /// What a volume is called where it goes.
@@ -13,6 +15,14 @@ pub enum Naming {
     File,
 }
 
+/// What is to be restored.
+#[derive(Debug, Clone, Copy)]
+pub struct Volume<'a> {
+    pub name: &'a str,
+    /// Its place in the catalog.
+    pub number: VolumeNumber,
+}
+
 /// A volume, and its new name or why it has none.
 #[derive(Debug)]
 pub struct Placed<'a> {
@@ -20,25 +30,35 @@ pub struct Placed<'a> {
     pub name: Result<String>,
 }
 
-/// Names all volumes, in their order.
-///
-/// # Errors
-/// `Conflict` where two would get the same name.
-pub fn place<'a>(volumes: impl IntoIterator<Item = &'a str>, naming: Naming) -> Result<Vec<Placed<'a>>> {
-    let placed: Vec<Placed<'_>> =
-        volumes.into_iter().map(|volume| Placed { volume, name: name(volume, naming) }).collect();
-    let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
-    for Placed { volume, name } in &placed {
+/// Names all volumes, in their order. Of those that would get the same name the first of the catalog gets it, in this run and
+/// every other; the rest get none, and keep nobody else from being restored.
+pub fn place<'a>(volumes: &[Volume<'a>], naming: Naming) -> Vec<Placed<'a>> {
+    let named: Vec<Result<String>> = volumes.iter().map(|volume| name(volume.name, naming)).collect();
+    let mut firsts: BTreeMap<String, Volume<'_>> = BTreeMap::new();
+    for (volume, name) in volumes.iter().zip(&named) {
         let Ok(name) = name else { continue };
-        if let Some(other) = taken.insert(name, volume) {
-            return Err(Error::conflict(format!("{other} and {volume} would both become {name}; nothing was written"))
-                .help(
-                    "choose some with --volume PATTERN and restore the others to another pool or namespace, or restore \
-                     one of them by itself: cuttle restore VOLUME TARGET",
-                ));
+        let first = firsts.entry(name.clone()).or_insert(*volume);
+        if volume.number < first.number {
+            *first = *volume;
         }
     }
-    Ok(placed)
+    let placed = volumes.iter().zip(named).map(|(volume, name)| {
+        let first = name.as_ref().ok().and_then(|name| firsts.get(name));
+        let name = match (first, name) {
+            (Some(first), Ok(name)) if first.number != volume.number => {
+                Err(taken(volume.name, first.name, &name))
+            }
+            (_, name) => name,
+        };
+        Placed { volume: volume.name, name }
+    });
+    placed.collect()
+}
+
+fn taken(volume: &str, first: &str, name: &str) -> Error {
+    Error::conflict(format!("{first} becomes {name}, and {volume} cannot, too")).help(format!(
+        "restore it under another name: cuttle restore {volume} TARGET; or to another pool or namespace, with --volume '{volume}'"
+    ))
 }
 
 fn name(volume: &str, naming: Naming) -> Result<String> {
@@ -58,11 +78,18 @@ fn name(volume: &str, naming: Naming) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Naming, place};
+    use super::{Naming, Placed, Volume, place};
     use crate::error::ErrorKind;
+    use crate::units::VolumeNumber;
+
+    fn placed<'a>(volumes: &[&'a str], naming: Naming) -> Vec<Placed<'a>> {
+        let numbered =
+            volumes.iter().zip(1..).map(|(name, number)| Volume { name, number: VolumeNumber(number) });
+        place(&numbered.collect::<Vec<_>>(), naming)
+    }
 
     fn names(volumes: &[&str], naming: Naming) -> Vec<Option<String>> {
-        let placed = place(volumes.iter().copied(), naming).expect("no two alike");
+        let placed = placed(volumes, naming);
         assert!(placed.iter().zip(volumes).all(|(p, v)| p.volume == *v));
         placed.into_iter().map(|p| p.name.ok()).collect()
     }
@@ -88,14 +115,22 @@ mod tests {
     }
 
     #[test]
-    fn two_of_one_name_are_refused_together() {
+    fn of_two_that_would_be_one_the_first_of_the_catalog_is_it() {
         let volumes = ["a/db", "a/web", "b/ns/db"];
-        let error = place(volumes, Naming::Image).expect_err("two are named db");
+        let all = placed(&volumes, Naming::Image);
+        assert_eq!(all[0].name.as_deref().expect("the first"), "db");
+        assert_eq!(all[1].name.as_deref().expect("nobody's rival"), "web");
+        let error = all[2].name.as_ref().expect_err("the name is taken");
         assert_eq!(error.kind(), ErrorKind::Conflict);
-        for part in ["a/db", "b/ns/db", "become db"] {
+        for part in ["a/db", "b/ns/db", "becomes db"] {
             assert!(error.message().contains(part), "{error}");
         }
         assert_eq!(names(&volumes, Naming::File).iter().flatten().count(), 3);
+        // Whatever the order they come in.
+        let [late, early] =
+            [(9, "z/db"), (2, "y/db")].map(|(n, name)| Volume { name, number: VolumeNumber(n) });
+        let all = place(&[late, early], Naming::Image);
+        assert!(all[0].name.is_err() && all[1].name.is_ok());
         // What cannot be named is nobody's rival.
         assert_eq!(names(&["a/", "b/"], Naming::Image), [None, None]);
     }

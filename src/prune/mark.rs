@@ -112,8 +112,9 @@ impl Marker {
         for volume in &survey.volumes {
             for (age, (sequence, entry)) in volume.log.candidates().enumerate() {
                 if !self.covered.contains_key(&(volume.record.number, sequence)) {
-                    // Notes are not asked for.
-                    wanted.push((age > 0, &volume.record, sequence, LogEntry { notes: 0, ..*entry }));
+                    // Notes are not asked for, and no outcome is taken from the cache: what is kept rests on them.
+                    let entry = LogEntry { notes: 0, end_stamp: None, ..*entry };
+                    wanted.push((age > 0, &volume.record, sequence, entry));
                 }
             }
         }

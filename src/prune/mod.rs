@@ -132,7 +132,7 @@ pub async fn run(
     (report.pages, report.marks) = (prune.marker.pages, prune.marker.marks_most as u64);
     report.ledger = project.repository().store.ledger() - before;
     report.seconds = started.elapsed().as_secs_f64();
-    project.repository().memory.save()?;
+    project.repository().memory.flush();
     Ok(report)
 }
 

@@ -34,14 +34,14 @@ pub struct PruneReport {
     pub project: String,
     pub dry_run: bool,
     pub volumes: u64,
-    /// Live snapshots.
-    pub snapshots: u64,
+    /// Live snapshots; none where they were not counted, as a round that is open is to be finished first.
+    pub snapshots: Option<u64>,
     /// Manifest pages read.
     pub pages: u64,
     /// Names of referenced chunks and pages that were remembered at once, at most.
     pub marks: u64,
-    /// Chunks and pages in the store before.
-    pub stored: Counted,
+    /// Chunks and pages in the store before; none as above.
+    pub stored: Option<Counted>,
     /// Of those, the ones that no live snapshot needed. Sessions under way may need some.
     pub unreferenced: Counted,
     /// Deleted, or gone already: of prunes that carry out one round at once each counts all that it asked for, as stores

@@ -181,7 +181,7 @@ impl Prune {
         }
         let roster = self.marker.roster(survey);
         self.check_roster(generation, survey, &roster).await?;
-        self.report.snapshots = roster.iter().map(|entry| entry.live.len() as u64).sum();
+        self.report.snapshots = Some(roster.iter().map(|entry| entry.live.len() as u64).sum());
         let deleted = self.project.put_table(generation, &deleted).await?;
         // It spares later backups uploads, and is by far the largest: in a full store it is done without.
         let live_index = match self.project.put_table(generation, &self.marker.live).await {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::format::ObjectName;
-use crate::format::record::{EndRecord, OpenRecord, Outcome, VolumeRecord};
+use crate::format::record::{OpenRecord, VolumeRecord};
 use crate::plan::lease::Signs;
 use crate::prune::survey::Survey;
 use crate::prune::{PROBE_PREFIX, Prune, Waiting};
@@ -116,10 +116,17 @@ impl Prune {
             if self.is_over(&session).await? {
                 continue;
             }
+            // A process of this machine that is dead commits no more: nobody need wait for its lease. Not where a create may
+            // overwrite an outcome that is just landing.
+            if let Some(reason) = now_unix_ms.and_then(|_| self.project.is_dead(&session.open)) {
+                self.abort(&session, reason).await?;
+                continue;
+            }
             self.look_for_signs(&mut session).await?;
             match now_unix_ms {
                 Some(now) if session.signs.is_expired(now, self.options.lease) => {
-                    self.abort(&session, now).await?;
+                    let silent_s = now.saturating_sub(session.signs.last_unix_ms()) / 1000;
+                    self.abort(&session, format!("it gave no sign of life for {silent_s} s")).await?;
                 }
                 _ => rest.push(session),
             }
@@ -148,19 +155,14 @@ impl Prune {
         }
     }
 
-    /// Creates the outcome of a session whose lease ran out. If it was faster itself, so be it.
-    async fn abort(&mut self, session: &Pending, now_unix_ms: u64) -> Result<()> {
-        let silent_s = now_unix_ms.saturating_sub(session.signs.last_unix_ms()) / 1000;
-        let name = ObjectName::End(self.project.name().clone(), session.volume.number, session.sequence);
-        let outcome = Outcome::Aborted {
-            by: self.project.repository().environment.host.clone(),
-            reason: format!("it gave no sign of life for {silent_s} s, and a prune waited for it"),
-        };
-        let end = EndRecord { snapshot_id: session.open.snapshot_id, outcome };
-        if let crate::store::Created::New = self.project.create_record(&name, &end).await? {
+    /// Creates the outcome of a session that is over. If it was faster itself, so be it.
+    async fn abort(&mut self, session: &Pending, reason: String) -> Result<()> {
+        let why = format!("{reason}, and a prune waited for it");
+        let (volume, sequence) = (session.volume.number, session.sequence);
+        if self.project.end_as_aborted(volume, sequence, &session.open, why).await? {
             let told = session.waiting();
             self.progress.warn(&format!(
-                "backup {} of {}, begun by process {} on {}, gave no sign of life for {silent_s} s and was ended as aborted",
+                "backup {} of {}, begun by process {} on {}, was ended as aborted: {reason}",
                 told.sequence, told.volume, told.process, told.host
             ));
             self.report.aborted.push(told);

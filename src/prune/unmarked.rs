@@ -67,8 +67,9 @@ impl Prune {
                 break;
             }
         }
-        self.report.snapshots = self.marker.roster(&survey).iter().map(|entry| entry.live.len() as u64).sum();
-        (self.report.stored, self.report.unreferenced) = (all.stored, all.unreferenced);
+        let live = self.marker.roster(&survey).iter().map(|entry| entry.live.len() as u64).sum();
+        self.report.snapshots = Some(live);
+        (self.report.stored, self.report.unreferenced) = (Some(all.stored), all.unreferenced);
         Ok(all)
     }
 

@@ -70,6 +70,21 @@ pub struct ImageWatcher {
     pub cookie: u64,
 }
 
+/// `rbd_image_migration_status_t`.
+#[repr(C)]
+pub struct MigrationStatus {
+    pub source_pool_id: i64,
+    pub source_pool_namespace: *mut c_char,
+    pub source_image_name: *mut c_char,
+    pub source_image_id: *mut c_char,
+    pub dest_pool_id: i64,
+    pub dest_pool_namespace: *mut c_char,
+    pub dest_image_name: *mut c_char,
+    pub dest_image_id: *mut c_char,
+    pub state: c_int,
+    pub state_description: *mut c_char,
+}
+
 /// `RBD_IMAGE_OPTION_*` of librbd.h.
 pub mod option {
     use std::ffi::c_int;
@@ -134,10 +149,15 @@ api! {
         fn rados_connect(Handle) -> c_int;
         fn rados_shutdown(Handle);
         fn rados_cluster_fsid(Handle, *mut c_char, usize) -> c_int;
+        fn rados_pool_reverse_lookup(Handle, i64, *mut c_char, usize) -> c_int;
         fn rados_pool_list(Handle, *mut c_char, usize) -> c_int;
         fn rados_ioctx_create(Handle, *const c_char, *mut Handle) -> c_int;
         fn rados_ioctx_destroy(Handle);
         fn rados_ioctx_set_namespace(Handle, *const c_char);
+        fn rados_notify2(
+            Handle, *const c_char, *const c_char, c_int, u64, *mut *mut c_char, *mut usize,
+        ) -> c_int;
+        fn rados_buffer_free(*mut c_char);
     }
     librbd {
         fn rbd_list2(Handle, *mut ImageSpec, *mut usize) -> c_int;
@@ -150,6 +170,9 @@ api! {
         fn rbd_image_options_set_uint64(Handle, c_int, u64) -> c_int;
         fn rbd_create4(Handle, *const c_char, u64, Handle) -> c_int;
         fn rbd_remove(Handle, *const c_char) -> c_int;
+        fn rbd_rename(Handle, *const c_char, *const c_char) -> c_int;
+        fn rbd_migration_status(Handle, *const c_char, *mut MigrationStatus, usize) -> c_int;
+        fn rbd_migration_status_cleanup(*mut MigrationStatus);
         fn rbd_open(Handle, *const c_char, *mut Handle, *const c_char) -> c_int;
         fn rbd_open_by_id(Handle, *const c_char, *mut Handle, *const c_char) -> c_int;
         fn rbd_open_read_only(Handle, *const c_char, *mut Handle, *const c_char) -> c_int;
@@ -174,6 +197,9 @@ api! {
         fn rbd_watchers_list(Handle, *mut ImageWatcher, *mut usize) -> c_int;
         fn rbd_watchers_list_cleanup(*mut ImageWatcher, usize);
         fn rbd_lock_acquire(Handle, c_int) -> c_int;
+        fn rbd_lock_get_owners(Handle, *mut c_int, *mut *mut c_char, *mut usize) -> c_int;
+        fn rbd_lock_get_owners_cleanup(*mut *mut c_char, usize);
+        fn rbd_snap_get_limit(Handle, *mut u64) -> c_int;
         fn rbd_snap_list(Handle, *mut SnapInfo, *mut c_int) -> c_int;
         fn rbd_snap_list_end(*mut SnapInfo);
         fn rbd_snap_get_namespace_type(Handle, u64, *mut c_int) -> c_int;

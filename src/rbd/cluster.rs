@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use super::api::{self, Api, Handle};
 use super::config::CephConfig;
-use super::errno::{self, EACCES, ENOENT, c_string, check};
+use super::errno::{self, EACCES, EIO, ENOENT, c_string, check};
+use super::keyring;
+use super::name;
 use super::pool::Pool;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -99,6 +101,22 @@ impl Cluster {
         }
     }
 
+    /// The name of the pool with this number, escaped (see `name.rs`).
+    pub(super) fn pool_name(&self, id: i64) -> Result<String> {
+        let mut buf = [0_u8; 1024];
+        // SAFETY: writes at most `len` bytes with a NUL.
+        let code = unsafe {
+            (self.inner.api.rados_pool_reverse_lookup)(
+                self.inner.rados,
+                id,
+                buf.as_mut_ptr().cast(),
+                buf.len(),
+            )
+        };
+        check(code, || format!("looking for pool {id}"))?;
+        Ok(name::escape(buf.split(|b| *b == 0).next().unwrap_or_default()))
+    }
+
     /// Opens a pool, and in it a namespace; an empty namespace is the default one.
     pub fn pool(&self, name: &str, namespace: &str) -> Result<Pool> {
         Pool::open(self, name, namespace).map_err(|e| {
@@ -181,14 +199,25 @@ impl Connection {
 
     /// Sets an option that still has Ceph's default.
     fn set_unless(&self, option: &str, value: &str, default: &str) -> Result<()> {
+        if same_number(&self.get(option)?, default) { self.set(option, value) } else { Ok(()) }
+    }
+
+    /// The user's key, where it is of another type than all had for long.
+    fn unknown_key(&self, user: &str) -> Option<keyring::Key> {
+        let [inline, file, rings] =
+            ["key", "keyfile", "keyring"].map(|option| self.get(option).unwrap_or_default());
+        keyring::find(user, &inline, &file, &rings).filter(|key| key.kind != keyring::AES)
+    }
+
+    fn get(&self, option: &str) -> Result<String> {
         let c_option = c_string(option)?;
-        let mut buf = [0_u8; 256];
+        let mut buf = [0_u8; 4096];
         // SAFETY: writes at most `len` bytes with a NUL.
         let code = unsafe {
             (self.api.rados_conf_get)(self.rados, c_option.as_ptr(), buf.as_mut_ptr().cast(), buf.len())
         };
         check(code, || format!("reading Ceph's option {option}"))?;
-        if same_number(&errno::text_of(&buf), default) { self.set(option, value) } else { Ok(()) }
+        Ok(errno::text_of(&buf))
     }
 
     fn read_fsid(&self) -> Result<String> {
@@ -209,6 +238,17 @@ impl Connection {
                 .help("name the keyring with --keyring, or the user with --id"),
             EACCES => Error::new(ErrorKind::Denied, format!("{error}: the cluster does not take this key"))
                 .help("see `ceph auth get` for the user, and its keyring here"),
+            EIO if let Some(key) = self.unknown_key(user) => Error::unsupported(format!(
+                "{error}: the key of {user} in {} is of a type that librados here does not know: type {}{}, expected 1 (aes)",
+                key.place,
+                key.kind,
+                if key.kind == keyring::AES256K { " (aes256k)" } else { "" },
+            ))
+            .help(
+                "install the cluster's own version of librbd1 here (such keys need Ceph 19.2.6, 20.2.4 or newer), or make this user \
+                 a key of the older type: `ceph mon set auth_allowed_ciphers aes,aes256k`, then `ceph auth get-or-create \
+                 client.ID mon 'profile rbd' osd 'profile rbd pool=POOL' --key-type aes`",
+            ),
             _ => Error::unavailable(format!("{error}, after {} s at most", config.connect_timeout.as_secs()))
                 .help("are the monitors named there up and reachable? `ceph -s` with the same options tells more"),
         }

@@ -5,6 +5,7 @@ use std::ptr;
 
 use super::api::{Api, Handle, option};
 use super::errno::{c_string, check};
+use super::name::c_name;
 use super::pool::Pool;
 use crate::error::Result;
 
@@ -74,7 +75,7 @@ impl Pool {
         if let Some(data_pool) = &create.data_pool {
             options.text(option::DATA_POOL, data_pool)?;
         }
-        let c_name = c_string(name)?;
+        let c_name = c_name(name)?;
         // SAFETY: an open ioctx; the name and the options live during the call.
         let code = unsafe {
             (self.inner.api.rbd_create4)(self.inner.ioctx, c_name.as_ptr(), create.size_bytes, options.handle)

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 
 use super::errno::{ECANCELED, c_string};
-use super::image::Image;
+use super::image::{Image, features};
 use crate::error::{Error, Result};
 
 /// What to compare, and how.
@@ -47,6 +47,18 @@ impl Image {
         request: DiffRequest<'_>,
         found: &mut dyn FnMut(DiffRange) -> Result<()>,
     ) -> Result<()> {
+        if self.features()? & features::MIGRATING != 0 {
+            // Not an error of librbd's but a signal that ends the process, where the image is imported.
+            return Err(Error::conflict(format!(
+                "{}: Ceph cannot tell what changed in an image under live migration",
+                self.label()
+            ))
+            .help(format!(
+                "end the migration first: see `rbd status {}/{}`",
+                self.pool().path(),
+                self.name()
+            )));
+        }
         let from = request.from.map(c_string).transpose()?;
         let mut state = State { found, failed: None, panicked: None };
         // SAFETY: an open image; the name is null or lives during the call. The callback is only called during the

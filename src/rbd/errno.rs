@@ -11,11 +11,13 @@ pub const EACCES: i32 = 13;
 pub const ERANGE: i32 = 34;
 const EPERM: i32 = 1;
 const EBUSY: i32 = 16;
-const EEXIST: i32 = 17;
+pub const EEXIST: i32 = 17;
 const EINVAL: i32 = 22;
 const EROFS: i32 = 30;
 const EDOM: i32 = 33;
 const ENOTSUP: i32 = 95;
+pub const ETIMEDOUT: i32 = 110;
+pub const EDQUOT: i32 = 122;
 pub const ECANCELED: i32 = 125;
 
 /// The non-negative result, or an error that says what was being done.

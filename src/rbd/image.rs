@@ -4,6 +4,7 @@ use std::ptr;
 
 use super::api::{Api, Handle, ImageInfo, ImageWatcher, LinkedImageSpec, SnapSpec};
 use super::errno::{self, ENOENT, ERANGE, c_string, check};
+use super::name;
 use super::pool::Pool;
 use crate::error::{Error, Result};
 
@@ -17,6 +18,8 @@ pub mod features {
     pub const DEEP_FLATTEN: u64 = 1 << 5;
     pub const JOURNALING: u64 = 1 << 6;
     pub const DATA_POOL: u64 = 1 << 7;
+    /// It is being moved by live migration.
+    pub const MIGRATING: u64 = 1 << 9;
     /// Those that an image can be created with. The others say what is being done to one.
     pub const CREATABLE: u64 =
         LAYERING | STRIPINGV2 | EXCLUSIVE_LOCK | OBJECT_MAP | FAST_DIFF | DEEP_FLATTEN | JOURNALING;
@@ -43,6 +46,7 @@ const LOCK_MODE_EXCLUSIVE: i32 = 0;
 pub struct Image {
     pub(super) api: &'static Api,
     pub(super) image: Handle,
+    name: String,
     label: String,
     pool: Pool,
 }
@@ -119,14 +123,13 @@ impl Image {
     pub fn open(pool: &Pool, by: OpenBy<'_>, access: Access) -> Result<Self> {
         let (api, ioctx) = (pool.inner.api, pool.inner.ioctx);
         let write = access == Access::ReadWrite;
-        let (open, name, key) = match by {
-            OpenBy::Name(name) if write => (api.rbd_open, name, name),
-            OpenBy::Name(name) => (api.rbd_open_read_only, name, name),
-            OpenBy::Id { name, id } if write => (api.rbd_open_by_id, name, id),
-            OpenBy::Id { name, id } => (api.rbd_open_by_id_read_only, name, id),
+        let (open, name, c_key) = match by {
+            OpenBy::Name(name) if write => (api.rbd_open, name, name::c_name(name)?),
+            OpenBy::Name(name) => (api.rbd_open_read_only, name, name::c_name(name)?),
+            OpenBy::Id { name, id } if write => (api.rbd_open_by_id, name, c_string(id)?),
+            OpenBy::Id { name, id } => (api.rbd_open_by_id_read_only, name, c_string(id)?),
         };
         let label = format!("{}/{name}", pool.path());
-        let c_key = c_string(key)?;
         let mut image: Handle = ptr::null_mut();
         // SAFETY: an open ioctx; the key lives during the call; null asks for the head; written only on success.
         let code = unsafe { open(ioctx, c_key.as_ptr(), &mut image, ptr::null()) };
@@ -137,7 +140,7 @@ impl Image {
             );
         }
         check(code, || format!("opening image {label}"))?;
-        let mut opened = Self { api, image, label, pool: pool.clone() };
+        let mut opened = Self { api, image, name: name.to_owned(), label, pool: pool.clone() };
         if let Access::Snapshot(snap_id) = access {
             // SAFETY: an open image that nobody else has yet.
             let code = unsafe { (api.rbd_snap_set_by_id)(opened.image, snap_id) };
@@ -154,6 +157,11 @@ impl Image {
 
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// What it was called when it was looked for.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The image's id: a rename keeps it, a re-created image has another.
@@ -230,9 +238,9 @@ impl Image {
         // SAFETY: the strings are the library's, or null; they are freed once, after they were copied.
         let parent = unsafe {
             let parent = ImageParent {
-                pool: errno::text(image.pool_name),
-                namespace: errno::text(image.pool_namespace),
-                image: errno::text(image.image_name),
+                pool: name::taken(image.pool_name),
+                namespace: name::taken(image.pool_namespace),
+                image: name::taken(image.image_name),
                 snapshot: errno::text(snap.name),
             };
             (self.api.rbd_linked_image_spec_cleanup)(&mut image);

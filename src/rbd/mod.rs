@@ -18,6 +18,10 @@ mod diff;
 mod errno;
 mod image;
 mod io;
+mod keyring;
+mod lock;
+mod migration;
+mod name;
 mod pool;
 mod snapshot;
 mod spec;
@@ -27,11 +31,23 @@ pub use config::CephConfig;
 pub use create::CreateOptions;
 pub use diff::{DiffRange, DiffRequest};
 pub use image::{Access, Image, ImageParent, OpenBy, Watcher, features, flags};
+pub use lock::LockOwner;
+pub use migration::MigrationSource;
 pub use pool::{ImageEntry, Pool};
 pub use snapshot::Snapshot;
 pub use spec::{RbdSpec, SCHEME};
 
 use crate::error::Result;
+
+/// Ends the process at once, without the destructors of Ceph's libraries: what was given up may still be at work in them, on
+/// threads that nobody can call back, and they do not expect to be taken apart meanwhile. What was printed must be flushed.
+pub fn leave(code: i32) -> ! {
+    unsafe extern "C" {
+        fn _exit(code: std::ffi::c_int) -> !;
+    }
+    // SAFETY: a function of every C library, which may be called at any time and does not return.
+    unsafe { _exit(code) }
+}
 
 /// Fails, saying which package to install, where librados or librbd is absent.
 pub fn available() -> Result<()> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::api::{Api, Handle, ImageSpec};
 use super::cluster::{Cluster, Connection};
-use super::errno::{self, ENOENT, ERANGE, c_string, check};
+use super::errno::{self, ENOENT, ERANGE, check};
+use super::name::{self, c_name};
 use crate::error::{Error, Result};
 
 /// Most images or bytes of names taken in one listing.
@@ -38,7 +39,7 @@ impl Drop for IoCtx {
     }
 }
 
-/// An image as a listing names it.
+/// An image as a listing names it; the name is escaped (see `name.rs`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ImageEntry {
     pub name: String,
@@ -55,7 +56,7 @@ impl Pool {
     pub(super) fn open(cluster: &Cluster, name: &str, namespace: &str) -> Result<Self> {
         let api = cluster.inner.api;
         let mut ioctx: Handle = ptr::null_mut();
-        let c_name = c_string(name)?;
+        let c_name = c_name(name)?;
         // SAFETY: a connected cluster; the name lives during the call; written only on success.
         let code = unsafe { (api.rados_ioctx_create)(cluster.inner.rados, c_name.as_ptr(), &mut ioctx) };
         check(code, || format!("opening pool {name}"))?;
@@ -67,7 +68,7 @@ impl Pool {
             cluster: cluster.inner.clone(),
         };
         if !namespace.is_empty() {
-            let c_namespace = c_string(namespace)?;
+            let c_namespace = name::c_name(namespace)?;
             let mut exists = false;
             // SAFETY: an open ioctx; the name lives during the call.
             let code = unsafe { (api.rbd_namespace_exists)(inner.ioctx, c_namespace.as_ptr(), &mut exists) };
@@ -141,7 +142,7 @@ impl Pool {
             let mut entries: Vec<_> = specs[..count]
                 .iter()
                 // SAFETY: the first `count` entries were filled with strings of the library's.
-                .map(|s| unsafe { ImageEntry { name: errno::text(s.name), id: errno::text(s.id) } })
+                .map(|s| unsafe { ImageEntry { name: name::taken(s.name), id: errno::text(s.id) } })
                 .collect();
             // SAFETY: frees exactly those strings, once.
             unsafe { (api.rbd_image_spec_list_cleanup)(specs.as_mut_ptr(), count) };
@@ -152,12 +153,20 @@ impl Pool {
 
     /// Removes an image that has no snapshots. Nothing by that name is no error.
     pub fn remove_image(&self, name: &str) -> Result<()> {
-        let c_name = c_string(name)?;
+        let c_name = c_name(name)?;
         // SAFETY: an open ioctx; the name lives during the call.
         let code = unsafe { (self.inner.api.rbd_remove)(self.inner.ioctx, c_name.as_ptr()) };
         if code == -ENOENT {
             return Ok(());
         }
         check(code, || format!("removing image {}/{name}", self.path())).map(|_| ())
+    }
+
+    /// Gives an image another name. One that has it already is a conflict.
+    pub fn rename_image(&self, from: &str, to: &str) -> Result<()> {
+        let (c_from, c_to) = (c_name(from)?, c_name(to)?);
+        // SAFETY: an open ioctx; the names live during the call.
+        let code = unsafe { (self.inner.api.rbd_rename)(self.inner.ioctx, c_from.as_ptr(), c_to.as_ptr()) };
+        check(code, || format!("renaming image {}/{from} to {to}", self.path())).map(|_| ())
     }
 }

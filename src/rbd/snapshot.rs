@@ -3,7 +3,7 @@
 use std::ptr;
 
 use super::api::SnapInfo;
-use super::errno::{self, ENOENT, ERANGE, c_string};
+use super::errno::{self, EDQUOT, EEXIST, ENOENT, ERANGE, c_string};
 use super::image::Image;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -71,18 +71,44 @@ impl Image {
         }
     }
 
-    /// Makes a snapshot of the head and says which it became.
+    /// Makes a snapshot of the head and says which it became. A name that is taken is a conflict.
     pub fn create_snapshot(&self, name: &str) -> Result<Snapshot> {
+        self.create_snapshot_unless_taken(name)?.ok_or_else(|| {
+            Error::conflict(format!("{}: making snapshot {name}: there is one of that name", self.label()))
+        })
+    }
+
+    /// Makes a snapshot of the head and says which it became; `None` where another one has the name.
+    pub fn create_snapshot_unless_taken(&self, name: &str) -> Result<Option<Snapshot>> {
         let c_name = c_string(name)?;
         // SAFETY: an image open for writing; the name lives during the call.
         let code = unsafe { (self.api.rbd_snap_create)(self.image, c_name.as_ptr()) };
-        self.check(code, || format!("making snapshot {name}"))?;
-        self.snapshots()?.into_iter().find(|s| s.name == name).ok_or_else(|| {
+        match -code {
+            EEXIST => return Ok(None),
+            EDQUOT => return Err(self.limit_reached(name)),
+            _ => self.check(code, || format!("making snapshot {name}"))?,
+        }
+        let made = self.snapshots()?.into_iter().find(|s| s.name == name);
+        made.map(Some).ok_or_else(|| {
             Error::new(
                 ErrorKind::Conflict,
                 format!("{}: snapshot {name} was removed right away", self.label()),
             )
         })
+    }
+
+    fn limit_reached(&self, name: &str) -> Error {
+        let mut limit = 0;
+        // SAFETY: an open image; the number is written on success. Without it the message says less.
+        let known = unsafe { (self.api.rbd_snap_get_limit)(self.image, &mut limit) } >= 0;
+        let (path, here) = (self.label(), self.all_snapshots().map_or(0, |all| all.len()));
+        let most = if known { format!(" of at most {limit}") } else { String::new() };
+        // The next one is made before the last one goes.
+        let enough = (here as u64 + 1).max(2);
+        Error::conflict(format!("{path}: snapshot {name} cannot be made: the image has {here} snapshots{most}")).help(format!(
+            "raise the limit with `rbd snap limit set --limit {enough} {path}`, or remove snapshots (`rbd snap ls {path}`); cuttle \
+             keeps one on each image, and makes the next one before it removes that"
+        ))
     }
 
     /// Removes a snapshot; an absent one is no error. One that is protected or has clones is a conflict.

@@ -1,60 +1,137 @@
-//! Copies of small immutable objects on the local disk, sealed as they are in the store.
+//! Copies of small immutable objects on the local disk, sealed as they are in the store (repo-format.md §8.4).
 //!
 //! Always rebuildable and never the truth: whether something exists or is live is asked of the store, and what
-//! comes from here is authenticated like everything else. A hurt copy is dropped and fetched again.
+//! comes from here is authenticated like everything else. That is not enough: copies of a repository that went different
+//! ways have different objects under one name, all authentic. So a page, whose name says what it holds, is found by its
+//! name; a record only under the [`Stamp`] that the store's listing shows now. A hurt copy is dropped and fetched again.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
 use crate::format::ObjectName;
+use crate::store::Stamp;
 use crate::units::hex;
 
-/// Sealed copies of `.end` records, catalog entries and manifest pages.
+/// Bytes in front of a copy of a record: the stamp of what it is a copy of.
+const STAMP_LEN_BYTES: usize = 16;
+
+/// Sealed copies of manifest pages, `.end` records and catalog entries.
 #[derive(Debug, Clone)]
 pub struct Cache {
     dir: Option<PathBuf>,
+    warned: Arc<AtomicBool>,
 }
 
 impl Cache {
     pub fn new(dir: Option<&Path>, repo_id: &[u8; 16]) -> Self {
-        Self { dir: dir.map(|d| d.join(hex(repo_id))) }
+        Self { dir: dir.map(|d| d.join(hex(repo_id))), warned: Arc::default() }
     }
 
-    /// Only what is written once, needed again and small is kept; secrets, chunks and what is deleted are not.
-    fn path(&self, name: &ObjectName) -> Option<PathBuf> {
-        let kept = matches!(name, ObjectName::Volume(..) | ObjectName::End(..) | ObjectName::Page(..));
-        self.dir.as_ref().filter(|_| kept).map(|d| d.join(name.to_string()))
+    /// Where the copies are, for people.
+    pub(super) fn dir(&self) -> Option<&Path> {
+        self.dir.as_deref()
     }
 
-    pub fn get(&self, name: &ObjectName) -> Option<Bytes> {
-        let path = self.path(name)?;
-        let len = fs::metadata(&path).ok()?.len();
-        if len > name.object_type().object_len_bytes_max() as u64 {
-            return None;
+    /// A page, whatever store it is from: its id says what it holds.
+    pub fn page(&self, name: &ObjectName) -> Option<Bytes> {
+        self.read(self.page_path(name)?, name).map(Bytes::from)
+    }
+
+    pub fn put_page(&self, name: &ObjectName, object: &[u8]) {
+        if let Some(path) = self.page_path(name) {
+            self.write(&path, &[object]);
         }
-        fs::read(path).ok().map(Bytes::from)
     }
 
-    /// Keeps a copy. A cache that cannot be written is a slow one, not an error.
-    pub fn put(&self, name: &ObjectName, object: &[u8]) {
-        let Some(path) = self.path(name) else { return };
-        let Some(parent) = path.parent() else { return };
-        let written = fs::create_dir_all(parent).and_then(|()| {
-            let mut file = tempfile::NamedTempFile::new_in(parent)?;
-            file.write_all(object)?;
-            file.persist(&path).map_err(|e| e.error)
-        });
-        if let Err(error) = written {
-            tracing::debug!(%error, path = %path.display(), "the cache could not be written");
+    /// The copy of just that object which the store shows under the name now.
+    pub(super) fn record(&self, name: &ObjectName, stamp: &Stamp) -> Option<Bytes> {
+        let bytes = Bytes::from(self.read(self.record_path(name)?, name)?);
+        bytes.starts_with(&stamp.0).then(|| bytes.slice(STAMP_LEN_BYTES..))
+    }
+
+    pub(super) fn put_record(&self, name: &ObjectName, stamp: &Stamp, object: &[u8]) {
+        if let Some(path) = self.record_path(name) {
+            self.write(&path, &[&stamp.0, object]);
         }
     }
 
     pub fn remove(&self, name: &ObjectName) {
-        if let Some(path) = self.path(name) {
+        if let Some(path) = self.page_path(name).or_else(|| self.record_path(name)) {
             let _ = fs::remove_file(path);
         }
+    }
+
+    fn page_path(&self, name: &ObjectName) -> Option<PathBuf> {
+        let kept = matches!(name, ObjectName::Page(..));
+        self.dir.as_ref().filter(|_| kept).map(|d| d.join(name.to_string()))
+    }
+
+    /// Only what is written once, needed again and small is kept; secrets, chunks and what is deleted are not.
+    fn record_path(&self, name: &ObjectName) -> Option<PathBuf> {
+        let kept = matches!(name, ObjectName::Volume(..) | ObjectName::End(..));
+        self.dir.as_ref().filter(|_| kept).map(|d| d.join(name.to_string()))
+    }
+
+    fn read(&self, path: PathBuf, name: &ObjectName) -> Option<Vec<u8>> {
+        let max = name.object_type().object_len_bytes_max() + STAMP_LEN_BYTES;
+        let found = fs::metadata(&path).and_then(|meta| match meta.len() <= max as u64 {
+            true => fs::read(&path).map(Some),
+            false => Ok(None),
+        });
+        match found {
+            Ok(found) => found,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound) => None,
+            Err(e) => {
+                self.warn(&e, &path);
+                None
+            }
+        }
+    }
+
+    /// Keeps a copy. A cache that cannot be written is a slow one, not an error.
+    fn write(&self, path: &Path, parts: &[&[u8]]) {
+        let Some(parent) = path.parent() else { return };
+        let written = fs::create_dir_all(parent).and_then(|()| {
+            let mut file = tempfile::NamedTempFile::new_in(parent)?;
+            parts.iter().try_for_each(|part| file.write_all(part))?;
+            file.persist(path).map_err(|e| e.error)
+        });
+        if let Err(error) = written {
+            self.warn(&error, path);
+        }
+    }
+
+    fn warn(&self, error: &io::Error, path: &Path) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!("the cache is of no use, which only takes time: {}: {error}", path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{ProjectName, Sequence, VolumeNumber};
+
+    /// Two copies of a repository differ in what stands under one name.
+    #[test]
+    fn a_record_is_found_under_its_own_stamp_only() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = Cache::new(Some(dir.path()), &[1; 16]);
+        let project: ProjectName = "default".parse().expect("valid");
+        let name = ObjectName::End(project, VolumeNumber(1), Sequence(3));
+        let (here, there) = (Stamp([1; 16]), Stamp([2; 16]));
+        cache.put_record(&name, &here, b"one");
+        assert_eq!(cache.record(&name, &here).as_deref(), Some(&b"one"[..]));
+        assert_eq!(cache.record(&name, &there), None);
+        cache.put_record(&name, &there, b"other");
+        assert_eq!((cache.record(&name, &here), cache.page(&name)), (None, None));
+        cache.remove(&name);
+        assert_eq!(cache.record(&name, &there), None);
     }
 }

@@ -1,5 +1,7 @@
 //! The volumes of a project: numbered entries without gaps.
 
+use std::collections::BTreeMap;
+
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, Result};
@@ -8,7 +10,7 @@ use crate::format::names::volumes_prefix;
 use crate::format::record::VolumeRecord;
 use crate::repo::Project;
 use crate::repo::project::missing;
-use crate::store::Created;
+use crate::store::{Created, Stamp};
 use crate::units::{VolumeName, VolumeNumber};
 use crate::volume::Identity;
 
@@ -39,33 +41,48 @@ impl Project {
     /// Reads the catalog. A listing may be short, so the caller's next step decides what its tail is worth:
     /// creating the next entry, or [`Project::confirmed_catalog`].
     pub(crate) async fn catalog(&self) -> Result<Catalog> {
-        let mut highest = 0;
+        let expected = self.repository().memory.catalog_end(self.name());
+        let mut stamps = BTreeMap::new();
         for info in self.repository().store.list(&volumes_prefix(self.name()), None).await? {
             if let Some(ObjectName::Volume(_, n)) = ObjectName::parse(&info.key) {
-                highest = highest.max(n.0);
+                stamps.insert(n.0, info.stamp);
             }
         }
-        self.catalog_up_to(highest).await
+        let mut catalog = self.catalog_of(&stamps).await?;
+        // A listing may be short; the objects themselves tell.
+        while (catalog.entries.len() as u32) < expected {
+            let Some(entry) = self.next_entry(&catalog).await? else { break };
+            catalog.entries.push(entry);
+        }
+        self.recall_catalog(expected, &catalog)?;
+        Ok(catalog)
     }
 
     /// Reads the catalog and confirms by a GET that nothing follows it.
     pub async fn confirmed_catalog(&self) -> Result<Catalog> {
         let mut catalog = self.catalog().await?;
-        loop {
-            let next = catalog.entries.len() as u32 + 1;
-            let name = ObjectName::Volume(self.name().clone(), VolumeNumber(next));
-            match self.read_record::<VolumeRecord>(&name).await? {
-                None => return Ok(catalog),
-                Some(record) => catalog.entries.push(checked(record, VolumeNumber(next))?),
-            }
+        let listed = catalog.entries.len();
+        while let Some(entry) = self.next_entry(&catalog).await? {
+            catalog.entries.push(entry);
         }
+        self.repository().memory.saw_volumes(self.name(), &catalog.entries[listed..])?;
+        Ok(catalog)
     }
 
-    async fn catalog_up_to(&self, highest: u32) -> Result<Catalog> {
+    /// The entry that follows, if there is one.
+    async fn next_entry(&self, catalog: &Catalog) -> Result<Option<VolumeRecord>> {
+        let next = VolumeNumber(catalog.entries.len() as u32 + 1);
+        let name = ObjectName::Volume(self.name().clone(), next);
+        self.read_record::<VolumeRecord>(&name).await?.map(|record| checked(record, next)).transpose()
+    }
+
+    /// All entries up to the highest that was listed.
+    async fn catalog_of(&self, stamps: &BTreeMap<u32, Stamp>) -> Result<Catalog> {
+        let highest = stamps.last_key_value().map_or(0, |(n, _)| *n);
         let entries = stream::iter(1..=highest)
             .map(|n| async move {
                 let name = ObjectName::Volume(self.name().clone(), VolumeNumber(n));
-                checked(self.read_known_record(&name).await?, VolumeNumber(n))
+                checked(self.read_listed_record(&name, stamps.get(&n).copied()).await?, VolumeNumber(n))
             })
             .buffered(ENTRIES_INFLIGHT_MAX)
             .try_collect()
@@ -95,7 +112,10 @@ impl Project {
             };
             let object_name = ObjectName::Volume(self.name().clone(), number);
             match self.create_record(&object_name, &record).await? {
-                Created::New => return Ok(record),
+                Created::New => {
+                    self.repository().memory.saw_volumes(self.name(), std::slice::from_ref(&record))?;
+                    return Ok(record);
+                }
                 // Somebody else took the number, perhaps for the same volume.
                 Created::Exists { .. } => {
                     let other: VolumeRecord =

@@ -182,7 +182,7 @@ impl Project {
     pub(crate) async fn read_page(&self, object: &ObjectRef, level: u8, count: usize) -> Result<Page> {
         let name = self.page_name(object.name);
         let cache = &self.repository().cache;
-        if let Some(copy) = cache.get(&name) {
+        if let Some(copy) = cache.page(&name) {
             match self.open_page(&name, object, copy, level, count).await {
                 Ok(page) => return Ok(page),
                 Err(_) => cache.remove(&name),
@@ -190,7 +190,7 @@ impl Project {
         }
         let bytes = self.get_object(&name).await?.ok_or_else(|| missing(&name))?;
         let page = self.open_page(&name, object, bytes.clone(), level, count).await?;
-        cache.put(&name, &bytes);
+        cache.put_page(&name, &bytes);
         Ok(page)
     }
 

@@ -1,7 +1,7 @@
 //! Key slots in the store: adding, finding the one that opens, removing.
 
 use crate::codec::{self, Place};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::names::keys_prefix;
 use crate::format::record::{KeySlotRecord, RepositoryRecord};
 use crate::format::{KEY_SLOTS_MAX, ObjectName, ObjectType};
@@ -92,6 +92,27 @@ pub(super) async fn unlock(
         Error::wrong_key(format!("the secret opens none of the {} key slots of {}", slots.len(), store.url()))
             .help("check CUTTLE_PASSWORD, CUTTLE_PASSWORD_FILE, CUTTLE_PASSWORD_COMMAND or --key-file")
     }))
+}
+
+/// The slot that a secret opens already, if any. A slot that cannot be read is none.
+pub(super) async fn opened_by(
+    store: &Store,
+    record: &RepositoryRecord,
+    object: &[u8],
+    unlock: &Unlock,
+) -> Result<Option<u64>> {
+    for slot in slots(store).await? {
+        let slot_record = match read_slot(store, record, slot).await {
+            Err(e) if e.kind() == ErrorKind::Corrupt => continue,
+            found => found?,
+        };
+        if let Some(slot_record) = slot_record
+            && matches!(MasterKey::unwrap(&slot_record, unlock, object), Ok(Some(_)))
+        {
+            return Ok(Some(slot));
+        }
+    }
+    Ok(None)
 }
 
 pub(super) async fn list(store: &Store, record: &RepositoryRecord) -> Result<Vec<(u64, KeySlotRecord)>> {

@@ -10,6 +10,7 @@ use crate::format::names::log_prefix;
 use crate::format::record::{EndRecord, NoteRecord, Outcome, Snapshot, VolumeRecord};
 use crate::repo::Project;
 use crate::repo::catalog::Catalog;
+use crate::store::Stamp;
 use crate::units::{Sequence, VolumeName, VolumeNumber};
 
 /// Log records read at once.
@@ -20,6 +21,8 @@ const RECORDS_INFLIGHT_MAX: usize = 32;
 pub struct LogEntry {
     pub opened_unix_ms: Option<u64>,
     pub ended_unix_ms: Option<u64>,
+    /// Which `.end` it is that was listed, where it may come from the cache.
+    pub end_stamp: Option<Stamp>,
     pub forgotten: bool,
     /// Highest note; 0 for none.
     pub notes: u32,
@@ -76,8 +79,8 @@ impl Project {
     /// Lists a volume's log. The tail is what the listing showed: see [`Project::confirmed_log`].
     pub(crate) async fn log(&self, volume: VolumeNumber) -> Result<VolumeLog> {
         let memory = &self.repository().memory;
-        let expected = memory.sequence(self.name(), volume);
-        let log = self.listed_log(volume).await?;
+        let (expected, seen) = (memory.sequence(self.name(), volume), memory.live(self.name(), volume));
+        let mut log = self.listed_log(volume).await?;
         if log.last() < expected {
             // A listing may be short; the object itself tells.
             let open = ObjectName::Open(self.name().clone(), volume, expected);
@@ -85,7 +88,7 @@ impl Project {
                 return Err(memory.log_went_back(self.name(), volume, log.last(), expected));
             }
         }
-        memory.saw_sequence(self.name(), volume, log.last());
+        self.recall_log(volume, &seen, &mut log).await?;
         Ok(log)
     }
 
@@ -98,7 +101,10 @@ impl Project {
                 Some(ObjectName::Open(_, _, s)) => {
                     log.entries.entry(s).or_default().opened_unix_ms = modified
                 }
-                Some(ObjectName::End(_, _, s)) => log.entries.entry(s).or_default().ended_unix_ms = modified,
+                Some(ObjectName::End(_, _, s)) => {
+                    let entry = log.entries.entry(s).or_default();
+                    (entry.ended_unix_ms, entry.end_stamp) = (modified, Some(info.stamp));
+                }
                 Some(ObjectName::Forget(_, _, s)) => log.entries.entry(s).or_default().forgotten = true,
                 Some(ObjectName::Note(_, _, s, k)) => {
                     let entry = log.entries.entry(s).or_default();
@@ -186,7 +192,7 @@ impl Project {
         entry: &LogEntry,
     ) -> Result<Option<SnapshotEntry>> {
         let name = ObjectName::End(self.name().clone(), volume.number, sequence);
-        let end: EndRecord = match self.read_known_record(&name).await {
+        let end: EndRecord = match self.read_listed_record(&name, entry.end_stamp).await {
             Err(e)
                 if e.kind() == ErrorKind::Corrupt && self.is_forgotten(volume.number, sequence).await? =>
             {
@@ -215,6 +221,7 @@ impl Project {
             let note: NoteRecord = self.read_known_record(&name).await?;
             (out.protected, out.tags) = (note.protected, note.tags);
         }
+        self.recall_snapshot(&out)?;
         Ok(Some(out))
     }
 
@@ -227,6 +234,7 @@ impl Project {
             .try_filter_map(|found| async move { Ok(found) })
             .try_collect()
             .await?;
+        self.repository().memory.flush();
         found.reverse();
         Ok(found)
     }
@@ -236,6 +244,7 @@ impl Project {
         let log = self.confirmed_log(volume.number).await?;
         for (sequence, entry) in log.candidates() {
             if let Some(found) = self.outcome(volume, sequence, entry).await? {
+                self.repository().memory.flush();
                 return Ok(Some(found));
             }
         }
@@ -248,10 +257,12 @@ impl Project {
         let catalog = self.confirmed_catalog().await?;
         let (volume, point) = spec.rsplit_once('@').map_or((spec, "latest"), |(v, p)| (v, p));
         let named = volume.parse::<VolumeName>().ok().and_then(|name| catalog.by_name(&name).cloned());
-        match named {
+        let found = match named {
             Some(volume) => self.find_in_volume(&volume, point).await,
             None => self.find_by_id(&catalog, spec).await,
-        }
+        };
+        self.repository().memory.flush();
+        found
     }
 
     /// Reads no more records than it takes to find the one: damage of another snapshot does not stand in the way.

@@ -13,6 +13,8 @@ pub mod memory;
 pub mod notes;
 mod parts;
 pub mod project;
+mod recall;
+mod remains;
 pub mod rounds;
 pub mod session;
 
@@ -30,7 +32,7 @@ use crate::units::{ProjectName, check_chunk_size};
 
 pub use cache::Cache;
 pub(crate) use contents::Listed;
-pub use memory::Memory;
+pub use memory::{AtPlace, Memory};
 pub use project::Project;
 
 /// What the repository is told of the machine it is used from.
@@ -48,6 +50,8 @@ pub struct Environment {
     pub cache_dir: Option<PathBuf>,
     /// Where is remembered what repositories looked like last time.
     pub memory_dir: Option<PathBuf>,
+    /// The store is believed as it is now, whatever is remembered of the repository at its place.
+    pub trust_store: bool,
 }
 
 /// Name and version, as records show it.
@@ -100,6 +104,14 @@ impl Repository {
         unlock: Option<&Unlock>,
     ) -> Result<Arc<Self>> {
         check_chunk_size(options.chunk_size_bytes)?;
+        let name = ObjectName::Repository;
+        if store.head(&name.to_string()).await?.is_some() {
+            return Err(already_there(&store));
+        }
+        // Before anything is written.
+        let at = AtPlace::read(&environment, store.place())?;
+        at.refuse_new()?;
+        remains::refuse_repository(&store).await?;
         let create_if_absent = store.probe_create_if_absent("probe").await?;
         if !create_if_absent {
             store.without_create_if_absent();
@@ -113,10 +125,6 @@ impl Repository {
             required_features: 0,
             created_unix_ms: environment.clock.now_unix_ms(),
         };
-        let name = ObjectName::Repository;
-        if store.head(&name.to_string()).await?.is_some() {
-            return Err(already_there(&store));
-        }
         let sealed = codec::seal_record(Place { repo_id: &[0; 16], name: &name, key: None }, &record)?;
         // The slot comes first: a repository that exists can be opened. Until the repository object is there, nothing is.
         let master = match unlock {
@@ -132,12 +140,11 @@ impl Repository {
             Created::New => {}
             Created::Exists { .. } => return Err(already_there(&store)),
         }
-        let memory = Memory::load(environment.memory_dir.as_deref(), store.url())?;
         let cache = Cache::new(environment.cache_dir.as_deref(), &record.repo_id);
+        let memory = Memory::begin(at, &record, &cache);
         let object = sealed.bytes().to_vec();
         let repository = Arc::new(Self { store, record, object, master, environment, cache, memory });
-        repository.memory.forget();
-        repository.remember()?;
+        repository.remember();
         repository.create_project(&default_project()).await?;
         Ok(repository)
     }
@@ -156,7 +163,13 @@ impl Repository {
         expected: Expected,
         ask: &mut AskSecret<'_>,
     ) -> Result<Arc<Self>> {
-        let (record, object) = read_repository(&store).await?;
+        let at = AtPlace::read(&environment, store.place())?;
+        let (record, object) = match read_repository(&store).await {
+            Err(e) if e.kind() == ErrorKind::NoRepository => {
+                return Err(at.explain(remains::explain(&store, e).await));
+            }
+            found => found?,
+        };
         if !record.create_if_absent {
             store.without_create_if_absent();
         }
@@ -167,8 +180,8 @@ impl Repository {
             ))
             .help("if it never was, give none; otherwise someone put another repository in its place"));
         }
-        let memory = Memory::load(environment.memory_dir.as_deref(), store.url())?;
-        memory.check_repository(&record)?;
+        let cache = Cache::new(environment.cache_dir.as_deref(), &record.repo_id);
+        let memory = Memory::load(at, &record, &cache)?;
         if expected == Expected::EncryptedOrRemembered && !record.encrypted && !memory.has_seen(&record) {
             return Err(Error::invalid(format!(
                 "the repository at {} is not encrypted, and this host does not remember it so",
@@ -186,9 +199,8 @@ impl Repository {
                 Some(keys::unlock(&store, &record, &object, &unlock, &memory).await?)
             }
         };
-        let cache = Cache::new(environment.cache_dir.as_deref(), &record.repo_id);
         let repository = Self { store, record, object, master, environment, cache, memory };
-        repository.remember()?;
+        repository.remember();
         Ok(Arc::new(repository))
     }
 
@@ -221,8 +233,17 @@ impl Repository {
     }
 
     /// Adds a way to open the repository; returns the slot's name.
+    ///
+    /// # Errors
+    /// `Conflict` where the secret opens the repository already: who then removes the older slot would believe it out of use.
     pub async fn add_key(&self, unlock: &Unlock, label: &str) -> Result<u64> {
         let master = self.master_key()?;
+        if let Some(slot) = keys::opened_by(&self.store, &self.record, &self.object, unlock).await? {
+            return Err(Error::conflict(format!(
+                "this secret opens the repository already: it is key {slot:016x}"
+            ))
+            .help("choose another one; `cuttle key list` shows those there are"));
+        }
         keys::put_slot(&self.store, &self.record, &self.object, master, unlock, &self.environment, label)
             .await
     }
@@ -244,9 +265,8 @@ impl Repository {
         })
     }
 
-    fn remember(&self) -> Result<()> {
+    fn remember(&self) {
         self.memory.saw_repository(&self.record, self.master.as_ref().map(MasterKey::fingerprint));
-        self.memory.save()
     }
 }
 

@@ -8,6 +8,7 @@ use crate::format::ObjectName;
 use crate::format::record::{ForgetRecord, NoteRecord};
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
+use crate::repo::memory::SeenSnapshot;
 use crate::store::Created;
 use crate::units::{Sequence, SnapshotId, VolumeNumber};
 
@@ -87,6 +88,11 @@ impl Project {
                 if let Created::Exists { .. } = self.create_record(&name, &record).await? {
                     continue;
                 }
+            }
+            let number = newest.number.saturating_add(u32::from(changed));
+            if number > 0 {
+                let seen = SeenSnapshot::new(noted.sequence, noted.snapshot_id);
+                self.made(noted.volume, seen.with_note(number, note.protected));
             }
             // Who forgets looks at the notes first. So a note that came too late shows here.
             if self.repository().store.head(&self.forget_name(noted).to_string()).await?.is_some() {

@@ -11,7 +11,8 @@ use crate::format::record::{ProjectRecord, check_project};
 use crate::format::{ObjectName, ObjectType, Record};
 use crate::keys::{ProjectKeys, SealingKey, random_array};
 use crate::repo::Repository;
-use crate::store::Created;
+use crate::repo::remains::exists;
+use crate::store::{Created, Stamp};
 use crate::units::{ChunkId, ProjectName};
 
 /// An open project. Cheap to clone.
@@ -28,6 +29,7 @@ struct Inner {
 
 impl Project {
     pub(super) async fn create(repository: &Arc<Repository>, name: &ProjectName) -> Result<Self> {
+        Self::refuse_remains(repository, name).await?;
         let record = ProjectRecord {
             project_id: random_array()?,
             root: random_array()?,
@@ -39,11 +41,11 @@ impl Project {
         let place = Place { repo_id: &repository.record.repo_id, name: &object_name, key: key.as_ref() };
         let sealed = codec::seal_record(place, &record)?;
         match repository.store.create(&object_name.to_string(), sealed.bytes().clone()).await? {
-            Created::New => Ok(Self::new(repository, name, record)),
-            Created::Exists { .. } => {
-                Err(Error::conflict(format!("project {name} exists already"))
-                    .help("see `cuttle project list`"))
+            Created::New => {
+                repository.memory.saw_project(name, &record.project_id)?;
+                Ok(Self::new(repository, name, record))
             }
+            Created::Exists { .. } => Err(exists(name)),
         }
     }
 
@@ -51,8 +53,13 @@ impl Project {
         let object_name = ObjectName::Project(name.clone());
         let max = ObjectType::Project.object_len_bytes_max() as u64;
         let object = repository.store.get(&object_name.to_string(), max).await?.ok_or_else(|| {
-            Error::not_found(format!("there is no project {name} in {}", repository.store.url()))
-                .help(format!("see `cuttle project list`, or make it with `cuttle project create {name}`"))
+            match repository.memory.volumes_of(name) {
+                None => Error::not_found(format!("there is no project {name} in {}", repository.store.url()))
+                    .help(format!("see `cuttle project list`, or make it with `cuttle project create {name}`")),
+                Some(volumes) => repository.memory.went_back(format!(
+                    "project {name}, which had {volumes} volumes, is not there any more: {object_name} is gone"
+                )),
+            }
         })?;
         let key = repository.master().map(|m| SealingKey::new(m.project_key()));
         let place = Place { repo_id: &repository.record.repo_id, name: &object_name, key: key.as_ref() };
@@ -64,6 +71,7 @@ impl Project {
             _ => e,
         })?;
         check_project(&record, name)?;
+        repository.memory.saw_project(name, &record.project_id)?;
         Ok(Self::new(repository, name, record))
     }
 
@@ -114,7 +122,7 @@ impl Project {
         let created =
             self.repository().store.create(&sealed.name().to_string(), sealed.bytes().clone()).await?;
         if matches!(created, Created::New) {
-            self.repository().cache.put(sealed.name(), sealed.bytes());
+            self.repository().cache.put_page(sealed.name(), sealed.bytes());
         }
         Ok(created)
     }
@@ -128,7 +136,7 @@ impl Project {
         self.create_sealed(&sealed).await
     }
 
-    /// Reads an object's bytes, from the cache where that holds a copy. The caller authenticates them.
+    /// Reads an object's bytes. The caller authenticates them.
     pub(crate) async fn get_object(&self, name: &ObjectName) -> Result<Option<Bytes>> {
         let max = name.object_type().object_len_bytes_max() as u64;
         self.repository().store.get(&name.to_string(), max).await
@@ -142,10 +150,20 @@ impl Project {
         }
     }
 
-    /// Reads a record that a listing or a manifest says exists; the cache may answer.
+    /// Reads a record that must exist. Never from the cache.
     pub(crate) async fn read_known_record<R: Record>(&self, name: &ObjectName) -> Result<R> {
+        self.read_record(name).await?.ok_or_else(|| missing(name))
+    }
+
+    /// Reads a record that a listing shows; the cache may answer with a copy of what the listing shows, and of nothing else.
+    pub(crate) async fn read_listed_record<R: Record>(
+        &self,
+        name: &ObjectName,
+        stamp: Option<Stamp>,
+    ) -> Result<R> {
+        let Some(stamp) = stamp else { return self.read_known_record(name).await };
         let cache = &self.repository().cache;
-        if let Some(copy) = cache.get(name) {
+        if let Some(copy) = cache.record(name, &stamp) {
             match codec::open_record(self.place(name), &copy) {
                 Ok(record) => return Ok(record),
                 Err(_) => cache.remove(name),
@@ -153,7 +171,7 @@ impl Project {
         }
         let object = self.get_object(name).await?.ok_or_else(|| missing(name))?;
         let record = codec::open_record(self.place(name), &object)?;
-        cache.put(name, &object);
+        cache.put_record(name, &stamp, &object);
         Ok(record)
     }
 }

@@ -1,20 +1,26 @@
 //! One run of a backup against the protocol: register, then exactly one outcome (repo-format.md §8.1).
 
-use crate::error::{Error, Result};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::ObjectName;
 use crate::format::gc::Condemned;
 use crate::format::record::{EndRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
 use crate::keys::random_array;
+use crate::plan::lease::Signs;
 use crate::repo::log::{SnapshotEntry, VolumeLog};
+use crate::repo::memory::SeenSnapshot;
 use crate::repo::project::missing;
 use crate::repo::{PROGRAM, Project};
 use crate::store::Created;
-use crate::units::{Generation, Sequence, SnapshotId};
+use crate::units::{Generation, Sequence, SnapshotId, VolumeNumber};
 
 /// How often a registration is begun anew because the generation changed meanwhile.
 const REGISTRATIONS_MAX: usize = 16;
 /// How many sequences a registration tries beyond what a listing showed, before it lists again.
 const SEQUENCES_AHEAD_MAX: usize = 64;
+/// A session that gave no sign of life for so long is nobody's rival: three that it should have given by then are missing.
+const SILENT_MAX: Duration = Duration::from_secs(90 * 60);
 
 /// A registered backup.
 pub struct Session {
@@ -41,6 +47,16 @@ pub enum Committed {
         by: String,
         reason: String,
     },
+}
+
+/// A live session of the same volume that was there first.
+#[derive(Debug, Clone)]
+pub struct Rival {
+    pub sequence: Sequence,
+    pub host: String,
+    pub process: u32,
+    /// Since its registration, by the store's clock.
+    pub for_how_long: Duration,
 }
 
 impl Session {
@@ -101,6 +117,7 @@ impl Session {
             let name = ObjectName::Open(project.name().clone(), volume.number, sequence);
             // Taken by another host, or hidden by a short listing: the next one then. Numbers stay without gaps.
             if let Created::New = project.create_record(&name, &record).await? {
+                project.repository().memory.saw_sequence(project.name(), volume.number, sequence);
                 return Ok(Self {
                     project: project.clone(),
                     volume: volume.clone(),
@@ -122,14 +139,62 @@ impl Session {
 
     /// The newest live snapshot of the volume, confirmed live now, that is after the registration (step 4).
     pub async fn parent(&self) -> Result<Option<SnapshotEntry>> {
-        for (sequence, entry) in self.log.candidates() {
-            if sequence >= self.sequence {
-                continue;
-            }
-            let Some(found) = self.project.outcome(&self.volume, sequence, entry).await? else { continue };
-            if !self.project.is_forgotten(self.volume.number, sequence).await? {
+        for (sequence, _) in self.log.candidates() {
+            if let Some(found) = self.live(sequence).await? {
                 return Ok(Some(found));
             }
+        }
+        Ok(None)
+    }
+
+    /// A snapshot from before the registration, where it is confirmed live now, after it.
+    pub async fn live(&self, sequence: Sequence) -> Result<Option<SnapshotEntry>> {
+        let candidate = self.log.candidates().find(|(s, _)| *s == sequence && *s < self.sequence);
+        let Some((_, entry)) = candidate else { return Ok(None) };
+        let Some(found) = self.project.outcome(&self.volume, sequence, entry).await? else { return Ok(None) };
+        let forgotten = self.project.is_forgotten(self.volume.number, sequence).await?;
+        Ok((!forgotten).then_some(found))
+    }
+
+    /// A live session of the volume that registered before this one. Of any number that register at once, all but one have such
+    /// a rival, and that one has none: numbers are given once, and without gaps.
+    pub async fn rival(&self, settled: &[Sequence]) -> Result<Option<Rival>> {
+        // A number that the listing did not show and that was taken all the same is that of a session which just began.
+        let begun_since = (self.log.last().0.saturating_add(1)..self.sequence.0).map(Sequence);
+        let others: Vec<Sequence> = self
+            .log
+            .unfinished()
+            .filter(|s| *s < self.sequence && !settled.contains(s))
+            .chain(begun_since)
+            .collect();
+        if others.is_empty() {
+            return Ok(None);
+        }
+        let (project, volume) = (&self.project, self.volume.number);
+        let open_name = |sequence| ObjectName::Open(project.name().clone(), volume, sequence);
+        let store = &project.repository().store;
+        let Some(now) = store.head(&open_name(self.sequence).to_string()).await? else { return Ok(None) };
+        for sequence in others {
+            let Some(entry) = project.probe(volume, sequence).await? else { continue };
+            if entry.ended_unix_ms.is_some() || entry.forgotten {
+                continue;
+            }
+            let signs = Signs {
+                opened_unix_ms: entry.opened_unix_ms.unwrap_or(0),
+                alive_unix_ms: self.log.entries.get(&sequence).and_then(|e| e.alive_unix_ms),
+            };
+            if signs.is_expired(now.modified_unix_ms, SILENT_MAX) {
+                continue;
+            }
+            let open: OpenRecord = match project.read_record(&open_name(sequence)).await {
+                // Whoever cannot be heard is not waited for: rot and what was put there by others must not stop backups.
+                Ok(None) => continue,
+                Err(error) if error.kind() == ErrorKind::Corrupt => continue,
+                open => open?.ok_or_else(|| missing(&open_name(sequence)))?,
+            };
+            let for_how_long =
+                Duration::from_millis(now.modified_unix_ms.saturating_sub(signs.opened_unix_ms));
+            return Ok(Some(Rival { sequence, host: open.host, process: open.process, for_how_long }));
         }
         Ok(None)
     }
@@ -156,11 +221,8 @@ impl Session {
         let name = ObjectName::End(self.project.name().clone(), self.volume.number, self.sequence);
         let record = EndRecord { snapshot_id: self.snapshot_id, outcome };
         if let Created::New = self.project.create_record(&name, &record).await? {
-            let memory = &self.project.repository().memory;
-            memory.saw_sequence(self.project.name(), self.volume.number, self.sequence);
-            // The outcome stands, whatever this host can write down about it.
-            if let Err(error) = memory.save() {
-                tracing::warn!(%error, "what this host remembers of the repository could not be saved");
+            if let Outcome::Committed(_) = record.outcome {
+                self.project.made(self.volume.number, SeenSnapshot::new(self.sequence, self.snapshot_id));
             }
             return Ok(Committed::Done);
         }
@@ -179,26 +241,44 @@ impl Session {
     /// Aborts older sessions of this volume that this very machine began and whose process is dead: their outcome is
     /// settled at once, instead of after a lease. Returns their sequences.
     pub async fn settle_dead(&self) -> Result<Vec<Sequence>> {
-        let environment = &self.project.repository().environment;
         let mut settled = Vec::new();
         let unfinished: Vec<Sequence> = self.log.unfinished().filter(|s| *s < self.sequence).collect();
         for sequence in unfinished {
             let name = ObjectName::Open(self.project.name().clone(), self.volume.number, sequence);
             let Some(open) = self.project.read_record::<OpenRecord>(&name).await? else { continue };
-            let mine = open.machine == environment.machine && !environment.machine.is_empty();
-            if mine && open.process != environment.process && !(environment.is_process_alive)(open.process) {
-                let end = ObjectName::End(self.project.name().clone(), self.volume.number, sequence);
-                let outcome = Outcome::Aborted {
-                    by: environment.host.clone(),
-                    reason: format!("its process {} on {} is dead", open.process, open.host),
-                };
+            if let Some(reason) = self.project.is_dead(&open) {
                 // Whoever creates the outcome first decides; either way it is settled.
-                self.project
-                    .create_record(&end, &EndRecord { snapshot_id: open.snapshot_id, outcome })
-                    .await?;
+                self.project.end_as_aborted(self.volume.number, sequence, &open, reason).await?;
                 settled.push(sequence);
             }
         }
         Ok(settled)
+    }
+}
+
+impl Project {
+    /// Why a session is surely over: this very machine began it, and its process is dead. `None` where it may live.
+    pub(crate) fn is_dead(&self, open: &OpenRecord) -> Option<String> {
+        let environment = &self.repository().environment;
+        let here = open.machine == environment.machine && !environment.machine.is_empty();
+        let dead =
+            here && open.process != environment.process && !(environment.is_process_alive)(open.process);
+        dead.then(|| format!("its process {} on {} is dead", open.process, open.host))
+    }
+
+    /// Creates the outcome of somebody else's session. Whether it is this one that stands is returned; whoever was first
+    /// decided.
+    pub(crate) async fn end_as_aborted(
+        &self,
+        volume: VolumeNumber,
+        sequence: Sequence,
+        open: &OpenRecord,
+        reason: String,
+    ) -> Result<bool> {
+        let by = self.repository().environment.host.clone();
+        let outcome = Outcome::Aborted { by, reason };
+        let end = EndRecord { snapshot_id: open.snapshot_id, outcome };
+        let name = ObjectName::End(self.name().clone(), volume, sequence);
+        Ok(matches!(self.create_record(&name, &end).await?, Created::New))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
@@ -14,6 +15,8 @@ use crate::plan::restore::{Action, Fetch, Plan};
 use crate::progress::Outcome;
 use crate::reading::budget::{Share, fetch_bytes};
 use crate::restore::Work;
+use crate::sink::Existing;
+use crate::units::Content;
 
 /// Chunks and ranges in flight, however small they are.
 const TASKS_MAX: usize = 256;
@@ -22,6 +25,11 @@ const WRITERS_MAX: usize = 64;
 /// Zeros of this length and at multiples of it are not written to a blank target: a thin volume whose chunks hold little stays
 /// thin. The largest unit in which an OSD or a file system takes space; with smaller ones, a chunk would be too many writes.
 const HOLE_LEN: usize = 64 << 10;
+/// In a LUKS volume zeros of this length, the unit of its encryption and of what an OSD knows to be a hole, are never content: they
+/// were not there. librbd shows holes as zeros, and decrypts zeros that are there to noise.
+const LUKS_HOLE_LEN: usize = 4 << 10;
+/// What a LUKS volume begins with, and a clone's with a key of its own.
+const LUKS_MAGICS: [&[u8]; 2] = [b"LUKS\xba\xbe", b"RBDL\xba\xbe"];
 
 /// Carries out all plans that come, then returns. Before it returns an error, no write is under way any more.
 pub(crate) async fn carry_out(
@@ -53,8 +61,13 @@ impl Crew {
         plans: &mut mpsc::Receiver<Result<Plan>>,
         cancel: &mut Cancel,
     ) -> Result<()> {
+        let mut is_first = true;
         while let Some(plan) = self.until(cancel, plans.recv()).await? {
-            for action in plan?.actions {
+            let mut actions = plan?.actions;
+            if std::mem::take(&mut is_first) {
+                self.look_at_start(cancel, &mut actions).await?;
+            }
+            for action in actions {
                 match action {
                     Action::Keep { range_bytes } => self.work.kept(&range_bytes),
                     Action::Zero { range_bytes } => self.zero(cancel, range_bytes).await?,
@@ -63,6 +76,28 @@ impl Crew {
             }
         }
         while self.one_done(cancel).await? {}
+        Ok(())
+    }
+
+    /// Finds out from its first bytes how the volume is to be written, before anything else is.
+    async fn look_at_start(&mut self, cancel: &mut Cancel, actions: &mut Vec<Action>) -> Result<()> {
+        let start =
+            |action: &Action| matches!(action, Action::Fetch(fetch) if fetch.offsets_bytes.contains(&0));
+        if let Some(at) = actions.iter().position(start) {
+            if let Action::Fetch(fetch) = actions.remove(at) {
+                self.fetch(cancel, fetch).await?;
+                while self.one_done(cancel).await? {}
+            }
+            return Ok(());
+        }
+        // It stays as it is: then the target shows it.
+        if let Existing::Content(reader) = self.work.sink.existing() {
+            let mut start = [0; LUKS_MAGICS[0].len()];
+            if reader.size_bytes() >= start.len() as u64 {
+                let start = cpu::block(move || reader.read_at(0, &mut start).map(|()| start)).await?;
+                self.work.luks.store(is_luks(&start), Ordering::Relaxed);
+            }
+        }
         Ok(())
     }
 
@@ -130,14 +165,20 @@ async fn fetch_and_write(
     share: Share,
 ) -> Result<()> {
     let buffers = work.fetch(&fetch).await?;
-    let (sink, blank) = (Arc::clone(&work.sink), work.blank);
+    if fetch.offsets_bytes.contains(&0) {
+        work.luks.store(is_luks(&buffers.plain), Ordering::Relaxed);
+    }
+    let (sink, blank, luks) = (Arc::clone(&work.sink), work.blank, work.luks.load(Ordering::Relaxed));
     let bytes = u64::from(fetch.len_bytes) * fetch.offsets_bytes.len() as u64;
     let buffers = write(writers, move || {
-        let whole = 0..buffers.plain.len();
-        let data = if blank { data_ranges(&buffers.plain) } else { vec![whole] };
+        let parts = parts(&buffers.plain, luks, blank);
         for &offset in &fetch.offsets_bytes {
-            for range in &data {
-                sink.write_at(offset + range.start as u64, &buffers.plain[range.clone()])?;
+            for (range, content) in parts.iter().cloned() {
+                let at = offset + range.start as u64;
+                match content {
+                    Content::Data => sink.write_at(at, &buffers.plain[range])?,
+                    Content::Zero => sink.zero_at(at, range.len() as u64)?,
+                }
             }
         }
         Ok(buffers)
@@ -168,16 +209,28 @@ fn settled(done: std::result::Result<Result<()>, JoinError>) -> Result<()> {
     done.map_err(|e| Error::internal("a task failed").caused_by(e))?
 }
 
-/// All but the zeros that need not be written.
-fn data_ranges(plain: &[u8]) -> Vec<Range<usize>> {
-    let mut out: Vec<Range<usize>> = Vec::new();
-    for (at, block) in (0..).step_by(HOLE_LEN).zip(plain.chunks(HOLE_LEN)) {
+fn is_luks(start: &[u8]) -> bool {
+    LUKS_MAGICS.iter().any(|magic| start.starts_with(magic))
+}
+
+/// What is written of a chunk, and what is zeroed. To a blank target no zeros need be written that are a hole or may be one.
+fn parts(plain: &[u8], luks: bool, blank: bool) -> Vec<(Range<usize>, Content)> {
+    let hole_len = match (luks, blank) {
+        (true, _) => LUKS_HOLE_LEN,
+        (false, true) => HOLE_LEN,
+        (false, false) => return std::iter::once((0..plain.len(), Content::Data)).collect(),
+    };
+    let mut out: Vec<(Range<usize>, Content)> = Vec::new();
+    for (at, block) in (0..).step_by(hole_len).zip(plain.chunks(hole_len)) {
         let end = at + block.len();
+        let content = if codec::is_zero(block) { Content::Zero } else { Content::Data };
         match out.last_mut() {
-            _ if codec::is_zero(block) => {}
-            Some(last) if last.end == at => last.end = end,
-            _ => out.push(at..end),
+            Some((last, of)) if *of == content => last.end = end,
+            _ => out.push((at..end, content)),
         }
+    }
+    if blank {
+        out.retain(|(_, content)| *content == Content::Data);
     }
     out
 }
@@ -198,12 +251,33 @@ mod tests {
     #[test]
     fn all_that_is_not_zero_is_written_and_no_hole() {
         let mut plain = vec![0; 9 * HOLE_LEN + 10];
-        assert_eq!(data_ranges(&plain), []);
+        assert_eq!(parts(&plain, false, true), []);
         plain[HOLE_LEN - 1] = 1;
         plain[3 * HOLE_LEN] = 1;
         plain[5 * HOLE_LEN - 1] = 1;
         *plain.last_mut().expect("not empty") = 1;
         let expected = [0..HOLE_LEN, 3 * HOLE_LEN..5 * HOLE_LEN, 9 * HOLE_LEN..plain.len()];
-        assert_eq!(data_ranges(&plain), expected);
+        assert_eq!(parts(&plain, false, true), expected.map(|range| (range, Content::Data)));
+        assert_eq!(parts(&plain, false, false), [(0..plain.len(), Content::Data)]);
+    }
+
+    /// librbd shows a hole in a LUKS volume as zeros, and decrypts zeros that are there to noise.
+    #[test]
+    fn holes_of_a_luks_volume_stay_holes() {
+        const B: usize = LUKS_HOLE_LEN;
+        let mut plain = vec![1; 6 * B + 3];
+        plain[B..3 * B].fill(0);
+        plain[5 * B..].fill(0);
+        // Too short to be one, or not at its place.
+        plain[3 * B + 8..5 * B - 8].fill(0);
+        let (data, holes) = ([0..B, 3 * B..5 * B], [B..3 * B, 5 * B..6 * B + 3]);
+        assert_eq!(parts(&plain, true, true), data.clone().map(|range| (range, Content::Data)));
+        let [d0, d1] = data;
+        let [h0, h1] = holes;
+        let all = [(d0, Content::Data), (h0, Content::Zero), (d1, Content::Data), (h1, Content::Zero)];
+        assert_eq!(parts(&plain, true, false), all);
+        assert!(
+            is_luks(b"LUKS\xba\xbe\0\x02") && is_luks(b"RBDL\xba\xbe") && !is_luks(b"LUKS") && !is_luks(b"")
+        );
     }
 }

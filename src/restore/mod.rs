@@ -13,6 +13,7 @@ mod written;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -92,7 +93,6 @@ pub struct RestoreReport {
     /// Bytes of the target that were read to find out what it holds.
     pub target_read_bytes: u64,
     /// The backup that told what the target holds, together with what that changed since.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rewound_from: Option<u32>,
     /// Bytes received from the store, metadata included.
     pub downloaded_bytes: u64,
@@ -126,6 +126,7 @@ pub async fn run(
         buffers: Arc::clone(&planner.buffers),
         progress: Arc::clone(&progress),
         blank: planner.target_is_blank(),
+        luks: AtomicBool::new(false),
         ahead: Semaphore::new(chunks_ahead_max(project)),
     });
     let (sender, mut plans) = mpsc::channel(1);
@@ -243,6 +244,8 @@ pub(crate) struct Work {
     progress: Arc<dyn Progress>,
     /// Whether the target reads as zeros everywhere, so that zeros need not be written.
     blank: bool,
+    /// Whether it is a LUKS volume, as its first chunk shows; that is fetched before all others.
+    luks: AtomicBool,
     /// For each chunk from before its objects are read until it is decoded.
     ahead: Semaphore,
 }

@@ -49,7 +49,10 @@ impl RawFileSink {
     pub fn open(target: &Path, size_bytes: u64, overwrite: bool) -> Result<Self> {
         match std::fs::metadata(target) {
             Ok(metadata) => Self::open_existing(target, &metadata, size_bytes, overwrite),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Self::open_partial(target, size_bytes),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                check_free(target)?;
+                Self::open_partial(target, size_bytes)
+            }
             Err(e) => Err(io_error(format!("find {}", target.display()), e)),
         }
     }
@@ -62,7 +65,10 @@ impl RawFileSink {
                 check_existing(target, &metadata, size_bytes, overwrite)?;
                 (target.to_owned(), true)
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => (partial_path(target)?, false),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                check_free(target)?;
+                (partial_path(target)?, false)
+            }
             Err(e) => return Err(io_error(format!("find {}", target.display()), e)),
         };
         let mut file = match File::open(&path) {
@@ -233,6 +239,19 @@ impl Sink for RawFileSink {
             Some(target) => rename_new(&self.path, target),
             None => Ok(()),
         }
+    }
+}
+
+/// Refuses a name that a link has which leads nowhere. The whole file could not get it in the end.
+fn check_free(target: &Path) -> Result<()> {
+    match std::fs::read_link(target) {
+        Ok(to) => Err(Error::invalid(format!(
+            "{} is a link to {}, and there is nothing: expected a file, a block device or a new name",
+            target.display(),
+            to.display()
+        ))
+        .help("Name what it should lead to as the target, or remove the link.")),
+        Err(_) => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::partial::PARTIAL_SUFFIX;
 use super::{Existing, Order, Sink, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rbd::{Access, Cluster, CreateOptions, Image, OpenBy, Pool, RbdSpec, features};
@@ -20,9 +21,9 @@ pub const RESTORED: &str = "cuttle.restored";
 /// Image metadata key beside [`RESTORED`]: the snapshot's tags, with commas between.
 pub const TAGS: &str = "cuttle.tags";
 /// A client that died is forgotten by the cluster after this (Ceph's `osd_client_watch_timeout` of 30 s, and a little).
-const DEAD_CLIENT_TIMEOUT: Duration = Duration::from_secs(35);
+pub(crate) const DEAD_CLIENT_TIMEOUT: Duration = Duration::from_secs(35);
 /// How often it is looked whether a dead client is forgotten.
-const DEAD_CLIENT_POLL: Duration = Duration::from_millis(500);
+pub(crate) const DEAD_CLIENT_POLL: Duration = Duration::from_millis(500);
 
 /// What to restore, and what may happen to an image that is there already.
 #[derive(Debug, Clone)]
@@ -89,10 +90,9 @@ impl RbdSink {
             Found::Unfinished => image.metadata()?.iter().any(|(key, _)| key == MARK_MADE),
             Found::Other => false,
         };
-        if found == Found::Absent {
-            image.set_metadata(MARK_MADE, "1")?;
+        if found != Found::Absent {
+            image.set_metadata(MARK, target.mark)?;
         }
-        image.set_metadata(MARK, target.mark)?;
         if found == Found::Other {
             forget_earlier(&image)?;
         }
@@ -202,6 +202,12 @@ fn look(pool: &Pool, spec: &RbdSpec, target: &RestoreTarget<'_>) -> Result<Found
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Absent),
         image => image?,
     };
+    if image.migration_source()?.is_some() {
+        return Err(Error::conflict(format!("{spec} is under live migration")).help(
+            "restore to another image, or end the migration first (`rbd status` tells of it): an instant restore by --resume, others \
+             by `rbd migration execute` and `commit`, or `abort`",
+        ));
+    }
     let metadata = image.metadata()?;
     let has = |wanted: &str| metadata.iter().find(|(key, _)| key == wanted).map(|(_, value)| value);
     match has(MARK) {
@@ -221,7 +227,29 @@ fn look(pool: &Pool, spec: &RbdSpec, target: &RestoreTarget<'_>) -> Result<Found
     }
 }
 
+/// Makes a new image that bears this restore's mark from when it has its name: who is killed in between leaves nothing that
+/// would have to be told from another one's image.
 fn create(pool: &Pool, name: &str, target: &RestoreTarget<'_>) -> Result<()> {
+    let partial = format!("{name}{PARTIAL_SUFFIX}");
+    remove_partial(pool, &partial)?;
+    create_unmarked(pool, &partial, target)?;
+    let image = Image::open(pool, OpenBy::Name(&partial), Access::ReadWrite)?;
+    image.set_metadata(MARK_MADE, "1")?;
+    image.set_metadata(MARK, target.mark)?;
+    drop(image);
+    pool.rename_image(&partial, name)
+}
+
+/// Removes what a run left that was killed while it made an image. Nothing was ever written to it.
+fn remove_partial(pool: &Pool, partial: &str) -> Result<()> {
+    match refuse_open_elsewhere(pool, partial, Found::Unfinished) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => pool.remove_image(partial),
+    }
+}
+
+fn create_unmarked(pool: &Pool, name: &str, target: &RestoreTarget<'_>) -> Result<()> {
     let layout = target.layout;
     let known = layout.features & features::CREATABLE;
     let striped = layout.stripe_count > 1 || layout.stripe_unit_bytes > 0;

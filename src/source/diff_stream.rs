@@ -21,28 +21,6 @@ pub fn open(read: impl Read + Send + 'static, limits: Limits) -> Result<Box<dyn 
     }
 }
 
-/// Refuses a stream that is relative to another snapshot than the one that the volume's last backup was read from.
-///
-/// `parent` is that snapshot's name; `None` where there is no backup yet, or none that was read from a snapshot.
-pub fn check_parent(header: &StreamHeader, parent: Option<&str>) -> Result<()> {
-    match (header.from.as_deref(), parent) {
-        (None, None) => Ok(()),
-        (Some(from), Some(parent)) if from == parent => Ok(()),
-        (Some(from), Some(parent)) => Err(Error::conflict(format!(
-            "the stream is relative to snapshot {from:?}: expected {parent:?}, which the last backup was read from"
-        ))
-        .help(format!("Export with --from-snap {parent}, or without --from-snap for a full backup."))),
-        (Some(from), None) => Err(Error::conflict(format!(
-            "the stream is relative to snapshot {from:?}, and there is no backup of it: expected a full stream"
-        ))
-        .help("Export without --from-snap first.")),
-        (None, Some(parent)) => Err(Error::conflict(format!(
-            "the stream is a full one: expected one relative to snapshot {parent:?}, which the last backup was read from"
-        ))
-        .help(format!("Export with --from-snap {parent}."))),
-    }
-}
-
 fn read_start(read: &mut impl Read) -> Result<Vec<u8>> {
     let mut start = Vec::with_capacity(SNIFF_BYTES);
     while start.len() < SNIFF_BYTES {
@@ -77,6 +55,8 @@ impl<R: Read + Send> DiffStream<R> {
             to: first.to.clone().filter(|_| kind != StreamKind::ImageV2),
             size_bytes: (reader.diff_count() == 1).then_some(first.size_bytes),
             layout: reader.layout().clone(),
+            has_end: true,
+            states: reader.diff_count(),
         };
         Ok(Self { reader, header, size_bytes: first.size_bytes, first: Some(first) })
     }

@@ -10,7 +10,10 @@ pub mod raw_file;
 mod raw_stream;
 pub mod rbd;
 mod rbd_changes;
+pub mod rbd_compare;
 pub mod rbd_head;
+mod rbd_snapshots;
+pub mod states;
 
 use std::sync::Arc;
 
@@ -58,6 +61,11 @@ pub struct FreezeRequest {
 /// A volume that can be backed up, before anything of it was read.
 pub trait Volume: Send + Sync {
     fn identity(&self) -> Result<Identity>;
+
+    /// Who it was before, where it is just being moved and got another identity by that.
+    fn moved_from(&self) -> Result<Option<Identity>> {
+        Ok(None)
+    }
 
     /// Fixes the volume's content (makes or opens the snapshot) and finds what changed since the parent.
     ///
@@ -119,6 +127,10 @@ pub struct StreamHeader {
     /// with snapshots.
     pub size_bytes: Option<u64>,
     pub layout: ImageLayout,
+    /// Whether the format shows its own end. Raw bytes do not: those of a writer that died look like a smaller volume.
+    pub has_end: bool,
+    /// How many states of the volume it holds, one after another; more than one only in a full export with snapshots.
+    pub states: u64,
 }
 
 /// What comes next in a stream.
@@ -141,8 +153,8 @@ pub enum StreamEvent {
 /// To apply it, start from the base (that of `header().from`, or zeros) and follow the events in order:
 ///
 /// - An `rbd diff` is one [`StreamEvent::Diff`] and its extents.
-/// - A full export is one `Diff` for each snapshot, oldest first, and one for the image itself. Only the state after
-///   the last one is the volume; the states between were the volume at its snapshots.
+/// - A full export is one `Diff` for each snapshot, oldest first, and one for the image itself. The state after the last
+///   one is the volume; the states between were the volume at its snapshots. [`states::States`] gives them one by one.
 /// - Raw bytes are ascending extents of data without a gap, and no `Diff`: the size is that at the end.
 pub trait StreamSource: Send {
     fn header(&self) -> &StreamHeader;

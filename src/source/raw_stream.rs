@@ -22,7 +22,14 @@ pub(super) struct RawStream<R> {
 
 impl<R: Read + Send> RawStream<R> {
     pub(super) fn new(read: R, limits: Limits) -> Self {
-        let header = StreamHeader { from: None, to: None, size_bytes: None, layout: ImageLayout::default() };
+        let header = StreamHeader {
+            from: None,
+            to: None,
+            size_bytes: None,
+            layout: ImageLayout::default(),
+            has_end: false,
+            states: 1,
+        };
         Self { read, limits, header, extent: Vec::new(), taken: 0, size_bytes: 0 }
     }
 

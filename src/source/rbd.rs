@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::rbd_changes::{Base, DiffPlan};
-use super::{Changes, FreezeRequest, Frozen, ReadAt, Volume};
+use super::rbd_snapshots::OwnSnapshots;
+use super::{Changes, Content, Extent, FreezeRequest, Frozen, ReadAt, Volume};
 use crate::error::{Error, ErrorKind, Result};
-use crate::rbd::{Access, Cluster, Image, OpenBy, Pool, RbdSpec, Snapshot, features};
+use crate::rbd::{Access, Cluster, Image, MigrationSource, OpenBy, Pool, RbdSpec, Snapshot, features};
 use crate::volume::{Identity, ImageLayout, SnapshotPoint};
 
 /// Image metadata keys that begin so are cuttle's own, and belong to one image, not to its content.
@@ -27,37 +28,13 @@ impl RbdReader {
         Ok(Self { image, size_bytes })
     }
 
-    /// Opens the named snapshot of an image; where none is named, the one that a backup was read from.
-    pub fn of_snapshot(cluster: &Cluster, spec: &RbdSpec, point: Option<&SnapshotPoint>) -> Result<Self> {
-        let (name, id) = match (&spec.snapshot, point) {
-            (Some(named), _) => (named, None),
-            (None, Some(point)) => (&point.name, Some(point.rbd_snap_id).filter(|id| *id != 0)),
-            (None, None) => {
-                return Err(Error::invalid(format!(
-                    "{spec}: the backup does not say of which snapshot it is"
-                ))
-                .help(format!("name it: {spec}@SNAP")));
-            }
-        };
-        let pool = cluster.pool(&spec.pool, &spec.namespace)?;
-        let present = Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadOnly)?.snapshots()?;
-        let found = present.iter().find(|s| s.name == *name && id.is_none_or(|id| s.id == id));
-        let snapshot = found.ok_or_else(|| {
-            let id = id.map(|id| format!(" (id {id})")).unwrap_or_default();
-            Error::not_found(format!("no snapshot {name}{id} of image {}", spec.path()))
-                .help("of its own snapshots cuttle keeps the newest only: compare the newest backup")
-        })?;
-        let image = Image::open(&pool, OpenBy::Name(&spec.image), Access::Snapshot(snapshot.id))?;
-        Self::new(Arc::new(image))
-    }
-
     /// Opens an image as it is now, or the snapshot that is named.
     pub fn of_image(cluster: &Cluster, spec: &RbdSpec) -> Result<Self> {
-        if spec.snapshot.is_some() {
-            return Self::of_snapshot(cluster, spec, None);
-        }
-        let pool = cluster.pool(&spec.pool, &spec.namespace)?;
-        Self::new(Arc::new(Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadOnly)?))
+        let target = Target::find(cluster, spec)?;
+        let head = target.open(Access::ReadOnly)?;
+        let Some(named) = &spec.snapshot else { return Self::new(Arc::new(head)) };
+        let snapshot = target.named(&head, named)?;
+        Self::new(Arc::new(target.open(Access::Snapshot(snapshot.id))?))
     }
 
     /// Opens the very image that a backup was read from: its snapshot, or the image as it is now.
@@ -104,12 +81,22 @@ impl ReadAt for RbdReader {
     }
 }
 
+/// What is done to images, and what is not.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RbdOptions {
+    /// Leave an image alone whose exclusive lock would have to be taken from a client that does not answer.
+    pub keep_locks: bool,
+    /// Back up clones with a LUKS key of their own, too.
+    pub luks_clones: bool,
+}
+
 /// An image, found, before anything of it was read.
 #[derive(Debug)]
 pub struct RbdVolume {
     target: Target,
     /// The snapshot that the user named.
     named: Option<String>,
+    options: RbdOptions,
 }
 
 /// The image itself, whatever it is called meanwhile.
@@ -135,7 +122,15 @@ impl Target {
         Image::open(&self.pool, OpenBy::Id { name: &self.name, id: &self.id }, access)
     }
 
-    fn path(&self) -> String {
+    /// The snapshot of that name.
+    fn named(&self, image: &Image, name: &str) -> Result<Snapshot> {
+        image.snapshots()?.into_iter().find(|s| s.name == name).ok_or_else(|| {
+            Error::not_found(format!("no snapshot {name:?} of image {}", self.path()))
+                .help(format!("see `rbd snap ls {}`", self.path()))
+        })
+    }
+
+    pub(super) fn path(&self) -> String {
         format!("{}/{}", self.pool.path(), self.name)
     }
 
@@ -153,7 +148,15 @@ impl Target {
 impl RbdVolume {
     /// Finds an image. `*` must have been expanded ([`RbdSpec::expand`]).
     pub fn open(cluster: &Cluster, spec: &RbdSpec) -> Result<Self> {
-        Ok(Self { target: Target::find(cluster, spec)?, named: spec.snapshot.clone() })
+        Self::open_with(cluster, spec, RbdOptions::default())
+    }
+
+    pub fn open_with(cluster: &Cluster, spec: &RbdSpec, options: RbdOptions) -> Result<Self> {
+        Ok(Self { target: Target::find(cluster, spec)?, named: spec.snapshot.clone(), options })
+    }
+
+    fn own(&self) -> OwnSnapshots {
+        OwnSnapshots { target: self.target.clone(), keep_locks: self.options.keep_locks }
     }
 
     /// The snapshot to read: the named one, or a new one.
@@ -165,33 +168,42 @@ impl RbdVolume {
                     "snapshot name {name:?}: expected to begin with {prefix:?}"
                 )));
             }
-            // Closed again at once, so that the exclusive lock is not held while guests want to write.
-            return self.target.open(Access::ReadWrite)?.create_snapshot(&request.own_name);
+            return self.own().make(&request.own_name);
         };
-        let snapshots = self.target.open(Access::ReadOnly)?.snapshots()?;
-        snapshots.into_iter().find(|s| s.name == *named).ok_or_else(|| {
-            Error::not_found(format!("no snapshot {named:?} of image {}", self.target.path()))
-                .help(format!("see `rbd snap ls {}`", self.target.path()))
-        })
+        self.target.named(&self.target.open(Access::ReadOnly)?, named)
     }
 
     fn freeze_at(&self, snapshot: Snapshot, request: &FreezeRequest) -> Result<RbdFrozen> {
         let image = Arc::new(self.target.open(Access::Snapshot(snapshot.id))?);
         let (layout, mut notes) = read_layout(&image)?;
+        if !self.options.luks_clones {
+            refuse_luks_clone(&image, &snapshot)?;
+        }
+        let path = self.target.path();
+        let migrated = image.migration_source()?.is_some();
         let base = match &request.parent {
+            _ if migrated => {
+                notes.push(format!(
+                    "{path}: all is read: the image is under live migration, in which Ceph cannot tell what changed"
+                ));
+                None
+            }
             None => None,
             Some(parent) => match self.find_base(&image, &snapshot, parent)? {
                 Ok(base) => Some(base),
                 Err(why) => {
-                    notes.push(format!("{}: all is read: {why}", self.target.path()));
+                    notes.push(format!("{path}: all is read: {why}"));
                     None
                 }
             },
         };
-        let plan = DiffPlan::new(image.clone(), snapshot.clone(), base)?;
-        notes.extend(plan.note().map(|note| format!("{}: {note}", self.target.path())));
+        let plan = match migrated {
+            true => None,
+            false => Some(DiffPlan::new(image.clone(), snapshot.clone(), base)?),
+        };
+        notes.extend(plan.as_ref().and_then(DiffPlan::note).map(|note| format!("{path}: {note}")));
         Ok(RbdFrozen {
-            target: self.target.clone(),
+            own: self.own(),
             own_prefix: request.own_prefix.clone(),
             made: self.named.is_none(),
             reader: Arc::new(RbdReader::new(image)?),
@@ -248,13 +260,24 @@ impl Volume for RbdVolume {
         Ok(self.target.identity())
     }
 
+    fn moved_from(&self) -> Result<Option<Identity>> {
+        let source = self.target.open(Access::ReadOnly)?.migration_source()?;
+        Ok(match source {
+            Some(MigrationSource::Image { pool, namespace, image, id: image_id }) => {
+                let cluster_fsid = self.target.pool.cluster().fsid().to_owned();
+                Some(Identity::Rbd { cluster_fsid, pool, namespace, image, image_id })
+            }
+            _ => None,
+        })
+    }
+
     fn freeze(&self, request: &FreezeRequest) -> Result<Box<dyn Frozen>> {
         let snapshot = self.take_snapshot(request)?;
         match self.freeze_at(snapshot.clone(), request) {
             Ok(frozen) => Ok(Box::new(frozen)),
             Err(error) => {
                 if self.named.is_none()
-                    && let Err(left) = remove_snapshot(&self.target, &snapshot)
+                    && let Err(left) = self.own().remove(|s| *s == snapshot)
                 {
                     tracing::warn!("{left}");
                 }
@@ -266,15 +289,22 @@ impl Volume for RbdVolume {
 
 /// An image's snapshot, open.
 struct RbdFrozen {
-    target: Target,
+    own: OwnSnapshots,
     own_prefix: String,
     /// Whether `freeze` made the snapshot.
     made: bool,
     snapshot: Snapshot,
     reader: Arc<RbdReader>,
     layout: ImageLayout,
-    plan: DiffPlan,
+    /// `None` where no diff may be asked.
+    plan: Option<DiffPlan>,
     notes: Vec<String>,
+}
+
+impl RbdFrozen {
+    fn base(&self) -> Option<&Base> {
+        self.plan.as_ref()?.base()
+    }
 }
 
 impl Frozen for RbdFrozen {
@@ -292,11 +322,18 @@ impl Frozen for RbdFrozen {
     }
 
     fn changes(&self) -> Result<Changes> {
-        self.plan.changes()
+        match &self.plan {
+            Some(plan) => plan.changes(),
+            None => Ok(Changes::All(vec![Extent {
+                offset_bytes: 0,
+                length_bytes: self.snapshot.size_bytes,
+                content: Content::Data,
+            }])),
+        }
     }
 
     fn base_reader(&self) -> Option<Arc<dyn ReadAt>> {
-        let base = self.plan.base()?;
+        let base = self.base()?;
         Some(Arc::new(RbdReader { image: base.image.clone(), size_bytes: base.snapshot.size_bytes }))
     }
 
@@ -306,8 +343,8 @@ impl Frozen for RbdFrozen {
 
     fn check(&self) -> Result<()> {
         // A handle that is open to read does not learn of removals, so look with a new one.
-        let present = self.target.open(Access::ReadOnly)?.snapshots()?;
-        let base = self.plan.base().map(|base| &base.snapshot);
+        let present = self.own.target.open(Access::ReadOnly)?.snapshots()?;
+        let base = self.base().map(|base| &base.snapshot);
         for read in [Some(&self.snapshot), base].into_iter().flatten() {
             if !present.iter().any(|s| s.id == read.id) {
                 let help = match is_own(&read.name, &self.own_prefix) {
@@ -319,7 +356,7 @@ impl Frozen for RbdFrozen {
                         "nothing of this run counts; back up again, and keep the snapshot until it has ended"
                     }
                 };
-                let (name, id, path) = (&read.name, read.id, self.target.path());
+                let (name, id, path) = (&read.name, read.id, self.own.target.path());
                 let what = format!("snapshot {name} (id {id}) of {path} was removed while it was read");
                 return Err(Error::conflict(what).help(help));
             }
@@ -328,23 +365,11 @@ impl Frozen for RbdFrozen {
     }
 
     fn committed(&self) -> Result<()> {
-        let image = self.target.open(Access::ReadWrite)?;
-        let older = |s: &Snapshot| s.id < self.snapshot.id && is_own(&s.name, &self.own_prefix);
-        let mut failed = Vec::new();
-        for snapshot in image.snapshots()?.iter().filter(|s| older(s)) {
-            if let Err(error) = image.remove_snapshot(&snapshot.name) {
-                failed.push(error.to_string());
-            }
-        }
-        if failed.is_empty() {
-            return Ok(());
-        }
-        Err(Error::conflict(format!("older snapshots of cuttle stay: {}", failed.join("; ")))
-            .help("a snapshot that is protected or has clones stays until they are gone; the next backup tries again"))
+        self.own.remove(|s| s.id < self.snapshot.id && is_own(&s.name, &self.own_prefix))
     }
 
     fn discard(&self) -> Result<()> {
-        if self.made { remove_snapshot(&self.target, &self.snapshot) } else { Ok(()) }
+        if self.made { self.own.remove(|s| *s == self.snapshot) } else { Ok(()) }
     }
 }
 
@@ -352,16 +377,29 @@ fn is_own(name: &str, own_prefix: &str) -> bool {
     !own_prefix.is_empty() && name.starts_with(own_prefix)
 }
 
-/// Removes a snapshot if it is still that very one.
-fn remove_snapshot(target: &Target, snapshot: &Snapshot) -> Result<()> {
-    let image = match target.open(Access::ReadWrite) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        image => image?,
-    };
-    if image.snapshots()?.iter().any(|s| s.id == snapshot.id && s.name == snapshot.name) {
-        image.remove_snapshot(&snapshot.name)?;
+/// Refuses an image that its own key does not open alone.
+///
+/// Ceph 18 and newer let a clone have a LUKS key of its own. Its header then begins with `RBDL` instead of `LUKS`, and what it
+/// shows of its parent is in the parent's key: a copy of its bytes is nothing that any key opens.
+fn refuse_luks_clone(image: &Image, snapshot: &Snapshot) -> Result<()> {
+    const MAGIC: [u8; 6] = *b"RBDL\xba\xbe";
+    let mut start = [0; MAGIC.len()];
+    if snapshot.size_bytes < start.len() as u64 {
+        return Ok(());
     }
-    Ok(())
+    image.read_at(0, &mut start)?;
+    if start != MAGIC {
+        return Ok(());
+    }
+    let path = format!("{}/{}", image.pool().path(), image.name());
+    Err(Error::unsupported(format!(
+        "{path} is a clone with a LUKS key of its own: what is restored of it could be opened by no key"
+    ))
+    .help(format!(
+        "flatten it with both keys, and it is an image like others: `rbd flatten --encryption-passphrase-file CLONE_KEY \
+         --encryption-passphrase-file PARENT_KEY {path}`. Or back up parent and clone with --luks-clones, and restore them as a \
+         family: the parent first, a new clone of it (`rbd clone`), and over that the clone with --overwrite"
+    )))
 }
 
 /// How the image is made, and what must be said about it.
@@ -377,7 +415,7 @@ fn read_layout(image: &Image) -> Result<(ImageLayout, Vec<String>)> {
     }
     let layout = ImageLayout {
         order,
-        features,
+        features: features & !features::MIGRATING,
         stripe_unit_bytes: if plain { 0 } else { unit },
         stripe_count: if plain { 0 } else { count },
         metadata,

@@ -28,6 +28,8 @@ pub(crate) type Attempt<T> = std::result::Result<T, Fault>;
 pub(crate) struct Shared {
     pub(crate) object_store: Arc<dyn ObjectStore>,
     pub(crate) url: String,
+    /// See [`place`](super::place).
+    pub(crate) place: String,
     pub(crate) limits: Limits,
     pub(crate) counters: Arc<Counters>,
     /// The HTTP layer counts real requests; without one every operation is one request.
@@ -57,6 +59,7 @@ impl Shared {
         let seed = limits.jitter_seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
         Self {
             object_store,
+            place: url.clone(),
             url,
             counters,
             counted_below,

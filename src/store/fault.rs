@@ -76,7 +76,7 @@ pub(crate) enum Class {
 pub(crate) struct Fault {
     pub(crate) class: Class,
     pub(crate) retry_after: Option<Duration>,
-    pub(crate) status: Option<StatusError>,
+    pub(crate) status: Option<Box<StatusError>>,
     source: Box<dyn StdError + Send + Sync>,
 }
 
@@ -214,7 +214,7 @@ const HELP_REDIRECTED: &str = "redirects are never followed, as requests carry c
 
 impl From<object_store::Error> for Fault {
     fn from(error: object_store::Error) -> Self {
-        let status = find::<StatusError>(&error).cloned();
+        let status = find::<StatusError>(&error).cloned().map(Box::new);
         let class = match &status {
             Some(status) => class_of_status(status),
             None => class_of_error(&error),

@@ -22,6 +22,7 @@ mod links;
 mod list;
 mod open;
 mod options;
+mod place;
 mod providers;
 mod read;
 mod setting;
@@ -58,12 +59,31 @@ pub struct ObjectInfo {
     pub size_bytes: u64,
     /// By the store's clock; 0 for times before 1970.
     pub modified_unix_ms: u64,
+    pub stamp: Stamp,
+}
+
+/// What a store says of an object beside its name: its size, its time, and its tag where there is one. Two objects under one
+/// name, as diverged copies of a repository have them, differ in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp(pub [u8; 16]);
+
+impl Stamp {
+    fn of(meta: &ObjectMeta) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&meta.size.to_le_bytes());
+        let at = meta.last_modified;
+        hasher.update(&at.timestamp().to_le_bytes()).update(&at.timestamp_subsec_nanos().to_le_bytes());
+        hasher.update(meta.e_tag.as_deref().unwrap_or_default().as_bytes());
+        let mut stamp = [0; 16];
+        hasher.finalize_xof().fill(&mut stamp);
+        Self(stamp)
+    }
 }
 
 impl ObjectInfo {
     fn from_meta(key: String, meta: &ObjectMeta) -> Self {
         let modified_unix_ms = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0);
-        Self { key, size_bytes: meta.size, modified_unix_ms }
+        Self { key, size_bytes: meta.size, modified_unix_ms, stamp: Stamp::of(meta) }
     }
 }
 
@@ -90,6 +110,16 @@ impl Store {
     /// The address it was opened with, without a slash at its end.
     pub fn url(&self) -> &str {
         &self.shared.url
+    }
+
+    /// All that tells where it is: a path without links; or bucket, prefix, endpoint and account.
+    pub fn place(&self) -> &str {
+        &self.shared.place
+    }
+
+    /// The place that a store would be at, without opening it.
+    pub fn place_of(config: &StoreConfig) -> Result<String> {
+        place::place(config)
     }
 
     /// Whether its objects are files in a directory.

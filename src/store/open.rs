@@ -18,6 +18,7 @@ use super::bulk::Bulk;
 use super::ledger::Counters;
 use super::limits::StoreConfig;
 use super::options::{Options, flag};
+use super::place::place;
 use super::providers::{self, Clients, HELP_AZURE, HELP_GOOGLE, HELP_S3};
 
 /// Where a store is.
@@ -51,6 +52,7 @@ pub(crate) fn open(config: &StoreConfig) -> Result<Store> {
             let url = config.url.trim_end_matches('/').to_owned();
             let mut shared = Shared::new(below(plain), url, config.limits.clone(), counters, true);
             shared.bulk = bulk.map(|bulk| Bulk { client: below(bulk.client), ..bulk });
+            shared.place = place(config)?;
             Ok(Store::from_shared(shared))
         }
     }
@@ -86,6 +88,7 @@ fn open_local(path: &Path, config: &StoreConfig) -> Result<Store> {
     let counters = Arc::new(Counters::default());
     let mut shared = Shared::new(Arc::new(inner), url, config.limits.clone(), counters, false);
     shared.local_dir = Some(path.to_owned());
+    shared.place = place(config)?;
     Ok(Store::from_shared(shared))
 }
 

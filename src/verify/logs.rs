@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::record::{EndRecord, ForgetRecord, NoteRecord, OpenRecord, Outcome, Snapshot};
 use crate::repo::log::{LogEntry, VolumeLog};
+use crate::repo::memory::SeenSnapshot;
 use crate::units::{Sequence, SnapshotId, VolumeNumber};
 use crate::verify::audit::Audit;
 use crate::verify::metadata::Subject;
@@ -70,13 +71,17 @@ impl Audit {
         let name = |s| ObjectName::Open(project.name().clone(), volume.number, s);
         let memory = &project.repository().memory;
         let expected = memory.sequence(project.name(), volume.number);
-        let log = project.listed_log(volume.number).await?;
+        let seen = memory.live(project.name(), volume.number);
+        let mut log = project.listed_log(volume.number).await?;
+        for gone in project.missing_of(volume.number, &seen, &mut log).await? {
+            let message = memory.went_back(gone.what).to_string();
+            out.flaw(&gone.object, Flaw { problem: Problem::WentBack, message });
+        }
         let log = project.confirm_log(volume.number, log).await?;
         if log.last() < expected {
             let error = memory.log_went_back(project.name(), volume.number, log.last(), expected);
             out.flaw(&name(log.last()), Flaw { problem: Problem::WentBack, message: error.to_string() });
         }
-        memory.saw_sequence(project.name(), volume.number, log.last());
         for sequence in log.gaps() {
             let message = format!("{} exists, so this must", log.last());
             out.flaw(&name(sequence), Flaw { problem: Problem::Gap, message });
@@ -116,11 +121,12 @@ impl Audit {
                 ids.push((name, forget.snapshot_id));
             }
         }
+        let mut newest = (0, false);
         for k in 1..=entry.notes {
             let name = ObjectName::Note(p.clone(), n, sequence, k);
             match self.record::<NoteRecord>(&name).await? {
                 Err(flaw) if flaw.problem == Problem::Missing && forgotten => {}
-                found => drop(out.note(&name, found)),
+                found => newest = out.note(&name, found).map_or(newest, |note| (k, note.protected)),
             }
         }
         let end = match end {
@@ -141,7 +147,10 @@ impl Audit {
             ids.push((name.clone(), end.snapshot_id));
             if let (false, Outcome::Committed(snapshot)) = (forgotten, end.outcome) {
                 match subject(self, volume, sequence, end.snapshot_id, &snapshot) {
-                    Ok(subject) => out.subjects.push(subject),
+                    Ok(subject) => {
+                        self.recall(&subject, newest, &name, &mut out);
+                        out.subjects.push(subject);
+                    }
                     Err(e) => {
                         let hurt = Some(whole(volume, sequence));
                         out.findings.push((name.to_string(), Flaw::of(e)?, hurt));
@@ -155,6 +164,21 @@ impl Audit {
             }
         }
         Ok(out)
+    }
+}
+
+impl Audit {
+    /// Holds a live snapshot against what this host saw, and remembers it with its newest note.
+    fn recall(&self, subject: &Subject, newest: (u32, bool), name: &ObjectName, out: &mut LogAudit) {
+        let (project, memory) = (self.project.name(), &self.project.repository().memory);
+        let (volume, sequence, id) = (subject.volume, subject.sequence, subject.snapshot_id);
+        match memory.check_snapshot(project, volume, sequence, id) {
+            Err(e) => out.flaw(name, Flaw { problem: Problem::WentBack, message: e.to_string() }),
+            Ok(()) => {
+                let seen = SeenSnapshot::new(sequence, id).with_note(newest.0, newest.1);
+                memory.saw_snapshot(project, volume, seen);
+            }
+        }
     }
 }
 

@@ -244,12 +244,14 @@ impl Audit {
             let number = name.trim_end_matches('/').rsplit('/').next().and_then(|n| n.parse().ok());
             highest = highest.max(number.unwrap_or(0));
         }
+        // So does one that this host saw.
+        let seen = self.project.repository().memory.catalog_end(project);
         let mut volumes: Vec<(VolumeNumber, Arc<str>)> = Vec::new();
         for n in 1.. {
             let number = VolumeNumber(n);
             let name = ObjectName::Volume(project.clone(), number);
             let found = self.record::<VolumeRecord>(&name).await?;
-            if n > highest && matches!(&found, Err(flaw) if flaw.problem == Problem::Missing) {
+            if n > highest.max(seen) && matches!(&found, Err(flaw) if flaw.problem == Problem::Missing) {
                 break;
             }
             let flaw = match found {
@@ -261,10 +263,23 @@ impl Audit {
                         Flaw::damaged(format!("its name {:?} is that of volume {first} too", record.name))
                     }
                     None => {
+                        let memory = &self.project.repository().memory;
+                        let recalled = memory.saw_volumes(project, std::slice::from_ref(&record));
                         volumes.push((number, record.name.into()));
-                        continue;
+                        match recalled {
+                            Ok(()) => continue,
+                            Err(e) => {
+                                let flaw = Flaw { problem: Problem::WentBack, message: e.to_string() };
+                                findings.note(name.to_string(), flaw)?;
+                                continue;
+                            }
+                        }
                     }
                 },
+                Err(flaw) if flaw.problem == Problem::Missing && n > highest => {
+                    let error = self.project.repository().memory.catalog_went_back(project, n - 1);
+                    Flaw { problem: Problem::WentBack, message: error.to_string() }
+                }
                 Err(flaw) if flaw.problem == Problem::Missing => Flaw { problem: Problem::Gap, ..flaw },
                 Err(flaw) => flaw,
             };

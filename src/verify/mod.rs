@@ -84,6 +84,7 @@ pub async fn run(
     let audit = Audit::new(project, &options, progress, cancel);
     let mut findings = Findings::default();
     let metadata = Metadata::read(&audit, &options.snapshots, &mut findings).await?;
+    project.repository().memory.flush();
     let mut report = VerifyReport::of(project, &metadata, &options);
     let look = Look { audit: &audit, metadata: &metadata, options: &options, scope: None };
     look.run(&mut findings, &mut report).await?;

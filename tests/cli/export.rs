@@ -18,7 +18,7 @@ fn with_backups() -> Bench {
     bytes.truncate(32 * MIB);
     bytes[4 * MIB..8 * MIB].fill(0);
     bench.write("disk.img", &bytes);
-    bench.ok(&["backup", "disk.img"]);
+    bench.ok(&["backup", "disk.img", "--accept-smaller"]);
     bench
 }
 

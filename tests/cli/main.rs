@@ -4,7 +4,9 @@ mod bench;
 mod export;
 mod forget;
 mod help;
+mod honest;
 mod isolation;
+mod memory;
 mod outcomes;
 mod prune;
 mod round_trips;
@@ -12,6 +14,7 @@ mod rubbish;
 mod secrets;
 mod stats;
 mod stopping;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 mod tags;

@@ -44,7 +44,12 @@ fn tags_are_changed_and_protection_shows() {
     ] {
         bench.fails(1, args);
     }
-    // One that fails does not stop the others.
-    bench.fails(1, &["unprotect", "nothing", "v.img@2"]);
+    // All or none.
+    for args in [&["unprotect", "nothing", "v.img@2"][..], &["tag", "v.img@1", "v.img@9", "--add", "x"]] {
+        assert!(bench.fails(1, args).contains("nothing was changed"));
+    }
+    assert!(ok(&mut bench.cuttle(&["snapshots"])).contains("protected"));
+    assert_eq!(tags(1), json!(["a", "b"]));
+    bench.ok(&["unprotect", "v.img@1", "v.img@2"]);
     assert!(!ok(&mut bench.cuttle(&["snapshots"])).contains("protected"));
 }

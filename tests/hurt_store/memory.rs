@@ -43,17 +43,20 @@ async fn refused(round: &Round<'_>, what: &str, change: impl AsyncFnOnce(&Arc<In
     let error = round.backup(&after, remembering(folder.path())).await.expect_err(what);
     assert_eq!(error.kind(), ErrorKind::Conflict, "{what}: {error}");
     assert!(error.message().contains("not the one this host saw before"), "{what}: {error}");
-    let remove = format!("remove {}", folder.path().display());
-    assert!(error.help_text().is_some_and(|h| h.contains(&remove)), "{what}: {error:?}");
+    let memory = folder.path().display().to_string();
+    let helps = |h: &str| h.contains("--trust-store") && h.contains(&memory);
+    assert!(error.help_text().is_some_and(helps), "{what}: {error:?}");
     assert_eq!(names(&*objects, "").await, there, "{what}: something was written");
     // Nothing but what shows the swindle was asked for.
     let asked = after.ops();
     assert!(asked.iter().all(|op| op.kind != OpKind::Create), "{what}: {asked:?}");
-    // Who trusts the store removes the memory.
-    std::fs::remove_dir_all(folder.path()).expect("removed");
-    match what {
-        "another master key" | "not encrypted any more" => {}
-        _ => drop(connect(objects, remembering(folder.path())).await.expect(what)),
+    // Who trusts the store says so, once.
+    let trusting = Environment { trust_store: true, ..remembering(folder.path()) };
+    for environment in [trusting, remembering(folder.path())] {
+        match what {
+            "another master key" | "not encrypted any more" => {}
+            _ => drop(connect(objects.clone(), environment).await.expect(what)),
+        }
     }
     error
 }
@@ -64,7 +67,10 @@ async fn an_older_state_of_the_store_is_refused() {
     let round = world.round();
     let yesterday = round.objects.fork();
     let error = refused(&round, "rolled back", async |objects| copy(&yesterday, objects).await).await;
-    assert!(error.message().contains("the log of volume 2 in project default ends at 2"), "{error}");
+    assert!(
+        error.message().contains("the log of volume 2 (pool/image) in project default ends at 2"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -187,9 +193,178 @@ async fn a_memory_that_cannot_be_written_fails_no_backup() {
     let report = round.backup_in(&project).await.expect("backed up");
     let (_, live) = round.audit("without memory").await;
     assert_eq!(live.last(), report.sequence.as_ref());
-    // When a command begins it is an error: a rollback could not be noticed.
-    let error = connect(round.objects.clone(), remembering(&memory)).await.err().expect("refused");
-    assert!(error.message().contains(&memory.display().to_string()), "{error}");
+    // Nor when a command begins: a rollback is not noticed then, which is said, but nobody is kept from a restore.
+    let project = connect(round.objects.clone(), remembering(&memory)).await.expect("opened");
+    round.backup_in(&project).await.expect("backed up");
+}
+
+/// To go on without a memory that is damaged would be to forget it: whoever wants that says so.
+#[tokio::test]
+async fn a_damaged_memory_is_no_absent_one() {
+    let world = World::incremental().await;
+    let round = world.round();
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(connect(round.objects.clone(), remembering(folder.path())).await.expect("opened"));
+    let files: Vec<_> =
+        std::fs::read_dir(folder.path()).expect("a folder").map(|e| e.expect("one").path()).collect();
+    assert_eq!(files.len(), 2, "{files:?}");
+    for file in files {
+        let whole = std::fs::read(&file).expect("read");
+        std::fs::write(&file, "rubbish").expect("written");
+        let error = connect(round.objects.clone(), remembering(folder.path())).await.err().expect("refused");
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.message().contains(&file.display().to_string()), "{error}");
+        let trusting = Environment { trust_store: true, ..remembering(folder.path()) };
+        drop(connect(round.objects.clone(), trusting).await.expect("trusted"));
+        std::fs::write(&file, whole).expect("written");
+    }
+}
+
+/// What this host committed, and one that it only listed; a volume; a protection; and another one under the same number.
+#[tokio::test]
+async fn whatever_this_host_opened_is_missed_by_every_look() {
+    let world = World::incremental().await;
+    type Change = fn(&str) -> bool;
+    let changes: [(&str, Change); 4] = [
+        ("snapshot 3", |name| name.ends_with("0000000003.end")),
+        ("snapshot 1", |name| name.ends_with("/0000000001.end")),
+        ("was protected", |name| name.contains(".note.")),
+        ("and lacks 2 (pool/image)", |name| name.ends_with("volumes/0000000002")),
+    ];
+    for (what, is_gone) in changes {
+        let round = world.round();
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = || connect(round.objects.clone(), remembering(folder.path()));
+        let project = open().await.expect("opened");
+        round.backup_in(&project).await.expect("backed up");
+        let first = project.find_snapshot("pool/image@1").await.expect("found");
+        project.change_note(&(&first).into(), |note| note.protected = true).await.expect("protected");
+        drop(project);
+        for name in names(&*round.objects, "projects/").await {
+            if is_gone(&name) && (what != "snapshot 1" || name.contains("log/0000000002")) {
+                delete(&*round.objects, &name).await;
+            }
+        }
+        let project = open().await.expect("opened");
+        let listed = async {
+            let catalog = project.confirmed_catalog().await?;
+            let volume = catalog.entries().last().expect("a volume");
+            project.snapshots(volume).await.map(drop)
+        };
+        let looks = [
+            listed.await,
+            project.find_snapshot("pool/image").await.map(drop),
+            round.backup_in(&project).await.map(drop),
+            cuttle::prune::run(
+                &project,
+                cuttle::prune::PruneOptions::default(),
+                Arc::new(cuttle::progress::Silent),
+                cuttle::cancel::Cancel::never(),
+            )
+            .await
+            .map(drop),
+        ];
+        for (at, look) in looks.into_iter().enumerate() {
+            let error = look.expect_err(what);
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{what}, look {at}: {error}");
+            assert!(error.message().contains(what), "{what}, look {at}: {error}");
+        }
+        let options = cuttle::verify::VerifyOptions::default();
+        let (silent, never) = (Arc::new(cuttle::progress::Silent), cuttle::cancel::Cancel::never());
+        let report = cuttle::verify::run(&project, options, silent, never).await.expect("verified");
+        // A log shows the volume that is missing to whoever remembers nothing, too.
+        let is_told = |d: &cuttle::verify::Damage| {
+            matches!(d.problem, cuttle::verify::Problem::WentBack | cuttle::verify::Problem::Gap)
+        };
+        assert!(report.damage.iter().any(is_told), "{what}: {:?}", report.damage);
+        // Who has put the older store there says so once.
+        let trusting = Environment { trust_store: true, ..remembering(folder.path()) };
+        drop(connect(round.objects.clone(), trusting).await.expect("trusted"));
+        if !what.starts_with("and lacks") {
+            open().await.expect("opened").find_snapshot("pool/image").await.expect(what);
+        }
+    }
+}
+
+/// Other hosts forget, prune, protect, unprotect and tag; none of that is a store that went back.
+#[tokio::test]
+async fn what_is_lawful_is_no_rollback() {
+    let world = World::incremental().await;
+    let round = world.round();
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = || connect(round.objects.clone(), remembering(folder.path()));
+    let other = connect(round.objects.clone(), environment()).await.expect("opened");
+    let look = async |expected: &[u32]| {
+        let project = open().await.expect("opened");
+        let catalog = project.confirmed_catalog().await.expect("a catalog");
+        let volume = catalog.by_name(&"pool/image".parse().expect("valid")).expect("a volume").clone();
+        let live = project.snapshots(&volume).await.expect("no rollback");
+        assert_eq!(live.iter().map(|s| s.snapshot.sequence.0).collect::<Vec<_>>(), expected);
+    };
+    round.backup_in(&open().await.expect("opened")).await.expect("backed up");
+    look(&[1, 2, 3]).await;
+    for protected in [true, false] {
+        let first = other.find_snapshot("pool/image@1").await.expect("found");
+        other.change_note(&(&first).into(), |note| note.protected = protected).await.expect("changed");
+        look(&[1, 2, 3]).await;
+    }
+    for spec in ["pool/image@1", "pool/image@3"] {
+        let one = other.find_snapshot(spec).await.expect("found");
+        other.forget(&(&one).into()).await.expect("forgotten");
+    }
+    let options = cuttle::prune::PruneOptions::default();
+    let (silent, never) = (Arc::new(cuttle::progress::Silent), cuttle::cancel::Cancel::never());
+    cuttle::prune::run(&other, options, silent, never).await.expect("pruned");
+    let ends = names(&*round.objects, "projects/default/log/0000000002/").await;
+    assert!(!ends.iter().any(|n| n.ends_with("0000000003.end")), "cleaned up: {ends:?}");
+    look(&[2]).await;
+    look(&[2]).await;
+}
+
+/// A copy has a life of its own once it is said so, and nothing that is known of the other is forgotten.
+#[tokio::test]
+async fn a_copy_is_set_apart_and_both_are_guarded() {
+    let world = World::incremental().await;
+    let round = world.round();
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    let state = folder.path().join("state");
+    let open = async |at: &str, trust_store: bool| {
+        let config = cuttle::store::StoreConfig { url: place(at), ..cuttle::store::StoreConfig::default() };
+        let environment = Environment { trust_store, ..remembering(&state) };
+        Repository::open(cuttle::store::Store::open(&config)?, environment, &mut || Ok(secret()))
+            .await?
+            .project(&default_project())
+            .await
+    };
+    let put_files = async |at: &str, objects: &InMemory| {
+        for name in names(objects, "").await {
+            let path = std::path::Path::new(&place(at)).join(&name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, get(objects, &name).await).expect("written");
+        }
+    };
+    let before = round.objects.fork();
+    put_files("a", &before).await;
+    let here = open("a", false).await.expect("opened");
+    round.backup_in(&here).await.expect("backed up");
+    // The same, moved: nothing is to be said.
+    std::fs::rename(place("a"), place("moved")).expect("moved");
+    open("moved", false).await.expect("opened").find_snapshot("pool/image@3").await.expect("found");
+    // An older copy beside it.
+    put_files("copy", &before).await;
+    let there = open("copy", false).await.expect("opened");
+    let error = there.find_snapshot("pool/image").await.expect_err("it lacks a snapshot");
+    assert!(error.message().contains("ends at 2, expected at least 3"), "{error}");
+    open("copy", true).await.expect("opened").find_snapshot("pool/image@2").await.expect("found");
+    round.backup_in(&open("copy", false).await.expect("opened")).await.expect("another third snapshot");
+    for at in ["moved", "copy", "moved"] {
+        open(at, false).await.expect("opened").find_snapshot("pool/image@3").await.expect(at);
+    }
+    // Each is guarded by what was seen of it.
+    std::fs::remove_file(format!("{}/projects/default/log/0000000002/0000000003.end", place("copy")))
+        .expect("gone");
+    open("copy", false).await.expect("opened").find_snapshot("pool/image").await.expect_err("it went back");
 }
 
 /// An honest store raises no alarm, whoever else uses it and however many processes share the memory.

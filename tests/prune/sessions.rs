@@ -9,6 +9,7 @@ use cuttle::format::ObjectName;
 use cuttle::format::record::{AliveRecord, EndRecord, OpenRecord, Outcome};
 use cuttle::plan::marks::MARKS_MAX;
 use cuttle::prune::{self, PruneOptions};
+use cuttle::repo::Environment;
 use cuttle::repo::session::Session;
 use cuttle::units::{Sequence, VolumeNumber};
 use cuttle::{ErrorKind, Result};
@@ -314,4 +315,31 @@ async fn nobody_waits_for_what_was_forgotten_long_ago() {
     assert!(report.rounds_finished == 1 && report.waiting.is_empty(), "{report:?}");
     world.prune().await;
     world.check_tidy("finished").await;
+}
+
+/// A backup of this machine that was killed: its outcome is settled at once, not after a lease. What another machine began under
+/// the same number of a process is waited for.
+#[tokio::test]
+async fn a_session_of_this_machine_whose_process_is_dead_is_ended_at_once() {
+    for (machine, ended) in [("test-machine", true), ("another", false)] {
+        let (world, session) = with_stalled_session().await;
+        let machine = machine.to_owned();
+        let environment = Environment { machine, process: 7, is_process_alive: |_| false, ..environment() };
+        let project = connect(Arc::new(world.timed.clone()), environment).await.expect("opened");
+        let options = || PruneOptions { wait: false, ..world.options() };
+        let report = prune_on(&project, options()).await.expect("pruned");
+        assert_eq!((report.aborted.len(), report.round_open), (usize::from(ended), !ended), "{report:?}");
+        let hand = world.by_hand().await;
+        match (outcome(&hand, &session).await, ended) {
+            (None, false) => {}
+            (Some(Outcome::Aborted { reason, .. }), true) => assert!(reason.contains("is dead"), "{reason}"),
+            (found, _) => panic!("{found:?}"),
+        }
+        if !ended {
+            // What was not counted is not said to be nothing.
+            let report = prune_on(&project, options()).await.expect("looked");
+            assert_eq!((report.snapshots, report.stored, report.round_open), (None, None, true));
+        }
+        world.check("after").await;
+    }
 }

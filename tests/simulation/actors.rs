@@ -149,6 +149,7 @@ impl Process {
             clock: Arc::new(Skewed { sim: self.sim.clone(), skew_ms: self.skew_ms }),
             cache_dir: None,
             memory_dir: None,
+            trust_store: false,
         }
     }
 
@@ -179,6 +180,8 @@ impl Process {
         match task {
             Task::Backup { volume, full } => {
                 let mut options = BackupOptions::new(volume.name().parse()?);
+                // What backups of one volume do beside each other is what is looked at here.
+                options.yields = false;
                 (options.level, options.full) = (1, full);
                 let name = options.volume.clone();
                 let report =

@@ -28,7 +28,9 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
 /// A directory with this file in it was made here, and may be removed.
 const MARKER: &str = "cuttle-test-cluster";
-const PACKAGES: [&str; 6] = ["ceph-mon", "ceph-mgr", "ceph-osd", "ceph-common", "librbd1", "radosgw"];
+// The bindings for Python are what the histories' operator is written with (tests/histories).
+const PACKAGES: [&str; 8] =
+    ["ceph-mon", "ceph-mgr", "ceph-osd", "ceph-common", "librbd1", "python3-rados", "python3-rbd", "radosgw"];
 const BINARIES: [&str; 8] =
     ["ceph-mon", "ceph-mgr", "ceph-osd", "ceph", "rbd", "ceph-authtool", "radosgw", "radosgw-admin"];
 const DAEMONS: [&str; 4] = ["ceph-mon", "ceph-mgr", "ceph-osd", "radosgw"];
@@ -83,7 +85,13 @@ pub fn installed() -> bool {
         std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|d| d.join(name).is_file()))
     };
-    BINARIES.iter().all(|name| on_path(name))
+    BINARIES.iter().all(|name| on_path(name)) && has_bindings()
+}
+
+fn has_bindings() -> bool {
+    let said =
+        Command::new("/usr/bin/python3").args(["-c", "import rados, rbd"]).stderr(Stdio::null()).status();
+    said.is_ok_and(|status| status.success())
 }
 
 /// Installs Ceph's packages by apt where they are missing; needs root for that.

@@ -28,6 +28,7 @@ cargo xtask TASK
   fuzz [TARGET…] [--seconds N] [--save]
   simulate [--seeds N] [--seed S]         worlds in which everything goes wrong: a million, or one with its log
   soak [--minutes N] [--cycles N] [--store local|rgw]   the real program on a real store: many at once, and killed
+  soak --histories N [--seed S]           random histories of images on a real Ceph cluster
   bench [--size GIB] [--from DIR]         backups and restores against the ceiling and beside other tools
   bench --delta [--size GIB] [--from DIR] a database's day: deltas against whole chunks and against the changed blocks
   bench --ceph        incrementals of a 1 TiB thin image beside `rbd diff` and `rbd export-diff`

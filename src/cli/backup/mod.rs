@@ -3,25 +3,29 @@
 mod report;
 mod sources;
 
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures::{StreamExt, stream};
 
-use cuttle::Result;
-use cuttle::backup::{self, BackupOptions, BackupReport, FULL_EVERY_DEFAULT, INFLIGHT_BYTES_DEFAULT, Input};
+use cuttle::backup::{
+    self, Backed, BackupOptions, BackupReport, FULL_EVERY_DEFAULT, INFLIGHT_BYTES_DEFAULT, Input,
+};
 use cuttle::codec::LEVEL_DEFAULT;
 use cuttle::diff::Limits;
 use cuttle::progress::Progress;
 use cuttle::repo::Project;
 use cuttle::source::diff_stream;
 use cuttle::source::raw_file::RawFile;
-use cuttle::source::rbd::RbdVolume;
+use cuttle::source::rbd::{RbdOptions, RbdVolume};
 use cuttle::units::{VOLUME_SIZE_BYTES_MAX, VolumeName};
+use cuttle::{Result, cpu};
 
 use super::bar::Words;
 use super::connect::{self, blocking};
 use super::place::{Place, hint_at_rbd, standard_input};
+use super::producer::Producer;
 use super::several::Fate;
 use super::tag::parse_tag;
 use super::{Context, Exit, human};
@@ -43,21 +47,35 @@ SOURCE is one of
   PATH                            a file or block device that nothing writes to meanwhile
   -                               standard input: `rbd export-diff`, `rbd export --export-format 2`, or raw bytes
 
-The volume of rbd:vms/db is named vms/db, that of a file by its file name. A source that fails does not stop the others.
+The volume of rbd:vms/db is named vms/db, that of a file by its file name. What a name may not hold (control characters,
+'@', '/' within an image's name, '%' itself) is written as % and two hexadecimal digits, here and in the volume's name: rbd:vms/a%40b
+is the image a@b, rbd:vms/%2A the one whose name is *. A source that fails does not stop the others; a volume that another host is
+backing up just now is skipped.
+
+Better than a pipe is --from-command: then cuttle runs the command, and what it prints counts only if it ends with exit code 0.
+A pipe does not tell whether its writer died. Diffs and exports of format 2 show their end, and one that was cut is refused. Raw
+bytes do not: refused are those that are fewer than the last backup has (or than --size says), and a volume that grew since may
+still be cut. An export of format 2 with snapshots becomes a backup for each snapshot and one for the image. Where it is cut,
+those that are whole stay.
+
+A diff names the snapshot that it is relative to, and is refused unless the volume was last backed up from one of that name. It
+does not say which snapshot that was: one that was removed and made anew under the same name is taken for the other. Never use
+a name twice, or back up rbd:IMAGE@SNAP, of which cuttle knows the id.
 
 Examples:
   cuttle backup rbd:vms/web rbd:vms/db --tag nightly
   cuttle backup 'rbd:vms/*' --jobs 4
   cuttle backup /dev/vg0/snap --volume web-root
-  rbd export-diff --from-snap mon vms/db@tue - | cuttle backup - --volume vms/db
+  cuttle backup --volume vms/db --from-command -- rbd export-diff --from-snap mon vms/db@tue -
+  ssh host rbd export-diff vms/db@mon - | cuttle backup - --volume vms/db
   cuttle backup -n rbd:vms/db     what would be new; nothing is uploaded
 
-JSON: one line for each volume as it ends, then a summary.
-  {\"message_type\":\"volume\",\"status\":\"ok\",\"source\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"full_read\",
-   \"changed_bytes\",\"parent\",\"read_bytes\",\"new_chunks\",\"new_bytes\",\"stored_bytes\",\"known_chunks\",\"zero_chunks\",
-   \"delta_chunks\",\"delta_bytes\",\"notes\":[],\"seconds\"}
-  {\"message_type\":\"volume\",\"status\":\"failed\"|\"not_started\",\"source\",\"volume\",\"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
-  {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_not_started\",\"read_bytes\",…,\"seconds\",
+JSON: one line for each volume as it ends, more for an export with snapshots, then a summary.
+  {\"message_type\":\"volume\",\"status\":\"ok\",\"source\",\"volume\",\"sequence\",\"snapshot_id\",\"point\",\"size_bytes\",\"full_read\",
+   \"changed_bytes\",\"parent\",\"parent_known_by\":\"id\"|\"name\"|null,\"read_bytes\",\"new_chunks\",\"new_bytes\",
+   \"stored_bytes\",\"known_chunks\",\"zero_chunks\",\"delta_chunks\",\"delta_bytes\",\"notes\":[],\"seconds\"}
+  {\"message_type\":\"volume\",\"status\":\"failed\"|\"skipped\"|\"not_started\",\"source\",\"volume\",\"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
+  {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_skipped\",\"volumes_not_started\",\"read_bytes\",…,\"seconds\",
    \"ledger\":{\"put_requests\",\"get_requests\",…}}";
 
 /// Back up volumes
@@ -70,6 +88,9 @@ pub struct Args {
     /// What to back up
     #[arg(value_name = "SOURCE", required = true)]
     sources: Vec<String>,
+    /// Back up what a command prints: SOURCE is then the command and its arguments, after --. No shell is involved
+    #[arg(long)]
+    from_command: bool,
     /// Name of the volume, where the source's own is not wanted
     #[arg(long, value_name = "NAME")]
     volume: Option<VolumeName>,
@@ -85,6 +106,12 @@ pub struct Args {
     /// Go on under the volume's name although it is another image than before: it was moved or restored
     #[arg(long)]
     accept_new_identity: bool,
+    /// Go on although there are fewer raw bytes than in the last backup: the volume was made smaller
+    #[arg(long)]
+    accept_smaller: bool,
+    /// How large the volume on standard input or from a command is; raw bytes of another number are refused
+    #[arg(long, value_name = "SIZE", value_parser = human::parse_exact_size, conflicts_with = "accept_smaller")]
+    size: Option<u64>,
     /// Back up so many volumes at once
     #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=JOBS_MAX))]
@@ -99,6 +126,12 @@ pub struct Args {
     /// Store every new chunk on its own, never as the difference from what was there before
     #[arg(long)]
     no_delta: bool,
+    /// Fail rather than have librbd take an image's lock from a client that does not answer, and cut that off from the cluster
+    #[arg(long)]
+    no_break_lock: bool,
+    /// Back up clones with a LUKS key of their own, which can be restored only over a clone of their restored parent
+    #[arg(long, hide_short_help = true)]
+    luks_clones: bool,
     /// Largest volume taken from standard input
     #[arg(long, value_name = "SIZE", value_parser = human::parse_size_nonzero, hide_short_help = true)]
     max_size: Option<u64>,
@@ -106,21 +139,29 @@ pub struct Args {
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let started = Instant::now();
-    let places = args.sources.iter().map(|s| Place::parse(s)).collect::<Result<Vec<_>>>()?;
+    let places = match args.from_command {
+        true => vec![Place::Command(args.sources.clone())],
+        false => args.sources.iter().map(|s| Place::parse(s)).collect::<Result<Vec<_>>>()?,
+    };
     sources::check(&places, args.volume.as_ref())?;
+    sources::check_size(&places, args.size)?;
     let streamed = places.contains(&Place::Stream);
     let project = connect::project(context, streamed).await?;
     let Sources { jobs, cluster, failed } = sources::resolve(context, &places, args.volume.as_ref()).await?;
     let mut report = Report::new(context, jobs.len() + failed.len());
     for (source, failure) in failed {
-        report.add(&source, &source, &Fate::Failed(failure))?;
+        report.add(&source, &source, &[], &Fate::Failed(failure))?;
     }
     let night = &Night { context, project: &project, args: &args, cluster, several: jobs.len() > 1 };
     let mut running = stream::iter(&jobs)
-        .map(|job| async move { (job, Fate::of(&night.context.cancel, night.back_up(job)).await) })
+        .map(|job| async move {
+            let mut done = Vec::new();
+            let fate = Fate::of(&night.context.cancel, night.back_up(job, &mut done)).await;
+            (job, done, fate)
+        })
         .buffer_unordered(args.jobs as usize);
-    while let Some((job, fate)) = running.next().await {
-        report.add(&job.source.to_string(), job.volume.as_str(), &fate)?;
+    while let Some((job, done, fate)) = running.next().await {
+        report.add(&job.source.to_string(), job.volume.as_str(), &done, &fate)?;
     }
     report.finish(project.repository().store().ledger(), started.elapsed())
 }
@@ -135,17 +176,28 @@ struct Night<'a> {
 }
 
 impl Night<'_> {
-    async fn back_up(&self, job: &Job) -> Result<Box<BackupReport>> {
+    /// Backs up all that a source holds; what is committed is in `done`, also where the rest fails.
+    async fn back_up(&self, job: &Job, done: &mut Vec<BackupReport>) -> Result<()> {
         let bar = self.context.ui.progress(job.volume.as_str(), WORDS, self.several);
-        let done = async {
-            let input = self.input(job).await?;
-            let progress: Arc<dyn Progress> = bar.clone();
-            let cancel = self.context.cancel.clone();
-            backup::run(self.project, input, &self.options(job), progress, cancel).await
+        let mut producer = None;
+        let backed = match self.input(job, &mut producer).await {
+            Ok(input) => {
+                let progress: Arc<dyn Progress> = bar.clone();
+                let cancel = self.context.cancel.clone();
+                backup::run_all(self.project, input, &self.options(job), progress, cancel).await
+            }
+            Err(error) => Backed { done: Vec::new(), error: Some(error) },
         };
-        let done = done.await;
+        if let Some(producer) = producer {
+            let stop = move || {
+                producer.stop();
+                Ok(())
+            };
+            cpu::block(stop).await?;
+        }
         bar.done();
-        done.map(Box::new)
+        done.extend(backed.done);
+        backed.error.map_or(Ok(()), Err)
     }
 
     fn options(&self, job: &Job) -> BackupOptions {
@@ -156,6 +208,8 @@ impl Night<'_> {
             full: args.full,
             full_every: args.full_every,
             accept_new_identity: args.accept_new_identity,
+            accept_smaller: args.accept_smaller,
+            size_bytes: args.size,
             inflight_bytes: (INFLIGHT_BYTES_ALL / at_once).min(INFLIGHT_BYTES_DEFAULT),
             level: args.level,
             check_encoding: args.check_encoding,
@@ -165,11 +219,14 @@ impl Night<'_> {
         }
     }
 
-    async fn input(&self, job: &Job) -> Result<Input> {
+    async fn input(&self, job: &Job, producer: &mut Option<Producer>) -> Result<Input> {
         match (&job.source, &self.cluster) {
             (Place::Rbd(spec), Some(cluster)) => {
                 let (cluster, spec) = (cluster.clone(), spec.clone());
-                let volume = blocking(self.context, move || RbdVolume::open(&cluster, &spec)).await?;
+                let (keep_locks, luks_clones) = (self.args.no_break_lock, self.args.luks_clones);
+                let options = RbdOptions { keep_locks, luks_clones };
+                let volume =
+                    blocking(self.context, move || RbdVolume::open_with(&cluster, &spec, options)).await?;
                 Ok(Input::Volume(Arc::new(volume)))
             }
             (Place::Rbd(spec), None) => Err(cuttle::Error::internal(format!("{spec} without a cluster"))),
@@ -178,11 +235,17 @@ impl Night<'_> {
                 let found = blocking(self.context, move || RawFile::find(&at)).await;
                 Ok(Input::Volume(Arc::new(found.map_err(|e| hint_at_rbd(e, path))?)))
             }
-            (Place::Stream, _) => {
-                let limits = Limits { size_bytes_max: self.args.max_size.unwrap_or(VOLUME_SIZE_BYTES_MAX) };
-                let input = standard_input()?;
-                blocking(self.context, move || diff_stream::open(input, limits)).await.map(Input::Stream)
+            (Place::Stream, _) => self.stream(standard_input()?).await,
+            (Place::Command(words), _) => {
+                let (started, output) = Producer::start(words)?;
+                *producer = Some(started);
+                self.stream(output).await
             }
         }
+    }
+
+    async fn stream(&self, read: impl Read + Send + 'static) -> Result<Input> {
+        let limits = Limits { size_bytes_max: self.args.max_size.unwrap_or(VOLUME_SIZE_BYTES_MAX) };
+        blocking(self.context, move || diff_stream::open(read, limits)).await.map(Input::Stream)
     }
 }

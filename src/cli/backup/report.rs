@@ -65,15 +65,23 @@ impl<'a> Report<'a> {
         Self { context, expected, rows: Vec::new(), summary }
     }
 
-    /// Takes up what became of a volume; an error is told at once.
-    pub fn add(&mut self, source: &str, volume: &str, fate: &Fate<Box<BackupReport>>) -> cuttle::Result<()> {
+    /// Takes up what became of a volume and each of its states that was backed up; an error is told at once.
+    pub fn add(
+        &mut self,
+        source: &str,
+        volume: &str,
+        done: &[BackupReport],
+        fate: &Fate<()>,
+    ) -> cuttle::Result<()> {
         let ui = self.context.ui;
         self.summary.tally.add(fate);
-        if let Fate::Failed(error) = fate {
-            ui.error(error, (self.expected > 1).then_some(source));
+        match fate {
+            Fate::Failed(error) => ui.error(error, (self.expected > 1).then_some(source)),
+            Fate::Skipped(why) => ui.note(&format!("{source}: {}", why.message)),
+            Fate::Done(_) | Fate::NotStarted(_) => {}
         }
         let message_type = "volume";
-        if let Fate::Done(report) = fate {
+        for report in done {
             add_stats(&mut self.summary.stats, &report.stats);
             self.rows.push(row(report));
             if ui.is_json() {
@@ -82,7 +90,7 @@ impl<'a> Report<'a> {
         }
         if let Some((status, note, error)) = fate.not_done() {
             let mut row = vec![String::new(); COLUMNS.len()];
-            (row[0], row[COLUMNS.len() - 1]) = (volume.to_owned(), note.to_owned());
+            (row[0], row[COLUMNS.len() - 1]) = (volume.to_owned(), note);
             self.rows.push(row);
             if ui.is_json() {
                 ui.print_json(&FailedLine { message_type, status, source, volume, error })?;
@@ -135,8 +143,14 @@ fn row(report: &BackupReport) -> Vec<String> {
     let mut note = match report.parent {
         None => "first".to_owned(),
         Some(_) if report.full_read => "all read".to_owned(),
+        Some(parent) if report.parent_known_by == Some("name") => {
+            format!("changes since {parent}, by name only")
+        }
         Some(parent) => format!("changes since {parent}"),
     };
+    if let Some(point) = report.point.as_ref().filter(|point| !point.own) {
+        note = format!("snapshot {}, {note}", point.name);
+    }
     if !report.notes.is_empty() {
         note += &format!(", {}", human::counted(report.notes.len() as u64, "warning"));
     }

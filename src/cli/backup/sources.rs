@@ -42,6 +42,16 @@ pub fn check(places: &[Place], volume: Option<&VolumeName>) -> Result<()> {
     places.iter().filter(|p| !is_all(p)).try_for_each(|place| named(place).map(|_| ()))
 }
 
+/// Refuses a size where what is backed up knows its own.
+pub fn check_size(places: &[Place], size_bytes: Option<u64>) -> Result<()> {
+    match (places, size_bytes) {
+        (_, None) | ([Place::Stream | Place::Command(_)], _) => Ok(()),
+        _ => Err(Error::invalid(
+            "--size is of a volume on standard input or from a command, and there is none",
+        )),
+    }
+}
+
 fn is_all(place: &Place) -> bool {
     matches!(place, Place::Rbd(spec) if spec.is_all())
 }
@@ -84,7 +94,16 @@ pub async fn resolve(
             _ => vec![place.clone()],
         };
         for source in expanded {
-            let name = volume.cloned().map_or_else(|| source.volume_name(), Ok)?;
+            let name = match volume.cloned().map_or_else(|| source.volume_name(), Ok) {
+                Ok(name) => name,
+                Err(e) => {
+                    failed.push((
+                        source.to_string(),
+                        Failure::from(&e.help("back it up by itself, with --volume NAME")),
+                    ));
+                    continue;
+                }
+            };
             match found.get(&name) {
                 Some(other) if *other == source => {}
                 Some(other) => {

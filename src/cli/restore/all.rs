@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use cuttle::error::io_error;
 use cuttle::format::record::VolumeRecord;
-use cuttle::plan::placement::{Placed, place};
+use cuttle::plan::placement::{Placed, Volume, place};
 use cuttle::plan::selection::Glob;
 use cuttle::rbd::Cluster;
 use cuttle::repo::Project;
@@ -67,7 +67,9 @@ pub async fn run(context: &Context<'_>, options: AllArgs, how: How) -> Result<Ex
     let project = connect::project(context, false).await?;
     let cluster = cluster(context, to).await?;
     let found = find(&project, &options.volumes).await?;
-    let placed = place(found.snapshots.iter().map(|s| s.volume_name.as_str()), to.naming())?;
+    let volumes: Vec<Volume<'_>> =
+        found.snapshots.iter().map(|s| Volume { name: &s.volume_name, number: s.snapshot.volume }).collect();
+    let placed = place(&volumes, to.naming());
     let mut report = Report::new(context, to, found.snapshots.len() + found.failed.len());
     for name in &found.without {
         report.without_snapshot(name)?;

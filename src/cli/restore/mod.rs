@@ -61,7 +61,7 @@ JSON: {\"message_type\":\"summary\",\"target\",\"not_rewound_because\",\"volume\
   {\"message_type\":\"volume\",\"status\":\"restored\"|\"already_restored\"|\"planned\",\"volume\",\"target\",\"sequence\",\"snapshot_id\",
    \"tags\":[],\"size_bytes\",\"keep\",\"zero\",\"fetch\",\"fetches\",\"objects\",\"sealed_bytes\",\"target_read_bytes\",\"seconds\"}
   {\"message_type\":\"volume\",\"status\":\"failed\"|\"not_started\",\"volume\",\"target\",\"error\":{\"kind\",\"message\",…},\"seconds\"}
-  {\"message_type\":\"volume\",\"status\":\"no_snapshot\",\"volume\",\"seconds\"}
+  {\"message_type\":\"volume\",\"status\":\"no_snapshot\",\"volume\",\"target\":null,\"error\":null,\"seconds\"}
   {\"message_type\":\"summary\",\"to\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_not_started\",\"volumes_already_restored\",
    \"volumes_without_snapshot\",\"size_bytes\",\"keep\",…,\"seconds\",\"ledger\":{…}}";
 
@@ -88,7 +88,6 @@ struct Summary<'a> {
     message_type: &'static str,
     target: String,
     /// Why all of an image was read to find out what it holds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     not_rewound_because: Option<String>,
     #[serde(flatten)]
     report: &'a RestoreReport,
@@ -107,7 +106,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
 
 async fn one(context: &Context<'_>, snapshot: &str, place: Place, how: How) -> Result<Exit> {
     // Refused before anyone types a password.
-    let output = if place == Place::Stream { Some(standard_output()?) } else { None };
+    let output = if place == Place::Stream { Some(standard_output(context.ui)?) } else { None };
     let project = connect::project(context, false).await?;
     let snapshot = project.find_snapshot(snapshot).await?;
     let cluster = match &place {

@@ -52,9 +52,8 @@ struct OtherLine<'a> {
     message_type: &'static str,
     status: &'static str,
     volume: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    target: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// `None` where it is not known where the volume would go.
+    target: Option<&'a str>,
     error: Option<&'a Failure>,
     seconds: f64,
 }
@@ -122,7 +121,7 @@ impl<'a> Report<'a> {
             self.context.ui.error(error, (self.expected > 1).then_some(told.volume));
         }
         if let Some((status, note, error)) = fate.not_done() {
-            self.other(told, (status, note), Some(error))?;
+            self.other(told, (status, &note), Some(error))?;
         }
         if let Fate::Done(restored) = fate {
             self.done(told, restored)?;
@@ -186,6 +185,7 @@ impl<'a> Report<'a> {
         self.rows.push(row);
         match self.context.ui.is_json() {
             true => {
+                let target = Some(target).filter(|target| !target.is_empty());
                 let line = OtherLine { message_type: "volume", status, volume, target, error, seconds };
                 self.context.ui.print_json(&line)
             }

@@ -188,7 +188,9 @@ impl Target {
             (Place::Rbd(spec), _) => Arc::new(self.image(spec, how, RbdSink::open)?),
             (Place::File(path), _) => Arc::new(RawFileSink::open(path, size_bytes, how.overwrite)?),
             (Place::Stream, Some(output)) => Arc::new(PipeSink::new(output, size_bytes)),
-            (Place::Stream, None) => return Err(Error::internal("standard output is not open")),
+            (Place::Stream | Place::Command(_), _) => {
+                return Err(Error::internal("standard output is not open"));
+            }
         })
     }
 
@@ -197,7 +199,7 @@ impl Target {
         match &self.place {
             Place::Rbd(spec) => self.image(spec, how, RbdSink::preview),
             Place::File(path) => RawFileSink::preview(path, self.size_bytes(), how.overwrite),
-            Place::Stream => Ok(Existing::Nothing),
+            Place::Stream | Place::Command(_) => Ok(Existing::Nothing),
         }
     }
 

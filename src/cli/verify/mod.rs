@@ -6,15 +6,16 @@ mod report;
 use std::io::{IsTerminal, stdin};
 use std::sync::Arc;
 
+use cuttle::backup::own_prefix;
 use cuttle::progress::Progress;
 use cuttle::repo::Project;
 use cuttle::repo::log::SnapshotEntry;
 use cuttle::source::raw_file::RawFile;
-use cuttle::source::rbd::RbdReader;
+use cuttle::source::rbd_compare::{Compared, Comparison};
 use cuttle::source::{FreezeRequest, Frozen, ReadAt, Volume};
 use cuttle::store::Store;
 use cuttle::verify::{self, AgainstReport, INFLIGHT_BYTES_DEFAULT, ScrubOptions, Slice, VerifyOptions};
-use cuttle::{Error, ErrorKind, Result};
+use cuttle::{Error, ErrorKind, Result, cpu};
 
 use super::bar::Words;
 use super::connect::{self, blocking, store_config};
@@ -34,6 +35,7 @@ Examples:
   cuttle verify vms/db@latest --read-data     one snapshot, every byte
   cuttle verify --read-data --slice $(( $(date +%-j) % 30 + 1 ))/30     all data, once in thirty nights
   cuttle verify vms/db --against rbd:vms/db   the newest backup, and the snapshot that it was made from
+  cuttle verify vms/db --against rbd:new/db   the newest backup, and an image that it was restored to
   cuttle verify --no-key                      every object against its own checksum, without any key
   cuttle verify --read-data --repair -n       what could be mended, and from where
   cuttle verify --read-data --repair          mend it; needs a right to overwrite, which backup hosts should not have
@@ -67,6 +69,9 @@ pub struct Args {
     /// Compare a snapshot with an image, the snapshot of one, a file or a device
     #[arg(long, value_name = "rbd:…|PATH", conflicts_with_all = ["read_data", "slice", "no_key"])]
     against: Option<String>,
+    /// Compare with the image as it is now, not with a snapshot of it: for who may only read, or after writing on purpose
+    #[arg(long, requires = "against")]
+    as_it_is: bool,
     /// Check each object's own checksum, for which no key is needed
     #[arg(long, conflicts_with_all = ["read_data", "snapshots"])]
     no_key: bool,
@@ -93,7 +98,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     }
     let project = connect::project(context, false).await.map_err(|e| tell_of_no_key(context, e))?;
     if let (Some(place), [snapshot]) = (against, &args.snapshots[..]) {
-        return compare(context, &project, snapshot, place).await;
+        return compare(context, &project, (snapshot, args.as_it_is), place).await;
     }
     let options = VerifyOptions {
         snapshots: args.snapshots,
@@ -134,17 +139,25 @@ async fn scrub(context: &Context<'_>, slice: Option<Slice>) -> Result<Exit> {
     report::scrubbed(context, &result?)
 }
 
-async fn compare(context: &Context<'_>, project: &Project, snapshot: &str, place: Place) -> Result<Exit> {
+async fn compare(
+    context: &Context<'_>,
+    project: &Project,
+    (snapshot, as_it_is): (&str, bool),
+    place: Place,
+) -> Result<Exit> {
     let snapshot = project.find_snapshot(snapshot).await?;
-    let other = Other::open(context, &snapshot, &place).await?;
+    let other = Other::open(context, project, (&snapshot, as_it_is), &place).await?;
     let label = format!("{}@{} and {place}", snapshot.volume_name, snapshot.snapshot.sequence);
     let bar = context.ui.progress(&label, COMPARED, false);
     let progress: Arc<dyn Progress> = bar.clone();
     let (reader, cancel) = (Arc::clone(&other.reader), context.cancel.clone());
     let result = verify::against(project, &snapshot, reader, INFLIGHT_BYTES_DEFAULT, progress, cancel).await;
     bar.done();
+    if let Ok(found) = &result {
+        other.check(context, found).await;
+    }
+    other.end(context).await;
     let found: AgainstReport = result?;
-    other.check(context, &found).await;
     report::compared(context, &place, &found, &project.repository().store().ledger())
 }
 
@@ -153,20 +166,39 @@ struct Other {
     reader: Arc<dyn ReadAt>,
     /// Whether it still is what it was: a file may change meanwhile, a snapshot may be removed.
     stands: Arc<dyn Fn() -> Result<()> + Send + Sync>,
+    /// The image whose snapshot may have been made for this.
+    image: Option<Arc<Compared>>,
 }
 
 impl Other {
-    async fn open(context: &Context<'_>, snapshot: &SnapshotEntry, place: &Place) -> Result<Self> {
+    async fn open(
+        context: &Context<'_>,
+        project: &Project,
+        (snapshot, as_it_is): (&SnapshotEntry, bool),
+        place: &Place,
+    ) -> Result<Self> {
         match place.clone() {
-            Place::Stream => {
+            Place::Stream | Place::Command(_) => {
                 Err(Error::invalid("--against reads anywhere: expected an image, a file or a device"))
             }
             Place::Rbd(spec) => {
-                let (cluster, point) = (connect::cluster(context).await?, snapshot.snapshot.point.clone());
-                let open = Arc::new(move || RbdReader::of_snapshot(&cluster, &spec, point.as_ref()));
-                let again = Arc::clone(&open);
-                let reader: Arc<dyn ReadAt> = Arc::new(blocking(context, move || open()).await?);
-                Ok(Self { reader, stands: Arc::new(move || again().map(|_| ())) })
+                let (cluster, backup) = (connect::cluster(context).await?, snapshot.snapshot.clone());
+                // An own one: where it is left over, the next backup removes it.
+                let own_name = format!("{}verify-{}", own_prefix(project), std::process::id());
+                // Not given up half way: it may make a snapshot, which somebody must remove.
+                let image = cpu::block(move || {
+                    let (identity, point) = (&backup.identity, backup.point.as_ref());
+                    let comparison = Comparison { identity, point, own_name: &own_name, as_it_is };
+                    Compared::open(&cluster, &spec, comparison)
+                })
+                .await?;
+                let image = Arc::new(image);
+                let checked = Arc::clone(&image);
+                Ok(Self {
+                    reader: image.reader(),
+                    stands: Arc::new(move || checked.check()),
+                    image: Some(image),
+                })
             }
             Place::File(path) => {
                 let at = path.clone();
@@ -175,8 +207,16 @@ impl Other {
                 let open = move || RawFile::find(&at)?.freeze(&request);
                 let frozen = blocking(context, open).await.map_err(|e| hint_at_rbd(e, &path))?;
                 let frozen: Arc<dyn Frozen> = frozen.into();
-                Ok(Self { reader: frozen.reader(), stands: Arc::new(move || frozen.check()) })
+                Ok(Self { reader: frozen.reader(), stands: Arc::new(move || frozen.check()), image: None })
             }
+        }
+    }
+
+    /// Removes what was made for this, also after an interruption.
+    async fn end(self, context: &Context<'_>) {
+        let Some(image) = self.image else { return };
+        if let Err(e) = cpu::block(move || image.end()).await {
+            context.ui.warn(&format!("the snapshot made to compare with could not be removed: {e}"));
         }
     }
 

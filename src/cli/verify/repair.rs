@@ -50,7 +50,7 @@ pub async fn run(
 async fn named(context: &Context<'_>, place: Place) -> Result<Source> {
     let label = place.to_string();
     match place {
-        Place::Stream => {
+        Place::Stream | Place::Command(_) => {
             Err(Error::invalid("--repair-from reads anywhere: expected an image, a file or a device"))
         }
         Place::Rbd(spec) => {

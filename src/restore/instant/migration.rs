@@ -5,6 +5,7 @@
 //! thread that cannot be ended, and its progress callbacks kept from unwinding, to say the same thing.
 
 use std::process::Stdio;
+use std::time::Instant;
 
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,6 +14,7 @@ use tokio::process::Command;
 use crate::cancel::{Cancel, interrupted};
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::rbd::{CephConfig, RbdSpec};
+use crate::sink::rbd::{DEAD_CLIENT_POLL, DEAD_CLIENT_TIMEOUT};
 
 const PROGRAM: &str = "rbd";
 /// What is kept of what the program says.
@@ -48,29 +50,36 @@ impl Migration<'_> {
     pub(super) async fn prepare(&self, source: &str, options: &[String]) -> Result<()> {
         let mut args = vec!["migration", "prepare", "--import-only", "--source-spec-path", "-"];
         args.extend(options.iter().map(String::as_str));
-        let path = self.target.path();
-        args.push(&path);
-        self.run(&args, source, &mut |_| {}).await.map(drop)
+        self.run(&args, &[], source, &mut |_| {}).await.map(drop)
     }
 
     /// Copies what was not copied yet. `percent` is told how far it is.
     pub(super) async fn execute(&self, percent: &mut (dyn FnMut(u8) + Send)) -> Result<()> {
-        self.run(&["migration", "execute", &self.target.path()], "", percent).await.map(drop)
+        self.run(&["migration", "execute"], &[], "", percent).await.map(drop)
     }
 
-    /// Cuts the image loose from its source.
+    /// Cuts the image loose from its source. Who copied before and was killed still counts as one who has the image open, until
+    /// the cluster forgets it: that is waited for.
     pub(super) async fn commit(&self) -> Result<()> {
-        self.run(&["migration", "commit", &self.target.path()], "", &mut |_| {}).await.map(drop)
+        let began = Instant::now();
+        loop {
+            match self.run(&["migration", "commit"], &[], "", &mut |_| {}).await {
+                Err(busy) if busy.kind() == ErrorKind::Conflict && began.elapsed() < DEAD_CLIENT_TIMEOUT => {
+                    tokio::time::sleep(DEAD_CLIENT_POLL).await;
+                }
+                done => return done.map(drop),
+            }
+        }
     }
 
     pub(super) async fn set_metadata(&self, key: &str, value: &str) -> Result<()> {
-        self.run(&["image-meta", "set", &self.target.path(), key, value], "", &mut |_| {}).await.map(drop)
+        self.run(&["image-meta", "set"], &[key, value], "", &mut |_| {}).await.map(drop)
     }
 
     /// Where the image comes from, and how far its migration is.
     pub(super) async fn status(&self) -> Result<(String, State)> {
         let path = self.target.path();
-        let said = self.run(&["status", "--format", "json", &path], "", &mut |_| {}).await?;
+        let said = self.run(&["status", "--format", "json"], &[], "", &mut |_| {}).await?;
         let status: Status = serde_json::from_slice(&said)
             .map_err(|e| Error::unsupported("`rbd status` said something unexpected").caused_by(e))?;
         let none = || {
@@ -89,12 +98,19 @@ impl Migration<'_> {
         Ok((described.source_spec.ok_or_else(none)?, state))
     }
 
-    /// Runs it to its end; its standard output.
-    async fn run(&self, args: &[&str], input: &str, percent: &mut (dyn FnMut(u8) + Send)) -> Result<Vec<u8>> {
+    /// Runs it to its end, with the image between the arguments; its standard output.
+    async fn run(
+        &self,
+        args: &[&str],
+        after: &[&str],
+        input: &str,
+        percent: &mut (dyn FnMut(u8) + Send),
+    ) -> Result<Vec<u8>> {
         let words: Vec<&str> = args.iter().copied().take_while(|arg| !arg.starts_with('-')).take(2).collect();
         let doing = format!("{PROGRAM} {}", words.join(" "));
         let mut command = Command::new(PROGRAM);
-        command.args(self.ceph.program_args()).args(args).env_remove("CEPH_ARGS").kill_on_drop(true);
+        command.args(self.ceph.program_args()).args(args).arg(self.target.ceph_path()?).args(after);
+        command.env_remove("CEPH_ARGS").kill_on_drop(true);
         // A Ctrl-C at the terminal is ours to deal with.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| match e.kind() {

@@ -203,7 +203,8 @@ impl InstantRestore {
             };
             error.help(format!(
                 "{busy}go on with `cuttle restore --instant --resume --listen {address} {name} {}`; until then {path} cannot \
-                 be opened. Or give it up: `rbd migration abort {path}` removes the image and what was written to it",
+                 be opened. Or give it up: `rbd migration abort {path}`, half a minute from now, when the cluster has forgotten \
+                 this client, removes the image and what was written to it",
                 self.target
             ))
         })

@@ -105,7 +105,7 @@ impl Mender<'_> {
     /// Mends a page from the copy that this host keeps.
     pub(super) async fn page(&self, object: ObjectRef) -> Result<Attempt> {
         let (name, project) = (self.audit.project.page_name(object.name), self.audit.project.clone());
-        let Some(copy) = project.repository().cache.get(&name) else {
+        let Some(copy) = project.repository().cache.page(&name) else {
             return Ok(Attempt::Left("this host's cache has no copy".to_owned()));
         };
         let place = name.clone();

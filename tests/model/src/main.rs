@@ -44,6 +44,8 @@
 //! - **Several chunks, pages.** Each chunk is safe or not by itself. A page with what hangs below it is an object with a closure, as a delta is.
 //! - **Reading `.end` and `.forget`** of a sequence is one step: absent, committed, forgotten follow in this order, and any two
 //!   readings agree with some moment between them.
+//! - **Caches** hold nothing that decides. What a host kept of a copy that went another way is another outcome under the same
+//!   name: `Broken::CachedOutcome`.
 //! - **A late create of begin, seal or done** is its pruner taking that step late; they are never deleted.
 //! - **Parts of tables** exist before what names them, and are deleted only when no session that needs them can still commit.
 //! - **A pruner in a round that is over** has nothing left to do: `done` comes after all deletes were sent, and sent deletes land for ever.

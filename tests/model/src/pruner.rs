@@ -191,8 +191,12 @@ fn mark(world: &World, at: usize, next: &mut Next<'_>) {
 
 pub fn mark_slot(world: &mut World, at: usize, slot: usize, rules: &Rules) {
     let s = world.slots[slot];
-    let closure =
-        if rules.is(Broken::ClosureUnmarked) { s.reference.bit() } else { world.closure(s.reference) };
+    let closure = match rules.broken {
+        Some(Broken::ClosureUnmarked) => s.reference.bit(),
+        // Whatever the sequence of this number holds there: at worst nothing that is needed here.
+        Some(Broken::CachedOutcome) => 0,
+        _ => world.closure(s.reference),
+    };
     let pruner = &mut world.pruners[at];
     pruner.todo &= !(1 << slot);
     if s.is_live() {

@@ -110,6 +110,8 @@ pub enum Broken {
     MarksBeforeSettling,
     /// A commit that finds an `.end` is taken for done, without reading whose it is.
     ExistsIsSuccess,
+    /// The final mark takes an outcome from a cache that was filled from a diverged copy of the repository.
+    CachedOutcome,
     /// A round that somebody else began is left alone.
     LeavesOthersRounds,
     // Changes that look dangerous and are not: the search must find nothing.

@@ -125,6 +125,7 @@ pub fn variants() -> Vec<Variant> {
         dangerous(Broken::DeletesOwnGeneration, MISSING, SMALL),
         dangerous(Broken::MarksBeforeSettling, MISSING, SMALL),
         dangerous(Broken::ExistsIsSuccess, LOST, SMALL),
+        dangerous(Broken::CachedOutcome, MISSING, SMALL),
         dangerous(Broken::LeavesOthersRounds, "two quiet rounds leave", SOUND),
         safe(Broken::CleansForgotten, Rules { pruners: 2, ..three }),
         safe(Broken::DoneAfterDeletes, Rules { pruners: 2, ..three }),
