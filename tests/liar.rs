@@ -179,6 +179,7 @@ impl World {
 }
 
 #[tokio::test]
+#[ignore = "compiled and never run: its cells are to be judged first"]
 async fn whatever_a_store_answers_nothing_acknowledged_is_lost() {
     let mut lost = Vec::new();
     for lie in LIES {
