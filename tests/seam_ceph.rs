@@ -71,7 +71,8 @@ fn a_backup_during_a_live_migration_hurts_nobody_and_the_history_goes_on() {
     write(6);
     let night = back_up(&cuttle, &ceph, &[&format!("rbd:{path}")]);
     let [new] = own(&ceph, path).try_into().expect("what was left is tidied up");
-    assert_eq!(night.notes(), "[]");
+    // What was made in the midst of a copy proves nothing of what came after it.
+    assert!(night.notes().contains("the slow diff is used") && !night.notes().contains("stay"), "{night:?}");
     assert!(held(&cuttle, path) == ceph.export(&format!("{path}@{new}")));
     ceph.purge(path);
 }
