@@ -1,4 +1,4 @@
-//! Finding what changed, in the way that [`judge`] allows.
+//! Finding what changed, in the way that [`judge()`] allows.
 //!
 //! What no diff can see is added here: the range that a growing image gained, the block that its old end cuts, and a
 //! clone's range that its parent no longer shows through.
