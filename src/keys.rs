@@ -8,6 +8,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::error::{Error, Result};
+use crate::format::Record;
 use crate::format::envelope::damaged;
 use crate::format::record::{Kdf, KeySlotRecord, ProjectRecord};
 
@@ -120,6 +121,13 @@ fn check_argon2(memory_kib: u32, passes: u32, lanes: u32) -> Result<()> {
     )))
 }
 
+/// Where a key slot belongs: its name, and the whole repository object.
+#[derive(Clone, Copy)]
+pub struct SlotPlace<'a> {
+    pub slot: u64,
+    pub repository: &'a [u8],
+}
+
 /// The key that opens a whole repository.
 #[derive(Clone)]
 pub struct MasterKey(Secret);
@@ -140,15 +148,16 @@ impl MasterKey {
         self.0.derive("cuttle v1 project")
     }
 
-    /// Wraps the master key for a passphrase or key file. `repository` is the whole repository object.
+    /// Wraps the master key for a passphrase or key file.
     pub fn wrap(
         &self,
         unlock: &Unlock,
-        repository: &[u8],
+        at: SlotPlace<'_>,
         label: &str,
         created_unix_ms: u64,
     ) -> Result<KeySlotRecord> {
         unlock.check()?;
+        let repository = at.repository;
         let (kdf, salt) = (unlock.kdf(), random_array()?);
         let okm = unlock
             .stretch(kdf, &salt)?
@@ -158,14 +167,34 @@ impl MasterKey {
             .seal_in_place_separate_tag(zero_nonce(), Aad::from(slot_aad(repository)), &mut ciphertext)
             .map_err(|_| Error::internal("the master key could not be wrapped"))?;
         let tag = tag.as_ref().try_into().map_err(|_| Error::internal("a tag of another length"))?;
-        Ok(KeySlotRecord {
+        let unsigned = KeySlotRecord {
             kdf,
             salt,
             commitment: okm.derive("cuttle v1 slot commitment").0,
             wrapped: (ciphertext, tag),
             label: label.to_owned(),
             created_unix_ms,
-        })
+            mac: [0; 32],
+        };
+        let mac = self.slot_mac(&unsigned, at)?;
+        Ok(KeySlotRecord { mac, ..unsigned })
+    }
+
+    /// Whether a slot was made by somebody who had this key: anybody who may create can plant one that opens nothing.
+    pub fn has_made(&self, slot: &KeySlotRecord, at: SlotPlace<'_>) -> Result<bool> {
+        Ok(verify_slices_are_equal(&self.slot_mac(slot, at)?, &slot.mac).is_ok())
+    }
+
+    fn slot_mac(&self, slot: &KeySlotRecord, at: SlotPlace<'_>) -> Result<[u8; 32]> {
+        let unsigned = KeySlotRecord { mac: [0; 32], ..slot.clone() };
+        let key = self.0.derive("cuttle v1 slot mac");
+        let mut hasher = blake3::Hasher::new_keyed(key.expose());
+        hasher.update(&at.slot.to_le_bytes());
+        hasher.update(blake3::hash(at.repository).as_bytes());
+        hasher.update(&unsigned.encode()?);
+        let mac = *hasher.finalize().as_bytes();
+        hasher.zeroize();
+        Ok(mac)
     }
 
     /// Opens a slot. `None` when the secret is not the slot's; an error when it is, but the slot or the repository
@@ -291,7 +320,8 @@ mod tests {
             (passphrase("correct horse"), passphrase("correct house"), key_file(1)),
             (key_file(1), key_file(2), passphrase("correct horse")),
         ] {
-            let slot = master.wrap(&right, b"repository", "label", 0).expect("wrapped");
+            let at = SlotPlace { slot: 7, repository: b"repository" };
+            let slot = master.wrap(&right, at, "label", 0).expect("wrapped");
             let opened = MasterKey::unwrap(&slot, &right, b"repository").expect("good").expect("opens");
             assert_eq!(opened.fingerprint(), master.fingerprint());
             assert!(MasterKey::unwrap(&slot, &wrong, b"repository").expect("good").is_none());
@@ -305,7 +335,7 @@ mod tests {
     fn parameters_that_would_take_the_machine_down_are_refused() {
         let master = MasterKey::random().expect("random");
         let unlock = passphrase("correct horse");
-        let mut slot = master.wrap(&unlock, b"r", "", 0).expect("wrapped");
+        let mut slot = master.wrap(&unlock, SlotPlace { slot: 7, repository: b"r" }, "", 0).expect("wrapped");
         for kdf in [
             Kdf::Argon2id { memory_kib: u32::MAX, passes: 1, lanes: 1 },
             Kdf::Argon2id { memory_kib: 8 << 10, passes: u32::MAX, lanes: 1 },
@@ -320,10 +350,24 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_shows_who_made_it() {
+        let (master, other) = (MasterKey::random().expect("random"), MasterKey::random().expect("random"));
+        let at = SlotPlace { slot: 7, repository: b"repository" };
+        let slot = master.wrap(&key_file(1), at, "label", 0).expect("wrapped");
+        let made = |by: &MasterKey, slot: &KeySlotRecord, at| by.has_made(slot, at).expect("encoded");
+        assert!(made(&master, &slot, at));
+        assert!(!made(&other, &slot, at));
+        assert!(!made(&master, &slot, SlotPlace { slot: 8, ..at }));
+        assert!(!made(&master, &slot, SlotPlace { repository: b"another", ..at }));
+        assert!(!made(&master, &KeySlotRecord { label: "other".into(), ..slot.clone() }, at));
+        assert!(!made(&master, &KeySlotRecord { commitment: [0; 32], ..slot }, at));
+    }
+
+    #[test]
     fn secrets_that_protect_nothing_are_refused() {
         let master = MasterKey::random().expect("random");
         for unlock in [passphrase(""), Unlock::KeyFile(Zeroizing::new(vec![0; 31]))] {
-            assert!(master.wrap(&unlock, b"r", "", 0).is_err());
+            assert!(master.wrap(&unlock, SlotPlace { slot: 7, repository: b"r" }, "", 0).is_err());
         }
     }
 }

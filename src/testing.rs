@@ -116,7 +116,7 @@ impl Bench {
         let id = self.project.identify(plain);
         let name = self.project.chunk_name(ContentName { generation: Generation(0), id, variant: 0 });
         let sealed = codec::seal(self.project.place(&name), plain, codec::LEVEL_DEFAULT).expect("sealed");
-        PageRef::full(self.project.put_content(sealed).await.expect("uploaded").object)
+        PageRef::full(self.project.put_content(sealed, false).await.expect("uploaded").object)
     }
 
     /// Uploads a chunk as a delta against another and returns its ref.

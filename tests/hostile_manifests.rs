@@ -256,7 +256,8 @@ async fn snapshots_that_lie(lab: &Lab) {
     let begin = ObjectName::GcBegin(lab.hand.project.clone(), Generation(1));
     let part = PartRef { id: ChunkId([3; 32]), sealed_len_bytes: u32::MAX, entries: u32::MAX };
     let condemned = vec![part; 1000];
-    let record = cuttle::format::gc::BeginRecord { generation: Generation(1), condemned };
+    let record =
+        cuttle::format::gc::BeginRecord { generation: Generation(1), last_seal: Generation(0), condemned };
     let sealed = lab.sealed(&begin, &record.encode().expect("encoded")).await;
     lab.try_with("tables of 2^32 entries", &begin.to_string(), sealed, true).await;
 }

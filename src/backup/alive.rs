@@ -26,6 +26,7 @@ impl SignsOfLife {
                 let name = ObjectName::Alive(project.name().clone(), volume, sequence, k);
                 let at_unix_ms = project.repository().environment.clock.now_unix_ms();
                 match project.create_record(&name, &AliveRecord { snapshot_id, at_unix_ms }).await {
+                    // One that something else took is left behind: the next is created when it is due.
                     Ok(_) => k += 1,
                     Err(error) => tracing::warn!(%error, "no sign of life could be given"),
                 }

@@ -137,9 +137,9 @@ impl Assembler {
             return;
         }
         self.waiting.entry(id).or_default();
-        let project = self.project.clone();
+        let (project, is_listed) = (self.project.clone(), chain.is_none() && self.encoder.is_listed(&id));
         uploads.push(Box::pin(async move {
-            let uploaded = project.put_content(sealed).await?;
+            let uploaded = project.put_content(sealed, is_listed).await?;
             Ok(Stored { index, id, uploaded, chain, len_bytes, _permit: permit })
         }));
     }

@@ -92,7 +92,6 @@ impl Job<'_> {
             None => Vec::new(),
         };
         let newest = snapshots.pop();
-        let state = self.project.gc_state().await?;
         let parent = match &input {
             Input::Stream(source) => base_of(source.header(), newest, &Live::Listed(snapshots)).await?,
             Input::Volume(_) => newest,
@@ -100,7 +99,7 @@ impl Job<'_> {
         let ground = Ground {
             before: self.manifest_of(parent.as_ref())?,
             condemned: Arc::new(Condemned::default()),
-            generation: state.generation,
+            generation: self.project.generation().await?,
             seed: SnapshotId(crate::keys::random_array()?),
             learn: parent.is_none(),
             dry_run: true,

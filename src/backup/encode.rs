@@ -1,6 +1,6 @@
 //! One chunk on a CPU thread: zero, known, or compressed and sealed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::codec::{self, Sealed};
@@ -144,13 +144,24 @@ pub struct Encoder {
     pub(super) level: i32,
     check: bool,
     known: Mutex<KnownChunks>,
+    /// Chunks of the generation that a listing shows and nothing proves: to be opened before they are used.
+    listed: Mutex<HashSet<ChunkId>>,
 }
 
 impl Encoder {
     /// `check` decodes every new object before it is uploaded.
     pub fn new(project: &Project, generation: Generation, level: i32, check: bool) -> Self {
-        let known = Mutex::new(KnownChunks::default());
-        Self { project: project.clone(), generation, level, check, known }
+        let (known, listed) = Default::default();
+        Self { project: project.clone(), generation, level, check, known, listed }
+    }
+
+    pub(super) fn saw_listed(&self, ids: impl IntoIterator<Item = ChunkId>) {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+    }
+
+    /// Whether a listing shows a full object of a chunk in the generation.
+    pub(super) fn is_listed(&self, id: &ChunkId) -> bool {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
 
     fn known(&self) -> MutexGuard<'_, KnownChunks> {

@@ -1,6 +1,8 @@
 //! What an encoder may know before it begins: the generation's chunks by listing, and those of older generations by the
 //! live index of the last seal.
 
+use std::collections::HashMap;
+
 use futures::{StreamExt, stream};
 
 use crate::backup::encode::{Encoder, Known};
@@ -10,13 +12,17 @@ use crate::format::names::{ContentKind, ContentName, chunks_prefix};
 use crate::format::table::TableEntry;
 use crate::format::{HEADER_LEN_BYTES, ObjectName};
 use crate::repo::chunks::chunk_object_len_bytes_max;
+use crate::repo::found::Found;
+use crate::repo::manifest::Manifest;
 use crate::store::ObjectInfo;
-use crate::units::Generation;
+use crate::units::{ChunkId, Generation};
 
 /// Most chunks that come from a listing, and from a live index.
 const LEARNED_MAX: usize = 400_000;
 /// Up to so many, one listing after another is the cheapest.
 const LISTED_FEW: usize = 5_000;
+/// Manifest pages that are read to learn what they name.
+const NAMED_PAGES_MAX: usize = 4_096;
 /// Listings under way at once.
 const LISTS_INFLIGHT_MAX: usize = 16;
 
@@ -49,11 +55,12 @@ impl Encoder {
 
     async fn newest_index(&self) -> Result<Option<(Generation, Vec<PartRef>)>> {
         let newest = self.generation().0;
-        for generation in [newest, newest.saturating_sub(1)] {
-            if generation > 0
-                && let Some(seal) = self.project().read_seal(Generation(generation)).await?
-            {
-                return Ok(Some((seal.generation, seal.live_index)));
+        for generation in [newest, newest.saturating_sub(1)].into_iter().filter(|g| *g > 0) {
+            match self.project().look_seal(Generation(generation)).await? {
+                Found::Opens(seal) => return Ok(Some((seal.generation, seal.live_index))),
+                Found::Absent => {}
+                // It may be a seal, and delete what the one before names.
+                Found::Foreign(_) => return Ok(None),
             }
         }
         Ok(None)
@@ -70,34 +77,75 @@ impl Encoder {
     /// Lists what the generation holds, so that a large backup of known content uploads nothing. What the listing
     /// misses costs a create that finds it; what it shows is there, as nothing of this generation is deleted while
     /// the session is open (invariant I3).
+    ///
+    /// A listing proves nothing of what is in an object: anybody who may create can have put it there. What a live snapshot
+    /// names is known; the rest is opened once before it is used.
     pub async fn learn_stored(&self) -> Result<()> {
+        let mut listed = self.list_stored().await?;
+        if !listed.is_empty() {
+            self.learn_named(&mut listed).await?;
+            self.saw_listed(listed.into_keys());
+        }
+        Ok(())
+    }
+
+    /// The full chunks of the generation that a listing shows, with their sizes.
+    async fn list_stored(&self) -> Result<HashMap<ChunkId, u32>> {
         let (store, name) = (self.project().repository().store(), self.project().name());
         let all = chunks_prefix(name, self.generation(), None);
         let few: Vec<_> = store.list_stream(&all, None).take(LISTED_FEW).collect().await;
         if few.len() < LISTED_FEW {
-            return few.into_iter().try_for_each(|info| info.map(|info| self.learn_listed(&info)));
+            let few: Vec<ObjectInfo> = few.into_iter().collect::<Result<_>>()?;
+            return Ok(few.iter().filter_map(|info| self.full_chunk(info)).collect());
         }
         let lists = (0..=255u8).map(|first| chunks_prefix(name, self.generation(), Some(first)));
         let mut lists = stream::iter(lists)
             .map(|prefix| async move { store.list(&prefix, None).await })
             .buffer_unordered(LISTS_INFLIGHT_MAX);
+        let mut found = HashMap::new();
         while let Some(listed) = lists.next().await {
-            listed?.iter().for_each(|info| self.learn_listed(info));
-            if self.known_count() >= 2 * LEARNED_MAX {
+            found.extend(listed?.iter().filter_map(|info| self.full_chunk(info)));
+            if found.len() >= LEARNED_MAX {
                 break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes what the newest snapshots of the project's volumes name out of what is listed: their manifests are sealed with
+    /// the project's key. Whatever of it cannot be read costs a look at the chunks.
+    async fn learn_named(&self, listed: &mut HashMap<ChunkId, u32>) -> Result<()> {
+        let mut pages = 0;
+        for volume in self.project().catalog().await?.entries() {
+            let Ok(Some(snapshot)) = self.project().latest_snapshot(volume).await else { continue };
+            let Ok(manifest) = Manifest::of(self.project(), &snapshot.snapshot) else { continue };
+            for number in 0..manifest.leaf_count() {
+                if pages >= NAMED_PAGES_MAX || listed.is_empty() {
+                    return Ok(());
+                }
+                let Ok(leaf) = manifest.leaf(number).await else { break };
+                pages += 1;
+                for chunk in leaf.refs.iter().filter_map(|chunk| chunk.object()) {
+                    let ContentName { id, generation, variant } = chunk.name;
+                    if (generation, variant) == (self.generation(), 0)
+                        && listed.get(&id) == Some(&chunk.sealed_len_bytes)
+                    {
+                        listed.remove(&id);
+                        self.know(id, Known::of(chunk));
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    /// Takes what a listing shows for what its name says, as far as its size can be right.
-    fn learn_listed(&self, info: &ObjectInfo) {
-        if let Some(ObjectName::Chunk(_, ContentName { id, generation, variant: 0 })) =
-            ObjectName::parse(&info.key)
-            && self.may_have(info.size_bytes)
-            && let Ok(sealed_len_bytes) = u32::try_from(info.size_bytes)
-        {
-            self.know(id, Known::Stored { generation, sealed_len_bytes, variant: 0 });
+    /// A full chunk of a listing, as far as its size can be right.
+    fn full_chunk(&self, info: &ObjectInfo) -> Option<(ChunkId, u32)> {
+        match ObjectName::parse(&info.key)? {
+            ObjectName::Chunk(_, ContentName { id, variant: 0, .. }) if self.may_have(info.size_bytes) => {
+                Some((id, u32::try_from(info.size_bytes).ok()?))
+            }
+            _ => None,
         }
     }
 

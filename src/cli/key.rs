@@ -6,6 +6,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use cuttle::format::record::{Kdf, KeySlotRecord};
+use cuttle::repo::KeySlot;
 use cuttle::{Error, Result};
 
 use super::connect::{refuse_dry_run, repository};
@@ -23,7 +24,10 @@ Examples:
   cuttle key list
   cuttle key remove 3f2a91c04b5d6e7f
 
-JSON: list prints [{\"id\",\"kind\",\"label\",\"created\"}] with kind \"password\" or \"key_file\";
+A key that was planted, damaged, or left by an `init` that came to nothing opens nothing and does not count: it is listed
+as foreign, and removed when its whole id is given.
+
+JSON: list prints [{\"id\",\"kind\",\"label\",\"created\",\"problem\"}] with kind \"password\", \"key_file\" or \"foreign\";
 add and remove print {\"message_type\":\"key_added\"|\"key_removed\",\"id\"}";
 
 /// List, add and remove passwords and key files
@@ -67,6 +71,8 @@ struct Listed {
     kind: &'static str,
     label: String,
     created: Option<String>,
+    /// Why it does not count.
+    problem: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -88,11 +94,15 @@ async fn list(context: &Context<'_>) -> Result<Exit> {
     let keys = repository.keys().await?;
     let ui = context.ui;
     if ui.is_json() {
-        let listed = |(slot, record): &(u64, KeySlotRecord)| Listed {
-            id: id(*slot),
-            kind: kind(record).0,
-            label: record.label.clone(),
-            created: human::utc_time(record.created_unix_ms),
+        let listed = |key: &KeySlot| {
+            let record = key.record.as_ref().ok();
+            Listed {
+                id: id(key.slot),
+                kind: record.map_or("foreign", |record| kind(record).0),
+                label: record.map_or_else(String::new, |record| record.label.clone()),
+                created: record.and_then(|record| human::utc_time(record.created_unix_ms)),
+                problem: key.record.as_ref().err().cloned(),
+            }
         };
         ui.print_json(&keys.iter().map(listed).collect::<Vec<_>>())?;
         return Ok(Exit::Success);
@@ -102,15 +112,22 @@ async fn list(context: &Context<'_>) -> Result<Exit> {
         return Ok(Exit::Success);
     }
     let columns = [Column::Text("ID"), Column::Text("KIND"), Column::Text("LABEL"), Column::Text("CREATED")];
-    let row = |(slot, record): &(u64, KeySlotRecord)| {
-        vec![
-            id(*slot),
+    let row = |key: &KeySlot| match &key.record {
+        Ok(record) => vec![
+            id(key.slot),
             kind(record).1.to_owned(),
             record.label.clone(),
             human::local_time(record.created_unix_ms),
-        ]
+        ],
+        Err(_) => vec![id(key.slot), "foreign".to_owned(), String::new(), String::new()],
     };
     ui.print(&table(&columns, keys.iter().map(row)))?;
+    for (key, why) in keys.iter().filter_map(|key| Some((key, key.record.as_ref().err()?))) {
+        ui.warn(&format!(
+            "key {0} does not count: {why}. Remove it with `cuttle key remove {0}`",
+            id(key.slot)
+        ));
+    }
     Ok(Exit::Success)
 }
 
@@ -140,7 +157,12 @@ async fn remove(context: &Context<'_>, given: &str) -> Result<Exit> {
     refuse_dry_run(context, "key remove")?;
     let repository = repository(context, false).await?;
     let keys = repository.keys().await?;
-    let mut found = keys.iter().map(|(slot, _)| *slot).filter(|slot| id(*slot).starts_with(given));
+    // What does not count is named in full, or not meant.
+    let is_meant = |key: &&KeySlot| {
+        let id = id(key.slot);
+        if key.record.is_ok() { id.starts_with(given) } else { id == given }
+    };
+    let mut found = keys.iter().filter(is_meant).map(|key| key.slot);
     let slot = match (found.next(), found.next()) {
         (Some(slot), None) if !given.is_empty() => slot,
         (Some(_), _) => {

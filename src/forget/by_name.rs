@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forget::{Fate, ForgetReport, Judged, PROTECTED, carry_out};
-use crate::format::ObjectName;
-use crate::format::record::{NoteRecord, OpenRecord, VolumeRecord};
+use crate::format::record::{OpenRecord, VolumeRecord};
 use crate::repo::Project;
 use crate::repo::catalog::Catalog;
 use crate::repo::notes::{Note, Noted};
@@ -75,10 +74,8 @@ async fn damaged(project: &Project, catalog: &Catalog, spec: &str) -> Result<Opt
     let log = project.confirmed_log(volume.number).await?;
     let found = log.candidates().find(|(sequence, _)| sequence.0 == number);
     let Some((sequence, entry)) = found else { return Ok(None) };
-    let name = |kind: fn(_, _, _) -> ObjectName| kind(project.name().clone(), volume.number, sequence);
-    let Some(open) = project.read_record::<OpenRecord>(&name(ObjectName::Open)).await? else {
-        return Ok(None);
-    };
+    let open = project.look::<OpenRecord>(&project.open_name(volume.number, sequence)).await?;
+    let Some(open) = open.opened() else { return Ok(None) };
     let mut noted = Noted {
         volume: volume.number,
         sequence,
@@ -86,9 +83,7 @@ async fn damaged(project: &Project, catalog: &Catalog, spec: &str) -> Result<Opt
         number: entry.notes,
         note: Note::default(),
     };
-    if entry.notes > 0 {
-        let name = ObjectName::Note(project.name().clone(), volume.number, sequence, entry.notes);
-        let record: NoteRecord = project.read_known_record(&name).await?;
+    if let Some((_, record)) = project.newest_note(volume.number, sequence, entry.notes).await? {
         noted.note = Note { protected: record.protected, tags: record.tags };
     }
     let (fate, reason) = match noted.note.protected {

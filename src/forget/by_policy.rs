@@ -42,7 +42,7 @@ pub async fn by_policy(
     let mut judged = stream::iter(volumes)
         .map(|volume| async move {
             stop.check()?;
-            match project.snapshots(volume).await {
+            match project.all_snapshots(volume).await {
                 Ok(snapshots) => Ok((volume, Ok(judge(policy, &snapshots)))),
                 Err(e) if e.kind() == ErrorKind::Corrupt => Ok((volume, Err(e))),
                 Err(e) => Err(e),

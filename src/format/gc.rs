@@ -10,6 +10,8 @@ use crate::units::{ChunkId, Generation, Sequence, VolumeNumber};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BeginRecord {
     pub generation: Generation,
+    /// The newest round before whose seal opens; 0 for none. Its roster is what this one is held against.
+    pub last_seal: Generation,
     pub condemned: Vec<PartRef>,
 }
 
@@ -25,14 +27,27 @@ pub struct SealRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoneRecord {
     pub generation: Generation,
+    /// The newest round whose seal opens: this one, unless it ended without.
+    pub last_seal: Generation,
 }
 
-/// The live snapshots of a volume when a round was sealed.
+/// A volume's log when a round was sealed. Up to the high water, what is in neither list is over for good, whatever stands
+/// under its names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RosterEntry {
     pub volume: VolumeNumber,
     pub high_water: Sequence,
     pub live: Vec<Sequence>,
+    /// Sequences without an outcome.
+    pub unfinished: Vec<Sequence>,
+}
+
+impl RosterEntry {
+    /// Whether a sequence was over, and no live snapshot: so it stays.
+    pub fn is_past(&self, sequence: Sequence) -> bool {
+        let listed = |list: &[Sequence]| list.binary_search(&sequence).is_ok();
+        sequence <= self.high_water && !listed(&self.live) && !listed(&self.unfinished)
+    }
 }
 
 /// An object that holds a part of a table.
@@ -47,17 +62,24 @@ pub struct PartRef {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Condemned {
     prefixes: Vec<[u8; 8]>,
+    /// Whatever the id.
+    everything: bool,
 }
 
 impl Condemned {
     pub fn new(mut prefixes: Vec<[u8; 8]>) -> Self {
         prefixes.sort_unstable();
         prefixes.dedup();
-        Self { prefixes }
+        Self { prefixes, everything: false }
+    }
+
+    /// Every id: for a round of which nobody can tell what it condemned.
+    pub fn everything() -> Self {
+        Self { prefixes: Vec::new(), everything: true }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.prefixes.is_empty()
+        self.prefixes.is_empty() && !self.everything
     }
 
     pub fn len(&self) -> usize {
@@ -70,7 +92,7 @@ impl Condemned {
     }
 
     pub fn contains(&self, id: &ChunkId) -> bool {
-        self.prefixes.binary_search(&prefix(id)).is_ok()
+        self.everything || self.prefixes.binary_search(&prefix(id)).is_ok()
     }
 
     /// Adds the set of another part or round.
@@ -80,7 +102,7 @@ impl Condemned {
         }
         let mut prefixes = self.prefixes;
         prefixes.extend(other.prefixes);
-        Self::new(prefixes)
+        Self { everything: self.everything || other.everything, ..Self::new(prefixes) }
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -96,7 +118,7 @@ impl Condemned {
                 bytes.len()
             )));
         }
-        Ok(Self { prefixes: prefixes.to_vec() })
+        Ok(Self { prefixes: prefixes.to_vec(), everything: false })
     }
 }
 

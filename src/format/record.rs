@@ -92,6 +92,8 @@ pub struct KeySlotRecord {
     pub wrapped: ([u8; 32], [u8; 16]),
     pub label: String,
     pub created_unix_ms: u64,
+    /// Over all of the record but this, its name and the repository object, with a key of the master's.
+    pub mac: [u8; 32],
 }
 
 /// How a slot's secret becomes a key (§5).

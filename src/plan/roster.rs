@@ -1,6 +1,7 @@
 //! Whether everything that the last round knew is still there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::format::gc::RosterEntry;
 use crate::units::{Sequence, VolumeNumber};
@@ -24,12 +25,26 @@ pub enum Lost {
     Snapshot(VolumeNumber, Sequence),
 }
 
-/// Holds the roster of the last seal against the volumes of now, numbered from 1.
-pub fn lost(roster: &[RosterEntry], volumes: &[VolumeState]) -> Vec<Lost> {
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume(volume) => write!(f, "volume {volume} was in the catalog and is not any more"),
+            Self::Log { volume, last, high_water } => {
+                write!(f, "the log of volume {volume} ends at {last}, and ended at {high_water} before")
+            }
+            Self::Snapshot(volume, sequence) => write!(
+                f,
+                "snapshot {sequence} of volume {volume} was live when the last prune looked, is not now, and was not forgotten"
+            ),
+        }
+    }
+}
+
+/// Holds the roster of the last seal against the volumes of now.
+pub fn lost(roster: &[RosterEntry], volumes: &BTreeMap<VolumeNumber, VolumeState>) -> Vec<Lost> {
     let mut lost = Vec::new();
     for entry in roster {
-        let at = (entry.volume.0 as usize).checked_sub(1);
-        let Some(now) = at.and_then(|at| volumes.get(at)) else {
+        let Some(now) = volumes.get(&entry.volume) else {
             lost.push(Lost::Volume(entry.volume));
             continue;
         };
@@ -54,15 +69,20 @@ mod tests {
 
     fn entry(volume: u32, high_water: u32, live: &[u32]) -> RosterEntry {
         let live = live.iter().copied().map(Sequence).collect();
-        RosterEntry { volume: VolumeNumber(volume), high_water: Sequence(high_water), live }
+        let (volume, high_water) = (VolumeNumber(volume), Sequence(high_water));
+        RosterEntry { volume, high_water, live, unfinished: Vec::new() }
+    }
+
+    fn volumes<const N: usize>(states: [VolumeState; N]) -> BTreeMap<VolumeNumber, VolumeState> {
+        (1..).map(VolumeNumber).zip(states).collect()
     }
 
     #[test]
     fn what_shrank_is_named_and_what_was_forgotten_is_not() {
         let roster = [entry(1, 5, &[2, 3, 5]), entry(2, 1, &[1])];
-        let whole = [state(7, &[3, 7], &[2, 5]), state(1, &[1], &[])];
+        let whole = volumes([state(7, &[3, 7], &[2, 5]), state(1, &[1], &[])]);
         assert_eq!(lost(&roster, &whole), []);
-        let short = [state(4, &[2, 3], &[])];
+        let short = volumes([state(4, &[2, 3], &[])]);
         let (one, two) = (VolumeNumber(1), VolumeNumber(2));
         let expected = [
             Lost::Log { volume: one, last: Sequence(4), high_water: Sequence(5) },
@@ -70,7 +90,7 @@ mod tests {
             Lost::Volume(two),
         ];
         assert_eq!(lost(&roster, &short), expected);
-        assert_eq!(lost(&roster, &[]), [Lost::Volume(one), Lost::Volume(two)]);
+        assert_eq!(lost(&roster, &volumes([])), [Lost::Volume(one), Lost::Volume(two)]);
         assert_eq!(lost(&[entry(0, 0, &[])], &whole), [Lost::Volume(VolumeNumber(0))]);
     }
 }

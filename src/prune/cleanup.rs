@@ -1,7 +1,7 @@
 //! Small objects that nobody needs after a seal: outcomes and notes of forgotten snapshots, signs of life of sessions that
 //! are over, tables of older rounds (repo-format.md §8.2).
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -21,10 +21,15 @@ const LOGS_INFLIGHT_MAX: usize = 8;
 
 impl Prune {
     /// Deletes what the seal of a round makes superfluous. Listings suffice: what they do not show is left to the next.
-    pub(super) async fn clean_up(&mut self, begin: &BeginRecord, seal: &SealRecord) -> Result<()> {
+    pub(super) async fn clean_up(
+        &mut self,
+        begin: &BeginRecord,
+        seal: &SealRecord,
+        roster: &[RosterEntry],
+    ) -> Result<()> {
         self.progress.phase("cleaning up", None);
         let this = &*self;
-        let names: Vec<Vec<ObjectName>> = stream::iter(&seal.roster)
+        let names: Vec<Vec<ObjectName>> = stream::iter(roster)
             .map(|entry| this.superfluous_records(entry))
             .buffered(LOGS_INFLIGHT_MAX)
             .try_collect()
@@ -44,17 +49,19 @@ impl Prune {
     async fn superfluous_records(&self, roster: &RosterEntry) -> Result<Vec<ObjectName>> {
         self.cancel.check()?;
         let log = self.project.listed_log(roster.volume).await?;
-        let live: BTreeSet<Sequence> = roster.live.iter().copied().collect();
         let mut names = Vec::new();
         for (&sequence, entry) in log.entries.range(..=roster.high_water) {
-            let forgotten = entry.forgotten && !live.contains(&sequence);
-            if forgotten || entry.ended_unix_ms.is_some() {
-                let alive = |k| ObjectName::Alive(self.project.name().clone(), roster.volume, sequence, k);
-                names.extend((1..=entry.alive).map(alive));
+            // Only of what was over when the logs were confirmed: a name that came since may be anybody's.
+            let forgotten = entry.forgotten && roster.is_past(sequence);
+            if forgotten || entry.ended_unix_ms.is_some() && !roster.unfinished.contains(&sequence) {
+                let alive =
+                    |k: &u32| ObjectName::Alive(self.project.name().clone(), roster.volume, sequence, *k);
+                names.extend(log.signs.get(&sequence).into_iter().flat_map(|signs| signs.keys()).map(alive));
             }
             if forgotten {
-                let note = |k| ObjectName::Note(self.project.name().clone(), roster.volume, sequence, k);
-                names.extend((1..=entry.notes).map(note));
+                let note =
+                    |k: &u32| ObjectName::Note(self.project.name().clone(), roster.volume, sequence, *k);
+                names.extend(log.notes.get(&sequence).into_iter().flatten().map(note));
                 names.extend(self.superfluous_end(roster.volume, sequence, entry).await?);
             }
         }

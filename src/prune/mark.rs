@@ -12,7 +12,7 @@ use crate::format::names::{ContentKind, ContentName};
 use crate::format::page::{ObjectRef, Page, PageRef, REFS_PER_PAGE, count_of_page};
 use crate::format::table::TableEntry;
 use crate::plan::marks::Marks;
-use crate::prune::survey::{Survey, stopped};
+use crate::prune::survey::{Known, Survey, stopped};
 use crate::repo::Project;
 use crate::repo::log::{LogEntry, SnapshotEntry};
 use crate::units::{Generation, Geometry, Sequence, VolumeNumber};
@@ -37,9 +37,11 @@ pub(super) struct Marker {
     pub(super) live: Vec<TableEntry>,
     /// Pages read.
     pub(super) pages: u64,
+    /// The newest generation that a live snapshot was made in, and which.
+    pub(super) made_in: Option<(Generation, String)>,
     /// The most marks there were at once.
     pub(super) marks_most: usize,
-    /// The round up to which nothing of what is marked was deleted.
+    /// The sealed round up to which nothing of what is marked was deleted.
     last: Option<Generation>,
     /// The live snapshots of that round's seal: whatever became of them, nothing that they need was deleted.
     sealed: HashSet<(VolumeNumber, Sequence)>,
@@ -63,6 +65,7 @@ impl Marker {
             marks: Marks::new(marks_max),
             live: Vec::new(),
             pages: 0,
+            made_in: None,
             marks_most: 0,
             last: None,
             sealed: HashSet::new(),
@@ -71,15 +74,20 @@ impl Marker {
         }
     }
 
-    /// Begins with the first pass, when `last` is the newest round that is over, and `roster` its seal's. Marks that tell about every name are kept,
-    /// unless a round of somebody else ended since: it may have deleted what the live index would name.
-    pub(super) fn first_pass(&mut self, last: Generation, roster: &[RosterEntry]) {
-        if !self.marks.is_complete() || self.last != Some(last) {
+    /// Begins with the first pass, given the newest seal. Marks that tell about every name are kept, unless somebody else sealed a round since: it may
+    /// have deleted what the live index would name.
+    pub(super) fn first_pass(&mut self, known: &Known) {
+        if !self.marks.is_complete() || self.last != Some(known.last_seal) {
             self.forget();
         }
-        self.last = Some(last);
+        self.last = Some(known.last_seal);
         let live = |entry: &RosterEntry| entry.live.iter().map(|s| (entry.volume, *s)).collect::<Vec<_>>();
-        self.sealed = roster.iter().flat_map(live).collect();
+        self.sealed = known.roster().iter().flat_map(live).collect();
+    }
+
+    /// Asks of every snapshot whether it is forgotten, whatever a seal or a listing says.
+    pub(super) fn ask_all(&mut self) {
+        self.sealed.clear();
     }
 
     /// A round deletes nothing that is marked, as it was decided by these marks.
@@ -161,13 +169,19 @@ impl Marker {
             let mut live: Vec<Sequence> = volume.log.candidates().map(|(s, _)| s).collect();
             live.retain(|s| self.is_live(number, *s));
             live.sort_unstable();
-            RosterEntry { volume: number, high_water: volume.log.last(), live }
+            let unfinished = volume.log.unfinished().filter(|s| !volume.is_past(*s)).collect();
+            RosterEntry { volume: number, high_water: volume.log.last(), live, unfinished }
         };
         survey.volumes.iter().map(entry).collect()
     }
 
     /// Marks all that a snapshot references. False when it was forgotten, and perhaps removed, meanwhile.
     async fn snapshot(&mut self, project: &Project, snapshot: &SnapshotEntry) -> Result<bool> {
+        let made_in = snapshot.snapshot.generation;
+        if self.made_in.as_ref().is_none_or(|(newest, _)| *newest < made_in) {
+            let name = format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence);
+            self.made_in = Some((made_in, name));
+        }
         let Err(error) = self.walk(project, snapshot).await else { return Ok(true) };
         // Pages count as seen before they are read: another snapshot may need those that now were not.
         self.seen.clear();

@@ -6,11 +6,12 @@
 //! referenced; and only what it condemned and nobody references is deleted, under names that are never made again.
 //!
 //! One file is one step: `survey` (confirmed catalog and logs), `mark` (what is referenced), `unmarked` (what is
-//! not), `settle` (sessions under way), `round` (begin, seal, end), `remove` (deleting), `cleanup` (small objects
-//! that nobody needs). Time is the store's; waiting is handed in.
+//! not), `settle` (sessions under way), `round` (begin, seal, end), `others` (what another prune left), `remove`
+//! (deleting), `cleanup` (small objects that nobody needs). Time is the store's; waiting is handed in.
 
 mod cleanup;
 mod mark;
+mod others;
 mod remove;
 mod report;
 mod round;
@@ -27,11 +28,15 @@ use futures::future::BoxFuture;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::format::GC_ENTRIES_MAX;
+use crate::format::gc::DoneRecord;
 use crate::plan::lease::LEASE_DEFAULT;
 use crate::plan::marks::MARKS_MAX;
 use crate::progress::Progress;
 use crate::prune::mark::Marker;
+use crate::prune::round::{Begun, Start};
+use crate::prune::survey::Known;
 use crate::repo::Project;
+use crate::repo::rounds::Stage;
 
 pub use report::{Counted, PruneReport, Waiting};
 
@@ -91,6 +96,10 @@ struct Prune {
     progress: Arc<dyn Progress>,
     cancel: Cancel,
     marker: Marker,
+    /// What the last seal says, against which all is held.
+    known: Arc<Known>,
+    /// The round that this run ended last.
+    ended: Option<DoneRecord>,
     /// Whether the store's creates decide races; `None` until it was tried.
     create_if_absent: Option<bool>,
     report: PruneReport,
@@ -111,6 +120,8 @@ pub async fn run(
     let mut prune = Prune {
         project: project.clone(),
         marker: Marker::new(options.marks_max),
+        known: Arc::default(),
+        ended: None,
         create_if_absent: None,
         report: PruneReport {
             project: project.name().to_string(),
@@ -142,20 +153,30 @@ impl Prune {
         for _ in 0..ROUNDS_MAX {
             self.cancel.check()?;
             let rounds = self.project.rounds().await?;
-            let (began, more) = match rounds.done {
-                false => {
+            let newest = rounds.newest;
+            // Where its end could not be written, this run knows all the same that it is over.
+            let ended =
+                self.ended.as_ref().filter(|done| done.generation == newest).map(|done| done.last_seal);
+            let started = match (rounds.stage, ended) {
+                (Stage::Over { last_seal }, _) => self.begin(newest, last_seal, false).await?,
+                (_, Some(last_seal)) => self.begin(newest, last_seal, true).await?,
+                (Stage::Begun(begin), None) => {
                     self.report.rounds_joined += 1;
-                    (round::Begun::found(self.project.read_begin(rounds.newest).await?), true)
+                    Start::Begun(Begun::found(begin))
                 }
-                true => match self.begin(rounds.newest).await? {
-                    None => return Ok(()),
-                    Some(own) => {
-                        let more = own.more;
-                        (own, more)
-                    }
-                },
+                (Stage::Unreadable(why), None) => {
+                    self.end_without_begin(newest, &why).await?;
+                    continue;
+                }
             };
+            let began = match started {
+                Start::Nothing => return Ok(()),
+                Start::Taken => continue,
+                Start::Begun(began) => began,
+            };
+            let more = began.more;
             match self.finish(began).await? {
+                round::Outcome::Again => {}
                 round::Outcome::Done if more => {}
                 round::Outcome::Done | round::Outcome::Waiting => return Ok(()),
             }
@@ -167,7 +188,13 @@ impl Prune {
     /// Looks what a prune would do.
     async fn dry_run(&mut self) -> Result<()> {
         let rounds = self.project.rounds().await?;
-        self.report.round_open = !rounds.done;
+        self.report.round_open = !matches!(rounds.stage, Stage::Over { .. });
+        let last_seal = match rounds.stage {
+            Stage::Over { last_seal } => last_seal,
+            Stage::Begun(begin) => begin.last_seal,
+            Stage::Unreadable(_) => self.project.before(rounds.newest).await?.last_seal,
+        };
+        self.know(last_seal).await?;
         let found = self.candidates(rounds.newest).await?;
         self.report.estimate(found.entries.len(), self.marker.live.len());
         Ok(())

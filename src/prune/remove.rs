@@ -21,7 +21,7 @@ impl Prune {
         self.progress.phase("deleting", None);
         for part in &seal.deleted {
             let Some(entries) = self.project.read_table(round, part).await? else {
-                if self.project.is_done(round).await? {
+                if self.project.is_over(round).await? {
                     return Ok(false);
                 }
                 return Err(self.project.part_gone(round, part).await?);

@@ -1,23 +1,24 @@
 //! One round: begun, decided, sealed, carried out, over. Every step may be done by several prunes at once.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use crate::error::{Error, Result};
-use crate::format::gc::{BeginRecord, Condemned, RosterEntry, SealRecord, prefix};
+use crate::format::gc::{BeginRecord, Condemned, DoneRecord, RosterEntry, SealRecord, prefix};
 use crate::format::names::ContentName;
 use crate::format::table::TableEntry;
 use crate::plan::roster::{Lost, VolumeState, lost};
 use crate::prune::survey::{Survey, Surveyed, stopped};
-use crate::prune::unmarked::Found;
+use crate::prune::unmarked::Found as Loose;
 use crate::prune::{PROBE_PREFIX, Prune};
-use crate::units::{Generation, Sequence};
+use crate::repo::found::Found;
+use crate::units::{Generation, VolumeNumber};
 
 /// Probes that must fail before the store is taken for one that overwrites.
 const PROBES_MAX: usize = 3;
 
 /// A round that was begun.
 pub(super) struct Begun {
-    begin: BeginRecord,
+    pub(super) begin: BeginRecord,
     /// What it condemned by full name, where this run condemned it.
     entries: Option<Vec<TableEntry>>,
     /// There is more to delete than one round condemns, or somebody else began.
@@ -28,6 +29,8 @@ pub(super) struct Begun {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Done,
+    /// It is over, and what it should have deleted or said is left to the next.
+    Again,
     /// Sessions are under way, and waiting is not wanted.
     Waiting,
 }
@@ -38,38 +41,66 @@ impl Begun {
     }
 }
 
+/// What came of deciding what a round deletes.
+enum Decided {
+    /// The seal that stands, and the roster as it was found here.
+    Sealed(SealRecord, Vec<RosterEntry>),
+    /// Sessions are under way, and waiting is not wanted.
+    Waiting,
+    /// What stands in the seal's place does not open.
+    Never,
+}
+
+/// What a look for something to delete came to.
+pub(super) enum Start {
+    Nothing,
+    Begun(Begun),
+    /// Something that does not open took the round's number.
+    Taken,
+}
+
 impl Prune {
-    /// Begins the round after `newest` when there is something to delete. The round that results may be somebody else's.
-    pub(super) async fn begin(&mut self, newest: Generation) -> Result<Option<Begun>> {
+    /// Begins the round after `newest` when there is something to delete, or where `must` says so. The round that results may
+    /// be somebody else's.
+    pub(super) async fn begin(
+        &mut self,
+        newest: Generation,
+        last_seal: Generation,
+        must: bool,
+    ) -> Result<Start> {
+        self.know(last_seal).await?;
         let found = self.candidates(newest).await?;
-        if found.entries.is_empty() || self.was_refused(newest, &found).await? {
-            return Ok(None);
+        if !must && (found.entries.is_empty() || self.was_refused(&found).await?) {
+            return Ok(Start::Nothing);
         }
         self.creates_decide().await?;
         let generation = Generation(newest.0.saturating_add(1));
         let more = found.is_truncated();
         let condemned = Condemned::new(found.entries.iter().map(|e| prefix(&e.object.name.id)).collect());
         let condemned = self.project.put_condemned(generation, &condemned).await?;
-        let (begin, own) = self.project.begin_round(BeginRecord { generation, condemned }).await?;
+        let begin = BeginRecord { generation, last_seal, condemned };
+        let Some((begin, own)) = self.project.begin_round(begin).await? else { return Ok(Start::Taken) };
         if own {
             self.report.rounds_begun += 1;
-            return Ok(Some(Begun { begin, entries: Some(found.entries), more }));
+            return Ok(Start::Begun(Begun { begin, entries: Some(found.entries), more }));
         }
         self.report.rounds_joined += 1;
-        Ok(Some(Begun::found(begin)))
+        Ok(Start::Begun(Begun::found(begin)))
     }
 
-    /// Whether nothing is to be deleted but what the last round deletes and the store refused to: no round is needed to ask
+    /// Whether nothing is to be deleted but what the last seal deletes and the store refused to: no round is needed to ask
     /// again, as nobody may reference that ever after.
-    async fn was_refused(&mut self, newest: Generation, found: &Found) -> Result<bool> {
-        let Some(seal) = self.project.read_seal(newest).await?.filter(|_| !found.is_truncated()) else {
+    async fn was_refused(&mut self, found: &Loose) -> Result<bool> {
+        let last = self.known.last_seal;
+        if last == Generation(0) || found.is_truncated() {
             return Ok(false);
-        };
+        }
+        let Found::Opens(seal) = self.project.look_seal(last).await? else { return Ok(false) };
         let mut left: HashSet<&ContentName> = found.entries.iter().map(|e| &e.object.name).collect();
         for part in &seal.deleted {
             // One that another round of somebody else removed is as good as empty.
-            for refused in self.project.read_table(newest, part).await?.unwrap_or_default() {
-                if refused.object.name.generation < newest {
+            for refused in self.project.read_table(last, part).await?.unwrap_or_default() {
+                if refused.object.name.generation < last {
                     left.remove(&refused.object.name);
                 }
             }
@@ -85,41 +116,78 @@ impl Prune {
     /// Does what is left of a round.
     pub(super) async fn finish(&mut self, begun: Begun) -> Result<Outcome> {
         let round = begun.begin.generation;
-        if self.project.is_done(round).await? {
+        if self.project.is_over(round).await? {
             self.marker.forget();
             return Ok(Outcome::Done);
         }
-        let seal = match self.project.read_seal(round).await? {
-            Some(seal) => {
+        self.know(begun.begin.last_seal).await?;
+        self.creates_decide().await?;
+        let decided = match self.decide(&begun).await {
+            // Somebody else ended it meanwhile, and what it takes to decide may be gone.
+            Err(_) if self.project.is_over(round).await? => {
                 self.marker.forget();
-                seal
+                return Ok(Outcome::Done);
             }
-            None => {
-                self.creates_decide().await?;
-                let Some(survey) = self.settle(round).await? else {
-                    self.report.round_open = true;
-                    return Ok(Outcome::Waiting);
-                };
-                self.seal(&begun, &survey).await?
+            decided => decided?,
+        };
+        let (seal, roster) = match decided {
+            Decided::Sealed(seal, roster) => (seal, roster),
+            Decided::Waiting => {
+                self.report.round_open = true;
+                return Ok(Outcome::Waiting);
             }
+            Decided::Never => return self.end_without_seal(&begun.begin).await,
         };
         if self.remove(&seal).await? {
-            self.clean_up(&begun.begin, &seal).await?;
-            self.project.end_round(round).await?;
+            self.clean_up(&begun.begin, &seal, &roster).await?;
+            self.report.rounds_finished += 1;
+            return self.end(DoneRecord { generation: round, last_seal: round }).await;
         }
         self.report.rounds_finished += 1;
         Ok(Outcome::Done)
     }
 
-    /// Decides what the round deletes, and makes that public. What counts is whatever seal stands in the end.
-    async fn seal(&mut self, begun: &Begun, survey: &Survey) -> Result<SealRecord> {
+    /// Comes to a seal that may be carried out.
+    async fn decide(&mut self, begun: &Begun) -> Result<Decided> {
+        let round = begun.begin.generation;
+        if let Found::Absent = self.project.look_seal(round).await? {
+            let Some(survey) = self.settle(round).await? else { return Ok(Decided::Waiting) };
+            if let Some((seal, true)) = self.seal(begun, &survey).await? {
+                let roster = seal.roster.clone();
+                return Ok(Decided::Sealed(seal, roster));
+            }
+        }
+        let Found::Opens(seal) = self.project.look_seal(round).await? else { return Ok(Decided::Never) };
+        // Whoever made it: what is deleted is answered for here. What is looked at now is no older than the seal.
+        let Some(survey) = self.settle(round).await? else { return Ok(Decided::Waiting) };
+        let roster = self.judge(&begun.begin, &survey, &seal).await?;
+        Ok(Decided::Sealed(seal, roster))
+    }
+
+    /// Makes it public that a round is over. Where something that does not open stands there, the next round must say it.
+    pub(super) async fn end(&mut self, done: DoneRecord) -> Result<Outcome> {
+        let said = self.project.end_round(&done).await?;
+        if !said {
+            self.progress.warn(&format!(
+                "what stands in the place of the end of prune round {} does not open: another round is begun to say that it \
+                 is over",
+                done.generation
+            ));
+        }
+        self.ended = Some(done);
+        Ok(if said { Outcome::Done } else { Outcome::Again })
+    }
+
+    /// Decides what the round deletes, and makes that public. What counts is whatever seal stands in the end; whether it is
+    /// this one is told. `None` where nothing that opens ever will.
+    async fn seal(&mut self, begun: &Begun, survey: &Survey) -> Result<Option<(SealRecord, bool)>> {
         let generation = begun.begin.generation;
         let mut deleted = Vec::new();
         let condemned = match begun.entries {
             Some(_) => Condemned::default(),
             None => self.project.condemned_by(&begun.begin).await?,
         };
-        self.first_pass(Generation(generation.0.saturating_sub(1))).await?;
+        self.marker.first_pass(&self.known);
         loop {
             self.progress.phase("manifests", None);
             self.marker.cover(&self.project, survey, &self.cancel).await?;
@@ -140,55 +208,34 @@ impl Prune {
             }
         }
         let roster = self.marker.roster(survey);
-        self.check_roster(generation, survey, &roster).await?;
+        self.check_roster(survey, &roster).await?;
         self.report.snapshots = Some(roster.iter().map(|entry| entry.live.len() as u64).sum());
         let deleted = self.project.put_table(generation, &deleted).await?;
         let live_index = self.project.put_table(generation, &self.marker.live).await?;
         self.cancel.check()?;
-        let seal = SealRecord { generation, roster, live_index, deleted };
-        let (seal, own) = self.project.seal_round(seal).await?;
-        match own {
-            true => self.marker.decided(generation),
-            // Something that is marked here may be deleted by it.
-            false => self.marker.forget(),
+        let sealed = self.project.seal_round(SealRecord { generation, roster, live_index, deleted }).await?;
+        if let Some((_, true)) = sealed {
+            self.marker.decided(generation);
         }
-        Ok(seal)
-    }
-
-    /// Begins to mark, when `last` is the newest round that is over.
-    pub(super) async fn first_pass(&mut self, last: Generation) -> Result<()> {
-        let seal = match last {
-            Generation(0) => None,
-            last => self.project.read_seal(last).await?,
-        };
-        self.marker.first_pass(last, seal.as_ref().map_or(&[], |seal| &seal.roster));
-        Ok(())
+        Ok(sealed)
     }
 
     /// Everything that the last seal knew must be there still, or be forgotten.
-    async fn check_roster(&self, round: Generation, survey: &Survey, now: &[RosterEntry]) -> Result<()> {
-        let Some(last) = round.0.checked_sub(1).filter(|g| *g > 0).map(Generation) else { return Ok(()) };
-        let Some(seal) = self.project.read_seal(last).await? else {
-            return Err(stopped(format!("round {last} is over, and its seal is gone")));
-        };
-        let states: Vec<VolumeState> =
-            survey.volumes.iter().zip(now).map(|(volume, now)| state(volume, now)).collect();
-        for lost in lost(&seal.roster, &states) {
-            let what = match lost {
-                Lost::Volume(volume) => format!("volume {volume} was in the catalog and is not any more"),
-                Lost::Log { volume, last, high_water } => {
-                    format!("the log of volume {volume} ends at {last}, and ended at {high_water} before")
-                }
-                // A listing may not show yet that it was forgotten.
-                Lost::Snapshot(volume, sequence) if self.project.is_forgotten(volume, sequence).await? => {
-                    continue;
-                }
-                Lost::Snapshot(volume, sequence) => {
-                    let name = self.project.end_name(volume, sequence);
-                    format!("{name} was a live snapshot, is none now, and was not forgotten")
-                }
-            };
-            return Err(stopped(what));
+    pub(super) async fn check_roster(&self, survey: &Survey, now: &[RosterEntry]) -> Result<()> {
+        let states: BTreeMap<VolumeNumber, VolumeState> = survey
+            .volumes
+            .iter()
+            .zip(now)
+            .map(|(volume, now)| (volume.record.number, state(volume, now)))
+            .collect();
+        for lost in lost(self.known.roster(), &states) {
+            // A listing may not show yet that it was forgotten.
+            if let Lost::Snapshot(volume, sequence) = lost
+                && self.project.is_forgotten(volume, sequence).await?
+            {
+                continue;
+            }
+            return Err(stopped(lost.to_string()));
         }
         Ok(())
     }
@@ -237,6 +284,9 @@ impl Prune {
 
 fn state(volume: &Surveyed, now: &RosterEntry) -> VolumeState {
     let forgotten = volume.log.entries.iter().filter(|(_, e)| e.forgotten).map(|(s, _)| *s);
-    let live: BTreeSet<Sequence> = now.live.iter().copied().collect();
-    VolumeState { last: volume.log.last(), live, forgotten: forgotten.collect() }
+    VolumeState {
+        last: volume.log.last(),
+        live: now.live.iter().copied().collect(),
+        forgotten: forgotten.collect(),
+    }
 }

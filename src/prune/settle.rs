@@ -1,15 +1,16 @@
 //! Sessions of older generations: every one must be over before a round may decide what is referenced.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::format::ObjectName;
-use crate::format::record::{OpenRecord, VolumeRecord};
+use crate::format::record::{EndRecord, OpenRecord, VolumeRecord};
 use crate::plan::lease::Signs;
-use crate::prune::survey::Survey;
+use crate::prune::survey::{Survey, stopped};
 use crate::prune::{PROBE_PREFIX, Prune, Waiting};
-use crate::repo::project::missing;
-use crate::units::{Generation, Sequence};
+use crate::repo::found::Found;
+use crate::repo::row;
+use crate::units::{Generation, Sequence, SnapshotId};
 
 /// The first wait, and the longest: each is twice the one before.
 const WAIT_FIRST: Duration = Duration::from_secs(5);
@@ -19,19 +20,26 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 struct Pending {
     volume: VolumeRecord,
     sequence: Sequence,
-    open: OpenRecord,
+    /// `None` where it does not open: it may be of any generation, so it is waited for as for the oldest.
+    open: Option<OpenRecord>,
     signs: Signs,
+    /// Signs of life that a listing showed, and that were not looked at yet.
+    listed: BTreeMap<u32, u64>,
     /// Its last sign of life; 0 for none after the registration.
     alive: u32,
 }
 
 impl Pending {
+    fn snapshot_id(&self) -> Option<SnapshotId> {
+        self.open.as_ref().map(|open| open.snapshot_id)
+    }
+
     fn waiting(&self) -> Waiting {
         Waiting {
             volume: self.volume.name.clone(),
             sequence: self.sequence.0,
-            host: self.open.host.clone(),
-            process: self.open.process,
+            host: self.open.as_ref().map_or("nobody knows where", |open| &open.host).to_owned(),
+            process: self.open.as_ref().map_or(0, |open| open.process),
             last_sign_unix_ms: self.signs.last_unix_ms(),
         }
     }
@@ -58,11 +66,10 @@ impl Prune {
     async fn pending(&self, survey: &Survey, round: Generation) -> Result<Vec<Pending>> {
         let mut pending = Vec::new();
         for volume in &survey.volumes {
-            for sequence in volume.log.unfinished() {
-                let name = ObjectName::Open(self.project.name().clone(), volume.record.number, sequence);
-                let open: OpenRecord =
-                    self.project.read_record(&name).await?.ok_or_else(|| missing(&name))?;
-                if open.generation >= round {
+            for sequence in volume.log.unfinished().filter(|s| !volume.is_past(*s)) {
+                let name = self.project.open_name(volume.record.number, sequence);
+                let open = self.project.look::<OpenRecord>(&name).await?.opened();
+                if open.as_ref().is_some_and(|open| open.generation >= round) {
                     continue;
                 }
                 let entry = volume.log.entries.get(&sequence).copied().unwrap_or_default();
@@ -72,9 +79,10 @@ impl Prune {
                     open,
                     signs: Signs {
                         opened_unix_ms: entry.opened_unix_ms.unwrap_or(u64::MAX),
-                        alive_unix_ms: entry.alive_unix_ms,
+                        alive_unix_ms: None,
                     },
-                    alive: entry.alive,
+                    listed: volume.log.signs.get(&sequence).cloned().unwrap_or_default(),
+                    alive: 0,
                 });
             }
         }
@@ -118,7 +126,8 @@ impl Prune {
             }
             // A process of this machine that is dead commits no more: nobody need wait for its lease. Not where a create may
             // overwrite an outcome that is just landing.
-            if let Some(reason) = now_unix_ms.and_then(|_| self.project.is_dead(&session.open)) {
+            let open = session.open.as_ref().filter(|_| now_unix_ms.is_some());
+            if let Some(reason) = open.and_then(|open| self.project.is_dead(open)) {
                 self.abort(&session, reason).await?;
                 continue;
             }
@@ -134,32 +143,60 @@ impl Prune {
         Ok(rest)
     }
 
+    /// Whether it has an outcome that opens. What stands there and does not may be a snapshot that cannot be read.
     async fn is_over(&self, session: &Pending) -> Result<bool> {
         let (number, sequence) = (session.volume.number, session.sequence);
-        let end = ObjectName::End(self.project.name().clone(), number, sequence).to_string();
-        let ended = self.project.repository().store.head(&end).await?.is_some();
-        Ok(ended || self.project.is_forgotten(number, sequence).await?)
+        let end = self.project.end_name(number, sequence);
+        match self.project.look::<EndRecord>(&end).await? {
+            Found::Opens(_) => Ok(true),
+            Found::Foreign(why) => Err(stopped(format!("{end} does not open: {why}"))),
+            Found::Absent => self.project.is_forgotten(number, sequence).await,
+        }
     }
 
-    /// Asks for signs of life that no listing showed. They are numbered, so none can hide behind a gap for long.
+    /// Looks for its last sign of life: among those that a listing showed, and for those after. They are numbered, so none
+    /// can hide behind a gap for long.
     async fn look_for_signs(&self, session: &mut Pending) -> Result<()> {
-        loop {
-            let next = session.alive.saturating_add(1);
-            let (number, sequence) = (session.volume.number, session.sequence);
-            let name = ObjectName::Alive(self.project.name().clone(), number, sequence, next);
-            let Some(info) = self.project.repository().store.head(&name.to_string()).await? else {
-                return Ok(());
-            };
-            session.alive = next;
-            session.signs.alive_unix_ms = session.signs.alive_unix_ms.max(Some(info.modified_unix_ms));
+        for _ in 0..row::FOREIGN_MAX {
+            let Some((k, at_unix_ms)) = session.listed.pop_last() else { break };
+            if k > session.alive && self.is_sign(session, k).await? == Found::Opens(()) {
+                session.alive = k;
+                session.signs.alive_unix_ms = session.signs.alive_unix_ms.max(Some(at_unix_ms));
+                session.listed.clear();
+            }
         }
+        let mut foreign = 0;
+        let mut number = session.alive;
+        while let Some(next) = row::follows(number).filter(|_| foreign <= row::FOREIGN_MAX) {
+            number = next;
+            match self.is_sign(session, next).await? {
+                Found::Absent => break,
+                Found::Foreign(_) => foreign += 1,
+                Found::Opens(()) => {
+                    let name = self.project.alive_name(session.volume.number, session.sequence, next);
+                    let info = self.project.repository().store.head(&name.to_string()).await?;
+                    session.alive = next;
+                    let at_unix_ms = info.map(|info| info.modified_unix_ms);
+                    session.signs.alive_unix_ms = session.signs.alive_unix_ms.max(at_unix_ms);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a sign of life opens, and is of this session.
+    async fn is_sign(&self, session: &Pending, k: u32) -> Result<Found<()>> {
+        let (volume, sequence) = (session.volume.number, session.sequence);
+        let found = self.project.look_sign(volume, sequence, k, session.snapshot_id()).await?;
+        Ok(found.map(|_| ()))
     }
 
     /// Creates the outcome of a session that is over. If it was faster itself, so be it.
     async fn abort(&mut self, session: &Pending, reason: String) -> Result<()> {
         let why = format!("{reason}, and a prune waited for it");
         let (volume, sequence) = (session.volume.number, session.sequence);
-        if self.project.end_as_aborted(volume, sequence, &session.open, why).await? {
+        let snapshot_id = session.snapshot_id().unwrap_or(SnapshotId([0; 16]));
+        if self.project.end_as_aborted(volume, sequence, snapshot_id, why).await? {
             let told = session.waiting();
             self.progress.warn(&format!(
                 "backup {} of {}, begun by process {} on {}, was ended as aborted: {reason}",

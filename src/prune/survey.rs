@@ -1,11 +1,18 @@
 //! The catalog and all logs, confirmed: which sequences there are, and that nothing is missing among them.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, Result};
+use crate::format::ObjectName;
+use crate::format::gc::RosterEntry;
 use crate::format::record::VolumeRecord;
 use crate::prune::Prune;
-use crate::repo::log::VolumeLog;
+use crate::repo::found::Found;
+use crate::repo::log::{LogEntry, Proof, VolumeLog};
+use crate::units::{Generation, Sequence, VolumeNumber};
 
 /// Logs read at once.
 const LOGS_INFLIGHT_MAX: usize = 8;
@@ -19,32 +26,107 @@ pub(super) struct Survey {
 pub(super) struct Surveyed {
     pub(super) record: VolumeRecord,
     pub(super) log: VolumeLog,
+    /// What the last seal says of it.
+    pub(super) known: Option<RosterEntry>,
+}
+
+impl Surveyed {
+    /// Whether a sequence was over when the last seal was made, and so is, whatever stands under its names now.
+    pub(super) fn is_past(&self, sequence: Sequence) -> bool {
+        self.known.as_ref().is_some_and(|known| known.is_past(sequence))
+    }
+}
+
+/// The roster of the newest seal.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// 0 for none.
+    pub(super) last_seal: Generation,
+    roster: Vec<RosterEntry>,
+}
+
+impl Known {
+    pub(super) fn roster(&self) -> &[RosterEntry] {
+        &self.roster
+    }
 }
 
 impl Prune {
+    /// Reads the roster of a seal.
+    pub(super) async fn know(&mut self, last_seal: Generation) -> Result<()> {
+        if self.known.last_seal == last_seal {
+            return Ok(());
+        }
+        let roster = match last_seal {
+            Generation(0) => Vec::new(),
+            last_seal => match self.project.look_seal(last_seal).await? {
+                Found::Opens(seal) => seal.roster,
+                Found::Absent => {
+                    return Err(stopped(format!("round {last_seal} was sealed, and its seal is gone")));
+                }
+                Found::Foreign(why) => {
+                    let name = ObjectName::GcSeal(self.project.name().clone(), last_seal);
+                    return Err(stopped(format!("{name} does not open: {why}")));
+                }
+            },
+        };
+        self.known = Arc::new(Known { last_seal, roster });
+        Ok(())
+    }
+
     /// Reads the catalog and all logs, confirmed by requests that must find nothing.
     pub(super) async fn survey(&mut self) -> Result<Survey> {
         self.cancel.check()?;
         self.progress.phase("logs", None);
         let catalog = self.project.confirmed_catalog().await?;
-        let project = &self.project;
-        let volumes: Vec<Surveyed> = stream::iter(catalog.entries().to_vec())
-            .map(|record| async move {
-                let log = project.confirmed_log(record.number).await?;
-                match log.gaps().first() {
-                    None => Ok(Surveyed { record, log }),
-                    Some(gap) => Err(stopped(format!(
-                        "sequence {gap} of volume {} is missing, though its log goes on to {}",
-                        record.name,
-                        log.last()
-                    ))),
-                }
-            })
+        for (number, why) in catalog.foreign() {
+            // What was planted has no log; what has one is a volume, and its snapshots count.
+            if self.project.may_be_volume(*number).await? {
+                return Err(stopped(format!("catalog entry {number} does not open, and has a log: {why}")));
+            }
+        }
+        let mut known: BTreeMap<VolumeNumber, RosterEntry> =
+            self.known.roster().iter().map(|entry| (entry.volume, entry.clone())).collect();
+        let this = &*self;
+        let volumes: Vec<_> =
+            catalog.entries().iter().map(|r| (r.clone(), known.remove(&r.number))).collect();
+        let volumes: Vec<Surveyed> = stream::iter(volumes)
+            .map(|(record, known)| this.volume(record, known))
             .buffered(LOGS_INFLIGHT_MAX)
             .try_collect()
             .await?;
         self.report.volumes = volumes.len() as u64;
         Ok(Survey { volumes })
+    }
+
+    async fn volume(&self, record: VolumeRecord, known: Option<RosterEntry>) -> Result<Surveyed> {
+        let log = self.project.log(record.number).await?;
+        let log = self.project.confirm_log(record.number, log, Proof::Settled(known.as_ref())).await?;
+        let volume = Surveyed { record, log, known };
+        let (name, number) = (&volume.record.name, volume.record.number);
+        for gap in volume.log.gaps().into_iter().filter(|gap| !volume.is_past(*gap)) {
+            // One that was ended as aborted is over, whatever became of its registration.
+            let ended = volume.log.entries.get(&gap).filter(|entry| entry.ended_unix_ms.is_some());
+            // No outcome is taken from the cache: what is kept rests on them.
+            let ended = ended.map(|entry| LogEntry { end_stamp: None, ..*entry });
+            if let Some(entry) = ended
+                && self.project.outcome(&volume.record, gap, &entry).await.is_ok_and(|found| found.is_none())
+            {
+                continue;
+            }
+            let open = self.project.open_name(number, gap);
+            let last = volume.log.last();
+            return Err(stopped(format!(
+                "sequence {gap} of volume {name} is missing, though its log goes on to {last}: {open}"
+            )));
+        }
+        if let Some((sequence, why)) = volume.log.unproven.first_key_value() {
+            let forget = self.project.forget_name(number, *sequence);
+            return Err(stopped(format!(
+                "{forget} does not open, and may or may not forget {name}@{sequence}: {why}"
+            )));
+        }
+        Ok(volume)
     }
 }
 
@@ -52,6 +134,7 @@ impl Prune {
 pub(super) fn stopped(what: String) -> Error {
     Error::corrupt(format!("nothing is deleted: {what}")).help(
         "run `cuttle verify` to see what is hurt; bring it back from the bucket's older versions, or forget the \
-         snapshots that need it, then prune again",
+         snapshots that need it, then prune again. What does not open and nobody misses is put aside by \
+         `cuttle verify --quarantine NAME`",
     )
 }

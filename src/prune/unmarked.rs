@@ -13,6 +13,7 @@ use crate::format::table::TableEntry;
 use crate::plan::marks::Marks;
 use crate::prune::Prune;
 use crate::prune::report::Counted;
+use crate::prune::survey::stopped;
 use crate::repo::{Listed, Project};
 use crate::units::Generation;
 
@@ -53,7 +54,7 @@ impl Prune {
         let survey = self.survey().await?;
         let below = Generation(newest.0.saturating_add(1));
         let mut all = Found::default();
-        self.first_pass(newest).await?;
+        self.marker.first_pass(&self.known);
         loop {
             self.progress.phase("manifests", None);
             self.marker.cover(&self.project, &survey, &self.cancel).await?;
@@ -66,6 +67,14 @@ impl Prune {
             if !self.marker.next_pass() {
                 break;
             }
+        }
+        if let Some((made_in, snapshot)) = self.marker.made_in.as_ref().filter(|(g, _)| *g > newest)
+            // Another prune may have begun a round since.
+            && self.project.rounds().await?.newest < *made_in
+        {
+            return Err(stopped(format!(
+                "{snapshot} was made in generation {made_in}, and rounds end at {newest}: some are gone"
+            )));
         }
         let live = self.marker.roster(&survey).iter().map(|entry| entry.live.len() as u64).sum();
         self.report.snapshots = Some(live);

@@ -60,6 +60,11 @@ impl Cache {
         }
     }
 
+    /// Whether there is a copy of anything under the name, from whatever store: a hint for people.
+    pub(crate) fn has(&self, name: &ObjectName) -> bool {
+        self.page_path(name).or_else(|| self.record_path(name)).is_some_and(|path| path.exists())
+    }
+
     pub fn remove(&self, name: &ObjectName) {
         if let Some(path) = self.page_path(name).or_else(|| self.record_path(name)) {
             let _ = fs::remove_file(path);

@@ -1,17 +1,19 @@
 //! The volumes of a project: numbered entries without gaps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::ObjectName;
 use crate::format::names::volumes_prefix;
 use crate::format::record::VolumeRecord;
 use crate::repo::Project;
+use crate::repo::found::Found;
 use crate::repo::project::missing;
+use crate::repo::row;
 use crate::store::{Created, Stamp};
-use crate::units::{VolumeName, VolumeNumber};
+use crate::units::{Sequence, VolumeName, VolumeNumber};
 use crate::volume::Identity;
 
 /// Catalog entries read at once.
@@ -21,6 +23,12 @@ const ENTRIES_INFLIGHT_MAX: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     entries: Vec<VolumeRecord>,
+    /// Numbers of the row whose entries are missing or do not open, and why.
+    foreign: BTreeMap<VolumeNumber, String>,
+    /// Those of them that are missing.
+    missing: BTreeSet<VolumeNumber>,
+    /// Numbers that no row leads to, and whose entries do not open.
+    strays: BTreeSet<VolumeNumber>,
 }
 
 impl Catalog {
@@ -33,7 +41,38 @@ impl Catalog {
     }
 
     pub fn by_number(&self, number: VolumeNumber) -> Option<&VolumeRecord> {
-        self.entries.get((number.0 as usize).checked_sub(1)?)
+        let at = self.entries.binary_search_by_key(&number, |v| v.number).ok()?;
+        self.entries.get(at)
+    }
+
+    pub(crate) fn foreign(&self) -> &BTreeMap<VolumeNumber, String> {
+        &self.foreign
+    }
+
+    pub(crate) fn missing(&self) -> &BTreeSet<VolumeNumber> {
+        &self.missing
+    }
+
+    pub(crate) fn strays(&self) -> &BTreeSet<VolumeNumber> {
+        &self.strays
+    }
+
+    /// The last number of the row.
+    pub(crate) fn last(&self) -> VolumeNumber {
+        let entry = self.entries.last().map(|v| v.number);
+        let foreign = self.foreign.last_key_value().map(|(number, _)| *number);
+        entry.max(foreign).unwrap_or(VolumeNumber(0))
+    }
+
+    fn add(&mut self, number: VolumeNumber, entry: Found<VolumeRecord>) {
+        match entry {
+            Found::Opens(record) => self.entries.push(record),
+            Found::Foreign(why) => drop(self.foreign.insert(number, why)),
+            Found::Absent => {
+                self.foreign.insert(number, "it is missing".to_owned());
+                self.missing.insert(number);
+            }
+        }
     }
 }
 
@@ -42,52 +81,101 @@ impl Project {
     /// creating the next entry, or [`Project::confirmed_catalog`].
     pub(crate) async fn catalog(&self) -> Result<Catalog> {
         let expected = self.repository().memory.catalog_end(self.name());
+        let catalog = self.listed_catalog(expected).await?;
+        self.recall_catalog(expected, &catalog)?;
+        Ok(catalog)
+    }
+
+    /// As a listing shows it, whatever this client saw before; `expected` is where it ended then.
+    async fn listed_catalog(&self, expected: u32) -> Result<Catalog> {
         let mut stamps = BTreeMap::new();
         for info in self.repository().store.list(&volumes_prefix(self.name()), None).await? {
             if let Some(ObjectName::Volume(_, n)) = ObjectName::parse(&info.key) {
                 stamps.insert(n.0, info.stamp);
             }
         }
-        let mut catalog = self.catalog_of(&stamps).await?;
-        // A listing may be short; the objects themselves tell.
-        while (catalog.entries.len() as u32) < expected {
-            let Some(entry) = self.next_entry(&catalog).await? else { break };
-            catalog.entries.push(entry);
-        }
-        self.recall_catalog(expected, &catalog)?;
-        Ok(catalog)
-    }
-
-    /// Reads the catalog and confirms by a GET that nothing follows it.
-    pub async fn confirmed_catalog(&self) -> Result<Catalog> {
-        let mut catalog = self.catalog().await?;
-        let listed = catalog.entries.len();
-        while let Some(entry) = self.next_entry(&catalog).await? {
-            catalog.entries.push(entry);
-        }
-        self.repository().memory.saw_volumes(self.name(), &catalog.entries[listed..])?;
-        Ok(catalog)
-    }
-
-    /// The entry that follows, if there is one.
-    async fn next_entry(&self, catalog: &Catalog) -> Result<Option<VolumeRecord>> {
-        let next = VolumeNumber(catalog.entries.len() as u32 + 1);
-        let name = ObjectName::Volume(self.name().clone(), next);
-        self.read_record::<VolumeRecord>(&name).await?.map(|record| checked(record, next)).transpose()
-    }
-
-    /// All entries up to the highest that was listed.
-    async fn catalog_of(&self, stamps: &BTreeMap<u32, Stamp>) -> Result<Catalog> {
-        let highest = stamps.last_key_value().map_or(0, |(n, _)| *n);
-        let entries = stream::iter(1..=highest)
+        let listed: BTreeSet<u32> = stamps.keys().copied().collect();
+        let opens = |n| async move { Ok(self.look_volume(VolumeNumber(n)).await?.opens()) };
+        // A listing may be short; what was seen is asked for by name.
+        let last = row::end(&listed, expected, opens).await?;
+        let strays = listed.range(last..).filter(|n| **n > last).copied().map(VolumeNumber).collect();
+        let mut catalog = Catalog { strays, ..Catalog::default() };
+        let stamps = &stamps;
+        let entries: Vec<_> = stream::iter((1..=last).map(VolumeNumber))
             .map(|n| async move {
-                let name = ObjectName::Volume(self.name().clone(), VolumeNumber(n));
-                checked(self.read_listed_record(&name, stamps.get(&n).copied()).await?, VolumeNumber(n))
+                let stamp = stamps.get(&n.0).copied();
+                Ok::<_, Error>((n, self.known_volume(n, stamp).await?))
             })
             .buffered(ENTRIES_INFLIGHT_MAX)
             .try_collect()
             .await?;
-        Ok(Catalog { entries })
+        entries.into_iter().for_each(|(number, entry)| catalog.add(number, entry));
+        Ok(catalog)
+    }
+
+    /// Reads the catalog and confirms by a GET that nothing follows it. What does not open is left out, and told of.
+    pub async fn confirmed_catalog(&self) -> Result<Catalog> {
+        let catalog = self.catalog().await?;
+        let catalog = self.confirm_catalog(catalog).await?;
+        self.repository().memory.saw_volumes(self.name(), catalog.entries())?;
+        Ok(catalog)
+    }
+
+    /// As [`confirmed_catalog`](Self::confirmed_catalog), whatever this client saw before: for who tells of all that is hurt.
+    pub(crate) async fn found_catalog(&self) -> Result<Catalog> {
+        let expected = self.repository().memory.catalog_end(self.name());
+        let catalog = self.listed_catalog(expected).await?;
+        self.confirm_catalog(catalog).await
+    }
+
+    async fn confirm_catalog(&self, mut catalog: Catalog) -> Result<Catalog> {
+        let mut foreign = 0;
+        while let Some(next) = row::follows(catalog.last().0).map(VolumeNumber) {
+            match self.look_volume(next).await? {
+                Found::Absent => break,
+                found => {
+                    foreign += u32::from(!found.opens());
+                    catalog.add(next, found);
+                }
+            }
+            if foreign > row::FOREIGN_MAX {
+                return Err(row::endless(self.volume_name(next)));
+            }
+        }
+        Ok(catalog)
+    }
+
+    /// Whether a number of the catalog whose entry does not open may be a volume all the same: it has a log.
+    pub(crate) async fn may_be_volume(&self, number: VolumeNumber) -> Result<bool> {
+        let log = self.log(number).await?;
+        if log.last() > Sequence(0) {
+            return Ok(true);
+        }
+        Ok(self.probe(number, Sequence(1), false).await?.is_some())
+    }
+
+    fn volume_name(&self, number: VolumeNumber) -> ObjectName {
+        ObjectName::Volume(self.name().clone(), number)
+    }
+
+    async fn look_volume(&self, number: VolumeNumber) -> Result<Found<VolumeRecord>> {
+        let of = |record: &VolumeRecord| check(record, number).map_err(|e| e.to_string());
+        self.look_bound(&self.volume_name(number), of).await
+    }
+
+    /// An entry that a listing shows, or the row leads to.
+    async fn known_volume(&self, number: VolumeNumber, stamp: Option<Stamp>) -> Result<Found<VolumeRecord>> {
+        let Some(stamp) = stamp else { return self.look_volume(number).await };
+        let name = self.volume_name(number);
+        let read = self.read_listed_record(&name, Some(stamp)).await;
+        match read.and_then(|record: VolumeRecord| check(&record, number).map(|()| record)) {
+            Ok(record) => Ok(Found::Opens(record)),
+            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+                self.repository().foreign.tell(&name, &e.to_string());
+                Ok(Found::Foreign(e.to_string()))
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// The entry of a volume; made when there is none.
@@ -97,40 +185,53 @@ impl Project {
             if let Some(found) = catalog.by_name(name) {
                 return Ok(found.clone());
             }
-            let number = catalog
-                .entries
-                .len()
-                .checked_add(1)
-                .and_then(|n| u32::try_from(n).ok())
+            let number = row::follows(catalog.last().0)
                 .map(VolumeNumber)
                 .ok_or_else(|| Error::unsupported("the catalog is full"))?;
+            if catalog.foreign.len() > row::FOREIGN_MAX as usize {
+                return Err(row::endless(self.volume_name(number)));
+            }
+            self.refuse_doubt(&catalog, name).await?;
             let record = VolumeRecord {
                 number,
                 name: name.to_string(),
                 identity: identity.clone(),
                 created_unix_ms: self.repository().environment.clock.now_unix_ms(),
             };
-            let object_name = ObjectName::Volume(self.name().clone(), number);
+            let object_name = self.volume_name(number);
             match self.create_record(&object_name, &record).await? {
                 Created::New => {
                     self.repository().memory.saw_volumes(self.name(), std::slice::from_ref(&record))?;
                     return Ok(record);
                 }
                 // Somebody else took the number, perhaps for the same volume.
-                Created::Exists { .. } => {
-                    let other: VolumeRecord =
-                        self.read_record(&object_name).await?.ok_or_else(|| missing(&object_name))?;
-                    catalog.entries.push(checked(other, number)?);
-                }
+                Created::Exists { .. } => match self.look_volume(number).await? {
+                    Found::Absent => return Err(missing(&object_name)),
+                    found => catalog.add(number, found),
+                },
             }
         }
     }
+
+    /// A new entry is made only where none that does not open can be the volume's own.
+    async fn refuse_doubt(&self, catalog: &Catalog, name: &VolumeName) -> Result<()> {
+        for (number, why) in catalog.foreign() {
+            if self.may_be_volume(*number).await? {
+                return Err(Error::corrupt(format!(
+                    "{}, which may be volume {name}, does not open, and has a log: {why}",
+                    self.volume_name(*number)
+                ))
+                .help("bring the object back from a copy or a bucket version; see `cuttle verify`"));
+            }
+        }
+        Ok(())
+    }
 }
 
-fn checked(record: VolumeRecord, number: VolumeNumber) -> Result<VolumeRecord> {
+fn check(record: &VolumeRecord, number: VolumeNumber) -> Result<()> {
     record.volume_name()?;
     if record.number == number {
-        Ok(record)
+        Ok(())
     } else {
         Err(Error::corrupt(format!("catalog entry {number} says it is number {}", record.number)))
     }

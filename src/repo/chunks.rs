@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::codec::{self, Base, Sealed};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::envelope::{DeltaBase, Header, damaged};
 use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, Page, PageRef};
@@ -40,23 +40,28 @@ impl Project {
 
     /// Uploads a chunk or page of the session's generation, or finds that it is there.
     ///
-    /// What stands under a full object's name already is used if its header is sane; a damaged object is left for `verify`
-    /// to report and the content goes under a variant of the name. A variant that is taken, delta or not, is another's.
-    pub(crate) async fn put_content(&self, sealed: Sealed) -> Result<Uploaded> {
+    /// What stands under a full object's name already is used once it was opened: anybody who may create can have put it
+    /// there. What does not open is left for `verify` to report, and the content goes under a variant of the name. A variant
+    /// that is taken, delta or not, is another's. Where a listing shows the name, it is looked at before anything is sent.
+    pub(crate) async fn put_content(&self, sealed: Sealed, is_listed: bool) -> Result<Uploaded> {
         let mut sealed = sealed;
+        if is_listed && let Some(object) = self.found(&sealed).await? {
+            return Ok(Uploaded { object, new: false });
+        }
         for _ in 0..CLOSURE_LEN_MAX {
-            let (ObjectName::Chunk(_, name) | ObjectName::Page(_, name)) = *sealed.name() else {
-                return Err(Error::internal(format!("{} is neither chunk nor page", sealed.name())));
-            };
+            let name = content_name(&sealed)?;
             match self.create_sealed(&sealed).await? {
                 Created::New => {
                     let object = ObjectRef { name, sealed_len_bytes: sealed.len_bytes() };
                     return Ok(Uploaded { object, new: true });
                 }
-                Created::Exists { head, size_bytes } if name.variant == 0 => {
-                    if let Some(object) = usable(name, &sealed, &head, size_bytes) {
+                Created::Exists { head, size_bytes } if is_like(&sealed, &head, size_bytes) => {
+                    if let Some(object) = self.found(&sealed).await? {
                         return Ok(Uploaded { object, new: false });
                     }
+                    tracing::warn!(name = %sealed.name(), "what stands there does not open; writing a variant");
+                }
+                Created::Exists { .. } if name.variant == 0 => {
                     tracing::warn!(name = %sealed.name(), "a damaged object stands in the way; writing a variant");
                 }
                 Created::Exists { .. } => {}
@@ -64,6 +69,40 @@ impl Project {
             sealed = self.rename_to_variant(sealed).await?;
         }
         Err(Error::unavailable(format!("no free variant of {}", sealed.name())).help("run `cuttle verify`"))
+    }
+
+    /// What stands under the name of a full object, if it opens and holds the same content.
+    async fn found(&self, sealed: &Sealed) -> Result<Option<ObjectRef>> {
+        let name = content_name(sealed)?;
+        let max = match sealed.name().object_type() {
+            ObjectType::Chunk => chunk_object_len_bytes_max(self.chunk_size_bytes()),
+            other => other.object_len_bytes_max() as u64,
+        };
+        let bytes = match self.repository().store.get(&sealed.name().to_string(), max).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            // Larger than any such object.
+            Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        if name.variant != 0 || !is_like(sealed, &bytes, bytes.len() as u64) {
+            return Ok(None);
+        }
+        let sealed_len_bytes = bytes.len() as u32;
+        let (project, object_name) = (self.clone(), sealed.name().clone());
+        cpu::run(move || {
+            let (mut plain, is_chunk) = (Vec::new(), object_name.object_type() == ObjectType::Chunk);
+            let plain_max = match is_chunk {
+                true => project.chunk_size_bytes() as usize,
+                false => ObjectType::Page.plain_len_bytes_max(),
+            };
+            if codec::open(project.place(&object_name), &bytes, None, plain_max, &mut plain).is_err() {
+                return Ok(None);
+            }
+            let id = if is_chunk { project.identify(&plain) } else { project.identify_page(&plain) };
+            Ok((id == name.id).then_some(ObjectRef { name, sealed_len_bytes }))
+        })
+        .await
     }
 
     async fn rename_to_variant(&self, sealed: Sealed) -> Result<Sealed> {
@@ -239,15 +278,25 @@ fn check_len(name: &ObjectName, found: usize, object: &ObjectRef) -> Result<()> 
         .help("run `cuttle verify` to see what is hurt"))
 }
 
-/// What another session put under the same name, if it looks whole.
-fn usable(name: ContentName, ours: &Sealed, head: &Bytes, size_bytes: u64) -> Option<ObjectRef> {
-    let theirs = Header::decode(head, size_bytes).ok()?;
-    let mine = Header::decode(ours.bytes(), ours.bytes().len() as u64).ok()?;
-    let same = theirs.object_type == mine.object_type
+fn content_name(sealed: &Sealed) -> Result<ContentName> {
+    match *sealed.name() {
+        ObjectName::Chunk(_, name) | ObjectName::Page(_, name) => Ok(name),
+        _ => Err(Error::internal(format!("{} is neither chunk nor page", sealed.name()))),
+    }
+}
+
+/// Whether what another session put under the same full name looks whole.
+fn is_like(ours: &Sealed, head: &[u8], size_bytes: u64) -> bool {
+    let (Ok(theirs), Ok(mine)) =
+        (Header::decode(head, size_bytes), Header::decode(ours.bytes(), ours.bytes().len() as u64))
+    else {
+        return false;
+    };
+    theirs.object_type == mine.object_type
         && theirs.sealing == mine.sealing
         && theirs.plain_len_bytes == mine.plain_len_bytes
-        && theirs.base.is_none();
-    same.then_some(ObjectRef { name, sealed_len_bytes: u32::try_from(size_bytes).ok()? })
+        && theirs.base.is_none()
+        && mine.base.is_none()
 }
 
 /// Most plaintext bytes that fetching one chunk holds at once: the chunk and the base it is decoded against.

@@ -1,40 +1,52 @@
 //! A volume's log: which backups were begun, how they ended, which are no longer wanted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ObjectName;
+use crate::format::gc::RosterEntry;
 use crate::format::names::log_prefix;
-use crate::format::record::{EndRecord, NoteRecord, Outcome, Snapshot, VolumeRecord};
+use crate::format::record::{
+    EndRecord, ForgetRecord, NoteRecord, OpenRecord, Outcome, Snapshot, VolumeRecord,
+};
 use crate::repo::Project;
-use crate::repo::catalog::Catalog;
-use crate::store::Stamp;
-use crate::units::{Sequence, VolumeName, VolumeNumber};
+use crate::repo::found::Found;
+use crate::repo::row;
+use crate::store::{ObjectInfo, Stamp};
+use crate::units::{Sequence, VolumeNumber};
 
 /// Log records read at once.
-const RECORDS_INFLIGHT_MAX: usize = 32;
+pub(super) const RECORDS_INFLIGHT_MAX: usize = 32;
+/// Missing numbers that are asked for; a log that lacks more is not worth asking.
+const GAPS_MAX: usize = 10_000;
 
-/// What exists of one sequence. Times are the store's.
+/// What a listing shows of one sequence. Times are the store's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogEntry {
     pub opened_unix_ms: Option<u64>,
     pub ended_unix_ms: Option<u64>,
     /// Which `.end` it is that was listed, where it may come from the cache.
     pub end_stamp: Option<Stamp>,
+    /// There is a `.forget`; in a confirmed log: one that opens, and is of this sequence.
     pub forgotten: bool,
-    /// Highest note; 0 for none.
+    /// Where the numbers of its notes end; 0 for none.
     pub notes: u32,
-    /// Last sign of life after the registration; 0 for none.
-    pub alive: u32,
-    pub alive_unix_ms: Option<u64>,
 }
 
 /// A volume's log as a listing shows it.
 #[derive(Debug, Clone, Default)]
 pub struct VolumeLog {
     pub entries: BTreeMap<Sequence, LogEntry>,
+    /// Signs of life after the registration, with their times.
+    pub(crate) signs: BTreeMap<Sequence, BTreeMap<u32, u64>>,
+    /// All notes.
+    pub(crate) notes: BTreeMap<Sequence, BTreeSet<u32>>,
+    /// Sequences with a `.forget` that does not open: it hides nothing, and nobody can tell what it was.
+    pub(crate) unproven: BTreeMap<Sequence, String>,
+    /// Numbers that no row leads to, and of which nothing opens.
+    pub(crate) strays: BTreeSet<Sequence>,
 }
 
 /// A live snapshot.
@@ -51,15 +63,48 @@ pub struct SnapshotEntry {
     pub notes: u32,
 }
 
+/// How much of a log is to be proven.
+#[derive(Clone, Copy)]
+pub(crate) enum Proof<'a> {
+    /// What would hide a snapshot.
+    Hidden,
+    /// Whatever would let a sequence count as over, but for what a seal says was over.
+    Settled(Option<&'a RosterEntry>),
+}
+
+impl Proof<'_> {
+    fn is_past(&self, sequence: Sequence) -> bool {
+        matches!(self, Self::Settled(Some(roster)) if roster.is_past(sequence))
+    }
+
+    /// Whether a `.forget` must be opened.
+    fn wants(&self, sequence: Sequence, entry: &LogEntry) -> bool {
+        match self {
+            Self::Hidden => entry.ended_unix_ms.is_some(),
+            Self::Settled(_) => !self.is_past(sequence),
+        }
+    }
+}
+
 impl VolumeLog {
     pub fn last(&self) -> Sequence {
         self.entries.last_key_value().map_or(Sequence(0), |(s, _)| *s)
     }
 
-    /// Sequences that must exist, as higher ones do, but were not listed.
+    /// Sequences that must exist, as higher ones do, and do not.
     pub fn gaps(&self) -> Vec<Sequence> {
-        let known = |s: &Sequence| self.entries.get(s).is_some_and(|e| e.opened_unix_ms.is_some());
-        (1..=self.last().0).map(Sequence).filter(|s| !known(s)).collect()
+        let mut next = 1;
+        let mut gaps = Vec::new();
+        for (sequence, entry) in &self.entries {
+            let room = GAPS_MAX.saturating_sub(gaps.len());
+            gaps.extend((next..sequence.0).map(Sequence).take(room));
+            if entry.opened_unix_ms.is_none() && room > 0 {
+                gaps.push(*sequence);
+            }
+            next = sequence.0.saturating_add(1);
+        }
+        gaps.dedup();
+        gaps
     }
 
     /// Sequences with an outcome and not forgotten, newest first. Some may turn out aborted.
@@ -73,115 +118,224 @@ impl VolumeLog {
         let open = |(_, e): &(&Sequence, &LogEntry)| e.ended_unix_ms.is_none() && !e.forgotten;
         self.entries.iter().filter(open).map(|(s, _)| *s)
     }
+
+    fn listed(&mut self, name: ObjectName, info: &ObjectInfo) {
+        let modified = Some(info.modified_unix_ms);
+        match name {
+            ObjectName::Open(_, _, s) => self.entries.entry(s).or_default().opened_unix_ms = modified,
+            ObjectName::End(_, _, s) => {
+                let entry = self.entries.entry(s).or_default();
+                (entry.ended_unix_ms, entry.end_stamp) = (modified, Some(info.stamp));
+            }
+            ObjectName::Forget(_, _, s) => self.entries.entry(s).or_default().forgotten = true,
+            ObjectName::Note(_, _, s, k) => {
+                self.notes.entry(s).or_default().insert(k);
+                self.entries.entry(s).or_default();
+            }
+            ObjectName::Alive(_, _, s, k) => {
+                self.signs.entry(s).or_default().insert(k, info.modified_unix_ms);
+                self.entries.entry(s).or_default();
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Project {
-    /// Lists a volume's log. The tail is what the listing showed: see [`Project::confirmed_log`].
+    /// Lists a volume's log up to where its numbers end. The tail is what the listing showed: see [`Project::confirmed_log`].
     pub(crate) async fn log(&self, volume: VolumeNumber) -> Result<VolumeLog> {
         let memory = &self.repository().memory;
         let (expected, seen) = (memory.sequence(self.name(), volume), memory.live(self.name(), volume));
-        let mut log = self.listed_log(volume).await?;
+        let mut log = self.rows_of(volume, self.listed_log(volume).await?, expected).await?;
         if log.last() < expected {
-            // A listing may be short; the object itself tells.
-            let open = ObjectName::Open(self.name().clone(), volume, expected);
-            if self.repository().store.head(&open.to_string()).await?.is_none() {
-                return Err(memory.log_went_back(self.name(), volume, log.last(), expected));
-            }
+            return Err(memory.log_went_back(self.name(), volume, log.last(), expected));
         }
         self.recall_log(volume, &seen, &mut log).await?;
         Ok(log)
     }
 
-    /// As [`log`](Self::log), whatever this client saw before.
+    /// As a listing shows it, whatever this client saw before, and with numbers that no row leads to.
     pub(crate) async fn listed_log(&self, volume: VolumeNumber) -> Result<VolumeLog> {
         let mut log = VolumeLog::default();
-        for info in self.repository().store.list(&log_prefix(self.name(), volume), None).await? {
-            let modified = Some(info.modified_unix_ms);
-            match ObjectName::parse(&info.key) {
-                Some(ObjectName::Open(_, _, s)) => {
-                    log.entries.entry(s).or_default().opened_unix_ms = modified
-                }
-                Some(ObjectName::End(_, _, s)) => {
-                    let entry = log.entries.entry(s).or_default();
-                    (entry.ended_unix_ms, entry.end_stamp) = (modified, Some(info.stamp));
-                }
-                Some(ObjectName::Forget(_, _, s)) => log.entries.entry(s).or_default().forgotten = true,
-                Some(ObjectName::Note(_, _, s, k)) => {
-                    let entry = log.entries.entry(s).or_default();
-                    entry.notes = entry.notes.max(k);
-                }
-                Some(ObjectName::Alive(_, _, s, k)) => {
-                    let entry = log.entries.entry(s).or_default();
-                    entry.alive = entry.alive.max(k);
-                    entry.alive_unix_ms = entry.alive_unix_ms.max(modified);
-                }
-                _ => {}
+        for info in &self.repository().store.list(&log_prefix(self.name(), volume), None).await? {
+            if let Some(name) = ObjectName::parse(&info.key) {
+                log.listed(name, info);
+            }
+        }
+        for (sequence, notes) in &log.notes {
+            if let Some(entry) = log.entries.get_mut(sequence) {
+                // What no row leads to is no note.
+                entry.notes = (1..).zip(notes).take_while(|(k, note)| k == *note).count() as u32;
             }
         }
         Ok(log)
     }
 
+    /// Leaves out the numbers that no row leads to, and of which nothing opens.
+    pub(crate) async fn rows_of(
+        &self,
+        volume: VolumeNumber,
+        mut log: VolumeLog,
+        expected: Sequence,
+    ) -> Result<VolumeLog> {
+        let listed: BTreeSet<u32> = log.entries.keys().map(|s| s.0).collect();
+        let opens = |s| async move {
+            let (open, end) = (self.open_name(volume, Sequence(s)), self.end_name(volume, Sequence(s)));
+            let opens = self.look::<OpenRecord>(&open).await?.opens();
+            Ok(opens || self.look::<EndRecord>(&end).await?.opens())
+        };
+        let end = Sequence(row::end(&listed, expected.0, opens).await?);
+        log.strays = log.entries.split_off(&Sequence(end.0.saturating_add(1))).into_keys().collect();
+        if end > log.last() {
+            // It was seen before, and the listing lacks it.
+            log.entries.entry(end).or_default();
+        }
+        Ok(log)
+    }
+
     /// Lists a volume's log, confirms its tail by a request that must find nothing, and asks again for what is missing
-    /// in between: a short listing never hides a live snapshot.
+    /// in between: a short listing never hides a live snapshot, and nothing that does not open does.
     pub async fn confirmed_log(&self, volume: VolumeNumber) -> Result<VolumeLog> {
         let log = self.log(volume).await?;
-        self.confirm_log(volume, log).await
+        self.confirm_log(volume, log, Proof::Hidden).await
     }
 
     /// Confirms what a listing showed.
-    pub(crate) async fn confirm_log(&self, volume: VolumeNumber, mut log: VolumeLog) -> Result<VolumeLog> {
-        let (p, store) = (self.name(), &self.repository().store);
-        for sequence in log.unfinished().collect::<Vec<_>>() {
-            let end = store.head(&ObjectName::End(p.clone(), volume, sequence).to_string()).await?;
-            // Also without an outcome: prune removes that of what is forgotten.
-            let forgotten = self.is_forgotten(volume, sequence).await?;
-            if let Some(entry) = log.entries.get_mut(&sequence) {
-                entry.ended_unix_ms = end.map(|info| info.modified_unix_ms);
-                entry.forgotten = forgotten;
-            }
-        }
-        let mut doubtful = log.gaps();
+    pub(crate) async fn confirm_log(
+        &self,
+        volume: VolumeNumber,
+        mut log: VolumeLog,
+        proof: Proof<'_>,
+    ) -> Result<VolumeLog> {
+        // Numbers of which the listing shows too little, and those of which it shows nothing.
+        let mut doubtful: BTreeSet<Sequence> = log.unfinished().chain(log.gaps()).collect();
+        doubtful.retain(|sequence| !proof.is_past(*sequence));
+        let listed = log.last();
         loop {
-            let next = Sequence(log.last().0.saturating_add(1));
-            doubtful.push(next);
-            for sequence in doubtful.drain(..) {
-                if let Some(found) = self.probe(volume, sequence).await? {
-                    let LogEntry { opened_unix_ms, ended_unix_ms, forgotten, .. } = found;
-                    let entry = log.entries.entry(sequence).or_default();
-                    *entry = LogEntry { opened_unix_ms, ended_unix_ms, forgotten, ..*entry };
-                }
+            let next = row::follows(log.last().0).map(Sequence);
+            doubtful.extend(next);
+            let probes = std::mem::take(&mut doubtful).into_iter();
+            let probes = probes.map(|s| async move {
+                // Nothing ends that was not begun: the tail is confirmed by one request.
+                let is_tail = Some(s) == next;
+                Ok::<_, Error>((s, self.probe(volume, s, is_tail).await?))
+            });
+            let found: Vec<_> = stream::iter(probes).buffered(RECORDS_INFLIGHT_MAX).try_collect().await?;
+            for (sequence, found) in found {
+                let Some(LogEntry { opened_unix_ms, ended_unix_ms, forgotten, .. }) = found else { continue };
+                let entry = log.entries.entry(sequence).or_default();
+                *entry = LogEntry {
+                    opened_unix_ms: entry.opened_unix_ms.or(opened_unix_ms),
+                    ended_unix_ms: entry.ended_unix_ms.or(ended_unix_ms),
+                    forgotten: entry.forgotten || forgotten,
+                    ..*entry
+                };
             }
-            if log.last() < next {
-                return Ok(log);
+            if next.is_none_or(|next| log.last() < next) {
+                break;
+            }
+            if log.last().0 - listed.0 > row::FOREIGN_MAX && !self.opens(volume, log.last()).await? {
+                return Err(row::endless(self.open_name(volume, log.last())));
             }
         }
+        self.prove_forgotten(volume, &mut log, proof).await?;
+        Ok(log)
     }
 
-    /// What the store itself says of one sequence; `None` where it was never begun.
-    pub(crate) async fn probe(&self, volume: VolumeNumber, sequence: Sequence) -> Result<Option<LogEntry>> {
+    pub(super) async fn opens(&self, volume: VolumeNumber, sequence: Sequence) -> Result<bool> {
+        Ok(self.look::<OpenRecord>(&self.open_name(volume, sequence)).await?.opens())
+    }
+
+    /// Opens each `.forget` that would hide something, or let it count as over.
+    async fn prove_forgotten(
+        &self,
+        volume: VolumeNumber,
+        log: &mut VolumeLog,
+        proof: Proof<'_>,
+    ) -> Result<()> {
+        let wanted = log.entries.iter().filter(|(s, e)| e.forgotten && proof.wants(**s, e)).map(|(s, _)| *s);
+        let looks = wanted.map(|s| async move { Ok::<_, Error>((s, self.forget_of(volume, s).await?)) });
+        let looks: Vec<_> =
+            stream::iter(looks.collect::<Vec<_>>()).buffered(RECORDS_INFLIGHT_MAX).try_collect().await?;
+        for (sequence, found) in looks {
+            if let Some(entry) = log.entries.get_mut(&sequence) {
+                entry.forgotten = found.opens();
+            }
+            if let Found::Foreign(why) = found {
+                log.unproven.insert(sequence, why);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the store itself says of one sequence, whether it opens or not; `None` where there is nothing, and where
+    /// `opened_only` where it was never begun.
+    pub(crate) async fn probe(
+        &self,
+        volume: VolumeNumber,
+        sequence: Sequence,
+        opened_only: bool,
+    ) -> Result<Option<LogEntry>> {
         let store = &self.repository().store;
-        let (p, n, s) = (self.name().clone(), volume, sequence);
-        let Some(open) = store.head(&ObjectName::Open(p.clone(), n, s).to_string()).await? else {
+        let open = store.head(&self.open_name(volume, sequence).to_string()).await?;
+        if open.is_none() && opened_only {
             return Ok(None);
-        };
-        let end = store.head(&ObjectName::End(p.clone(), n, s).to_string()).await?;
-        let forget = store.head(&ObjectName::Forget(p, n, s).to_string()).await?;
+        }
+        let end = store.head(&self.end_name(volume, sequence).to_string()).await?;
+        let forget = store.head(&self.forget_name(volume, sequence).to_string()).await?;
+        if open.is_none() && end.is_none() && forget.is_none() {
+            return Ok(None);
+        }
         Ok(Some(LogEntry {
-            opened_unix_ms: Some(open.modified_unix_ms),
+            opened_unix_ms: open.map(|i| i.modified_unix_ms),
             ended_unix_ms: end.map(|i| i.modified_unix_ms),
             forgotten: forget.is_some(),
             ..LogEntry::default()
         }))
     }
 
+    pub(crate) fn open_name(&self, volume: VolumeNumber, sequence: Sequence) -> ObjectName {
+        ObjectName::Open(self.name().clone(), volume, sequence)
+    }
+
     pub(crate) fn end_name(&self, volume: VolumeNumber, sequence: Sequence) -> ObjectName {
         ObjectName::End(self.name().clone(), volume, sequence)
     }
 
+    pub(crate) fn forget_name(&self, volume: VolumeNumber, sequence: Sequence) -> ObjectName {
+        ObjectName::Forget(self.name().clone(), volume, sequence)
+    }
+
+    /// What makes a sequence forgotten: it opens, and is of the snapshot that the sequence is of.
+    pub(crate) async fn forget_of(
+        &self,
+        volume: VolumeNumber,
+        sequence: Sequence,
+    ) -> Result<Found<ForgetRecord>> {
+        let name = self.forget_name(volume, sequence);
+        let found = self.look::<ForgetRecord>(&name).await?;
+        let Found::Opens(forget) = &found else { return Ok(found) };
+        let open = self.look::<OpenRecord>(&self.open_name(volume, sequence)).await?;
+        let of = match open.opened() {
+            Some(open) => Some(open.snapshot_id),
+            None => {
+                let end = self.look::<EndRecord>(&self.end_name(volume, sequence)).await?;
+                end.opened().map(|end| end.snapshot_id)
+            }
+        };
+        match of {
+            Some(of) if of != forget.snapshot_id => {
+                let why = format!("it is of snapshot {}, its sequence of {of}", forget.snapshot_id);
+                self.repository().foreign.tell(&name, &why);
+                Ok(Found::Foreign(why))
+            }
+            _ => Ok(found),
+        }
+    }
+
     /// Whether a sequence is forgotten by now, whatever a listing said.
     pub(crate) async fn is_forgotten(&self, volume: VolumeNumber, sequence: Sequence) -> Result<bool> {
-        let name = ObjectName::Forget(self.name().clone(), volume, sequence);
-        Ok(self.repository().store.head(&name.to_string()).await?.is_some())
+        Ok(self.forget_of(volume, sequence).await?.opens())
     }
 
     /// The outcome of a sequence that has one; `None` when it was aborted, or forgotten and removed meanwhile.
@@ -191,7 +345,7 @@ impl Project {
         sequence: Sequence,
         entry: &LogEntry,
     ) -> Result<Option<SnapshotEntry>> {
-        let name = ObjectName::End(self.name().clone(), volume.number, sequence);
+        let name = self.end_name(volume.number, sequence);
         let end: EndRecord = match self.read_listed_record(&name, entry.end_stamp).await {
             Err(e)
                 if e.kind() == ErrorKind::Corrupt && self.is_forgotten(volume.number, sequence).await? =>
@@ -200,6 +354,8 @@ impl Project {
             }
             end => end?,
         };
+        // What opened is remembered, and nothing else.
+        self.repository().memory.saw_sequence(self.name(), volume.number, sequence);
         let Outcome::Committed(snapshot) = end.outcome else { return Ok(None) };
         if (snapshot.volume, snapshot.sequence) != (volume.number, sequence) {
             return Err(Error::corrupt(format!(
@@ -216,114 +372,48 @@ impl Project {
             protected: false,
             notes: entry.notes,
         };
-        if entry.notes > 0 {
-            let name = ObjectName::Note(self.name().clone(), volume.number, sequence, entry.notes);
-            let note: NoteRecord = self.read_known_record(&name).await?;
-            (out.protected, out.tags) = (note.protected, note.tags);
+        let mut opened = 0;
+        if let Some((k, note)) = self.newest_note(volume.number, sequence, entry.notes).await? {
+            (opened, out.protected, out.tags) = (k, note.protected, note.tags);
         }
-        self.recall_snapshot(&out)?;
+        self.recall_snapshot(&out, opened)?;
         Ok(Some(out))
     }
 
-    /// Live snapshots of a volume, oldest first.
-    pub async fn snapshots(&self, volume: &VolumeRecord) -> Result<Vec<SnapshotEntry>> {
-        let log = self.confirmed_log(volume.number).await?;
-        let mut found: Vec<SnapshotEntry> = stream::iter(log.candidates())
-            .map(|(sequence, entry)| self.outcome(volume, sequence, entry))
-            .buffered(RECORDS_INFLIGHT_MAX)
-            .try_filter_map(|found| async move { Ok(found) })
-            .try_collect()
-            .await?;
-        self.repository().memory.flush();
-        found.reverse();
-        Ok(found)
-    }
-
-    /// The newest live snapshot of a volume, if it has any. Damage of older ones does not stand in the way.
-    pub async fn latest_snapshot(&self, volume: &VolumeRecord) -> Result<Option<SnapshotEntry>> {
-        let log = self.confirmed_log(volume.number).await?;
-        for (sequence, entry) in log.candidates() {
-            if let Some(found) = self.outcome(volume, sequence, entry).await? {
-                self.repository().memory.flush();
-                return Ok(Some(found));
+    /// The newest note that opens, of those up to a number, and its number.
+    pub(crate) async fn newest_note(
+        &self,
+        volume: VolumeNumber,
+        sequence: Sequence,
+        last: u32,
+    ) -> Result<Option<(u32, NoteRecord)>> {
+        for k in (1..=last).rev().take(row::FOREIGN_MAX as usize) {
+            let name = ObjectName::Note(self.name().clone(), volume, sequence, k);
+            match self.read_known_record(&name).await {
+                Ok(note) => return Ok(Some((k, note))),
+                Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+                    self.repository().foreign.tell(&name, &e.to_string());
+                }
+                Err(e) => return Err(e),
             }
         }
         Ok(None)
     }
 
-    /// Finds the snapshot that a user named: `VOLUME`, `VOLUME@latest`, `VOLUME@SEQ`, `VOLUME@SNAPNAME`, or a unique
-    /// prefix of a snapshot id.
-    pub async fn find_snapshot(&self, spec: &str) -> Result<SnapshotEntry> {
-        let catalog = self.confirmed_catalog().await?;
-        let (volume, point) = spec.rsplit_once('@').map_or((spec, "latest"), |(v, p)| (v, p));
-        let named = volume.parse::<VolumeName>().ok().and_then(|name| catalog.by_name(&name).cloned());
-        let found = match named {
-            Some(volume) => self.find_in_volume(&volume, point).await,
-            None => self.find_by_id(&catalog, spec).await,
-        };
-        self.repository().memory.flush();
-        found
-    }
-
-    /// Reads no more records than it takes to find the one: damage of another snapshot does not stand in the way.
-    async fn find_in_volume(&self, volume: &VolumeRecord, point: &str) -> Result<SnapshotEntry> {
-        let log = self.confirmed_log(volume.number).await?;
-        if let Ok(number) = point.parse::<u32>() {
-            for (sequence, entry) in log.candidates().filter(|(sequence, _)| sequence.0 == number) {
-                if let Some(found) = self.outcome(volume, sequence, entry).await? {
-                    return Ok(found);
-                }
+    /// As [`outcome`](Self::outcome), for those who go on around what does not open: it is told of, and no snapshot.
+    pub(crate) async fn outcome_if_any(
+        &self,
+        volume: &VolumeRecord,
+        sequence: Sequence,
+        entry: &LogEntry,
+    ) -> Result<Option<SnapshotEntry>> {
+        match self.outcome(volume, sequence, entry).await {
+            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+                let name = self.end_name(volume.number, sequence);
+                self.repository().foreign.tell(&name, &e.to_string());
+                Ok(None)
             }
-        }
-        let (mut any, mut damage) = (false, None);
-        for (sequence, entry) in log.candidates() {
-            match self.outcome(volume, sequence, entry).await {
-                Ok(None) => {}
-                Ok(Some(found)) => {
-                    any = true;
-                    let name = found.snapshot.point.as_ref().map(|p| p.name.as_str());
-                    if point == "latest" || name == Some(point) {
-                        return Ok(found);
-                    }
-                }
-                // An older snapshot is not the latest, however damaged that is.
-                Err(e) if point == "latest" || e.kind() != ErrorKind::Corrupt => return Err(e),
-                Err(e) => damage = damage.or(Some(e)),
-            }
-        }
-        match damage {
-            // It may be the one.
-            Some(e) => Err(e),
-            None if any => Err(Error::not_found(format!("volume {} has no snapshot {point:?}", volume.name))
-                .help(format!("see `cuttle snapshots {}`", volume.name))),
-            None => Err(Error::not_found(format!("volume {} has no snapshot", volume.name))
-                .help("make one with `cuttle backup`")),
-        }
-    }
-
-    async fn find_by_id(&self, catalog: &Catalog, spec: &str) -> Result<SnapshotEntry> {
-        const ID_PREFIX_LEN_MIN: usize = 4;
-        let is_id = (ID_PREFIX_LEN_MIN..=32).contains(&spec.len())
-            && spec.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
-        let mut found = Vec::new();
-        if is_id {
-            for volume in catalog.entries() {
-                let all = self.snapshots(volume).await?;
-                found.extend(all.into_iter().filter(|s| s.snapshot_id.to_string().starts_with(spec)));
-            }
-        }
-        match found.len() {
-            1 => Ok(found.swap_remove(0)),
-            0 => {
-                let names: Vec<&str> = catalog.entries().iter().map(|v| v.name.as_str()).take(10).collect();
-                Err(Error::not_found(format!("no volume and no snapshot is named {spec:?}")).help(format!(
-                    "expected VOLUME, VOLUME@latest, VOLUME@NUMBER, VOLUME@NAME or an id; volumes of project {} are: {}",
-                    self.name(),
-                    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-                )))
-            }
-            n => Err(Error::invalid(format!("{n} snapshots have ids that begin with {spec}"))
-                .help("give more digits, as `cuttle snapshots` shows them")),
+            found => found,
         }
     }
 }

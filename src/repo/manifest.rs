@@ -403,7 +403,7 @@ impl ManifestBuilder {
         .await?;
         match sealed {
             None => Ok(old),
-            Some(sealed) => Ok(PageRef::full(self.base.project.put_content(sealed).await?.object)),
+            Some(sealed) => Ok(PageRef::full(self.base.project.put_content(sealed, false).await?.object)),
         }
     }
 }

@@ -6,6 +6,8 @@ pub mod cache;
 pub mod catalog;
 pub mod chunks;
 mod contents;
+mod find;
+pub(crate) mod found;
 pub mod keys;
 pub mod log;
 pub mod manifest;
@@ -15,7 +17,8 @@ mod parts;
 pub mod project;
 mod recall;
 mod remains;
-pub mod rounds;
+pub(crate) mod rounds;
+pub(crate) mod row;
 pub mod session;
 
 use std::path::PathBuf;
@@ -26,12 +29,14 @@ use crate::codec::{self, LEVEL_DEFAULT, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::{KeySlotRecord, RepositoryRecord};
 use crate::format::{ObjectName, ObjectType};
-use crate::keys::{MasterKey, Unlock, random_array};
+use crate::keys::{MasterKey, SlotPlace, Unlock, random_array};
+use crate::repo::found::Foreign;
 use crate::store::{Created, Store};
 use crate::units::{ProjectName, check_chunk_size};
 
 pub use cache::Cache;
 pub(crate) use contents::Listed;
+pub use keys::KeySlot;
 pub use memory::{AtPlace, Memory};
 pub use project::Project;
 
@@ -79,6 +84,8 @@ pub struct Repository {
     pub(crate) environment: Environment,
     pub(crate) cache: Cache,
     pub(crate) memory: Memory,
+    /// Names that do not open.
+    pub(crate) foreign: Foreign,
 }
 
 /// Gives the secret when asked; asked only when the repository is encrypted.
@@ -116,23 +123,33 @@ impl Repository {
         };
         let sealed = codec::seal_record(Place { repo_id: &[0; 16], name: &name, key: None }, &record)?;
         // The slot comes first: a repository that exists can be opened. Until the repository object is there, nothing is.
-        let master = match unlock {
-            None => None,
+        let around = keys::Around { store: &store, record: &record, object: sealed.bytes() };
+        let (master, slot) = match unlock {
+            None => (None, None),
             Some(unlock) => {
                 let master = MasterKey::random()?;
-                keys::put_slot(&store, &record, sealed.bytes(), &master, unlock, &environment, "init")
-                    .await?;
-                Some(master)
+                let slot = keys::put_slot(around, &master, unlock, &environment, "init").await?;
+                (Some(master), Some(slot))
             }
         };
         match store.create(&name.to_string(), sealed.bytes().clone()).await? {
             Created::New => {}
-            Created::Exists { .. } => return Err(already_there(&store)),
+            Created::Exists { .. } => {
+                // Another was faster: this slot opens nothing, and nobody else knows whose it is.
+                if let Some(slot) = slot
+                    && let Err(error) = store.delete(&ObjectName::Key { slot }.to_string()).await
+                {
+                    tracing::warn!(%error, "keys/{slot:016x} is left, and opens nothing: see `cuttle key list`");
+                }
+                return Err(already_there(&store));
+            }
         }
         let cache = Cache::new(environment.cache_dir.as_deref(), &record.repo_id);
         let memory = Memory::begin(at, &record, &cache);
         let object = sealed.bytes().to_vec();
-        let repository = Arc::new(Self { store, record, object, master, environment, cache, memory });
+        let foreign = Foreign::default();
+        let repository =
+            Arc::new(Self { store, record, object, master, environment, cache, memory, foreign });
         repository.remember();
         repository.create_project(&default_project()).await?;
         Ok(repository)
@@ -182,10 +199,12 @@ impl Repository {
             false => None,
             true => {
                 let unlock = ask()?;
-                Some(keys::unlock(&store, &record, &object, &unlock, &memory).await?)
+                let around = keys::Around { store: &store, record: &record, object: &object };
+                Some(keys::unlock(around, &unlock, &memory).await?)
             }
         };
-        let repository = Self { store, record, object, master, environment, cache, memory };
+        let foreign = Foreign::default();
+        let repository = Self { store, record, object, master, environment, cache, memory, foreign };
         repository.remember();
         Ok(Arc::new(repository))
     }
@@ -213,9 +232,19 @@ impl Repository {
         Project::open(self, name).await
     }
 
-    /// Key slots, oldest first.
-    pub async fn keys(&self) -> Result<Vec<(u64, KeySlotRecord)>> {
-        keys::list(&self.store, &self.record).await
+    /// Key slots: those that count first, oldest first, then those that do not.
+    pub async fn keys(&self) -> Result<Vec<KeySlot>> {
+        keys::list(self.around_keys(), self.master()).await
+    }
+
+    /// Whether a slot was made with this repository's key.
+    pub(crate) fn has_made(&self, slot: u64, record: &KeySlotRecord) -> Result<bool> {
+        let at = SlotPlace { slot, repository: &self.object };
+        self.master.as_ref().map_or(Ok(false), |master| master.has_made(record, at))
+    }
+
+    fn around_keys(&self) -> keys::Around<'_> {
+        keys::Around { store: &self.store, record: &self.record, object: &self.object }
     }
 
     /// Adds a way to open the repository; returns the slot's name.
@@ -224,20 +253,19 @@ impl Repository {
     /// `Conflict` where the secret opens the repository already: who then removes the older slot would believe it out of use.
     pub async fn add_key(&self, unlock: &Unlock, label: &str) -> Result<u64> {
         let master = self.master_key()?;
-        if let Some(slot) = keys::opened_by(&self.store, &self.record, &self.object, unlock).await? {
+        let around = self.around_keys();
+        if let Some(slot) = keys::opened_by(around, master, unlock).await? {
             return Err(Error::conflict(format!(
                 "this secret opens the repository already: it is key {slot:016x}"
             ))
             .help("choose another one; `cuttle key list` shows those there are"));
         }
-        keys::put_slot(&self.store, &self.record, &self.object, master, unlock, &self.environment, label)
-            .await
+        keys::put_slot(around, master, unlock, &self.environment, label).await
     }
 
-    /// Removes a slot, but never the last one.
+    /// Removes a slot, but never the last one that counts.
     pub async fn remove_key(&self, slot: u64) -> Result<()> {
-        self.master_key()?;
-        keys::remove(&self.store, &self.record, slot).await
+        keys::remove(self.around_keys(), self.master_key()?, slot).await
     }
 
     pub(crate) fn master(&self) -> Option<&MasterKey> {

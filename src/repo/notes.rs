@@ -7,8 +7,11 @@ use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::record::{ForgetRecord, NoteRecord};
 use crate::repo::Project;
+use crate::repo::found::Found;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::memory::SeenSnapshot;
+use crate::repo::project::missing;
+use crate::repo::row;
 use crate::store::Created;
 use crate::units::{Sequence, SnapshotId, VolumeNumber};
 
@@ -73,7 +76,7 @@ impl Project {
         let environment = &self.repository().environment;
         let mut newest = noted.clone();
         for _ in 0..CHANGES_MAX {
-            self.read_newest_note(&mut newest).await?;
+            let opened = self.read_newest_note(&mut newest).await?;
             let mut note = newest.note.clone();
             change(&mut note);
             let changed = note != newest.note;
@@ -89,13 +92,14 @@ impl Project {
                     continue;
                 }
             }
-            let number = newest.number.saturating_add(u32::from(changed));
-            if number > 0 {
+            // What opened is remembered, or was made; a number that something else took says nothing.
+            let number = if changed { Some(newest.number.saturating_add(1)) } else { opened };
+            if let Some(number) = number {
                 let seen = SeenSnapshot::new(noted.sequence, noted.snapshot_id);
                 self.made(noted.volume, seen.with_note(number, note.protected));
             }
             // Who forgets looks at the notes first. So a note that came too late shows here.
-            if self.repository().store.head(&self.forget_name(noted).to_string()).await?.is_some() {
+            if self.is_forgotten(noted.volume, noted.sequence).await? {
                 return Err(Error::conflict("it was forgotten meanwhile")
                     .help("protect another snapshot of the volume, or make one"));
             }
@@ -120,9 +124,13 @@ impl Project {
             host: environment.host.clone(),
             at_unix_ms: environment.clock.now_unix_ms(),
         };
-        match self.create_record(&self.forget_name(noted), &record).await? {
-            Created::Exists { .. } => return Ok(Forgotten::Before),
-            Created::New => {}
+        let name = self.forget_name(noted.volume, noted.sequence);
+        if let Created::Exists { .. } = self.create_record(&name, &record).await? {
+            return match self.forget_of(noted.volume, noted.sequence).await? {
+                Found::Opens(_) => Ok(Forgotten::Before),
+                Found::Absent => Err(missing(&name)),
+                Found::Foreign(why) => Err(taken(&name, &why)),
+            };
         }
         // A protection may have come between the look and the create. What is forgotten stays so, but one of the two is
         // told: who protects looks for this record after the note, and here the notes are looked at after the record.
@@ -134,14 +142,23 @@ impl Project {
         }
     }
 
-    /// Goes on from the note that was seen to the one that nothing follows.
-    async fn read_newest_note(&self, noted: &mut Noted) -> Result<()> {
-        while let Some(number) = noted.number.checked_add(1) {
-            let Some(record) = self.read_record::<NoteRecord>(&self.note_name(noted, number)).await? else {
-                return Ok(());
-            };
+    /// Goes on from the note that was seen to the one that nothing follows. What does not open takes a number, and says
+    /// nothing. The number of the newest that opened here is returned.
+    async fn read_newest_note(&self, noted: &mut Noted) -> Result<Option<u32>> {
+        let (mut foreign, mut opened) = (0, None);
+        while let Some(number) = row::follows(noted.number) {
+            let name = self.note_name(noted, number);
+            match self.look::<NoteRecord>(&name).await? {
+                Found::Absent => return Ok(opened),
+                Found::Opens(NoteRecord { protected, tags, .. }) => {
+                    (noted.note, opened) = (Note { protected, tags }, Some(number));
+                }
+                Found::Foreign(_) => foreign += 1,
+            }
             noted.number = number;
-            noted.note = Note { protected: record.protected, tags: record.tags };
+            if foreign > row::FOREIGN_MAX {
+                return Err(row::endless(name));
+            }
         }
         Err(Error::unsupported("it has no room for another note"))
     }
@@ -149,8 +166,11 @@ impl Project {
     fn note_name(&self, noted: &Noted, number: u32) -> ObjectName {
         ObjectName::Note(self.name().clone(), noted.volume, noted.sequence, number)
     }
+}
 
-    fn forget_name(&self, noted: &Noted) -> ObjectName {
-        ObjectName::Forget(self.name().clone(), noted.volume, noted.sequence)
-    }
+/// A snapshot cannot be forgotten, as something else stands in the place of what says so.
+fn taken(name: &ObjectName, why: &str) -> Error {
+    Error::corrupt(format!("{name} does not open, and forgets nothing: {why}")).help(format!(
+        "put it aside with `cuttle verify --quarantine {name}`, then forget the snapshot again"
+    ))
 }

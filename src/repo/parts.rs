@@ -72,7 +72,7 @@ impl Project {
 
     /// Why a part that a round names is not there: that round is long over, or it is damage.
     pub(crate) async fn part_gone(&self, generation: Generation, part: &PartRef) -> Result<Error> {
-        if self.is_done(generation).await? {
+        if self.is_over(generation).await? {
             return Ok(Error::conflict(format!("prune round {generation} ended meanwhile"))
                 .help("run the same command again"));
         }

@@ -142,17 +142,10 @@ impl Project {
         self.repository().store.get(&name.to_string(), max).await
     }
 
-    /// Reads a record; `None` where it does not exist. Never from the cache: existence is the store's to say.
-    pub(crate) async fn read_record<R: Record>(&self, name: &ObjectName) -> Result<Option<R>> {
-        match self.get_object(name).await? {
-            None => Ok(None),
-            Some(object) => codec::open_record(self.place(name), &object).map(Some),
-        }
-    }
-
     /// Reads a record that must exist. Never from the cache.
     pub(crate) async fn read_known_record<R: Record>(&self, name: &ObjectName) -> Result<R> {
-        self.read_record(name).await?.ok_or_else(|| missing(name))
+        let object = self.get_object(name).await?.ok_or_else(|| missing(name))?;
+        codec::open_record(self.place(name), &object)
     }
 
     /// Reads a record that a listing shows; the cache may answer with a copy of what the listing shows, and of nothing else.

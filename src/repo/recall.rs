@@ -7,7 +7,7 @@ use crate::repo::Project;
 use crate::repo::catalog::Catalog;
 use crate::repo::log::{SnapshotEntry, VolumeLog};
 use crate::repo::memory::SeenSnapshot;
-use crate::units::VolumeNumber;
+use crate::units::{Sequence, VolumeNumber};
 
 /// What is missing of one log and told; more of it tells nothing more.
 const MISSING_MAX: usize = 16;
@@ -93,26 +93,40 @@ impl Project {
     /// Holds a catalog against what this host saw, and remembers it. `expected` is where it ended then.
     ///
     /// # Errors
-    /// `Conflict` where it is shorter, or a volume is another one.
+    /// `Conflict` where it is shorter, lacks a volume, or a volume is another one.
     pub(crate) fn recall_catalog(&self, expected: u32, catalog: &Catalog) -> Result<()> {
         let memory = &self.repository().memory;
-        let found = catalog.entries().len() as u32;
+        let found = catalog.last().0;
         if found < expected {
             return Err(memory.catalog_went_back(self.name(), found));
+        }
+        // What does not open may be rot, and others go on around it; what is gone was taken away.
+        if let Some(gone) = catalog.missing().iter().find(|n| memory.has_seen_volume(self.name(), **n)) {
+            let (project, volume) = (self.name(), memory.volume_name(self.name(), *gone));
+            return Err(memory.went_back(format!("the catalog of project {project} lacks {volume}")));
         }
         memory.saw_volumes(self.name(), catalog.entries())
     }
 
-    /// Holds a snapshot that was opened against what this host saw, and remembers it.
+    /// Holds a snapshot that was opened against what this host saw, and remembers it. `opened` is the newest of its notes that
+    /// opens; 0 for none.
     ///
     /// # Errors
-    /// `Conflict` where another one was seen under its number, or its protection is gone.
-    pub(crate) fn recall_snapshot(&self, entry: &SnapshotEntry) -> Result<()> {
+    /// `Conflict` where another one was seen under its number, or a note that was seen does not open any more.
+    pub(crate) fn recall_snapshot(&self, entry: &SnapshotEntry, opened: u32) -> Result<()> {
         let memory = &self.repository().memory;
-        let (volume, sequence) = (entry.snapshot.volume, entry.snapshot.sequence);
-        memory.check_snapshot(self.name(), volume, sequence, entry.snapshot_id)?;
-        memory.saw_snapshot(self.name(), volume, entry.into());
+        let volume = entry.snapshot.volume;
+        let seen = SeenSnapshot::new(entry.snapshot.sequence, entry.snapshot_id);
+        let seen = seen.with_note(opened, entry.protected);
+        memory.check_snapshot(self.name(), volume, entry.snapshot.sequence, entry.snapshot_id)?;
+        memory.check_note(self.name(), volume, &seen, entry.notes)?;
+        memory.saw_snapshot(self.name(), volume, seen);
         Ok(())
+    }
+
+    /// Whether this host saw a snapshot live under a number.
+    pub(crate) fn was_seen(&self, volume: VolumeNumber, sequence: Sequence) -> bool {
+        self.repository().memory.live(self.name(), volume).iter().any(|seen| seen.sequence == sequence)
     }
 
     /// Remembers what this host made of a snapshot: the snapshot, or a note of it.

@@ -1,88 +1,117 @@
 //! Prune rounds: what begins, seals and ends them, and what sessions must know of them (repo-format.md §8).
+//!
+//! Nothing here is believed by its name. The row of `gc/{g}.begin` tells the generation; whether the newest of them opens
+//! decides only what is condemned: where nobody can tell, everything is.
 
-use crate::error::{Error, Result};
+use std::collections::BTreeSet;
+
+use crate::error::Result;
 use crate::format::ObjectName;
 use crate::format::gc::{BeginRecord, Condemned, DoneRecord, SealRecord};
 use crate::format::names::gc_prefix;
 use crate::repo::Project;
+use crate::repo::found::Found;
 use crate::repo::project::missing;
+use crate::repo::row;
 use crate::store::Created;
 use crate::units::Generation;
 
-/// The generation that a session works in, and what may not be referenced while it does.
-#[derive(Debug, Clone)]
-pub struct GcState {
-    pub generation: Generation,
-    /// Rounds begun and not done, oldest first.
-    pub unfinished: Vec<Generation>,
+/// The newest generation, and what became of the round that began it.
+#[derive(Debug)]
+pub(crate) struct Rounds {
+    pub(crate) newest: Generation,
+    pub(crate) stage: Stage,
 }
 
-/// The rounds so far, each confirmed by the objects themselves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rounds {
-    /// The newest generation.
-    pub(crate) newest: Generation,
-    /// Whether the round that began it is over; so it is for generation 0.
-    pub(crate) done: bool,
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// It is over; so it is for generation 0.
+    Over {
+        last_seal: Generation,
+    },
+    Begun(BeginRecord),
+    /// Its begin does not open, and nothing says that it is over. Nobody can tell what it condemned, nor whether it ever was.
+    Unreadable(String),
+}
+
+/// What came before a round whose begin does not open.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Before {
+    /// The newest round that is over.
+    pub(crate) over: Generation,
+    /// The newest seal up to there.
+    pub(crate) last_seal: Generation,
 }
 
 impl Project {
-    /// The newest generation and the rounds that are not over, as a listing shows them (repo-format.md §8.1, step 1).
-    pub async fn gc_state(&self) -> Result<GcState> {
+    /// The newest generation as a listing shows it (repo-format.md §8.1, step 1).
+    pub(crate) async fn generation(&self) -> Result<Generation> {
         let memory = &self.repository().memory;
         let expected = memory.generation(self.name());
-        let mut state = GcState { generation: Generation(0), unfinished: Vec::new() };
-        let mut done = Vec::new();
-        for info in self.repository().store.list(&gc_prefix(self.name()), None).await? {
-            match ObjectName::parse(&info.key) {
-                Some(ObjectName::GcBegin(_, g)) => {
-                    state.generation = state.generation.max(g);
-                    state.unfinished.push(g);
-                }
-                Some(ObjectName::GcDone(_, g)) => done.push(g),
-                _ => {}
-            }
-        }
-        state.unfinished.retain(|g| !done.contains(g));
-        if state.generation < expected {
-            // A listing may be short; the object itself tells.
-            let begin = ObjectName::GcBegin(self.name().clone(), expected);
-            if self.repository().store.head(&begin.to_string()).await?.is_none() {
-                return Err(memory.generation_went_back(self.name(), state.generation, expected));
-            }
-            state.generation = expected;
-            state.unfinished.push(expected);
-        }
-        memory.saw_generation(self.name(), state.generation);
-        Ok(state)
-    }
-
-    /// As [`gc_state`](Self::gc_state), confirmed by a request that must find nothing: a short listing never hides a
-    /// round (§8.1, step 3).
-    pub async fn confirmed_gc_state(&self) -> Result<GcState> {
-        let mut state = self.gc_state().await?;
-        loop {
-            let next = Generation(state.generation.0.saturating_add(1));
-            let begin = ObjectName::GcBegin(self.name().clone(), next);
-            if next == state.generation || self.repository().store.head(&begin.to_string()).await?.is_none() {
-                self.repository().memory.saw_generation(self.name(), state.generation);
-                return Ok(state);
-            }
-            // Whether it is over does not matter: what it condemned is written anew, which costs no more than uploads.
-            state.generation = next;
-            state.unfinished.push(next);
+        let listed: BTreeSet<u32> = self
+            .repository()
+            .store
+            .list(&gc_prefix(self.name()), None)
+            .await?
+            .iter()
+            .filter_map(|info| match ObjectName::parse(&info.key) {
+                Some(ObjectName::GcBegin(_, g)) => Some(g.0),
+                _ => None,
+            })
+            .collect();
+        let opens = |g| async move {
+            let begun = self.look_begin(Generation(g)).await?.opens();
+            Ok(begun || self.look_done(Generation(g)).await?.opens())
+        };
+        let newest = Generation(row::end(&listed, expected.0, opens).await?);
+        match newest < expected {
+            true => Err(memory.generation_went_back(self.name(), newest, expected)),
+            false => Ok(newest),
         }
     }
 
-    /// What the rounds under way may delete.
-    pub(crate) async fn condemned(&self, state: &GcState) -> Result<Condemned> {
-        let mut all = Condemned::default();
-        for &generation in &state.unfinished {
-            let name = ObjectName::GcBegin(self.name().clone(), generation);
-            let begin: BeginRecord = self.read_record(&name).await?.ok_or_else(|| missing(&name))?;
-            all = all.merge(self.condemned_by(&begin).await?);
+    /// The newest generation, confirmed by a request that must find nothing: a short listing never hides a round (§8.1,
+    /// step 3). And whether its round is over, as its own objects say.
+    pub(crate) async fn rounds(&self) -> Result<Rounds> {
+        let listed = self.generation().await?;
+        let mut newest = listed;
+        while let Some(next) = row::follows(newest.0).map(Generation) {
+            if matches!(self.look_begin(next).await?, Found::Absent) {
+                break;
+            }
+            newest = next;
+            if newest.0 - listed.0 > row::FOREIGN_MAX {
+                return Err(row::endless(self.begin_name(next)));
+            }
         }
-        Ok(all)
+        let stage = self.stage(newest).await?;
+        if !matches!(stage, Stage::Unreadable(_)) {
+            self.repository().memory.saw_generation(self.name(), newest);
+        }
+        Ok(Rounds { newest, stage })
+    }
+
+    async fn stage(&self, newest: Generation) -> Result<Stage> {
+        if newest == Generation(0) {
+            return Ok(Stage::Over { last_seal: newest });
+        }
+        if let Found::Opens(done) = self.look_done(newest).await? {
+            return Ok(Stage::Over { last_seal: done.last_seal });
+        }
+        Ok(match self.look_begin(newest).await? {
+            Found::Opens(begin) => Stage::Begun(begin),
+            Found::Foreign(why) => Stage::Unreadable(why),
+            Found::Absent => Stage::Unreadable("it is missing".to_owned()),
+        })
+    }
+
+    /// What the newest round may delete.
+    pub(crate) async fn condemned(&self, rounds: &Rounds) -> Result<Condemned> {
+        match &rounds.stage {
+            Stage::Over { .. } => Ok(Condemned::default()),
+            Stage::Begun(begin) => self.condemned_by(begin).await,
+            Stage::Unreadable(_) => Ok(Condemned::everything()),
+        }
     }
 
     /// What one round may delete.
@@ -98,80 +127,116 @@ impl Project {
         Ok(all)
     }
 
-    /// Which round is the newest, and whether it is over. For those who prune: sessions ask
-    /// [`confirmed_gc_state`](Self::confirmed_gc_state), which may take a round for unfinished that is over.
-    pub(crate) async fn rounds(&self) -> Result<Rounds> {
-        let state = self.confirmed_gc_state().await?;
-        for &generation in &state.unfinished {
-            if self.is_done(generation).await? {
-                continue;
-            }
-            if generation < state.generation {
-                return Err(Error::corrupt(format!(
-                    "prune round {generation} is not over, but {} began",
-                    state.generation
-                ))
-                .help("someone removed objects below gc/; if the bucket keeps versions, bring them back"));
-            }
-            return Ok(Rounds { newest: generation, done: false });
+    /// Whether a round is over: it says so itself, or a later one that was begun or ended.
+    pub(crate) async fn is_over(&self, generation: Generation) -> Result<bool> {
+        if self.look_done(generation).await?.opens() {
+            return Ok(true);
         }
-        Ok(Rounds { newest: state.generation, done: true })
+        let Some(next) = row::follows(generation.0).map(Generation) else { return Ok(false) };
+        match self.look_begin(next).await? {
+            Found::Opens(_) => Ok(true),
+            Found::Absent => Ok(false),
+            Found::Foreign(_) => {
+                let rounds = self.rounds().await?;
+                Ok(rounds.newest > generation && !matches!(rounds.stage, Stage::Unreadable(_)))
+            }
+        }
     }
 
-    pub(crate) async fn is_done(&self, generation: Generation) -> Result<bool> {
-        let name = ObjectName::GcDone(self.name().clone(), generation).to_string();
-        Ok(self.repository().store.head(&name).await?.is_some())
+    /// What came before a round whose begin does not open.
+    pub(crate) async fn before(&self, round: Generation) -> Result<Before> {
+        for steps in 1..=row::FOREIGN_MAX {
+            let Some(lower) = round.0.checked_sub(steps).filter(|g| *g > 0).map(Generation) else {
+                return Ok(Before { over: Generation(0), last_seal: Generation(0) });
+            };
+            if let Found::Opens(done) = self.look_done(lower).await? {
+                return Ok(Before { over: lower, last_seal: done.last_seal });
+            }
+            if let Found::Opens(begin) = self.look_begin(lower).await? {
+                // A round is begun only when the one before is over.
+                return Ok(Before { over: Generation(lower.0 - 1), last_seal: begin.last_seal });
+            }
+        }
+        Err(row::endless(self.begin_name(Generation(round.0.saturating_sub(row::FOREIGN_MAX)))))
     }
 
-    /// Begins a round, or finds that it was begun; whichever record stands is returned, and whether it is this one.
-    pub(crate) async fn begin_round(&self, begin: BeginRecord) -> Result<(BeginRecord, bool)> {
-        let name = ObjectName::GcBegin(self.name().clone(), begin.generation);
-        match self.create_record(&name, &begin).await? {
+    /// Begins a round, or finds that it was begun; whichever record stands is returned, and whether it is this one. `None`
+    /// where something stands there that does not open.
+    pub(crate) async fn begin_round(&self, begin: BeginRecord) -> Result<Option<(BeginRecord, bool)>> {
+        match self.create_record(&self.begin_name(begin.generation), &begin).await? {
             Created::New => {
                 self.repository().memory.saw_generation(self.name(), begin.generation);
-                Ok((begin, true))
+                Ok(Some((begin, true)))
             }
-            Created::Exists { .. } => Ok((self.read_begin(begin.generation).await?, false)),
+            Created::Exists { .. } => {
+                let found = self.look_begin(begin.generation).await?.opened();
+                Ok(found.map(|found| (found, false)))
+            }
         }
     }
 
-    pub(crate) async fn read_begin(&self, generation: Generation) -> Result<BeginRecord> {
-        let name = ObjectName::GcBegin(self.name().clone(), generation);
-        let begin: BeginRecord = self.read_record(&name).await?.ok_or_else(|| missing(&name))?;
-        check_generation(&name, begin.generation, generation)?;
-        Ok(begin)
-    }
-
-    /// Seals a round, or finds that it was sealed; whichever record stands is returned, and whether it is this one.
-    pub(crate) async fn seal_round(&self, seal: SealRecord) -> Result<(SealRecord, bool)> {
+    /// Seals a round, or finds that it was sealed; whether it is by this record. `None` where something stands there that does
+    /// not open: nobody can seal it any more.
+    pub(crate) async fn seal_round(&self, seal: SealRecord) -> Result<Option<(SealRecord, bool)>> {
         let name = ObjectName::GcSeal(self.name().clone(), seal.generation);
         match self.create_record(&name, &seal).await? {
-            Created::New => Ok((seal, true)),
-            Created::Exists { .. } => {
-                let found = self.read_seal(seal.generation).await?;
-                Ok((found.ok_or_else(|| missing(&name))?, false))
-            }
+            Created::New => Ok(Some((seal, true))),
+            Created::Exists { .. } => match self.look_seal(seal.generation).await? {
+                Found::Opens(found) => Ok(Some((found, false))),
+                Found::Foreign(_) => Ok(None),
+                Found::Absent => Err(missing(&name)),
+            },
         }
     }
 
-    /// What a round keeps and deletes; `None` while that is not decided.
-    pub(crate) async fn read_seal(&self, generation: Generation) -> Result<Option<SealRecord>> {
-        let name = ObjectName::GcSeal(self.name().clone(), generation);
-        let seal: Option<SealRecord> = self.read_record(&name).await?;
-        seal.as_ref().map_or(Ok(()), |seal| check_generation(&name, seal.generation, generation))?;
-        Ok(seal)
+    /// Ends a round; that somebody else did is as good. False where something stands there that does not open: then only the
+    /// next round's begin can say it.
+    pub(crate) async fn end_round(&self, done: &DoneRecord) -> Result<bool> {
+        let name = ObjectName::GcDone(self.name().clone(), done.generation);
+        match self.create_record(&name, done).await? {
+            Created::New => Ok(true),
+            Created::Exists { .. } => Ok(self.look_done(done.generation).await?.opens()),
+        }
     }
 
-    /// Ends a round. That somebody else did is as good.
-    pub(crate) async fn end_round(&self, generation: Generation) -> Result<()> {
+    pub(crate) async fn look_begin(&self, generation: Generation) -> Result<Found<BeginRecord>> {
+        let of = |begin: &BeginRecord| {
+            is_of(begin.generation, generation)?;
+            comes_before(begin.last_seal, generation)
+        };
+        self.look_bound(&self.begin_name(generation), of).await
+    }
+
+    /// What a round keeps and deletes; nothing while that is not decided.
+    pub(crate) async fn look_seal(&self, generation: Generation) -> Result<Found<SealRecord>> {
+        let name = ObjectName::GcSeal(self.name().clone(), generation);
+        self.look_bound(&name, |seal: &SealRecord| is_of(seal.generation, generation)).await
+    }
+
+    async fn look_done(&self, generation: Generation) -> Result<Found<DoneRecord>> {
         let name = ObjectName::GcDone(self.name().clone(), generation);
-        self.create_record(&name, &DoneRecord { generation }).await.map(drop)
+        let of = |done: &DoneRecord| {
+            is_of(done.generation, generation)?;
+            comes_before(done.last_seal, Generation(generation.0.saturating_add(1)))
+        };
+        self.look_bound(&name, of).await
+    }
+
+    pub(crate) fn begin_name(&self, generation: Generation) -> ObjectName {
+        ObjectName::GcBegin(self.name().clone(), generation)
     }
 }
 
-fn check_generation(name: &ObjectName, found: Generation, expected: Generation) -> Result<()> {
-    if found == expected {
-        return Ok(());
+fn is_of(found: Generation, expected: Generation) -> std::result::Result<(), String> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!("it says that it is of generation {found}")),
     }
-    Err(Error::corrupt(format!("{name} says that it is of generation {found}")))
+}
+
+fn comes_before(last_seal: Generation, generation: Generation) -> std::result::Result<(), String> {
+    match last_seal < generation {
+        true => Ok(()),
+        false => Err(format!("it says that round {last_seal} was sealed before it")),
+    }
 }

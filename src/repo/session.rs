@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::gc::Condemned;
-use crate::format::record::{EndRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
+use crate::format::record::{AliveRecord, EndRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
 use crate::keys::random_array;
 use crate::plan::lease::Signs;
+use crate::repo::found::Found;
 use crate::repo::log::{SnapshotEntry, VolumeLog};
 use crate::repo::memory::SeenSnapshot;
 use crate::repo::project::missing;
+use crate::repo::rounds::Stage;
+use crate::repo::row;
 use crate::repo::{PROGRAM, Project};
 use crate::store::Created;
 use crate::units::{Generation, Sequence, SnapshotId, VolumeNumber};
@@ -63,9 +66,9 @@ impl Session {
     /// Registers a backup of a volume (steps 1 to 3).
     pub async fn register(project: &Project, volume: &VolumeRecord) -> Result<Self> {
         for _ in 0..REGISTRATIONS_MAX {
-            let before = project.gc_state().await?;
+            let generation = project.generation().await?;
             let log = project.log(volume.number).await?;
-            let mut session = Self::open(project, volume, log, before.generation).await?;
+            let mut session = Self::open(project, volume, log, generation).await?;
             match session.confirm().await {
                 Ok(true) => return Ok(session),
                 Ok(false) => session.abort("a prune round began while the backup registered").await?,
@@ -84,11 +87,18 @@ impl Session {
 
     /// Looks at the generation again, and at what must not be referenced (step 3). False when it changed.
     async fn confirm(&mut self) -> Result<bool> {
-        let state = self.project.confirmed_gc_state().await?;
-        if state.generation != self.generation {
+        let rounds = self.project.rounds().await?;
+        if rounds.newest != self.generation {
             return Ok(false);
         }
-        self.condemned = self.project.condemned(&state).await?;
+        if let Stage::Unreadable(why) = &rounds.stage {
+            let name = self.project.begin_name(rounds.newest);
+            tracing::warn!(
+                "{name} does not open ({why}), so nobody can tell what a prune may delete: what older generations hold is \
+                 uploaded again. The next prune sets this right"
+            );
+        }
+        self.condemned = self.project.condemned(&rounds).await?;
         Ok(true)
     }
 
@@ -114,8 +124,9 @@ impl Session {
                 Error::unsupported(format!("the log of volume {} is full", volume.name))
                     .help("back the volume up under another name with --volume")
             })?);
-            let name = ObjectName::Open(project.name().clone(), volume.number, sequence);
-            // Taken by another host, or hidden by a short listing: the next one then. Numbers stay without gaps.
+            let name = project.open_name(volume.number, sequence);
+            // Taken by another host, hidden by a short listing, or by what does not open: the next one then. Numbers stay
+            // without gaps.
             if let Created::New = project.create_record(&name, &record).await? {
                 project.repository().memory.saw_sequence(project.name(), volume.number, sequence);
                 return Ok(Self {
@@ -147,13 +158,24 @@ impl Session {
         Ok(None)
     }
 
-    /// A snapshot from before the registration, where it is confirmed live now, after it.
+    /// A snapshot from before the registration, where it is confirmed live now, after it. An outcome that does not open is
+    /// nothing to go on from, and an older snapshot is as good.
     pub async fn live(&self, sequence: Sequence) -> Result<Option<SnapshotEntry>> {
         let candidate = self.log.candidates().find(|(s, _)| *s == sequence && *s < self.sequence);
         let Some((_, entry)) = candidate else { return Ok(None) };
-        let Some(found) = self.project.outcome(&self.volume, sequence, entry).await? else { return Ok(None) };
-        let forgotten = self.project.is_forgotten(self.volume.number, sequence).await?;
-        Ok((!forgotten).then_some(found))
+        let found = self.project.outcome_if_any(&self.volume, sequence, entry).await?;
+        let Some(found) = found else { return Ok(None) };
+        if self.project.is_forgotten(self.volume.number, sequence).await? {
+            return Ok(None);
+        }
+        if found.snapshot.generation > self.generation {
+            return Err(Error::corrupt(format!(
+                "{}@{sequence} was made in generation {}, and prune rounds end at {}: some are gone below gc/",
+                self.volume.name, found.snapshot.generation, self.generation
+            ))
+            .help("bring the objects back from a copy or a bucket version; see `cuttle verify`"));
+        }
+        Ok(Some(found))
     }
 
     /// A live session of the volume that registered before this one. Of any number that register at once, all but one have such
@@ -171,30 +193,39 @@ impl Session {
             return Ok(None);
         }
         let (project, volume) = (&self.project, self.volume.number);
-        let open_name = |sequence| ObjectName::Open(project.name().clone(), volume, sequence);
         let store = &project.repository().store;
-        let Some(now) = store.head(&open_name(self.sequence).to_string()).await? else { return Ok(None) };
+        let own = project.open_name(volume, self.sequence);
+        let Some(now) = store.head(&own.to_string()).await? else { return Ok(None) };
         for sequence in others {
-            let Some(entry) = project.probe(volume, sequence).await? else { continue };
-            if entry.ended_unix_ms.is_some() || entry.forgotten {
+            let name = project.open_name(volume, sequence);
+            let Some(begun) = store.head(&name.to_string()).await? else { continue };
+            // Whoever cannot be heard is not waited for: rot and what was put there by others must not stop backups.
+            let Found::Opens(open) = project.look::<OpenRecord>(&name).await? else { continue };
+            let ended = project.look::<EndRecord>(&project.end_name(volume, sequence)).await?.opens();
+            if ended || project.is_forgotten(volume, sequence).await? {
                 continue;
             }
-            let signs = Signs {
-                opened_unix_ms: entry.opened_unix_ms.unwrap_or(0),
-                alive_unix_ms: self.log.entries.get(&sequence).and_then(|e| e.alive_unix_ms),
-            };
+            let opened_unix_ms = begun.modified_unix_ms;
+            let mut signs = Signs { opened_unix_ms, alive_unix_ms: None };
+            if signs.is_expired(now.modified_unix_ms, SILENT_MAX) {
+                signs.alive_unix_ms = self.newest_sign(sequence, open.snapshot_id).await?;
+            }
             if signs.is_expired(now.modified_unix_ms, SILENT_MAX) {
                 continue;
             }
-            let open: OpenRecord = match project.read_record(&open_name(sequence)).await {
-                // Whoever cannot be heard is not waited for: rot and what was put there by others must not stop backups.
-                Ok(None) => continue,
-                Err(error) if error.kind() == ErrorKind::Corrupt => continue,
-                open => open?.ok_or_else(|| missing(&open_name(sequence)))?,
-            };
-            let for_how_long =
-                Duration::from_millis(now.modified_unix_ms.saturating_sub(signs.opened_unix_ms));
+            let for_how_long = Duration::from_millis(now.modified_unix_ms.saturating_sub(opened_unix_ms));
             return Ok(Some(Rival { sequence, host: open.host, process: open.process, for_how_long }));
+        }
+        Ok(None)
+    }
+
+    /// The time of a session's newest sign of life that was listed, and that opens.
+    async fn newest_sign(&self, sequence: Sequence, of: SnapshotId) -> Result<Option<u64>> {
+        let listed = self.log.signs.get(&sequence).into_iter().flatten().rev();
+        for (k, at_unix_ms) in listed.take(row::FOREIGN_MAX as usize) {
+            if self.project.look_sign(self.volume.number, sequence, *k, Some(of)).await?.opens() {
+                return Ok(Some(*at_unix_ms));
+            }
         }
         Ok(None)
     }
@@ -227,7 +258,14 @@ impl Session {
             return Ok(Committed::Done);
         }
         // Settled by reading it back: a retry may have met its own success.
-        let found: EndRecord = self.project.read_record(&name).await?.ok_or_else(|| missing(&name))?;
+        let found: EndRecord = match self.project.look(&name).await? {
+            Found::Opens(found) => found,
+            Found::Absent => return Err(missing(&name)),
+            Found::Foreign(why) => {
+                return Err(Error::corrupt(format!("{name}, where this backup ends, does not open: {why}"))
+                    .help("run the backup again: it takes the next number, and what it uploaded is not uploaded twice"));
+            }
+        };
         match found.outcome {
             _ if found == record => Ok(Committed::Done),
             Outcome::Aborted { by, reason } => Ok(Committed::Lost { by, reason }),
@@ -244,11 +282,12 @@ impl Session {
         let mut settled = Vec::new();
         let unfinished: Vec<Sequence> = self.log.unfinished().filter(|s| *s < self.sequence).collect();
         for sequence in unfinished {
-            let name = ObjectName::Open(self.project.name().clone(), self.volume.number, sequence);
-            let Some(open) = self.project.read_record::<OpenRecord>(&name).await? else { continue };
+            let name = self.project.open_name(self.volume.number, sequence);
+            // One that does not open is left to a prune.
+            let Found::Opens(open) = self.project.look::<OpenRecord>(&name).await? else { continue };
             if let Some(reason) = self.project.is_dead(&open) {
                 // Whoever creates the outcome first decides; either way it is settled.
-                self.project.end_as_aborted(self.volume.number, sequence, &open, reason).await?;
+                self.project.end_as_aborted(self.volume.number, sequence, open.snapshot_id, reason).await?;
                 settled.push(sequence);
             }
         }
@@ -272,13 +311,34 @@ impl Project {
         &self,
         volume: VolumeNumber,
         sequence: Sequence,
-        open: &OpenRecord,
+        snapshot_id: SnapshotId,
         reason: String,
     ) -> Result<bool> {
         let by = self.repository().environment.host.clone();
         let outcome = Outcome::Aborted { by, reason };
-        let end = EndRecord { snapshot_id: open.snapshot_id, outcome };
-        let name = ObjectName::End(self.name().clone(), volume, sequence);
+        let end = EndRecord { snapshot_id, outcome };
+        let name = self.end_name(volume, sequence);
         Ok(matches!(self.create_record(&name, &end).await?, Created::New))
+    }
+
+    /// A sign of life: it opens, and is of the session that the sequence is of, where that is known.
+    pub(crate) async fn look_sign(
+        &self,
+        volume: VolumeNumber,
+        sequence: Sequence,
+        k: u32,
+        of: Option<SnapshotId>,
+    ) -> Result<Found<AliveRecord>> {
+        let belongs = |alive: &AliveRecord| match of {
+            Some(of) if of != alive.snapshot_id => {
+                Err(format!("it is of snapshot {}, its sequence of {of}", alive.snapshot_id))
+            }
+            _ => Ok(()),
+        };
+        self.look_bound(&self.alive_name(volume, sequence, k), belongs).await
+    }
+
+    pub(crate) fn alive_name(&self, volume: VolumeNumber, sequence: Sequence, k: u32) -> ObjectName {
+        ObjectName::Alive(self.name().clone(), volume, sequence, k)
     }
 }

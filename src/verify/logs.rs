@@ -7,11 +7,12 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::record::{EndRecord, ForgetRecord, NoteRecord, OpenRecord, Outcome, Snapshot};
-use crate::repo::log::{LogEntry, VolumeLog};
+use crate::plan::roster::VolumeState;
+use crate::repo::log::{LogEntry, Proof, VolumeLog};
 use crate::repo::memory::SeenSnapshot;
 use crate::units::{Sequence, SnapshotId, VolumeNumber};
 use crate::verify::audit::Audit;
-use crate::verify::metadata::Subject;
+use crate::verify::metadata::{Subject, whole};
 use crate::verify::report::{Flaw, Hurt, Problem};
 
 /// Records of a log read at once.
@@ -32,6 +33,8 @@ pub(crate) struct LogAudit {
     pub(crate) subjects: Vec<Subject>,
     pub(crate) findings: Vec<Finding>,
     pub(crate) unfinished: u64,
+    /// What a roster is held against.
+    pub(crate) state: VolumeState,
 }
 
 impl LogAudit {
@@ -51,6 +54,23 @@ impl Audit {
         let volume = VolumeInfo { number, name };
         let mut out = LogAudit::default();
         let log = self.volume_log(&volume, &mut out).await?;
+        for (sequence, why) in &log.unproven {
+            out.flaw(&self.project.forget_name(number, *sequence), Flaw::damaged(why.as_str()));
+        }
+        for stray in &log.strays {
+            let message = "it does not open, and no number leads to it";
+            out.flaw(&self.project.open_name(number, *stray), Flaw::damaged(message));
+        }
+        for (sequence, notes) in &log.notes {
+            let last = log.entries.get(sequence).map_or(0, |entry| entry.notes);
+            for k in notes.range(last.saturating_add(1)..) {
+                let name = ObjectName::Note(self.project.name().clone(), number, *sequence, *k);
+                out.flaw(&name, Flaw::damaged("no number leads to it"));
+            }
+        }
+        out.state.last = log.last();
+        let forgotten = log.entries.iter().filter(|(_, entry)| entry.forgotten);
+        out.state.forgotten = forgotten.map(|(sequence, _)| *sequence).collect();
         let all = stream::iter(log.entries)
             .map(|(sequence, entry)| {
                 let volume = &volume;
@@ -59,6 +79,7 @@ impl Audit {
             .buffered(RECORDS_INFLIGHT_MAX);
         tokio::pin!(all);
         while let Some(one) = all.try_next().await? {
+            out.state.live.extend(one.state.live);
             out.subjects.extend(one.subjects);
             out.findings.extend(one.findings);
             out.unfinished += one.unfinished;
@@ -72,12 +93,13 @@ impl Audit {
         let memory = &project.repository().memory;
         let expected = memory.sequence(project.name(), volume.number);
         let seen = memory.live(project.name(), volume.number);
-        let mut log = project.listed_log(volume.number).await?;
+        let listed = project.listed_log(volume.number).await?;
+        let mut log = project.rows_of(volume.number, listed, expected).await?;
         for gone in project.missing_of(volume.number, &seen, &mut log).await? {
             let message = memory.went_back(gone.what).to_string();
             out.flaw(&gone.object, Flaw { problem: Problem::WentBack, message });
         }
-        let log = project.confirm_log(volume.number, log).await?;
+        let log = project.confirm_log(volume.number, log, Proof::Hidden).await?;
         if log.last() < expected {
             let error = memory.log_went_back(project.name(), volume.number, log.last(), expected);
             out.flaw(&name(log.last()), Flaw { problem: Problem::WentBack, message: error.to_string() });
@@ -138,21 +160,24 @@ impl Audit {
                 None
             }
             Err(flaw) => {
-                let hurt = (!forgotten).then(|| whole(volume, sequence));
+                let hurt = (!forgotten).then(|| whole(volume.name.to_string(), sequence));
                 out.findings.push((name.to_string(), flaw, hurt));
+                // It is told of already.
+                out.state.live.insert(sequence);
                 None
             }
         };
         if let Some(end) = end {
             ids.push((name.clone(), end.snapshot_id));
             if let (false, Outcome::Committed(snapshot)) = (forgotten, end.outcome) {
+                out.state.live.insert(sequence);
                 match subject(self, volume, sequence, end.snapshot_id, &snapshot) {
                     Ok(subject) => {
                         self.recall(&subject, newest, &name, &mut out);
                         out.subjects.push(subject);
                     }
                     Err(e) => {
-                        let hurt = Some(whole(volume, sequence));
+                        let hurt = Some(whole(volume.name.to_string(), sequence));
                         out.findings.push((name.to_string(), Flaw::of(e)?, hurt));
                     }
                 }
@@ -179,16 +204,6 @@ impl Audit {
                 memory.saw_snapshot(project, volume, seen);
             }
         }
-    }
-}
-
-fn whole(volume: &VolumeInfo, sequence: Sequence) -> Hurt {
-    Hurt {
-        volume: volume.name.to_string(),
-        sequence: sequence.0,
-        snapshot_id: String::new(),
-        whole: true,
-        ranges: Vec::new(),
     }
 }
 

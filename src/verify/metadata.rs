@@ -1,5 +1,6 @@
 //! Everything that is neither chunk nor page: keys, catalog, logs, prune rounds. Finds the live snapshots on its way.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -8,10 +9,10 @@ use crate::codec;
 use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::{BeginRecord, DoneRecord, SealRecord};
-use crate::format::names::{gc_prefix, keys_prefix, volumes_prefix};
+use crate::format::names::{gc_prefix, keys_prefix};
 use crate::format::page::Page;
 use crate::format::record::{EndRecord, KeySlotRecord, Outcome, VolumeRecord};
-use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName, Record};
+use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName};
 use crate::repo::log::LogEntry;
 use crate::units::{ChunkId, Generation, Geometry, Sequence, SnapshotId, VolumeNumber};
 use crate::verify::audit::Audit;
@@ -23,6 +24,8 @@ use crate::volume::{Identity, SnapshotPoint};
 const LOGS_INFLIGHT_MAX: usize = 4;
 /// Other records read at once.
 const RECORDS_INFLIGHT_MAX: usize = 16;
+/// Catalog entries that may be missing before no more are asked for.
+const VOLUMES_MISSING_MAX: u32 = 1_000;
 /// Refs of root pages that are kept from the first look on (about 80 MiB); others are read again when needed.
 const ROOT_REFS_KEPT_MAX: usize = 1 << 20;
 
@@ -75,6 +78,11 @@ impl Subject {
     }
 }
 
+/// A snapshot of which nothing can be restored.
+pub(crate) fn whole(volume: String, sequence: Sequence) -> Hurt {
+    Hurt { volume, sequence: sequence.0, snapshot_id: String::new(), whole: true, ranges: Vec::new() }
+}
+
 impl Metadata {
     /// Reads the metadata of the snapshots that the user named; where none is, of all the project.
     pub(crate) async fn read(audit: &Audit, specs: &[String], findings: &mut Findings) -> Result<Self> {
@@ -91,14 +99,18 @@ impl Metadata {
         for (object, flaw, _) in audit.common().await? {
             findings.note(object, flaw)?;
         }
+        let said = audit.said(findings).await?;
         let volumes = audit.volumes(findings).await?;
         metadata.volumes = volumes.len() as u64;
+        let mut states = BTreeMap::new();
         let mut logs = stream::iter(volumes)
-            .map(|(number, name)| audit.volume(number, name))
+            .map(|(number, name)| async move { Ok::<_, Error>((number, audit.volume(number, name).await?)) })
             .buffered(LOGS_INFLIGHT_MAX);
-        while let Some(log) = logs.try_next().await? {
+        while let Some((number, mut log)) = logs.try_next().await? {
+            states.insert(number, std::mem::take(&mut log.state));
             metadata.take(log, findings)?;
         }
+        audit.check_said(&said, &states, &metadata.subjects, findings).await?;
         Ok(metadata)
     }
 
@@ -183,7 +195,7 @@ impl Audit {
                     Err(flaw) => Ok(Err(flaw)),
                 }
             }
-            ObjectName::Key { .. } => self.unsealed::<KeySlotRecord>(name).await,
+            ObjectName::Key { slot } => self.key(name, *slot).await,
             ObjectName::GcBegin(..) => Ok(self.record::<BeginRecord>(name).await?.map(drop)),
             ObjectName::GcSeal(..) => Ok(self.record::<SealRecord>(name).await?.map(drop)),
             ObjectName::GcDone(..) => Ok(self.record::<DoneRecord>(name).await?.map(drop)),
@@ -196,16 +208,25 @@ impl Audit {
         }
     }
 
-    async fn unsealed<R: Record>(&self, name: &ObjectName) -> Looked<()> {
+    /// A key slot: it must be one that the repository's own key has made.
+    async fn key(&self, name: &ObjectName, slot: u64) -> Looked<()> {
         let found = self.object(name, name.object_type().object_len_bytes_max() as u64).await?;
         let bytes = match found {
             Ok(bytes) => bytes,
             Err(flaw) => return Ok(Err(flaw)),
         };
         let place = codec::Place { key: None, ..self.project.place(name) };
-        looked(
-            self.project.scrub(name, &bytes).and_then(|()| codec::open_record::<R>(place, &bytes)).map(drop),
-        )
+        let opened = self.project.scrub(name, &bytes);
+        let opened = opened.and_then(|()| codec::open_record::<KeySlotRecord>(place, &bytes));
+        let made = opened.and_then(|record| self.project.repository().has_made(slot, &record));
+        let removed_by = format!("; `cuttle key remove {slot:016x}` removes it");
+        looked(made).map(|found| match found {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                Err(Flaw::damaged(format!("it was not made with this repository's key{removed_by}")))
+            }
+            Err(flaw) => Err(Flaw { message: flaw.message + &removed_by, ..flaw }),
+        })
     }
 
     async fn gc_part(&self, name: &ObjectName, id: ChunkId) -> Looked<()> {
@@ -229,29 +250,41 @@ impl Audit {
         )
     }
 
+    /// Whether a volume has a log, whatever this host saw of it.
+    async fn is_begun(&self, number: VolumeNumber) -> Result<bool> {
+        let listed = self.project.listed_log(number).await?;
+        Ok(self.project.rows_of(number, listed, Sequence(0)).await?.last() > Sequence(0))
+    }
+
     /// The volumes by number, with their names; those whose entries are hurt too.
     async fn volumes(&self, findings: &mut Findings) -> Result<Vec<(VolumeNumber, Arc<str>)>> {
         let project = self.project.name();
-        let store = &self.project.repository().store;
-        let mut highest = 0;
-        for info in store.list(&volumes_prefix(project), None).await? {
-            if let Some(ObjectName::Volume(_, n)) = ObjectName::parse(&info.key) {
-                highest = highest.max(n.0);
-            }
+        let catalog = self.project.found_catalog().await?;
+        for stray in catalog.strays() {
+            let name = ObjectName::Volume(project.clone(), *stray);
+            findings.note(name.to_string(), Flaw::damaged("it does not open, and no number leads to it"))?;
         }
         // A volume whose entry is gone may show by its log.
-        for name in store.list_prefixes(&format!("projects/{project}/log/")).await? {
-            let number = name.trim_end_matches('/').rsplit('/').next().and_then(|n| n.parse().ok());
-            highest = highest.max(number.unwrap_or(0));
+        let mut highest = catalog.last();
+        for name in self.project.repository().store.list_prefixes(&format!("projects/{project}/log/")).await?
+        {
+            let number = name.parse().ok().map(VolumeNumber).filter(|n| *n > highest);
+            if let Some(number) = number
+                && self.is_begun(number).await?
+            {
+                highest = number;
+            }
         }
         // So does one that this host saw.
         let seen = self.project.repository().memory.catalog_end(project);
         let mut volumes: Vec<(VolumeNumber, Arc<str>)> = Vec::new();
-        for n in 1.. {
+        let mut missing = 0;
+        for n in 1..=highest.0.max(seen) {
             let number = VolumeNumber(n);
             let name = ObjectName::Volume(project.clone(), number);
             let found = self.record::<VolumeRecord>(&name).await?;
-            if n > highest.max(seen) && matches!(&found, Err(flaw) if flaw.problem == Problem::Missing) {
+            missing += u32::from(matches!(&found, Err(flaw) if flaw.problem == Problem::Missing));
+            if missing > VOLUMES_MISSING_MAX {
                 break;
             }
             let flaw = match found {
@@ -276,7 +309,7 @@ impl Audit {
                         }
                     }
                 },
-                Err(flaw) if flaw.problem == Problem::Missing && n > highest => {
+                Err(flaw) if flaw.problem == Problem::Missing && number > highest => {
                     let error = self.project.repository().memory.catalog_went_back(project, n - 1);
                     Flaw { problem: Problem::WentBack, message: error.to_string() }
                 }

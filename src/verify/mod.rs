@@ -15,6 +15,7 @@ mod pages;
 mod present;
 pub mod repair;
 mod report;
+mod roster;
 mod scrub;
 mod slice;
 mod wanted;

@@ -27,6 +27,8 @@ use crate::verify::slice::Slice;
 const TASKS_MAX: usize = 64;
 /// Unknown names that are listed; more are counted.
 const UNKNOWN_MAX: usize = 100;
+/// Missing numbers that are asked for one by one.
+const GAPS_MAX: u32 = 1_000;
 
 /// How a scrub is done.
 #[derive(Debug, Clone)]
@@ -84,6 +86,19 @@ impl Numbers {
 
     fn has_gaps(&self) -> bool {
         self.count < self.highest
+    }
+
+    /// So much is missing that it is rather the highest number that is wrong.
+    fn is_no_row(&self) -> bool {
+        self.highest - self.count > GAPS_MAX
+    }
+}
+
+fn no_row(numbers: &Numbers) -> Flaw {
+    let missing = numbers.highest - numbers.count;
+    Flaw {
+        problem: Problem::Gap,
+        message: format!("{missing} numbers below it are not there: no row leads to it"),
     }
 }
 
@@ -216,14 +231,20 @@ impl Run {
     /// Looks for the numbers that the listing lacks.
     async fn gaps(&mut self, store: &Store) -> Result<()> {
         for (project, numbers) in std::mem::take(&mut self.volumes) {
-            if numbers.has_gaps() {
+            if numbers.is_no_row() {
+                let name = ObjectName::Volume(project, VolumeNumber(numbers.highest));
+                self.findings.note(name.to_string(), no_row(&numbers))?;
+            } else if numbers.has_gaps() {
                 let wanted =
                     (1..=numbers.highest).map(|n| ObjectName::Volume(project.clone(), VolumeNumber(n)));
                 self.gaps_of(store, &volumes_prefix(&project), wanted).await?;
             }
         }
         for ((project, volume), numbers) in std::mem::take(&mut self.logs) {
-            if numbers.has_gaps() {
+            if numbers.is_no_row() {
+                let name = ObjectName::Open(project, volume, Sequence(numbers.highest));
+                self.findings.note(name.to_string(), no_row(&numbers))?;
+            } else if numbers.has_gaps() {
                 let wanted =
                     (1..=numbers.highest).map(|s| ObjectName::Open(project.clone(), volume, Sequence(s)));
                 self.gaps_of(store, &log_prefix(&project, volume), wanted).await?;

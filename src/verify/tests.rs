@@ -54,9 +54,10 @@ async fn a_whole_repository_is_whole() {
             assert_eq!((report.pages, report.chunks), (pages, objects));
             let read = if options.read_data { objects } else { 0 };
             assert_eq!(report.chunks_read, read);
-            // Volumes, logs, the key slot, repository and project; and that no volume follows.
-            let records = 3 + 5 * 2 + u64::from(encrypted) + 2;
-            let absent = 1;
+            // Volumes (for the catalog, and for every byte of them), logs, the key slot, repository and project; and that no
+            // volume follows, nor a round.
+            let records = 2 * 3 + 5 * 2 + u64::from(encrypted) + 2;
+            let absent = 2;
             assert_eq!(report.ledger.get_requests, records + absent + pages + read, "encrypted: {encrypted}");
         }
         assert!(scrubbed(&bench, None).await.ok());

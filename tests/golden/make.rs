@@ -196,6 +196,7 @@ async fn round(hand: &ByHand) {
         volume: VolumeNumber(volume),
         high_water: Sequence(high_water),
         live: live.iter().copied().map(Sequence).collect(),
+        unfinished: Vec::new(),
     };
     let seal = SealRecord {
         generation: Generation(1),

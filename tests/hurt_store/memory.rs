@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cuttle::codec::{self, Place};
 use cuttle::format::ObjectName;
 use cuttle::format::record::RepositoryRecord;
-use cuttle::keys::MasterKey;
+use cuttle::keys::{MasterKey, SlotPlace};
 use cuttle::repo::{Environment, InitOptions, Project, Repository, default_project};
 use cuttle::{Error, ErrorKind, Result};
 use object_store::ObjectStore;
@@ -151,7 +151,8 @@ async fn another_master_key_in_the_same_repository_is_refused() {
         for name in names(&**objects, "keys/").await {
             delete(&**objects, &name).await;
         }
-        let slot = MasterKey::random().and_then(|m| m.wrap(&secret(), &repository, "", 0)).expect("wrapped");
+        let at = SlotPlace { slot: 7, repository: &repository };
+        let slot = MasterKey::random().and_then(|m| m.wrap(&secret(), at, "", 0)).expect("wrapped");
         let name = ObjectName::Key { slot: 7 };
         let place = Place { repo_id: &hand.repository.repo_id, name: &name, key: None };
         let sealed = codec::seal_record(place, &slot).expect("sealed");
@@ -284,6 +285,36 @@ async fn whatever_this_host_opened_is_missed_by_every_look() {
             open().await.expect("opened").find_snapshot("pool/image").await.expect(what);
         }
     }
+}
+
+/// What stands in the place of a note and does not open says nothing; whoever saw the note does not take it for none. So with a
+/// volume in the middle of the catalog.
+#[tokio::test]
+async fn what_was_seen_and_does_not_open_any_more_is_missed() {
+    let world = World::incremental().await;
+    let round = world.round();
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = || connect(round.objects.clone(), remembering(folder.path()));
+    let project = open().await.expect("opened");
+    round.backup_in(&project).await.expect("backed up");
+    let first = project.find_snapshot("pool/image@1").await.expect("found");
+    project.change_note(&(&first).into(), |note| note.protected = true).await.expect("protected");
+    assert!(project.find_snapshot("pool/image@1").await.expect("found").protected);
+    drop(project);
+    let all = names(&*round.objects, "projects/").await;
+    let note = all.iter().find(|name| name.contains(".note.")).expect("a note");
+    let bytes = get(&*round.objects, note).await;
+    put(&*round.objects, note, Vec::new()).await;
+    let project = open().await.expect("opened");
+    let error = project.find_snapshot("pool/image@1").await.expect_err("its protection is hidden");
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert!(error.message().contains("was protected"), "{error}");
+    put(&*round.objects, note, bytes).await;
+    project.find_snapshot("pool/image@1").await.expect("as before");
+    delete(&*round.objects, "projects/default/volumes/0000000001").await;
+    let error = project.confirmed_catalog().await.expect_err("a volume is gone");
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert!(error.message().contains("lacks volume 1"), "{error}");
 }
 
 /// Other hosts forget, prune, protect, unprotect and tag; none of that is a store that went back.

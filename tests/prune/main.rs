@@ -4,6 +4,7 @@ mod crash;
 mod histories;
 mod joined;
 mod named;
+mod planted;
 mod quiet;
 mod refusals;
 mod sessions;

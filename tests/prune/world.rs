@@ -125,6 +125,17 @@ impl World {
         }
     }
 
+    /// The same objects and the same clock, for somebody else.
+    pub fn beside(&self) -> Self {
+        Self {
+            objects: Arc::clone(&self.objects),
+            timed: self.timed.clone(),
+            volumes: self.volumes.clone(),
+            expected: BTreeMap::new(),
+            numbers: Numbers::new(12),
+        }
+    }
+
     pub fn faults(&self) -> FaultStore {
         FaultStore::new(Arc::new(self.timed.clone()))
     }

@@ -1,6 +1,7 @@
 //! Stores that break their promises. Each lie makes a rule of the protocol void, as if the code did not keep it, so the
 //! simulation must find what comes of it: that shows that it looks.
 
+use bytes::Bytes;
 use cuttle::format::ObjectName;
 use object_store::{ObjectMeta, Result};
 
@@ -53,13 +54,24 @@ impl State {
                 self.vanished.insert((n.0, s.0));
                 Some(Ok(Reply::Done))
             }
-            (Lie::NobodyAtWork | Lie::AbortsVanish, Op::Head, Some(ObjectName::Forget(_, n, s)))
-                if pruner =>
-            {
+            (
+                Lie::NobodyAtWork | Lie::AbortsVanish,
+                Op::Head | Op::Get(_),
+                Some(ObjectName::Forget(_, n, s)),
+            ) if pruner => {
                 let session: Session = (n.0, s.0);
                 let told = lie == Lie::NobodyAtWork || self.vanished.contains(&session);
-                let there = (told && self.oracle.is_open(&session)).then(|| meta(&request.name, 200, 0))?;
-                Some(Ok(Reply::Got { bytes: Default::default(), range: 0..200, meta: there }))
+                if !told || !self.oracle.is_open(&session) {
+                    return None;
+                }
+                // Nobody believes a name: it takes one who has the keys.
+                let forged = self.oracle.forged_forget(&self.objects, session)?;
+                Some(Ok(got(&request.name, forged)))
+            }
+            (Lie::NothingCondemned, Op::Get(_), Some(ObjectName::GcDone(_, round))) if !pruner => {
+                let begin = request.name.replace(".done", ".begin");
+                let begun = self.objects.get(&begin).is_some() && self.objects.get(&request.name).is_none();
+                begun.then(|| Ok(got(&request.name, self.oracle.forged_done(*round))))
             }
             (Lie::NothingForgotten, Op::Get(_) | Op::Head, Some(ObjectName::Forget(..))) if !pruner => {
                 Some(Err(not_found(&request.name)))
@@ -85,13 +97,6 @@ impl State {
                 let first = *self.first_looks.entry(request.actor).or_insert(moment);
                 Some(self.shown(request, first))
             }
-            Lie::NothingCondemned if rounds => {
-                let mut shown = self.shown(request, moment);
-                let begins: Vec<String> = shown.iter().map(|m| m.location.to_string()).collect();
-                let done = begins.iter().filter_map(|name| name.strip_suffix(".begin"));
-                shown.extend(done.map(|round| meta(&format!("{round}.done"), 200, 0)));
-                Some(shown)
-            }
             Lie::NothingForgotten => {
                 let mut shown = self.shown(request, moment);
                 shown.retain(|m| !m.location.as_ref().ends_with(".forget"));
@@ -100,6 +105,7 @@ impl State {
             _ => None,
         }
     }
+
     /// Sessions under way, shown to a prune as if they were forgotten.
     fn hidden_at_work(&self, lie: Lie, request: &Request, moment: usize) -> Option<Vec<ObjectMeta>> {
         let all = lie == Lie::NobodyAtWork;
@@ -118,4 +124,9 @@ impl State {
         }
         Some(shown)
     }
+}
+
+fn got(name: &str, bytes: Bytes) -> Reply {
+    let len = bytes.len() as u64;
+    Reply::Got { bytes, range: 0..len, meta: meta(name, len, 0) }
 }

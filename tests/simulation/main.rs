@@ -9,6 +9,7 @@ mod lies;
 mod log;
 mod objects;
 mod oracle;
+mod plants;
 mod runs;
 mod store;
 #[path = "../support/mod.rs"]

@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cuttle::codec::{self, Base};
+use cuttle::format::gc::DoneRecord;
 use cuttle::format::names::ContentName;
 use cuttle::format::page::{Page, PageRef, count_of_page};
-use cuttle::format::record::{EndRecord, Outcome, Snapshot, VolumeRecord};
+use cuttle::format::record::{EndRecord, ForgetRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
 use cuttle::format::{ObjectName, ObjectType};
-use cuttle::units::{Sequence, VolumeNumber};
+use cuttle::units::{Generation, Sequence, VolumeNumber};
 use cuttle::volume::Identity;
 
 use crate::objects::Objects;
@@ -25,6 +26,9 @@ use crate::volume::{Content, SimVolume};
 pub type Session = (u32, u32);
 
 type Judged<T> = Result<T, String>;
+
+/// Objects that are planted in a world at most.
+pub const PLANTED_MAX: u32 = 12;
 
 pub struct Oracle {
     hand: Arc<ByHand>,
@@ -94,7 +98,29 @@ impl Oracle {
             };
             object.and_then(record).is_some_and(|record| record.name == volume)
         };
-        (1..=self.volumes.len() as u32).find(holds).unwrap_or(0)
+        // Planted entries take numbers, too.
+        (1..=self.volumes.len() as u32 + PLANTED_MAX).find(holds).unwrap_or(0)
+    }
+
+    /// A `.forget` as whoever has the keys would make it.
+    pub fn forged_forget(&self, objects: &Objects, (n, s): Session) -> Option<Bytes> {
+        let (project, n, s) = (self.hand.project.clone(), VolumeNumber(n), Sequence(s));
+        let open = ObjectName::Open(project.clone(), n, s);
+        let opened = objects.get(&open.to_string())?;
+        let record: OpenRecord =
+            self.hand.at(&open, |place| codec::open_record(place, &opened.bytes)).ok()?;
+        let forget = ForgetRecord { snapshot_id: record.snapshot_id, host: String::new(), at_unix_ms: 0 };
+        let name = ObjectName::Forget(project, n, s);
+        let sealed = self.hand.at(&name, |place| codec::seal_record(place, &forget)).ok()?;
+        Some(sealed.bytes().clone())
+    }
+
+    /// The same of a round's end.
+    pub fn forged_done(&self, generation: Generation) -> Bytes {
+        let name = ObjectName::GcDone(self.hand.project.clone(), generation);
+        let done = DoneRecord { generation, last_seal: Generation(0) };
+        let sealed = self.hand.at(&name, |place| codec::seal_record(place, &done));
+        sealed.expect("sealed").bytes().clone()
     }
 
     pub fn violated(&mut self, what: String) {

@@ -18,7 +18,8 @@ use crate::dice::Dice;
 use crate::lies::Lie;
 use crate::log::Log;
 use crate::objects::Objects;
-use crate::oracle::Oracle;
+use crate::oracle::{Oracle, PLANTED_MAX};
+use crate::plants::{self, Plants};
 use crate::store::{Actor, Fate, Op, Sim};
 use crate::support::by_hand::ByHand;
 use crate::support::repo::{CHUNK, environment, secret};
@@ -114,6 +115,7 @@ struct Weather {
     processes: usize,
     at_once: usize,
     order: Order,
+    plants: Plants,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -135,6 +137,13 @@ impl Weather {
             processes: dice.pick(&[5, 9, 14, 20]),
             at_once: dice.pick(&[2, 3, 5]),
             order: dice.pick(&[Order::First, Order::Any, Order::Any, Order::Last]),
+            plants: dice.pick(&[
+                Plants::Nothing,
+                Plants::Nothing,
+                Plants::Nothing,
+                Plants::Rounds,
+                Plants::Anything,
+            ]),
         }
     }
 }
@@ -162,6 +171,8 @@ struct World {
     acknowledged: Vec<Actor>,
     /// The last prune that ended well.
     pruned: Option<Box<PruneReport>>,
+    /// Objects that somebody planted.
+    planted: u32,
 }
 
 impl World {
@@ -175,7 +186,10 @@ impl World {
         let skews_ms = (0..hosts)
             .map(|_| (dice.below(2 * SKEW_DAYS_MAX as usize + 1) as i64 - SKEW_DAYS_MAX) * day_ms)
             .collect();
-        let weather = Weather::draw(&mut dice);
+        let mut weather = Weather::draw(&mut dice);
+        if lie.is_some() {
+            weather.plants = Plants::Nothing;
+        }
         let oracle = Oracle::new(Arc::clone(&template.hand), volumes.clone());
         let sim = Sim::new(template.objects.clone(), oracle, log, lie);
         Self {
@@ -189,6 +203,7 @@ impl World {
             in_doubt: Vec::new(),
             acknowledged: Vec::new(),
             pruned: None,
+            planted: 0,
         }
     }
 
@@ -254,7 +269,8 @@ impl World {
                     return Err(format!("{session:?} was forgotten and is live"));
                 }
             }
-            Ok(Done::Verified { damage: Some(damage) }) if !lies => {
+            // What was planted is damage.
+            Ok(Done::Verified { damage: Some(damage) }) if !lies && self.planted == 0 => {
                 return Err(format!("verify (actor {actor}) found damage: {damage}"));
             }
             Ok(Done::Pruned(report)) => {
@@ -266,6 +282,7 @@ impl World {
                 state.log.event(format_args!("{actor} failed: {error}"));
                 let honest = match error.kind() {
                     ErrorKind::Unavailable | ErrorKind::Conflict => true,
+                    ErrorKind::Corrupt => self.planted > 0 && self.weather.plants == Plants::Anything,
                     ErrorKind::Interrupted => cancelled,
                     _ => false,
                 };
@@ -308,6 +325,7 @@ impl World {
             // Where all are asleep, time passes.
             if awake.is_empty() { 20 } else { self.weather.jumps },
             if any { self.weather.kills } else { 0 },
+            if any && self.weather.plants != Plants::Nothing && self.planted < PLANTED_MAX { 6 } else { 0 },
         ];
         match self.dice.weighted(&weights) {
             0 => self.serve(&awake).await,
@@ -319,8 +337,18 @@ impl World {
             3 => self.kill(),
             4 => self.put_to_sleep(),
             5 => self.jump().await,
-            _ => self.interrupt(),
+            6 => self.interrupt(),
+            _ => self.plant(),
         }
+    }
+
+    fn plant(&mut self) {
+        let mut state = self.sim.lock();
+        let now = state.now_unix_ms();
+        let planted = plants::plant(&mut state.objects, self.weather.plants, now, &mut self.dice);
+        let Some(name) = planted else { return };
+        state.log.event(format_args!("somebody plants {name}"));
+        self.planted += 1;
     }
 
     async fn serve(&mut self, awake: &[usize]) {
@@ -456,10 +484,15 @@ impl World {
     /// volume can be backed up again.
     async fn aftermath(&mut self) -> std::result::Result<(), String> {
         tokio::time::advance(LEASE_DEFAULT + DAY / 24).await;
+        if self.planted > 0 && self.weather.plants == Plants::Anything {
+            // Prunes may stop at what was planted, and backups of a volume whose number was taken go on under another.
+            self.alone(Task::Prune { wait: true }).await?;
+            return self.alone(Task::Verify { read_data: true }).await;
+        }
         for _ in 0..2 {
             self.alone(Task::Prune { wait: true }).await?;
             let report = self.pruned.take().ok_or("a prune failed though nothing went wrong")?;
-            if report.rounds_finished > 2 || report.round_open {
+            if report.rounds_finished > u64::from(2 + self.planted) || report.round_open {
                 return Err(format!("a prune did not come to an end in two rounds: {report:?}"));
             }
         }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cuttle::codec::{self, Base, Place, Sealed};
-use cuttle::format::gc::{BeginRecord, Condemned, DoneRecord, PartRef};
+use cuttle::format::gc::{BeginRecord, Condemned, DoneRecord, PartRef, RosterEntry, SealRecord};
 use cuttle::format::names::{ContentKind, ContentName};
 use cuttle::format::page::{ObjectRef, Page, PageRef, count_of_page};
 use cuttle::format::record::{
     EndRecord, ForgetRecord, KeySlotRecord, OpenRecord, Outcome, ProjectRecord, RepositoryRecord, Snapshot,
 };
+use cuttle::format::table::{self, TableEntry};
 use cuttle::format::{ObjectName, ObjectType, Record};
 use cuttle::keys::{MasterKey, ProjectKeys, SealingKey, Unlock};
 use cuttle::units::{ChunkId, Generation, ProjectName, Sequence, VolumeNumber};
@@ -167,13 +168,37 @@ impl ByHand {
         let sealed_len_bytes = self.put_plain(&part, &plain).await;
         let condemned = vec![PartRef { id, sealed_len_bytes, entries: (plain.len() / 8) as u32 }];
         let begin = ObjectName::GcBegin(self.project.clone(), generation);
-        self.put_record(&begin, &BeginRecord { generation, condemned }).await;
+        let last_seal = self.last_seal(generation.0.saturating_sub(1)).await;
+        self.put_record(&begin, &BeginRecord { generation, last_seal, condemned }).await;
     }
 
     pub async fn end_round(&self, generation: u32) {
+        let last_seal = self.last_seal(generation).await;
         let generation = Generation(generation);
         let done = ObjectName::GcDone(self.project.clone(), generation);
-        self.put_record(&done, &DoneRecord { generation }).await;
+        self.put_record(&done, &DoneRecord { generation, last_seal }).await;
+    }
+
+    /// The newest round up to one that was sealed.
+    async fn last_seal(&self, generation: u32) -> Generation {
+        let all = names(&*self.objects, &format!("projects/{}/gc/", self.project)).await;
+        let seals = all.iter().filter_map(|name| match ObjectName::parse(name) {
+            Some(ObjectName::GcSeal(_, g)) if g.0 <= generation => Some(g),
+            _ => None,
+        });
+        seals.max().unwrap_or(Generation(0))
+    }
+
+    /// Seals a round that deletes these, with the roster of another or none.
+    pub async fn seal_round(&self, generation: u32, deleted: &[TableEntry], roster: Vec<RosterEntry>) {
+        let generation = Generation(generation);
+        let plain = table::encode(deleted);
+        let id = self.page_id(&plain);
+        let part = ObjectName::GcPart(self.project.clone(), generation, id);
+        let sealed_len_bytes = self.put_plain(&part, &plain).await;
+        let deleted = vec![PartRef { id, sealed_len_bytes, entries: deleted.len() as u32 }];
+        let seal = ObjectName::GcSeal(self.project.clone(), generation);
+        self.put_record(&seal, &SealRecord { generation, roster, live_index: Vec::new(), deleted }).await;
     }
 
     /// Forgets a snapshot, whatever anybody thinks of it.

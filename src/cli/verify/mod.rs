@@ -39,6 +39,8 @@ Examples:
   cuttle verify --no-key                      every object against its own checksum, without any key
   cuttle verify --read-data --repair -n       what could be mended, and from where
   cuttle verify --read-data --repair          mend it; needs a right to overwrite, which backup hosts should not have
+  cuttle verify --quarantine projects/default/log/0000000001/0000000003.forget -n
+                                              what is known of an object that does not open
 
 It goes on after damage, reports all that is hurt, and then ends with exit code 1.
 
@@ -47,11 +49,15 @@ It goes on after damage, reports all that is hurt, and then ends with exit code 
 the very one that was lost. Damaged objects are copied to quarantine/ before they are replaced; nothing is ever deleted. The
 exit code is 0 if nothing stays damaged.
 
+--quarantine is for an object of a log, the catalog or a prune round that does not open: rot, or planted by somebody who has
+no key. A prune stops at it where it may keep a snapshot alive. With -n it says what is known of it, and what would be done.
+
 JSON: {\"message_type\":\"summary\",\"mode\":\"verify\",\"ok\",\"hurt\":[{\"volume\",\"sequence\",\"snapshot_id\",\"whole\",
 \"ranges\":[{\"offset_bytes\",\"length_bytes\"}]}],\"damage\":[{\"object\",\"problem\",\"message\",\"hurts\":[…]}],\"project\",\"snapshots\",
 \"chunks\",\"chunks_read\",\"read_bytes\",…,\"ledger\":{…},\"seconds\"}; with --no-key \"mode\":\"no_key\" and \"objects\",\"bytes\";
 with --against \"mode\":\"against\" and \"differing\":[ranges],\"differing_bytes\"; with --repair \"mode\":\"repair\", \"damage\" and
-\"hurt\" as they stay, \"dry_run\",\"mended\":[{\"object\",\"problem\",\"from\",\"quarantined\"}],\"left\":[{\"object\",\"why\"}].";
+\"hurt\" as they stay, \"dry_run\",\"mended\":[{\"object\",\"problem\",\"from\",\"quarantined\"}],\"left\":[{\"object\",\"why\"}];
+with --quarantine \"mode\":\"quarantine\" and \"object\",\"dry_run\",\"found\",\"known\":[…],\"done\":[…],\"quarantined\".";
 
 /// Check that snapshots can be restored
 #[derive(Debug, clap::Args)]
@@ -84,6 +90,9 @@ pub struct Args {
     /// Mend from another repository with the same password: volumes of the same name are looked at; may be repeated
     #[arg(long, value_name = "REPO", requires = "repair")]
     repair_from_repo: Vec<String>,
+    /// Put aside an object that does not open and that a prune stops at, by its name in the repository
+    #[arg(long, value_name = "NAME", exclusive = true)]
+    quarantine: Option<String>,
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
@@ -97,6 +106,10 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
             .help("for example: cuttle verify vms/db --against rbd:vms/db"));
     }
     let project = connect::project(context, false).await.map_err(|e| tell_of_no_key(context, e))?;
+    if let Some(name) = &args.quarantine {
+        let aside = verify::repair::put_aside(&project, name, context.global.dry_run).await?;
+        return report::put_aside(context, &aside);
+    }
     if let (Some(place), [snapshot]) = (against, &args.snapshots[..]) {
         return compare(context, &project, (snapshot, args.as_it_is), place).await;
     }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use cuttle::store::Ledger;
-use cuttle::verify::repair::{Left, Mended, RepairReport};
+use cuttle::verify::repair::{Aside, Left, Mended, RepairReport};
 use cuttle::verify::{AgainstReport, ByteRange, Damage, Hurt, Problem, ScrubReport, VerifyReport};
 use cuttle::{Error, Result};
 
@@ -109,6 +109,31 @@ pub fn repaired(context: &Context<'_>, report: &RepairReport) -> Result<Exit> {
                 --repair-from-repo for a copy of the repository. Delete nothing by hand; what is not listed as hurt can \
                 be restored";
     Ok(end(context, ok, &Error::corrupt(what).help(help)))
+}
+
+/// Tells what became of an object that was put aside.
+pub fn put_aside(context: &Context<'_>, aside: &Aside) -> Result<Exit> {
+    let ui = context.ui;
+    if ui.is_json() {
+        let (message_type, mode) = ("summary", "quarantine");
+        ui.print_json(&Summary { message_type, mode, ok: true, hurt: None, report: aside })?;
+    } else if ui.is_talkative() {
+        ui.print(&format!("{}: {}", aside.object, aside.found))?;
+        for known in &aside.known {
+            ui.print(&format!("known: {known}"))?;
+        }
+        let verb = if aside.dry_run { "would be" } else { "is" };
+        for done in &aside.done {
+            ui.print(&format!("what {verb} said now: {done}"))?;
+        }
+        if let Some(copy) = &aside.quarantined {
+            ui.print(&format!(
+                "its bytes {} in {copy}",
+                if aside.dry_run { "would be kept" } else { "are" }
+            ))?;
+        }
+    }
+    Ok(Exit::Success)
 }
 
 fn show_mended(context: &Context<'_>, report: &RepairReport) -> Result<()> {

@@ -272,6 +272,11 @@ impl Memory {
         self.lock().volume(project, volume).map_or_else(Vec::new, |v| v.live.clone())
     }
 
+    /// Whether a catalog entry was opened.
+    pub(crate) fn has_seen_volume(&self, project: &ProjectName, volume: VolumeNumber) -> bool {
+        self.lock().volume(project, volume).is_some_and(|v| !v.name.is_empty())
+    }
+
     /// How a volume is called in what people read.
     pub(crate) fn volume_name(&self, project: &ProjectName, volume: VolumeNumber) -> String {
         let inner = self.lock();
@@ -295,6 +300,28 @@ impl Memory {
                 self.volume_name(project, volume),
                 found.short_id(),
                 known.short_id()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Holds the newest note of a snapshot that opens against the one that was seen: what stands in that one's place would
+    /// hide what it says. `last` is where the numbers of its notes end; 0 where nobody looked.
+    pub(crate) fn check_note(
+        &self,
+        project: &ProjectName,
+        volume: VolumeNumber,
+        found: &SeenSnapshot,
+        last: u32,
+    ) -> Result<()> {
+        let known = self.lock().volume(project, volume).and_then(|v| v.get(found.sequence).copied());
+        match known {
+            Some(known) if found.notes < known.notes && known.notes <= last => Err(self.went_back(format!(
+                "snapshot {} of {} {}, and note {} that says so does not open any more",
+                found.sequence,
+                self.volume_name(project, volume),
+                if known.protected { "was protected" } else { "had a note with tags" },
+                known.notes
             ))),
             _ => Ok(()),
         }

@@ -6,7 +6,6 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use crate::repo::log::SnapshotEntry;
 use crate::units::{Sequence, SnapshotId};
 
 /// Live snapshots of a volume that are remembered: the newest, and what is protected among the others.
@@ -42,7 +41,7 @@ pub(crate) struct SeenSnapshot {
     pub(crate) sequence: Sequence,
     /// The first bytes of its id, as people see them too.
     id: u32,
-    /// The newest note; 0 for none.
+    /// The newest note that opened; 0 for none.
     pub(crate) notes: u32,
     pub(crate) protected: bool,
 }
@@ -81,12 +80,6 @@ impl SeenSnapshot {
             let _ = write!(text, ":{}{}", self.notes, if self.protected { "!" } else { "" });
         }
         text
-    }
-}
-
-impl From<&SnapshotEntry> for SeenSnapshot {
-    fn from(entry: &SnapshotEntry) -> Self {
-        Self::new(entry.snapshot.sequence, entry.snapshot_id).with_note(entry.notes, entry.protected)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Whatever is damaged is kept in quarantine and replaced only by what a reader would take for the very object that was
 //! lost; nothing is deleted (repo-format.md §8.3). What cannot be mended stays as it is.
 
+mod aside;
 mod mend;
 mod sources;
 mod targets;
@@ -27,6 +28,7 @@ use crate::verify::repair::sources::Finder;
 use crate::verify::repair::targets::{ChunkTarget, Targets};
 use crate::verify::report::{Damage, Findings, Problem, VerifyReport};
 
+pub use aside::{Aside, put_aside};
 pub use sources::{OpenOrigin, Source, Sources};
 
 /// Looks at most: each but the last mends something, and what hides other damage is mended first. A manifest has

@@ -22,7 +22,10 @@
 //! - **Chunks.** One full chunk in each generation, and one delta for each session, whose base is of any generation up to its own
 //!   and may be a delta itself.
 //! - **Rounds.** `begin` with its condemned set, `seal` with roster, high water, live index and deletes, `done`. The next begins
-//!   only when the last is done. Any pruner finishes what another began, joins what it finds begun, and takes the seal that it finds.
+//!   only when the last is done. Any pruner finishes what another began, joins what it finds begun, and carries out the seal that it finds. Where a seal
+//!   may be forged it marks again and stops if the two differ: `Broken::SealForged`; without, `Broken::SealObeyed`.
+//! - **Planted names** are what they do to whoever believes them: `Broken::DoneByName`, `Broken::ForgetByName`. Whoever opens them first
+//!   sees nothing.
 //! - **The final mark** reads one sequence after the other, in every order, while snapshots are committed and forgotten.
 //! - **Clean-up** deletes committed `.end` of sequences that had an outcome when the final mark read them and that the roster does
 //!   not show live. By `.forget` instead, whatever the roster says, it is as safe: `Broken::CleansForgotten`. By the roster up to the

@@ -167,6 +167,11 @@ fn mark(world: &World, at: usize, next: &mut Next<'_>) {
         let mut then = *world;
         mark_slot(&mut then, at, slot, next.rules);
         next.push(Step::Mark { pruner: at, slot }, then);
+        if next.rules.is(Broken::ForgetByName) && world.slots[slot].is_live() {
+            let mut then = *world;
+            then.pruners[at].todo &= !(1 << slot);
+            next.push(Step::MarkPlanted { pruner: at, slot }, then);
+        }
     }
     if pruner.todo != 0 || next.rules.is(Broken::MarksBeforeSettling) && has_unsettled(world, pruner.round) {
         return;
@@ -177,7 +182,13 @@ fn mark(world: &World, at: usize, next: &mut Next<'_>) {
         next.push(Step::Seal { pruner: at }, then);
         return;
     }
-    // Another's seal stands, and what it says is deleted.
+    // Another's seal stands, and what it says is deleted: an honest one says nothing that is marked here. So only where one
+    // may be forged is it looked whether it does.
+    if next.rules.is(Broken::SealForged) && is_newest(world, at) && world.round.deleted & pruner.marks != 0 {
+        then.pruners[at] = idle(world, at, next.rules);
+        next.push(Step::Differs { pruner: at }, then);
+        return;
+    }
     if next.rules.is(Broken::OwnDeletes) {
         let round = if is_newest(world, at) { &world.round } else { &world.before };
         then.deletes |= round.condemned & world.older(pruner.round) & !pruner.marks;
@@ -187,6 +198,17 @@ fn mark(world: &World, at: usize, next: &mut Next<'_>) {
     }
     then.pruners[at].task = Task::Deleting;
     next.push(Step::FindSeal { pruner: at }, then);
+}
+
+/// Whoever has the keys and may create, and no more, may be first with a seal.
+pub fn forge(world: &World, next: &mut Next<'_>) {
+    let forges = matches!(next.rules.broken, Some(Broken::SealForged | Broken::SealObeyed));
+    if forges && world.stage == Stage::Begun {
+        let mut then = *world;
+        then.round.deleted = world.round.condemned & deletable(world, world.generation, next.rules);
+        then.stage = Stage::Sealed;
+        next.push(Step::ForgeSeal, then);
+    }
 }
 
 pub fn mark_slot(world: &mut World, at: usize, slot: usize, rules: &Rules) {
@@ -305,7 +327,8 @@ pub fn tidy(world: &mut World, at: usize, rules: &Rules) {
         pruner.task = Task::Settling;
     }
     let sealed = pruner.round == world.generation && world.stage == Stage::Sealed;
-    if sealed && under_way && !goes_on {
+    let marks_again = rules.is(Broken::SealForged) && matches!(pruner.task, Task::Settling | Task::Marking);
+    if sealed && under_way && !goes_on && !marks_again {
         (pruner.todo, pruner.live, pruner.settled, pruner.advisory) = (0, 0, 0, 0);
         let own_seal = matches!(pruner.task, Task::Deleting | Task::Finishing);
         match rules.broken {

@@ -114,6 +114,13 @@ pub enum Broken {
     CachedOutcome,
     /// A round that somebody else began is left alone.
     LeavesOthersRounds,
+    // Names that are believed before anything is opened, and others' seals before anything is marked.
+    /// An empty `done`, planted while the round is under way, ends it for a session.
+    DoneByName,
+    /// An empty `.forget`, planted beside a live snapshot, hides it from the final mark.
+    ForgetByName,
+    /// A seal that somebody forged is carried out by a pruner without a mark of its own.
+    SealObeyed,
     // Changes that look dangerous and are not: the search must find nothing.
     /// Clean-up takes every forgotten sequence, above the high water too.
     CleansForgotten,
@@ -123,4 +130,6 @@ pub enum Broken {
     CondemnedUntilSeal,
     /// A pruner keeps its marks for the next round when its own seal decided the last one.
     MarksAfterOwnSeal,
+    /// A seal may be forged, but each pruner marks again, and stops where the two differ.
+    SealForged,
 }

@@ -127,9 +127,13 @@ pub fn variants() -> Vec<Variant> {
         dangerous(Broken::ExistsIsSuccess, LOST, SMALL),
         dangerous(Broken::CachedOutcome, MISSING, SMALL),
         dangerous(Broken::LeavesOthersRounds, "two quiet rounds leave", SOUND),
+        dangerous(Broken::DoneByName, MISSING, SMALL),
+        dangerous(Broken::ForgetByName, MISSING, SMALL),
+        dangerous(Broken::SealObeyed, MISSING, SMALL),
         safe(Broken::CleansForgotten, Rules { pruners: 2, ..three }),
         safe(Broken::DoneAfterDeletes, Rules { pruners: 2, ..three }),
         safe(Broken::CondemnedUntilSeal, Rules { pruners: 2, ..three }),
         safe(Broken::MarksAfterOwnSeal, Rules { pruners: 2, advisory: true, ..three }),
+        safe(Broken::SealForged, Rules { pruners: 2, ..three }),
     ]
 }

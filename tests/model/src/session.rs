@@ -44,6 +44,10 @@ fn confirm(world: &World, slot: usize, next: &mut Next<'_>) {
     then.slots[slot].phase = Phase::Working;
     then.slots[slot].condemned = if current && under_way { world.round.condemned } else { 0 };
     next.push(Step::Confirm { slot }, then);
+    if current && under_way && next.rules.is(Broken::DoneByName) {
+        then.slots[slot].condemned = 0;
+        next.push(Step::ConfirmPlanted { slot }, then);
+    }
 }
 
 /// Steps 4 to 6. What to reference is chosen freely among what the rules allow.

@@ -11,6 +11,7 @@ use crate::{pruner, session, store};
 pub enum Step {
     Register { slot: usize, generation: u8 },
     Confirm { slot: usize },
+    ConfirmPlanted { slot: usize },
     Send { slot: usize },
     MakeDelta { slot: usize, base: Name },
     Reference { slot: usize, name: Name },
@@ -30,6 +31,9 @@ pub enum Step {
     GiveUpOn { pruner: usize, slot: usize },
     Settled { pruner: usize, unseen: Option<usize> },
     Mark { pruner: usize, slot: usize },
+    MarkPlanted { pruner: usize, slot: usize },
+    ForgeSeal,
+    Differs { pruner: usize },
     Seal { pruner: usize },
     FindSeal { pruner: usize },
     Delete { pruner: usize },
@@ -58,6 +62,7 @@ pub fn next(world: &World, rules: &Rules, out: &mut Vec<(Step, World)>) {
         store::log_steps(world, slot, &mut next);
     }
     store::chunk_steps(world, &mut next);
+    pruner::forge(world, &mut next);
     for pruner in 0..rules.pruners {
         pruner::steps(world, pruner, &mut next);
     }
@@ -89,6 +94,11 @@ impl fmt::Display for Step {
             Self::Confirm { slot } => {
                 write!(f, "session {}: looks at the generation again; knows what is condemned", slot + 1)
             }
+            Self::ConfirmPlanted { slot } => write!(
+                f,
+                "session {}: looks at the generation again, and takes the round for done by a planted name",
+                slot + 1
+            ),
             Self::Send { slot } => write!(f, "session {}: sends its full chunk", slot + 1),
             Self::MakeDelta { slot, base } => {
                 write!(f, "session {}: sends delta#{} on {}", slot + 1, slot + 1, base.text())
@@ -125,6 +135,18 @@ impl fmt::Display for Step {
                 write!(f, "pruner {}: older sessions are settled, {} is not listed", pruner + 1, slot + 1)
             }
             Self::Mark { pruner, slot } => write!(f, "pruner {}: marks sequence {}", pruner + 1, slot + 1),
+            Self::MarkPlanted { pruner, slot } => {
+                write!(
+                    f,
+                    "pruner {}: finds a planted .forget of {}, and marks nothing of it",
+                    pruner + 1,
+                    slot + 1
+                )
+            }
+            Self::ForgeSeal => write!(f, "somebody: forges a seal that deletes all that is condemned"),
+            Self::Differs { pruner } => {
+                write!(f, "pruner {}: needs what the seal deletes, and stops", pruner + 1)
+            }
             Self::Seal { pruner } => write!(f, "pruner {}: seals the round", pruner + 1),
             Self::FindSeal { pruner } => write!(f, "pruner {}: finds the round sealed", pruner + 1),
             Self::Delete { pruner } => write!(f, "pruner {}: sends deletes and cleans up", pruner + 1),

@@ -154,5 +154,5 @@ fn every_broken_rule_has_its_search() {
         assert!(all[..at].iter().all(|v| v.broken != variant.broken), "{:?} twice", variant.broken);
     }
     // The enumeration is without gaps, so its last value tells how many there are.
-    assert_eq!(all.len(), Broken::MarksAfterOwnSeal as usize + 1);
+    assert_eq!(all.len(), Broken::SealForged as usize + 1);
 }

@@ -1,0 +1,121 @@
+//! What other prunes left: seals that are carried out here, and rounds of which something does not open.
+//!
+//! Whoever deletes answers for it. So a seal that somebody else made is held against an own complete mark, and what cannot be
+//! read deletes nothing (repo-format.md §8.2).
+
+use crate::error::{Error, Result};
+use crate::format::ObjectName;
+use crate::format::gc::{BeginRecord, Condemned, DoneRecord, RosterEntry, SealRecord};
+use crate::prune::Prune;
+use crate::prune::round::Outcome;
+use crate::prune::survey::Survey;
+use crate::repo::found::Found;
+use crate::units::{Generation, Sequence};
+
+impl Prune {
+    /// Holds a seal that was found against what the round condemned and what is referenced, complete as for a seal of one's
+    /// own. An honest one deletes nothing else.
+    pub(super) async fn judge(
+        &mut self,
+        begin: &BeginRecord,
+        survey: &Survey,
+        seal: &SealRecord,
+    ) -> Result<Vec<RosterEntry>> {
+        let round = seal.generation;
+        let condemned = match seal.deleted.is_empty() {
+            true => Condemned::default(),
+            false => self.project.condemned_by(begin).await?,
+        };
+        // What was marked before may have been forgotten when the seal was made, whatever a listing shows.
+        self.marker.forget();
+        self.marker.first_pass(&self.known);
+        self.marker.ask_all();
+        loop {
+            self.progress.phase("manifests", None);
+            self.marker.cover(&self.project, survey, &self.cancel).await?;
+            for part in &seal.deleted {
+                let Some(entries) = self.project.read_table(round, part).await? else {
+                    return Err(self.project.part_gone(round, part).await?);
+                };
+                for entry in &entries {
+                    let name = &entry.object.name;
+                    let why = if name.generation >= round {
+                        "is not older than the round"
+                    } else if !condemned.contains(&name.id) {
+                        "was not condemned when the round began"
+                    } else if self.marker.marks.contains(name) {
+                        "is needed by a live snapshot"
+                    } else {
+                        continue;
+                    };
+                    return Err(self.differs(round, name, why));
+                }
+            }
+            if !self.marker.next_pass() {
+                break;
+            }
+        }
+        let roster = self.marker.roster(survey);
+        self.check_roster(survey, &roster).await?;
+        for now in &roster {
+            let said = seal.roster.iter().find(|said| said.volume == now.volume);
+            let wrong = |s: &&Sequence| said.is_some_and(|said| said.is_past(**s));
+            if let Some(sequence) = now.live.iter().chain(&now.unfinished).find(wrong) {
+                let open = self.project.open_name(now.volume, *sequence);
+                return Err(self.differs(round, &open, "is not over"));
+            }
+        }
+        self.report.snapshots = Some(roster.iter().map(|entry| entry.live.len() as u64).sum());
+        // What is marked here and was forgotten when the seal was made is deleted all the same.
+        self.marker.forget();
+        Ok(roster)
+    }
+
+    fn differs(&self, round: Generation, name: &impl std::fmt::Display, why: &str) -> Error {
+        let seal = ObjectName::GcSeal(self.project.name().clone(), round);
+        Error::corrupt(format!("nothing is deleted: {seal} gives up {name}, which {why}")).help(format!(
+            "whoever made it has this project's key, or a program that is wrong. Find out who prunes; then put it aside with \
+             `cuttle verify --quarantine {seal}`, and the next prune ends the round without it"
+        ))
+    }
+
+    /// Ends a round whose seal does not open: nobody can decide it any more, so it deletes nothing.
+    pub(super) async fn end_without_seal(&mut self, begin: &BeginRecord) -> Result<Outcome> {
+        let round = begin.generation;
+        let seal = ObjectName::GcSeal(self.project.name().clone(), round);
+        self.progress
+            .warn(&format!("{seal} does not open: round {round} deletes nothing, the next one does"));
+        self.report.rounds_finished += 1;
+        self.end(DoneRecord { generation: round, last_seal: begin.last_seal }).await?;
+        Ok(Outcome::Again)
+    }
+
+    /// Ends a round whose begin does not open. Perhaps it never was; perhaps somebody is at it, or at one before it that was
+    /// not over. So every round that is not sealed is sealed to delete nothing, whoever comes later.
+    pub(super) async fn end_without_begin(&mut self, round: Generation, why: &str) -> Result<()> {
+        let name = self.project.begin_name(round);
+        self.progress.warn(&format!("{name} does not open, so that round {round} deletes nothing: {why}"));
+        self.creates_decide().await?;
+        let before = self.project.before(round).await?;
+        self.know(before.last_seal).await?;
+        let mut last_seal = before.last_seal;
+        let mut roster = self.known.roster().to_vec();
+        for generation in (before.over.0 + 1..=round.0).map(Generation) {
+            let nothing = SealRecord {
+                generation,
+                roster: roster.clone(),
+                live_index: Vec::new(),
+                deleted: Vec::new(),
+            };
+            let sealed = match self.project.look_seal(generation).await? {
+                Found::Absent => self.project.seal_round(nothing).await?.map(|(seal, _)| seal),
+                found => found.opened(),
+            };
+            if let Some(seal) = sealed {
+                (last_seal, roster) = (generation, seal.roster);
+            }
+        }
+        self.marker.forget();
+        self.end(DoneRecord { generation: round, last_seal }).await.map(drop)
+    }
+}
