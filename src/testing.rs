@@ -11,7 +11,6 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::codec;
 use crate::error::{Error, Result};
-use crate::format::gc::Condemned;
 use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, PageRef};
 use crate::format::record::{BackupStats, Snapshot};
@@ -165,8 +164,7 @@ impl Bench {
         let record = self.project.ensure_volume(&volume, &Identity::Stream).await.expect("catalog");
         let session = Session::register(&self.project, &record).await.expect("registered");
         let base = Manifest::zero(&self.project, geometry);
-        let condemned = Arc::new(Condemned::default());
-        let mut builder = ManifestBuilder::new(base.into(), geometry, session.generation, condemned);
+        let mut builder = ManifestBuilder::new(base.into(), geometry, session.generation, Arc::default());
         for (index, chunk) in refs {
             builder.set(ChunkIndex(index), chunk).await.expect("set");
         }

@@ -52,6 +52,8 @@ pub struct Assembler {
     pub stats: BackupStats,
     /// Why what the source says of changes is not to be relied on.
     pub distrust: Option<Distrust>,
+    /// Chunks that the manifest goes on naming although they are lost: nobody here has their content.
+    pub kept_lost: u64,
 }
 
 /// A chunk that gives the source away.
@@ -78,6 +80,7 @@ impl Assembler {
             waiting: HashMap::new(),
             stats: BackupStats::default(),
             distrust: None,
+            kept_lost: 0,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::gc::Condemned;
 use crate::format::record::Snapshot;
 use crate::repo::PROGRAM;
+use crate::repo::forbidden::Forbidden;
 use crate::repo::session::{Committed, Session};
 use crate::units::SnapshotId;
 use crate::volume::{Identity, ImageLayout, SnapshotPoint};
@@ -25,7 +26,7 @@ impl Job<'_> {
     ) -> Result<BackupReport> {
         let root = pass.root.as_ref().ok_or_else(|| Error::internal("a backup without a manifest"))?;
         let environment = &self.project.repository().environment;
-        let parent = ground.parent.as_ref();
+        let parent = ground.compared_with();
         let read = point.clone();
         let snapshot = Snapshot {
             volume: session.volume.number,
@@ -72,13 +73,14 @@ impl Job<'_> {
             size_bytes: pass.geometry.size_bytes,
             full_read: pass.full_read,
             changed_bytes: pass.changed_bytes,
-            parent: ground.parent.as_ref().map(|p| p.snapshot.sequence.0),
+            parent: ground.compared_with().map(|p| p.snapshot.sequence.0),
             parent_known_by: match (&self.identity, pass.full_read) {
                 (_, true) => None,
                 (Identity::Stream, false) => Some("name"),
                 (_, false) => Some("id"),
             },
             stats: pass.stats,
+            lost: self.lost,
             notes: self.notes.clone(),
             seconds: 0.0,
         }
@@ -96,12 +98,15 @@ impl Job<'_> {
             Input::Stream(source) => base_of(source.header(), newest, &Live::Listed(snapshots)).await?,
             Input::Volume(_) => newest,
         };
+        let generation = self.project.generation().await?;
+        let lost = self.project.lost().await?;
         let ground = Ground {
             before: self.manifest_of(parent.as_ref())?,
-            condemned: Arc::new(Condemned::default()),
-            generation: self.project.generation().await?,
+            forbidden: Arc::new(Forbidden::new(generation, Condemned::default(), lost)),
+            generation,
             seed: SnapshotId(crate::keys::random_array()?),
             learn: parent.is_none(),
+            is_torn: false,
             dry_run: true,
             parent,
         };

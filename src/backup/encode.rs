@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::codec::{self, Sealed};
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
-use crate::format::names::ContentName;
+use crate::format::names::{ContentKind, ContentName};
 use crate::format::page::{ObjectRef, PageRef};
+use crate::keys::random_array;
 use crate::plan::delta::Chain;
 use crate::repo::Project;
+use crate::repo::forbidden::Forbidden;
 use crate::units::{ChunkId, Generation};
 
 /// Most objects that a session remembers (about 50 MiB), those below a delta included. Beyond it, dedup is the store's: a
@@ -143,6 +145,7 @@ pub struct Encoder {
     generation: Generation,
     pub(super) level: i32,
     check: bool,
+    pub(super) forbidden: Arc<Forbidden>,
     known: Mutex<KnownChunks>,
     /// Chunks of the generation that a listing shows and nothing proves: to be opened before they are used.
     listed: Mutex<HashSet<ChunkId>>,
@@ -150,9 +153,15 @@ pub struct Encoder {
 
 impl Encoder {
     /// `check` decodes every new object before it is uploaded.
-    pub fn new(project: &Project, generation: Generation, level: i32, check: bool) -> Self {
+    pub fn new(
+        project: &Project,
+        generation: Generation,
+        level: i32,
+        check: bool,
+        forbidden: Arc<Forbidden>,
+    ) -> Self {
         let (known, listed) = Default::default();
-        Self { project: project.clone(), generation, level, check, known, listed }
+        Self { project: project.clone(), generation, level, check, forbidden, known, listed }
     }
 
     pub(super) fn saw_listed(&self, ids: impl IntoIterator<Item = ChunkId>) {
@@ -211,7 +220,13 @@ impl Encoder {
 
     /// Encodes a chunk as an object that needs no other.
     pub fn full(&self, id: ChunkId, plain: &[u8]) -> Result<NewChunk> {
-        let name = self.name(id, 0);
+        let own = ContentName { generation: self.generation, id, variant: 0 };
+        // What stood there is lost: whatever stands there now is not built upon, and older manifests know its size.
+        let variant = match self.forbidden.name(ContentKind::Chunk, own) {
+            true => u32::from_le_bytes(random_array()?).max(1),
+            false => 0,
+        };
+        let name = self.name(id, variant);
         let sealed = codec::seal(self.project.place(&name), plain, self.level)?;
         if self.check {
             let mut back = Vec::new();

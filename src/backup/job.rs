@@ -9,18 +9,19 @@ use crate::backup::assemble::{Assembler, Distrust};
 use crate::backup::encode::Encoder;
 use crate::backup::origin::{Live, base_of};
 use crate::backup::pipeline::Budget;
+use crate::backup::presence::LostReport;
 use crate::backup::volume::{Deltas, VolumePlan};
 use crate::backup::{BackupOptions, BackupReport, Input, own_prefix, volume};
 use crate::cancel::Cancel;
 use crate::chunker::{self, Unlisted};
 use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::gc::Condemned;
 use crate::format::page::Page;
 use crate::format::record::BackupStats;
 use crate::progress::Progress;
 use crate::reading::sample;
 use crate::repo::Project;
+use crate::repo::forbidden::Forbidden;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::manifest::{Manifest, ManifestBuilder};
 use crate::repo::session::{Committed, Rival, Session};
@@ -37,6 +38,7 @@ pub(super) struct Job<'a> {
     /// Who the volume was before, where it is just being moved.
     pub moved_from: Option<Identity>,
     pub notes: Vec<String>,
+    pub lost: LostReport,
 }
 
 /// What a pass over the source left to be committed.
@@ -54,13 +56,22 @@ pub(super) struct Pass {
 pub(super) struct Ground {
     pub before: Arc<Manifest>,
     pub parent: Option<SnapshotEntry>,
-    pub condemned: Arc<Condemned>,
+    pub forbidden: Arc<Forbidden>,
     pub generation: Generation,
     /// Seeds the choice of samples.
     pub seed: SnapshotId,
     /// Whether the generation may well hold chunks of this volume that no snapshot shows.
     pub learn: bool,
+    /// The parent's manifest cannot be read: nothing is compared with it.
+    pub is_torn: bool,
     pub dry_run: bool,
+}
+
+impl Ground {
+    /// The snapshot that the volume is compared with.
+    pub fn compared_with(&self) -> Option<&SnapshotEntry> {
+        self.parent.as_ref().filter(|_| !self.is_torn)
+    }
 }
 
 impl Job<'_> {
@@ -102,12 +113,24 @@ impl Job<'_> {
         };
         let interrupted_since =
             parent.as_ref().map_or(Sequence(0), |p| p.snapshot.sequence) < session.log.last();
+        let mut before = self.manifest_of(parent.as_ref())?;
+        let mut forbidden = session.forbidden.clone();
+        let is_torn = match &parent {
+            Some(parent) => self.look(session, parent, &before, &mut forbidden).await?,
+            None => false,
+        };
+        if is_torn {
+            before = self.manifest_of(None)?;
+        }
+        let hurt = self.lost.parent_hurt_chunks > 0;
         let ground = Ground {
-            before: self.manifest_of(parent.as_ref())?,
-            condemned: Arc::new(session.condemned.clone()),
+            before,
+            forbidden: Arc::new(forbidden),
             generation: session.generation,
             seed: session.snapshot_id,
-            learn: parent.is_none() || interrupted_since || !settled.is_empty(),
+            // What is lost here may be stored elsewhere.
+            learn: parent.is_none() || interrupted_since || !settled.is_empty() || is_torn || hurt,
+            is_torn,
             dry_run: false,
             parent,
         };
@@ -199,7 +222,7 @@ impl Job<'_> {
                 self.options.full_every
             ));
         }
-        let parent = ground.parent.as_ref().filter(|_| same && !due && !self.options.full);
+        let parent = ground.compared_with().filter(|_| same && !due && !self.options.full);
         let request =
             FreezeRequest { own_name, own_prefix, parent: parent.and_then(|p| p.snapshot.point.clone()) };
         let frozen: Arc<dyn Frozen> = cpu::block(move || volume.freeze(&request)).await?.into();
@@ -281,7 +304,7 @@ impl Job<'_> {
             spans,
             samples: sample.chunks,
             before: Arc::clone(&ground.before),
-            condemned: Arc::clone(&ground.condemned),
+            forbidden: Arc::clone(&ground.forbidden),
             deltas: base.zip(self.delta_depth_max()).map(|(base, depth_max)| Deltas { base, depth_max }),
         };
         let changed_bytes = extents.iter().map(|e| e.length_bytes).sum();
@@ -299,8 +322,8 @@ impl Job<'_> {
         let (geometry, read_bytes) = (plan.geometry, plan.read_bytes());
         let encoder = self.encoder(ground).await?;
         let builder = (!ground.dry_run).then(|| {
-            let (before, condemned) = (Arc::clone(&ground.before), Arc::clone(&ground.condemned));
-            ManifestBuilder::new(before, geometry, ground.generation, condemned)
+            let (before, forbidden) = (Arc::clone(&ground.before), Arc::clone(&ground.forbidden));
+            ManifestBuilder::new(before, geometry, ground.generation, forbidden)
         });
         self.progress.phase("backing up", Some(plan.total_bytes()));
         let mut assembler =
@@ -319,15 +342,17 @@ impl Job<'_> {
 
     pub(super) async fn finish(&mut self, assembler: Assembler, geometry: Geometry) -> Result<Pass> {
         self.progress.phase("writing the manifest", None);
+        self.lost.kept_hurt_chunks = assembler.kept_lost;
         let (root, stats) = assembler.finish().await?;
         Ok(Pass { root, geometry, stats, full_read: true, changed_bytes: 0, sample_cursor: 0 })
     }
 
     pub(super) async fn encoder(&self, ground: &Ground) -> Result<Arc<Encoder>> {
-        let encoder =
-            Encoder::new(self.project, ground.generation, self.options.level, self.options.check_encoding);
+        let (level, check) = (self.options.level, self.options.check_encoding);
+        let forbidden = Arc::clone(&ground.forbidden);
+        let encoder = Encoder::new(self.project, ground.generation, level, check, forbidden);
         if ground.learn {
-            encoder.learn_live(&ground.condemned).await?;
+            encoder.learn_live().await?;
             encoder.learn_stored().await?;
         }
         Ok(Arc::new(encoder))
@@ -405,8 +430,8 @@ fn everything(frozen: &Arc<dyn Frozen>) -> Result<Changes> {
     Ok(Changes::All(vec![Extent { offset_bytes: 0, length_bytes, content: Content::Data }]))
 }
 
-/// Chunks that an incremental reads although nothing was reported: those whose length changed with the volume's size, and
-/// those that a prune round may delete.
+/// Chunks that an incremental reads although nothing was reported: those whose length changed with the volume's size, those
+/// that a prune round may delete, and those that are lost.
 async fn must_read(ground: &Ground, geometry: Geometry) -> Result<BTreeSet<u64>> {
     let before = ground.before.geometry();
     let mut out = BTreeSet::new();
@@ -416,17 +441,13 @@ async fn must_read(ground: &Ground, geometry: Geometry) -> Result<BTreeSet<u64>>
             out.insert(cut.0);
         }
     }
-    if !ground.condemned.is_empty() {
+    if !ground.forbidden.is_empty() {
         for number in 0..ground.before.leaf_count() {
             if ground.before.leaf_ref(number).await?.is_zero() {
                 continue;
             }
             let leaf = ground.before.leaf(number).await?;
-            let hurt = leaf
-                .refs
-                .iter()
-                .enumerate()
-                .filter(|(_, r)| r.objects().any(|o| ground.condemned.contains(&o.name.id)));
+            let hurt = leaf.refs.iter().enumerate().filter(|(_, r)| ground.forbidden.chunk(r));
             out.extend(hurt.map(|(at, _)| number * 1024 + at as u64));
         }
     }

@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 
 use crate::backup::encode::{Encoder, Known};
 use crate::error::{ErrorKind, Result};
-use crate::format::gc::{Condemned, PartRef};
+use crate::format::gc::PartRef;
 use crate::format::names::{ContentKind, ContentName, chunks_prefix};
 use crate::format::table::TableEntry;
 use crate::format::{HEADER_LEN_BYTES, ObjectName};
@@ -30,8 +30,8 @@ impl Encoder {
     /// Reads the live index of the round that began the session's generation, or of the one before while that is not
     /// sealed. Every chunk in it was live then, and stays until a round that waits for this session, unless a round under
     /// way condemned it (invariants I4, I6). An index that is damaged or gone costs uploads, not the backup.
-    pub async fn learn_live(&self, condemned: &Condemned) -> Result<()> {
-        match self.read_live(condemned).await {
+    pub async fn learn_live(&self) -> Result<()> {
+        match self.read_live().await {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 tracing::warn!(%error, "the live index cannot be read; known content may be uploaded again");
                 Ok(())
@@ -40,7 +40,7 @@ impl Encoder {
         }
     }
 
-    async fn read_live(&self, condemned: &Condemned) -> Result<()> {
+    async fn read_live(&self) -> Result<()> {
         let Some((generation, parts)) = self.newest_index().await? else { return Ok(()) };
         for part in &parts {
             if self.known_count() >= LEARNED_MAX {
@@ -48,7 +48,7 @@ impl Encoder {
             }
             // A later round ended: this session has been ended by it, too.
             let Some(entries) = self.project().read_table(generation, part).await? else { break };
-            entries.iter().for_each(|entry| self.learn_entry(entry, condemned));
+            entries.iter().for_each(|entry| self.learn_entry(entry));
         }
         Ok(())
     }
@@ -66,10 +66,11 @@ impl Encoder {
         Ok(None)
     }
 
-    fn learn_entry(&self, entry: &TableEntry, condemned: &Condemned) {
+    fn learn_entry(&self, entry: &TableEntry) {
         let (name, size_bytes) = (entry.object.name, u64::from(entry.object.sealed_len_bytes));
         let may_be = entry.kind == ContentKind::Chunk && name.generation <= self.generation();
-        if may_be && name.variant == 0 && self.may_have(size_bytes) && !condemned.contains(&name.id) {
+        if may_be && name.variant == 0 && self.may_have(size_bytes) && !self.forbidden.name(entry.kind, name)
+        {
             self.know(name.id, Known::of(&entry.object));
         }
     }
@@ -139,10 +140,12 @@ impl Encoder {
         Ok(())
     }
 
-    /// A full chunk of a listing, as far as its size can be right.
+    /// A full chunk of a listing, as far as its size can be right and nothing forbids it.
     fn full_chunk(&self, info: &ObjectInfo) -> Option<(ChunkId, u32)> {
         match ObjectName::parse(&info.key)? {
-            ObjectName::Chunk(_, ContentName { id, variant: 0, .. }) if self.may_have(info.size_bytes) => {
+            ObjectName::Chunk(_, name @ ContentName { id, variant: 0, .. })
+                if self.may_have(info.size_bytes) && !self.forbidden.name(ContentKind::Chunk, name) =>
+            {
                 Some((id, u32::try_from(info.size_bytes).ok()?))
             }
             _ => None,

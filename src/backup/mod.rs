@@ -10,6 +10,7 @@ mod job;
 mod learn;
 mod origin;
 mod pipeline;
+mod presence;
 mod stream;
 mod stream_job;
 mod volume;
@@ -33,6 +34,7 @@ use crate::units::{VolumeName, hex};
 use crate::volume::{Identity, SnapshotPoint};
 
 pub use alive::ALIVE_EVERY_DEFAULT;
+pub use presence::LostReport;
 
 /// Plaintext in flight unless told otherwise.
 pub const INFLIGHT_BYTES_DEFAULT: u64 = 96 << 20;
@@ -114,6 +116,8 @@ pub struct BackupReport {
     pub parent_known_by: Option<&'static str>,
     #[serde(flatten)]
     pub stats: BackupStats,
+    #[serde(flatten)]
+    pub lost: LostReport,
     /// What the operator should know: why a volume was read whole, a slow diff, leftovers that could not be removed.
     pub notes: Vec<String>,
     pub seconds: f64,
@@ -215,7 +219,8 @@ async fn run_one(
         }
         Input::Stream(_) => (Identity::Stream, None),
     };
-    let job = Job { project, options, progress, cancel, identity, moved_from, notes: Vec::new() };
+    let lost = LostReport::default();
+    let job = Job { project, options, progress, cancel, identity, moved_from, notes: Vec::new(), lost };
     let mut report = match options.dry_run {
         true => job.dry_run(input).await?,
         false => job.run(input).await?,

@@ -18,24 +18,22 @@ use crate::backup::encode::{Before, Encoder, Found};
 use crate::backup::pipeline::{Budget, spawn_thread, without_base};
 use crate::cancel::{Cancel, interrupted};
 use crate::cpu;
-use crate::error::{Error, Result};
-use crate::format::gc::Condemned;
-use crate::format::names::ContentName;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::page::{ObjectRef, PageRef};
 use crate::plan::delta::Chain;
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
+use crate::repo::forbidden::Forbidden;
 use crate::repo::manifest::Manifest;
 use crate::source::StreamSource;
-use crate::units::{ChunkIndex, Generation, Geometry};
+use crate::units::{ChunkIndex, Geometry};
 
 /// What the pipeline needs besides the stream.
 pub struct StreamPlan {
     pub project: Project,
     /// Where an equal chunk may be found by its place: the parent's manifest, also where the stream is a full one.
     pub before: Arc<Manifest>,
-    pub generation: Generation,
-    pub condemned: Arc<Condemned>,
+    pub forbidden: Arc<Forbidden>,
     pub encoder: Arc<Encoder>,
     pub budget: Arc<Budget>,
     pub progress: Arc<dyn Progress>,
@@ -195,8 +193,7 @@ impl Consumer<'_> {
     async fn before(&mut self, index: ChunkIndex, len_bytes: u32) -> Result<Option<Before>> {
         let before = &self.plan.before;
         let chunk = before.chunk(index).await?;
-        let condemned = chunk.objects().any(|o| self.plan.condemned.contains(&o.name.id));
-        if condemned || before.geometry().chunk_len_bytes(index) != len_bytes {
+        if self.plan.forbidden.chunk(&chunk) || before.geometry().chunk_len_bytes(index) != len_bytes {
             return Ok(None);
         }
         let stands = match self.assembler.builder() {
@@ -206,32 +203,41 @@ impl Consumer<'_> {
         Ok(Some(Before { chunk, stands }))
     }
 
-    /// What a delta on that chunk would stand on: nothing that prune may delete.
+    /// What a delta on that chunk would stand on: nothing that prune may delete, nothing that is lost.
     fn chain(&self, under: &PageRef) -> Option<Chain> {
         let depth_max = self.plan.delta_depth_max?;
-        let condemned = under.objects().any(|o| self.plan.condemned.contains(&o.name.id));
-        if condemned { None } else { Chain::below(under, depth_max) }
+        if self.plan.forbidden.chunk(under) { None } else { Chain::below(under, depth_max) }
     }
 
-    /// Writes anew what the volume still has of condemned chunks: prune may delete them.
+    /// Writes anew what the volume still has of chunks that prune may delete, and of those that were found lost. What is
+    /// lost for good stays as it is, and is counted: the stream does not have it.
     async fn rescue(&mut self) -> Result<()> {
-        let Some(geometry) = self.geometry().filter(|_| !self.plan.condemned.is_empty()) else {
+        let Some(geometry) = self.geometry().filter(|_| !self.plan.forbidden.is_empty()) else {
             return Ok(());
         };
         for index in (0..geometry.chunk_count()).map(ChunkIndex) {
             let Some(builder) = self.assembler.builder() else { return Ok(()) };
             let chunk = builder.get(index).await?;
-            // What this session wrote is of its own generation, which no round under way condemns.
-            let old = |g: Generation| g < self.plan.generation;
-            let hurt = |name: &ContentName| old(name.generation) && self.plan.condemned.contains(&name.id);
-            if chunk.objects().any(|o| hurt(&o.name)) {
-                self.write_anew(index, &chunk, geometry.chunk_len_bytes(index)).await?;
+            if !self.plan.forbidden.chunk(&chunk) {
+                continue;
+            }
+            match self.write_anew(index, &chunk, geometry.chunk_len_bytes(index)).await {
+                Err(e) if e.kind() == ErrorKind::Corrupt && !self.plan.forbidden.condemns_chunk(&chunk) => {
+                    tracing::warn!(error = %e, "a chunk that the stream does not have is lost");
+                    self.assembler.kept_lost += 1;
+                }
+                done => done?,
             }
         }
         Ok(())
     }
 
     async fn write_anew(&mut self, index: ChunkIndex, chunk: &PageRef, len_bytes: u32) -> Result<()> {
+        // The same content may be stored elsewhere.
+        let other = chunk.id().and_then(|id| self.plan.encoder.stored_ref(id));
+        if let Some(other) = other {
+            return self.assembler.set(index, other).await;
+        }
         let plain = self.plan.project.fetch_chunk(chunk, len_bytes).await?;
         self.encode_now(index, plain).await
     }

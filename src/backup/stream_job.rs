@@ -7,7 +7,7 @@ use crate::backup::assemble::Assembler;
 use crate::backup::job::{Ground, Job, Pass};
 use crate::backup::pipeline::Budget;
 use crate::backup::stream::{self, StreamPlan};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::repo::manifest::{Manifest, ManifestBuilder};
 use crate::repo::session::Session;
 use crate::source::StreamSource;
@@ -23,6 +23,12 @@ impl Job<'_> {
     ) -> Result<BackupReport> {
         let header = source.header().clone();
         self.check_stream(ground, header.from.as_deref())?;
+        if let (true, Some(from)) = (ground.is_torn, &header.from) {
+            return Err(Error::corrupt(format!(
+                "the stream is a diff from snapshot {from:?}, and the manifest of that backup cannot be read"
+            ))
+            .help("export a full stream, without --from-snap, and repair the repository with `cuttle verify --read-data --repair`"));
+        }
         let pass = self.stream_pass(ground, source).await?;
         let point = header.to.map(|name| SnapshotPoint { name, rbd_snap_id: 0, own: false, made: None });
         // A diff carries no layout; what the last backup knew of the image still holds.
@@ -50,15 +56,14 @@ impl Job<'_> {
         };
         let geometry = base.geometry();
         let builder = (!ground.dry_run)
-            .then(|| ManifestBuilder::new(base, geometry, ground.generation, Arc::clone(&ground.condemned)));
+            .then(|| ManifestBuilder::new(base, geometry, ground.generation, Arc::clone(&ground.forbidden)));
         self.progress.phase("backing up", source.header().size_bytes.filter(|_| !incremental));
         let mut assembler =
             Assembler::new(self.project, Arc::clone(&encoder), builder, Arc::clone(&self.progress));
         let plan = StreamPlan {
             project: self.project.clone(),
             before: Arc::clone(&ground.before),
-            generation: ground.generation,
-            condemned: Arc::clone(&ground.condemned),
+            forbidden: Arc::clone(&ground.forbidden),
             encoder,
             budget: Budget::new(self.options.inflight_bytes, chunk_size_bytes),
             progress: Arc::clone(&self.progress),
@@ -69,6 +74,13 @@ impl Job<'_> {
         let size_bytes = stream::run(&plan, source, &mut assembler, &mut cancel).await?;
         self.check_size(ground, size_bytes, !has_end)?;
         let pass = self.finish(assembler, Geometry::new(size_bytes, chunk_size_bytes)?).await?;
+        if self.lost.kept_hurt_chunks > 0 {
+            self.note(format!(
+                "THIS BACKUP IS HURT: it goes on naming {} chunks that are lost, as the stream does not have them. Repair them \
+                 with `cuttle verify --read-data --repair --repair-from IMAGE`, or back up a full stream",
+                self.lost.kept_hurt_chunks
+            ));
+        }
         let sample_cursor = ground.parent.as_ref().map_or(0, |p| p.snapshot.sample_cursor);
         // Only what the stream gave was read.
         let changed_bytes = pass.stats.read_bytes;

@@ -14,8 +14,8 @@ use crate::chunker::Span;
 use crate::cpu;
 use crate::error::{Context, Error, Result};
 use crate::format::REFS_PER_PAGE;
-use crate::format::gc::Condemned;
 use crate::plan::delta::Chain;
+use crate::repo::forbidden::Forbidden;
 use crate::repo::manifest::Manifest;
 use crate::source::ReadAt;
 use crate::units::{ChunkId, ChunkIndex, Geometry};
@@ -33,7 +33,7 @@ pub struct VolumePlan {
     pub samples: Vec<ChunkIndex>,
     /// The parent's manifest, or zeros.
     pub before: Arc<Manifest>,
-    pub condemned: Arc<Condemned>,
+    pub forbidden: Arc<Forbidden>,
     /// Where new chunks may become deltas.
     pub deltas: Option<Deltas>,
 }
@@ -155,10 +155,10 @@ async fn send_read(
     work: &mpsc::Sender<Work>,
 ) -> Result<()> {
     let before = plan.before.chunk(index).await?;
-    let condemned = before.objects().any(|o| plan.condemned.contains(&o.name.id));
+    let forbidden = plan.forbidden.chunk(&before);
     // A chunk whose length changed is another chunk.
     let recut = plan.before.geometry().chunk_len_bytes(index) != plan.geometry.chunk_len_bytes(index);
-    let before = (!condemned && !recut).then_some(Before { chunk: before, stands: true });
+    let before = (!forbidden && !recut).then_some(Before { chunk: before, stands: true });
     let chain = match (&plan.deltas, &before) {
         (Some(deltas), Some(before)) if !sample => Chain::below(&before.chunk, deltas.depth_max),
         _ => None,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use cuttle::forget::{self, Fate, ForgetReport, Judged};
 use cuttle::plan::retention::{Policy, Within};
 use cuttle::plan::selection::{Glob, TagList};
+use cuttle::plan::times::Times;
 use cuttle::repo::Project;
 use cuttle::store::Ledger;
 use cuttle::{Error, Result};
@@ -22,9 +23,13 @@ const RETENTION: &str = "Policy";
 
 const EXAMPLES: &str = "\
 A snapshot stays when one of the --keep rules wants it: the newest N, the newest of each of the newest N hours, days, weeks
-(from Monday), months or years that have one, or all within a time. N may be `unlimited`. Each volume is looked at for
-itself. Times are those at which the store took the backups, and --keep-within counts from the volume's newest snapshot.
-Hours, days and so on are those of UTC, or of this machine's time zone with --time-zone local.
+(from Monday), months or years that have one, or all within a time. While such a rule has places left, the oldest stays
+too, so that the history reaches as far back as it can. N may be `unlimited`. Each volume is looked at for itself. Times are
+those at which the store took the backups, and --keep-within counts from the volume's newest snapshot that is looked at. Hours, days and so on
+are those of UTC, or of another time zone with --time-zone.
+
+Where the store's times contradict those that the backups' hosts wrote down by more than two days (a repository that was
+copied), lie in the future or run against the sequence, nothing of that volume is forgotten until --times says whose count.
 
 A policy never takes what is protected (`cuttle protect`), nor what the next incremental is based on, and so leaves each
 volume one snapshot at least. By name anything goes that is not protected; what the next backup will miss is said. SNAPSHOT
@@ -79,7 +84,7 @@ struct PolicyArgs {
     /// Keep the newest of each of N years
     #[arg(long, value_name = "N", value_parser = parse_count, help_heading = RETENTION)]
     keep_yearly: Option<u32>,
-    /// Keep all that are not older than the volume's newest by more than this, such as 30d or 2y5m7d3h
+    /// Keep all that are older than the volume's newest by less than this, such as 30d or 2y5m7d3h
     #[arg(long, value_name = "TIME", help_heading = RETENTION)]
     keep_within: Option<Within>,
     /// Only volumes whose names match, such as 'vms/*'; may be repeated
@@ -88,21 +93,40 @@ struct PolicyArgs {
     /// Only snapshots that have all these tags; may be repeated: one of the lists must match; '' for those without any tag
     #[arg(long = "tag", value_name = "TAG[,TAG…]", help_heading = RETENTION)]
     tags: Vec<TagList>,
-    /// Whose hours, days, weeks, months and years count [default: utc]
-    #[arg(long, value_name = "ZONE", help_heading = RETENTION)]
-    time_zone: Option<Zone>,
+    /// Whose hours, days, weeks, months and years count: utc, local, or a name such as Europe/Berlin [default: utc]
+    #[arg(long, value_name = "ZONE", value_parser = parse_zone, help_heading = RETENTION)]
+    time_zone: Option<TimeZone>,
+    /// Go by these times, although the store's and those that the backups' hosts wrote down contradict each other
+    #[arg(long, value_name = "WHOSE", help_heading = RETENTION)]
+    times: Option<Whose>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Zone {
-    Utc,
-    /// This machine's
-    Local,
+enum Whose {
+    /// Those that the hosts wrote down: the repository was copied
+    Sealed,
+    /// The store's: the hosts' clocks were wrong
+    Store,
+}
+
+/// A zone that cannot be found is an error: as UTC it would forget other snapshots.
+fn parse_zone(text: &str) -> Result<TimeZone> {
+    let found = match text {
+        "utc" => Ok(TimeZone::UTC),
+        "local" => TimeZone::try_system(),
+        name => TimeZone::get(name),
+    };
+    found.map_err(|e| {
+        Error::invalid(format!("time zone {text:?}: {e}")).help(
+            "expected utc, local, or a name such as Europe/Berlin, which needs the system's time zone database \
+             (the package tzdata); for local TZ or /etc/localtime must name one that is there",
+        )
+    })
 }
 
 fn parse_count(text: &str) -> Result<u32> {
     match text.parse() {
-        _ if text == "unlimited" => Ok(u32::MAX),
+        _ if matches!(text, "unlimited" | "-1") => Ok(u32::MAX),
         Ok(n) if n > 0 => Ok(n),
         _ => Err(Error::invalid("expected a number from 1 on, or unlimited")),
     }
@@ -120,9 +144,11 @@ impl From<PolicyArgs> for Policy {
             within: args.keep_within,
             volumes: args.volumes,
             tags: args.tags,
-            time_zone: match args.time_zone {
-                Some(Zone::Local) => TimeZone::system(),
-                Some(Zone::Utc) | None => TimeZone::UTC,
+            time_zone: args.time_zone.unwrap_or(TimeZone::UTC),
+            times: match args.times {
+                None => Times::Checked,
+                Some(Whose::Sealed) => Times::Sealed,
+                Some(Whose::Store) => Times::Store,
             },
         }
     }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use cuttle::Result;
 use cuttle::plan::lease::LEASE_DEFAULT;
 use cuttle::progress::Progress;
 use cuttle::prune::{self, Counted, PruneOptions, PruneReport, Waiting};
 use cuttle::repo::Project;
+use cuttle::{Error, Result};
 
 use super::bar::Words;
+use super::failure::Failure;
 use super::summary::ledger_line;
 use super::table::{Column, printable, table};
 use super::{Context, Exit, connect, human};
@@ -27,7 +28,8 @@ A backup that was under way when it began is waited for. One that gave no sign o
 the store's clock, is ended as aborted: whatever comes of it later, it is no snapshot. One of this machine whose process is gone is
 ended at once.
 
-When a manifest, a log or an earlier round is damaged or shrank, nothing is deleted, and it says what.
+When a manifest, a log or an earlier round is damaged or shrank, nothing is deleted, and it says what. Chunks and pages
+that snapshots need and the store does not have are named and remembered, and the exit code is 1.
 
 Examples:
   cuttle prune -n                 what would be deleted, and what that would ask of the store
@@ -37,6 +39,7 @@ Examples:
 
 JSON: {\"message_type\":\"summary\",\"dry_run\",\"volumes\",\"snapshots\",\"pages\",\"stored\":{\"objects\",\"bytes\"},
 \"unreferenced\":{…},\"deleted_chunks\":{…},\"deleted_pages\":{…},\"deleted_records\",\"swept\":{…},\"locked\":{…},
+\"lost_objects\",\"lost\":[{\"object\",\"snapshot\"}],\"recorded\",
 \"rounds_begun\",\"rounds_joined\",\"rounds_finished\",\"round_open\",\"aborted\":[…],\"waiting\":[{\"volume\",\"sequence\",
 \"host\",\"process\",\"last_sign_unix_ms\"}],\"deletes_to_come\",\"puts_to_come\",\"lists_to_come\",\"ledger\":{…},\"seconds\"};
 \"snapshots\" and \"stored\" are null where an earlier round waits and they were not counted";
@@ -80,7 +83,25 @@ pub async fn pruned(context: &Context<'_>, project: &Project, args: Args) -> Res
     let mut report = result?;
     report.ledger = project.repository().store().ledger();
     tell(context, &report)?;
-    Ok(Exit::Success)
+    if report.lost_objects == 0 {
+        return Ok(Exit::Success);
+    }
+    context.ui.error(&Failure::from(&lost(&report)), None);
+    Ok(Exit::Failure)
+}
+
+/// Something that snapshots need is gone. What nothing needs was deleted all the same.
+fn lost(report: &PruneReport) -> Error {
+    let first = report.lost.iter().take(3).map(|l| format!("{} (needed by {})", l.object, l.snapshot));
+    let missing = human::counted(report.lost_objects, "object");
+    Error::corrupt(format!(
+        "{missing} that snapshots need missing from the repository: {}",
+        first.collect::<Vec<_>>().join(", ")
+    ))
+    .help(
+        "run `cuttle verify` to see all that is hurt, and `cuttle verify --repair` to bring back what the volumes still have; \
+         from now on no backup builds on what is missing",
+    )
 }
 
 fn tell(context: &Context<'_>, report: &PruneReport) -> Result<()> {

@@ -60,6 +60,8 @@ impl<T> Fate<T> {
 #[derive(Debug, Default, Serialize)]
 pub struct Tally {
     pub volumes_ok: u64,
+    /// Of these, the ones that somebody has to see to.
+    pub volumes_hurt: u64,
     pub volumes_failed: u64,
     pub volumes_skipped: u64,
     pub volumes_not_started: u64,
@@ -86,7 +88,7 @@ impl Tally {
     pub fn exit(&self) -> Exit {
         match (self.volumes_ok, self.volumes_failed) {
             _ if self.interrupted => Exit::Interrupted,
-            (_, 0) => Exit::Success,
+            (_, 0) if self.volumes_hurt == 0 => Exit::Success,
             (0, _) => Exit::Failure,
             _ => Exit::Partial,
         }
@@ -95,11 +97,13 @@ impl Tally {
     /// What was done, and what was not: `interrupted: 3 volumes restored, 1 FAILED, 2 not started`
     pub fn told(&self, done: &str) -> String {
         let mut text = if self.interrupted { format!("interrupted: {done}") } else { done.to_owned() };
-        for (n, what) in [
+        let not_well = [
+            (self.volumes_hurt, "HURT"),
             (self.volumes_failed, "FAILED"),
             (self.volumes_skipped, "skipped"),
             (self.volumes_not_started, "not started"),
-        ] {
+        ];
+        for (n, what) in not_well {
             if n > 0 {
                 text += &format!(", {} {what}", human::count(n));
             }

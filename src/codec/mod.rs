@@ -374,6 +374,7 @@ pub fn describe(object_type: ObjectType) -> &'static str {
         ObjectType::Page => "manifest page",
         ObjectType::GcBegin | ObjectType::GcSeal | ObjectType::GcDone | ObjectType::GcPart => "prune record",
         ObjectType::Alive => "sign of life",
+        ObjectType::Lost => "record of what was lost",
     }
 }
 

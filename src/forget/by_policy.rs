@@ -7,15 +7,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::forget::{Fate, ForgetReport, Judged, carry_out};
 use crate::format::record::VolumeRecord;
 use crate::plan::retention::{Candidate, Decision, Policy, decide};
+use crate::plan::times::{Contradiction, Timed, Times, contradictions, may_be_in_the_future};
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
 
 /// Volumes looked at once. Each holds its snapshots' root pages meanwhile, 48 KiB or less for each.
 const VOLUMES_INFLIGHT_MAX: usize = 8;
+/// Snapshots that are named in one message.
+const NAMED_MAX: usize = 8;
+/// Where an object is made to learn what time the store has.
+const PROBE_PREFIX: &str = "probe";
 
 /// Forgets what the policy does not keep; with `dry_run`, only says what that is.
 ///
-/// A volume that has a damaged record keeps all it has, and is among the report's failures.
+/// A volume that has a damaged record, or times that contradict each other, keeps all it has, and is among the report's failures.
 ///
 /// # Errors
 /// A policy that keeps nothing or is for no volume that there is, a store that does not answer, an interruption.
@@ -43,7 +48,10 @@ pub async fn by_policy(
         .map(|volume| async move {
             stop.check()?;
             match project.all_snapshots(volume).await {
-                Ok(snapshots) => Ok((volume, Ok(judge(policy, &snapshots)))),
+                Ok(snapshots) => match believed(project, policy.times, &snapshots, dry_run).await? {
+                    Ok(()) => Ok((volume, Ok(judge(policy, &snapshots)))),
+                    Err(e) => Ok((volume, Err(e))),
+                },
                 Err(e) if e.kind() == ErrorKind::Corrupt => Ok((volume, Err(e))),
                 Err(e) => Err(e),
             }
@@ -65,7 +73,7 @@ pub async fn by_policy(
 
 /// What becomes of a volume's live snapshots, oldest first. Those that the policy is not for are left out.
 fn judge(policy: &Policy, snapshots: &[SnapshotEntry]) -> Vec<Judged> {
-    let candidates: Vec<Candidate> = snapshots.iter().map(candidate).collect();
+    let candidates: Vec<Candidate> = snapshots.iter().map(|entry| candidate(entry, policy.times)).collect();
     let judged =
         snapshots.iter().zip(decide(policy, &candidates)).filter_map(|(entry, decision)| match decision {
             Decision::Unselected => None,
@@ -79,11 +87,70 @@ fn judge(policy: &Policy, snapshots: &[SnapshotEntry]) -> Vec<Judged> {
     judged
 }
 
-/// What counts of a snapshot. Its writer's clock does not.
-pub(super) fn candidate(entry: &SnapshotEntry) -> Candidate {
-    Candidate {
+/// Whether a volume's times can be relied on. A dry run, which makes no object, takes this host's clock for the store's.
+async fn believed(
+    project: &Project,
+    times: Times,
+    snapshots: &[SnapshotEntry],
+    dry_run: bool,
+) -> Result<Result<()>> {
+    if times != Times::Checked {
+        return Ok(Ok(()));
+    }
+    let all: Vec<Timed> = snapshots.iter().map(timed).collect();
+    let host_now_unix_ms = project.repository().environment.clock.now_unix_ms();
+    let now_unix_ms = match may_be_in_the_future(&all, host_now_unix_ms) {
+        true if !dry_run => Some(project.repository().store.now_unix_ms(PROBE_PREFIX).await?),
+        true => Some(host_now_unix_ms),
+        false => None,
+    };
+    let found = contradictions(&all, now_unix_ms);
+    let Some((first, what)) = found.first() else { return Ok(Ok(())) };
+    let volume = snapshots.first().map_or("", |s| s.volume_name.as_str());
+    let named: Vec<String> =
+        found.iter().take(NAMED_MAX).map(|(s, _)| format!("{volume}@{}", s.sequence)).collect();
+    let more = match found.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let (store, sealed) = (time_text(first.committed_unix_ms), time_text(first.started_unix_ms));
+    let why = match what {
+        Contradiction::Apart => format!("the store says {store}, its writer {sealed}"),
+        Contradiction::Future => format!("the store says {store}, and it is not so late yet"),
+        Contradiction::BeforeOlder(older) => {
+            format!("the store says {store}, long before the older {volume}@{older}")
+        }
+    };
+    Ok(Err(Error::conflict(format!(
+        "the times of {}{more} cannot be relied on, so nothing is forgotten: of {}@{} {why}",
+        named.join(", "),
+        volume,
+        first.sequence
+    ))
+    .help(
+        "a copied repository has the times of the copy: go on with --times sealed, which takes those that the backups' hosts \
+         wrote down; or with --times store, if the store is right and the hosts' clocks were wrong. See `cuttle snapshots`",
+    )))
+}
+
+fn timed(entry: &SnapshotEntry) -> Timed {
+    Timed {
         sequence: entry.snapshot.sequence,
         committed_unix_ms: entry.committed_unix_ms,
+        started_unix_ms: entry.snapshot.started_unix_ms,
+    }
+}
+
+fn time_text(unix_ms: u64) -> String {
+    let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(|| format!("{unix_ms} ms"), |time| time.strftime("%Y-%m-%d %H:%M").to_string())
+}
+
+/// What counts of a snapshot. Its writer's clock does not, unless that is asked for.
+pub(super) fn candidate(entry: &SnapshotEntry, times: Times) -> Candidate {
+    Candidate {
+        sequence: entry.snapshot.sequence,
+        committed_unix_ms: timed(entry).at(times),
         protected: entry.protected,
         tags: entry.tags.clone(),
     }

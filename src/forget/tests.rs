@@ -1,6 +1,7 @@
 use super::by_policy::candidate;
 use super::*;
 use crate::plan::retention::{Policy, decide};
+use crate::plan::times::Times;
 use crate::repo::notes::Note;
 use crate::testing::{Bench, CHUNK};
 
@@ -17,7 +18,8 @@ async fn with_nights(volumes: &[(&str, u8)]) -> Bench {
 }
 
 fn keep_last(last: u32) -> Policy {
-    Policy { last, ..Policy::default() }
+    // The bench writes down that its snapshots are of 1970.
+    Policy { last, times: Times::Store, ..Policy::default() }
 }
 
 fn lines(report: &ForgetReport) -> Vec<String> {
@@ -168,9 +170,11 @@ async fn forged_times_change_nothing() {
     let bench = with_nights(&[("v", 3)]).await;
     let catalog = bench.project.confirmed_catalog().await.expect("a catalog");
     let honest = bench.project.snapshots(&catalog.entries()[0]).await.expect("a log");
-    let policy = Policy { last: 1, daily: 1, within: "1h".parse().ok(), ..Policy::default() };
-    let decided =
-        |entries: &[SnapshotEntry]| decide(&policy, &entries.iter().map(candidate).collect::<Vec<_>>());
+    let policy =
+        Policy { last: 1, daily: 1, within: "1h".parse().ok(), times: Times::Store, ..Policy::default() };
+    let decided = |entries: &[SnapshotEntry]| {
+        decide(&policy, &entries.iter().map(|e| candidate(e, Times::Store)).collect::<Vec<_>>())
+    };
     for nth in 0..honest.len() {
         for forged in [0, 1, honest[0].committed_unix_ms, honest[2].committed_unix_ms + 86_400_000, u64::MAX]
         {
@@ -183,4 +187,23 @@ async fn forged_times_change_nothing() {
     let mut entries = honest.clone();
     entries[0].committed_unix_ms += 86_400_000;
     assert_ne!(decided(&entries), decided(&honest));
+}
+
+/// A copied repository has the times of the copy, and a wrong clock any.
+#[tokio::test]
+async fn times_that_contradict_each_other_are_left_to_a_person() {
+    let bench = with_nights(&[("v", 3)]).await;
+    let run = async |times| {
+        let policy = Policy { last: 1, times, ..Policy::default() };
+        by_policy(&bench.project, &policy, false, Cancel::never()).await.expect("looked at")
+    };
+    let refused = run(Times::Checked).await;
+    assert_eq!((refused.forgotten(), refused.ok()), (0, false));
+    let (volume, error) = &refused.failures[0];
+    assert_eq!((volume.as_str(), error.kind()), ("v", ErrorKind::Conflict));
+    assert!(error.message().contains("v@1, v@2, v@3") && error.message().contains("1970-01-01"), "{error}");
+    assert!(error.help_text().is_some_and(|help| help.contains("--times sealed")), "{error}");
+    assert_eq!(live(&bench.project, "v").await, [1, 2, 3]);
+    assert_eq!(run(Times::Sealed).await.forgotten(), 2);
+    assert_eq!(live(&bench.project, "v").await, [3]);
 }

@@ -38,7 +38,7 @@ byte_enum! {
     /// What an object is (§2).
     ObjectType {
         Repository = 1, Key = 2, Project = 3, Volume = 4, Open = 5, End = 6, Forget = 7, Note = 8,
-        Chunk = 9, Page = 10, GcBegin = 11, GcSeal = 12, GcDone = 13, GcPart = 14, Alive = 15,
+        Chunk = 9, Page = 10, GcBegin = 11, GcSeal = 12, GcDone = 13, GcPart = 14, Alive = 15, Lost = 16,
     }
 }
 

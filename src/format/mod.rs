@@ -4,6 +4,7 @@
 
 pub mod envelope;
 pub mod gc;
+pub mod lost;
 pub mod names;
 pub mod page;
 pub mod record;
@@ -24,6 +25,9 @@ pub const GC_PART_LEN_BYTES_MAX: usize = 8 << 20;
 pub const GC_SEAL_LEN_BYTES_MAX: usize = 8 << 20;
 /// Most entries of a condemned table, and of a live index (§3).
 pub const GC_ENTRIES_MAX: usize = 1 << 21;
+/// Most names in one record of what was lost, and most such records that are read (§3).
+pub const LOST_NAMES_MAX: usize = 1 << 14;
+pub const LOST_RECORDS_MAX: usize = 64;
 /// Most key slots (§3).
 pub const KEY_SLOTS_MAX: usize = 64;
 /// Most objects below a delta (§3).

@@ -24,6 +24,7 @@ pub enum ObjectName {
     GcSeal(ProjectName, Generation),
     GcDone(ProjectName, Generation),
     GcPart(ProjectName, Generation, ChunkId),
+    Lost(ProjectName, u128),
 }
 
 /// What names a chunk or page: its id, the generation it was written in, and its variant (0: none).
@@ -67,6 +68,7 @@ impl ObjectName {
             Self::GcSeal(..) => ObjectType::GcSeal,
             Self::GcDone(..) => ObjectType::GcDone,
             Self::GcPart(..) => ObjectType::GcPart,
+            Self::Lost(..) => ObjectType::Lost,
         }
     }
 
@@ -76,7 +78,7 @@ impl ObjectName {
             return Some(Self::Repository);
         }
         if let Some(slot) = name.strip_prefix("keys/") {
-            return hex_number(slot, 16).map(|slot| Self::Key { slot });
+            return slot_number(slot).map(|slot| Self::Key { slot });
         }
         let (project, rest) = name.strip_prefix("projects/")?.split_once('/')?;
         let project: ProjectName = project.parse().ok()?;
@@ -88,6 +90,7 @@ impl ObjectName {
             ["chunks", g, xx, entry] => Some(Self::Chunk(project, content_name(g, xx, entry)?)),
             ["pages", g, xx, entry] => Some(Self::Page(project, content_name(g, xx, entry)?)),
             ["gc", "parts", g, id] => Some(Self::GcPart(project, Generation(number(g)?), id.parse().ok()?)),
+            ["lost", record] => hex_number(record, 32).map(|record| Self::Lost(project, record)),
             ["gc", entry] => {
                 let (g, kind) = entry.split_once('.')?;
                 let g = Generation(number(g)?);
@@ -121,6 +124,7 @@ impl fmt::Display for ObjectName {
             Self::GcSeal(p, g) => write!(f, "{}{g:010}.seal", gc_prefix(p)),
             Self::GcDone(p, g) => write!(f, "{}{g:010}.done", gc_prefix(p)),
             Self::GcPart(p, g, id) => write!(f, "{}parts/{g:010}/{id}", gc_prefix(p)),
+            Self::Lost(p, record) => write!(f, "{}{record:032x}", lost_prefix(p)),
         }
     }
 }
@@ -153,6 +157,11 @@ pub fn log_prefix(project: &ProjectName, volume: VolumeNumber) -> String {
 
 pub fn gc_prefix(project: &ProjectName) -> String {
     format!("projects/{project}/gc/")
+}
+
+/// Apart from `gc/`: hosts create these, and only those that prune create below `gc/`.
+pub fn lost_prefix(project: &ProjectName) -> String {
+    format!("projects/{project}/lost/")
 }
 
 /// Where the bytes of a damaged object are kept: by its name, and by what they are, so that no two get in each other's way.
@@ -237,16 +246,20 @@ fn number(s: &str) -> Option<u32> {
     (s.len() == 10 && s.bytes().all(|c| c.is_ascii_digit())).then(|| s.parse().ok()).flatten()
 }
 
-fn hex_number(s: &str, digits: usize) -> Option<u64> {
-    let mut bytes = [0; 8];
-    let out = &mut bytes[8 - digits / 2..];
+fn hex_number(s: &str, digits: usize) -> Option<u128> {
+    let mut bytes = [0; 16];
+    let out = &mut bytes[16 - digits / 2..];
     hex_into(s, out).ok()?;
-    Some(u64::from_be_bytes(bytes))
+    Some(u128::from_be_bytes(bytes))
+}
+
+fn slot_number(s: &str) -> Option<u64> {
+    hex_number(s, 16).and_then(|slot| u64::try_from(slot).ok())
 }
 
 /// Checks a slot's name as a user types it.
 pub fn parse_slot(s: &str) -> Result<u64> {
-    hex_number(s, 16).ok_or_else(|| {
+    slot_number(s).ok_or_else(|| {
         Error::invalid(format!(
             "key {s:?}: expected 16 lower-case hex digits, as `cuttle key list` shows them"
         ))
@@ -282,7 +295,8 @@ mod tests {
             ObjectName::GcBegin(p.clone(), g),
             ObjectName::GcSeal(p.clone(), g),
             ObjectName::GcDone(p.clone(), g),
-            ObjectName::GcPart(p, g, id),
+            ObjectName::GcPart(p.clone(), g, id),
+            ObjectName::Lost(p, 0xfeed),
         ]
     }
 
@@ -316,6 +330,7 @@ mod tests {
                 "projects/default/gc/0000000012.seal".into(),
                 "projects/default/gc/0000000012.done".into(),
                 format!("projects/default/gc/parts/0000000012/{id}"),
+                format!("projects/default/lost/{}feed", "0".repeat(28)),
             ]
         );
     }

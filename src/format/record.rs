@@ -68,6 +68,7 @@ records! {
     super::gc::BeginRecord => GcBegin,
     super::gc::SealRecord => GcSeal,
     super::gc::DoneRecord => GcDone,
+    super::lost::LostRecord => Lost,
 }
 
 /// §6.1

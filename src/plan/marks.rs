@@ -96,6 +96,11 @@ impl Marks {
         self.set.contains(&fingerprint(name))
     }
 
+    /// A copy of the fingerprints, to find out which of them no listing shows.
+    pub fn fingerprints(&self) -> HashSet<u64> {
+        self.set.iter().copied().collect()
+    }
+
     pub fn len(&self) -> usize {
         self.set.len()
     }
@@ -115,7 +120,7 @@ impl Marks {
 }
 
 /// The first byte of the id, then the next seven mixed with generation and variant.
-fn fingerprint(name: &ContentName) -> u64 {
+pub fn fingerprint(name: &ContentName) -> u64 {
     let id = u64::from_be_bytes(std::array::from_fn(|i| name.id.0[i]));
     let rest = u64::from(name.generation.0) << 32 | u64::from(name.variant);
     id ^ (mix(rest) & LOW_BITS)

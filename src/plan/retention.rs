@@ -1,6 +1,7 @@
 //! Which snapshots of a volume a retention policy keeps, and why.
 //!
-//! Decided by what the store says of the time of each commit, never by a writer's clock. "Now" is the volume's newest
+//! The rules are restic's, and so are the sets: `tests.rs` holds a second writing of them. Decided by what the store says of
+//! the time of each commit, never by a writer's clock, unless that is asked for (`plan/times.rs`). "Now" is the volume's newest
 //! commit: a volume that is no longer backed up does not lose its snapshots to the passing of time.
 
 use std::fmt;
@@ -12,13 +13,14 @@ use jiff::{Span, Timestamp};
 
 use crate::error::{Error, Result};
 use crate::plan::selection::{Glob, TagList};
+use crate::plan::times::Times;
 use crate::units::Sequence;
 
 /// A live snapshot, as far as a policy looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     pub sequence: Sequence,
-    /// When the store says that it was committed.
+    /// When it was committed, as far as times are believed.
     pub committed_unix_ms: u64,
     pub protected: bool,
     pub tags: Vec<String>,
@@ -36,7 +38,7 @@ pub struct Policy {
     pub weekly: u32,
     pub monthly: u32,
     pub yearly: u32,
-    /// All that are younger than this, counted from the volume's newest.
+    /// All that are younger than this, counted from the newest that the policy is for; one of just that age is not.
     pub within: Option<Within>,
     /// Volumes that the policy is for; none for all.
     pub volumes: Vec<Glob>,
@@ -45,6 +47,8 @@ pub struct Policy {
     pub tags: Vec<TagList>,
     /// Where hours, days, weeks, months and years begin.
     pub time_zone: TimeZone,
+    /// Which times count.
+    pub times: Times,
 }
 
 impl Default for Policy {
@@ -60,6 +64,7 @@ impl Default for Policy {
             volumes: Vec::new(),
             tags: Vec::new(),
             time_zone: TimeZone::UTC,
+            times: Times::Checked,
         }
     }
 }
@@ -100,6 +105,8 @@ pub enum Reason {
     Weekly,
     Monthly,
     Yearly,
+    /// It is the oldest, and a rule that counts has places left: so the history reaches as far back as it can.
+    Oldest(Box<Self>),
     Within(Within),
     Protected,
     /// There is no other of its volume.
@@ -117,6 +124,7 @@ impl fmt::Display for Reason {
             Self::Weekly => "weekly",
             Self::Monthly => "monthly",
             Self::Yearly => "yearly",
+            Self::Oldest(rule) => return write!(f, "oldest {rule}"),
             Self::Within(within) => return write!(f, "within {within}"),
             Self::Protected => "protected",
             Self::LastOfVolume => "last of its volume",
@@ -131,25 +139,25 @@ impl fmt::Display for Reason {
 /// so a volume always keeps one.
 pub fn decide(policy: &Policy, snapshots: &[Candidate]) -> Vec<Decision> {
     let mut newest_first: Vec<usize> = (0..snapshots.len()).collect();
+    newest_first.retain(|&i| snapshots.get(i).is_some_and(|s| TagList::any_matches(&policy.tags, &s.tags)));
     newest_first
         .sort_by_key(|&i| snapshots.get(i).map(|s| std::cmp::Reverse((s.committed_unix_ms, s.sequence))));
-    let now_unix_ms = snapshots.iter().map(|s| s.committed_unix_ms).max().unwrap_or_default();
-    let since_unix_ms = policy.within.as_ref().map(|w| w.since_unix_ms(now_unix_ms, &policy.time_zone));
+    let now_unix_ms = newest_first.first().and_then(|&i| snapshots.get(i)).map_or(0, |s| s.committed_unix_ms);
+    let since_unix_ms = policy.within.as_ref().and_then(|w| w.since_unix_ms(now_unix_ms, &policy.time_zone));
     let base = snapshots.iter().map(|s| s.sequence).max();
     let mut rules = rules(policy);
+    let oldest = newest_first.last().copied();
     let mut decisions = vec![Decision::Unselected; snapshots.len()];
     for index in newest_first {
         let (Some(snapshot), Some(decision)) = (snapshots.get(index), decisions.get_mut(index)) else {
             continue;
         };
-        if !TagList::any_matches(&policy.tags, &snapshot.tags) {
-            continue;
-        }
-        let time = local(snapshot.committed_unix_ms, &policy.time_zone);
+        let time = Local::of(snapshot.committed_unix_ms, &policy.time_zone);
+        let is_oldest = oldest == Some(index);
         let mut reasons: Vec<Reason> =
-            rules.iter_mut().filter_map(|rule| rule.takes(time).then(|| rule.reason.clone())).collect();
+            rules.iter_mut().filter_map(|rule| rule.takes(&time, is_oldest)).collect();
         if let Some(within) = &policy.within
-            && since_unix_ms.is_some_and(|since| snapshot.committed_unix_ms >= since)
+            && since_unix_ms.is_none_or(|since| snapshot.committed_unix_ms > since)
         {
             reasons.push(Reason::Within(within.clone()));
         }
@@ -166,9 +174,30 @@ pub fn decide(policy: &Policy, snapshots: &[Candidate]) -> Vec<Decision> {
     decisions
 }
 
-/// A stretch of time as its first moment names it. Those of one kind are ordered as time is.
-type Bucket = (i16, i16, i8);
-type BucketOf = fn(DateTime) -> Bucket;
+/// A stretch of time as a number. Those of one kind are ordered as time is.
+type Bucket = i64;
+type BucketOf = fn(&Local) -> Bucket;
+
+/// A moment as a calendar and a clock on the wall have it.
+struct Local {
+    civil: DateTime,
+    /// When the hour on the clock began. An hour that comes twice, as each autumn, began twice.
+    hour_began_unix_s: i64,
+}
+
+impl Local {
+    /// What no calendar holds counts as its end.
+    fn of(unix_ms: u64, zone: &TimeZone) -> Self {
+        let timestamp = timestamp(unix_ms);
+        let civil = zone.to_datetime(timestamp);
+        let within_s = i64::from(civil.minute()) * 60 + i64::from(civil.second());
+        Self { civil, hour_began_unix_s: timestamp.as_second() - within_s }
+    }
+
+    fn year(&self) -> i64 {
+        i64::from(self.civil.year())
+    }
+}
 
 /// A rule that keeps the newest of each of so many stretches of time.
 struct Rule {
@@ -181,37 +210,32 @@ struct Rule {
 
 fn rules(policy: &Policy) -> Vec<Rule> {
     let each: [(Reason, u32, BucketOf); 6] = [
-        (Reason::Last, policy.last, |_| (0, 0, 0)),
-        (Reason::Hourly, policy.hourly, |t| (t.year(), t.date().day_of_year(), t.hour())),
-        (Reason::Daily, policy.daily, |t| (t.year(), t.date().day_of_year(), 0)),
+        (Reason::Last, policy.last, |_| 0),
+        (Reason::Hourly, policy.hourly, |t| t.hour_began_unix_s),
+        (Reason::Daily, policy.daily, |t| t.year() * 1000 + i64::from(t.civil.date().day_of_year())),
         (Reason::Weekly, policy.weekly, |t| {
-            let week = t.date().iso_week_date();
-            (week.year(), i16::from(week.week()), 0)
+            let week = t.civil.date().iso_week_date();
+            i64::from(week.year()) * 100 + i64::from(week.week())
         }),
-        (Reason::Monthly, policy.monthly, |t| (t.year(), i16::from(t.month()), 0)),
-        (Reason::Yearly, policy.yearly, |t| (t.year(), 0, 0)),
+        (Reason::Monthly, policy.monthly, |t| t.year() * 100 + i64::from(t.civil.month())),
+        (Reason::Yearly, policy.yearly, Local::year),
     ];
     each.into_iter().map(|(reason, left, bucket)| Rule { reason, left, bucket, taken: None }).collect()
 }
 
 impl Rule {
-    /// Whether the rule keeps a snapshot of this time, which is not newer than those it was asked about before.
-    fn takes(&mut self, time: DateTime) -> bool {
+    /// Why the rule keeps a snapshot of this time, which is not newer than those it was asked about before.
+    fn takes(&mut self, time: &Local, is_oldest: bool) -> Option<Reason> {
         let bucket = (self.bucket)(time);
         // Older than, and not other than: where clocks were set back past midnight, a day comes twice.
         let new = self.reason == Reason::Last || self.taken.is_none_or(|taken| bucket < taken);
-        if !new || self.left == 0 {
-            return false;
+        if self.left == 0 || !(new || is_oldest) {
+            return None;
         }
         self.left -= 1;
         self.taken = Some(bucket);
-        true
+        Some(if new { self.reason.clone() } else { Reason::Oldest(Box::new(self.reason.clone())) })
     }
-}
-
-/// The calendar's time. What no calendar holds counts as its end.
-fn local(unix_ms: u64, zone: &TimeZone) -> DateTime {
-    zone.to_datetime(timestamp(unix_ms))
 }
 
 fn timestamp(unix_ms: u64) -> Timestamp {
@@ -234,11 +258,10 @@ impl PartialEq for Within {
 impl Eq for Within {}
 
 impl Within {
-    /// The moment so long before another.
-    fn since_unix_ms(&self, now_unix_ms: u64, zone: &TimeZone) -> u64 {
-        let then = timestamp(now_unix_ms).to_zoned(zone.clone()).checked_sub(self.span);
-        // What is before all time is before the first commit too.
-        then.ok().and_then(|t| u64::try_from(t.timestamp().as_millisecond()).ok()).unwrap_or(0)
+    /// The moment so long before another; `None` where that is before 1970, and so before every commit.
+    fn since_unix_ms(&self, now_unix_ms: u64, zone: &TimeZone) -> Option<u64> {
+        let then = timestamp(now_unix_ms).to_zoned(zone.clone()).checked_sub(self.span).ok()?;
+        u64::try_from(then.timestamp().as_millisecond()).ok()
     }
 }
 

@@ -8,10 +8,11 @@ use crate::cancel::Cancel;
 use crate::error::{ErrorKind, Result};
 use crate::format::GC_ENTRIES_MAX;
 use crate::format::gc::RosterEntry;
+use crate::format::lost::LostName;
 use crate::format::names::{ContentKind, ContentName};
 use crate::format::page::{ObjectRef, Page, PageRef, REFS_PER_PAGE, count_of_page};
 use crate::format::table::TableEntry;
-use crate::plan::marks::Marks;
+use crate::plan::marks::{Marks, fingerprint};
 use crate::prune::survey::{Known, Survey, stopped};
 use crate::repo::Project;
 use crate::repo::log::{LogEntry, SnapshotEntry};
@@ -48,6 +49,40 @@ pub(super) struct Marker {
     seen: HashSet<PageKey>,
     /// Sequences whose references are all marked, and whether they were live.
     covered: BTreeMap<(VolumeNumber, Sequence), bool>,
+    pub(super) suspects: Suspects,
+}
+
+/// What the walk is asked to look out for.
+#[derive(Default)]
+pub(super) struct Suspects {
+    /// Recorded as lost.
+    pub(super) recorded: HashSet<LostName>,
+    /// Of these, what is referenced.
+    pub(super) needed: HashSet<LostName>,
+    /// Whether every live snapshot was walked since.
+    pub(super) is_complete: bool,
+    /// Fingerprints of what no listing showed.
+    pub(super) unlisted: HashSet<u64>,
+    /// Their names, each with a snapshot that needs it.
+    pub(super) named: BTreeMap<LostName, (VolumeNumber, Sequence)>,
+    walked: Option<(VolumeNumber, Sequence)>,
+}
+
+impl Suspects {
+    fn saw(&mut self, name: LostName) {
+        if self.recorded.contains(&name) {
+            self.needed.insert(name);
+        }
+        if let Some(walked) = self.walked
+            && self.unlisted.contains(&fingerprint(&name.name()))
+        {
+            self.named.entry(name).or_insert(walked);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.recorded.is_empty() && self.unlisted.is_empty()
+    }
 }
 
 /// A page to be read.
@@ -71,6 +106,7 @@ impl Marker {
             sealed: HashSet::new(),
             seen: HashSet::new(),
             covered: BTreeMap::new(),
+            suspects: Suspects::default(),
         }
     }
 
@@ -108,6 +144,8 @@ impl Marker {
     /// Forgets everything: after somebody else's round, what was referenced may have been deleted.
     pub(super) fn forget(&mut self) {
         self.last = None;
+        self.suspects.needed.clear();
+        self.suspects.is_complete = false;
         self.marks.restart();
         self.live.clear();
         self.seen.clear();
@@ -195,6 +233,7 @@ impl Marker {
     async fn walk(&mut self, project: &Project, snapshot: &SnapshotEntry) -> Result<()> {
         let geometry = snapshot.snapshot.geometry()?;
         let root = snapshot.snapshot.root_page()?;
+        self.suspects.walked = Some((snapshot.snapshot.volume, snapshot.snapshot.sequence));
         self.below(project, geometry, (&root, 0)).await
     }
 
@@ -229,7 +268,7 @@ impl Marker {
         let mut nodes = Vec::new();
         for (at, page_ref) in page.refs.iter().enumerate() {
             let Some(object) = page_ref.object() else { continue };
-            self.mark(&object.name);
+            self.mark(ContentKind::Page, &object.name);
             let number = number.saturating_mul(FANOUT).saturating_add(at as u64);
             let count = count_of_page(geometry.chunk_count(), level, number);
             if self.seen.len() >= PAGES_SEEN_MAX {
@@ -245,10 +284,10 @@ impl Marker {
     fn leaf(&mut self, page: &Page) {
         for chunk in &page.refs {
             let PageRef::Stored { object, closure } = chunk else { continue };
-            let new = self.mark(&object.name);
+            let new = self.mark(ContentKind::Chunk, &object.name);
             // A live ref keeps all that it takes to decode it.
             for base in closure {
-                self.mark(&base.name);
+                self.mark(ContentKind::Chunk, &base.name);
             }
             let full = closure.is_empty() && object.name.variant == 0;
             if new && full && self.live.len() < LIVE_MAX {
@@ -257,7 +296,10 @@ impl Marker {
         }
     }
 
-    fn mark(&mut self, name: &ContentName) -> bool {
+    fn mark(&mut self, kind: ContentKind, name: &ContentName) -> bool {
+        if !self.suspects.is_idle() {
+            self.suspects.saw(LostName::new(kind, *name));
+        }
         let before = self.marks.first_bytes();
         let new = self.marks.insert(name);
         if self.marks.first_bytes() != before {

@@ -6,10 +6,11 @@
 //! referenced; and only what it condemned and nobody references is deleted, under names that are never made again.
 //!
 //! One file is one step: `survey` (confirmed catalog and logs), `mark` (what is referenced), `unmarked` (what is
-//! not), `settle` (sessions under way), `round` (begin, seal, end), `others` (what another prune left), `remove`
-//! (deleting), `cleanup` (small objects that nobody needs). Time is the store's; waiting is handed in.
+//! not), `lost` (what is missing), `settle` (sessions under way), `round` (begin, seal, end), `others` (what another
+//! prune left), `remove` (deleting), `cleanup` (small objects that nobody needs). Time is the store's; waiting is handed in.
 
 mod cleanup;
+mod lost;
 mod mark;
 mod others;
 mod remove;
@@ -38,7 +39,7 @@ use crate::prune::survey::Known;
 use crate::repo::Project;
 use crate::repo::rounds::Stage;
 
-pub use report::{Counted, PruneReport, Waiting};
+pub use report::{Counted, LostObject, PruneReport, Waiting};
 
 /// Rounds that one run takes part in: its own, others', and more of its own where one cannot hold everything.
 const ROUNDS_MAX: u32 = 64;
@@ -135,7 +136,9 @@ pub async fn run(
     match prune.options.dry_run {
         true => prune.dry_run().await?,
         false => {
+            prune.watch_lost().await?;
             prune.rounds().await?;
+            prune.settle_lost().await?;
             prune.sweep().await?;
         }
     }

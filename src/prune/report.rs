@@ -64,12 +64,25 @@ pub struct PruneReport {
     pub aborted: Vec<Waiting>,
     /// Sessions that the open round waits for.
     pub waiting: Vec<Waiting>,
+    /// Chunks and pages that live snapshots need and the store does not have; the first of them by name.
+    pub lost_objects: u64,
+    pub lost: Vec<LostObject>,
+    /// Of these, the ones that are remembered since now: no backup will build on them.
+    pub recorded: u64,
     /// Requests that a prune would make after a dry run's own, about.
     pub deletes_to_come: u64,
     pub puts_to_come: u64,
     pub lists_to_come: u64,
     pub ledger: Ledger,
     pub seconds: f64,
+}
+
+/// Something that a live snapshot needs and that is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LostObject {
+    pub object: String,
+    /// One that needs it, such as `vms/db@14`.
+    pub snapshot: String,
 }
 
 /// A session without an outcome.

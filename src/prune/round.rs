@@ -207,10 +207,13 @@ impl Prune {
                 break;
             }
         }
+        self.marker.suspects.is_complete = true;
         let roster = self.marker.roster(survey);
         self.check_roster(survey, &roster).await?;
         self.report.snapshots = Some(roster.iter().map(|entry| entry.live.len() as u64).sum());
         let deleted = self.project.put_table(generation, &deleted).await?;
+        let unfit = self.unfit_for_index().await?;
+        self.marker.live.retain(|entry| !unfit.contains(&entry.object.name));
         let live_index = self.project.put_table(generation, &self.marker.live).await?;
         self.cancel.check()?;
         let sealed = self.project.seal_round(SealRecord { generation, roster, live_index, deleted }).await?;

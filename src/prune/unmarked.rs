@@ -1,5 +1,6 @@
 //! What nothing references: listings of all chunks and pages, held against the marks.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -31,6 +32,8 @@ pub(super) struct Found {
     /// Everything that was listed.
     stored: Counted,
     unreferenced: Counted,
+    /// Listed names that are marked.
+    marked: usize,
 }
 
 /// What is looked for.
@@ -54,6 +57,7 @@ impl Prune {
         let survey = self.survey().await?;
         let below = Generation(newest.0.saturating_add(1));
         let mut all = Found::default();
+        let mut unlisted = HashSet::new();
         self.marker.first_pass(&self.known);
         loop {
             self.progress.phase("manifests", None);
@@ -64,6 +68,9 @@ impl Prune {
             all.entries.extend(found.entries);
             all.stored += found.stored;
             all.unreferenced += found.unreferenced;
+            if found.marked < self.marker.marks.len() {
+                unlisted.extend(self.unlisted(below).await?);
+            }
             if !self.marker.next_pass() {
                 break;
             }
@@ -75,6 +82,10 @@ impl Prune {
             return Err(stopped(format!(
                 "{snapshot} was made in generation {made_in}, and rounds end at {newest}: some are gone"
             )));
+        }
+        self.marker.suspects.is_complete = true;
+        if !unlisted.is_empty() {
+            self.name_lost(&survey, unlisted).await?;
         }
         let live = self.marker.roster(&survey).iter().map(|entry| entry.live.len() as u64).sum();
         self.report.snapshots = Some(live);
@@ -140,6 +151,7 @@ impl Sieve<'_> {
                 return Ok(None);
             }
             found.stored.add(listed.size_bytes);
+            found.marked += usize::from(self.marks.covers(&listed.name) && self.marks.contains(&listed.name));
             if self.lets_through(&listed) {
                 found.unreferenced.add(listed.size_bytes);
                 found.entries.push(entry(&listed));
@@ -160,6 +172,7 @@ impl Sieve<'_> {
 impl Found {
     fn add(&mut self, part: Self, room: usize) {
         self.stored += part.stored;
+        self.marked += part.marked;
         self.unreferenced += part.unreferenced;
         let room = room.saturating_sub(self.entries.len());
         self.entries.extend(part.entries.into_iter().take(room));

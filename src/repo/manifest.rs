@@ -8,10 +8,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::codec;
 use crate::cpu;
 use crate::error::Result;
-use crate::format::gc::Condemned;
-use crate::format::names::ContentName;
+use crate::format::names::{ContentKind, ContentName};
 use crate::format::page::{Page, PageRef, REFS_PER_PAGE, count_of_page, pages_of_level, root_level};
 use crate::format::record::Snapshot;
+use crate::keys::random_array;
+use crate::repo::forbidden::Forbidden;
 use crate::repo::{METADATA_LEVEL, Project};
 use crate::units::{ChunkIndex, Generation, Geometry};
 
@@ -154,7 +155,7 @@ pub struct ManifestBuilder {
     base: Arc<Manifest>,
     geometry: Geometry,
     generation: Generation,
-    condemned: Arc<Condemned>,
+    forbidden: Arc<Forbidden>,
     /// Chunks of the base that still count: the smallest size the volume had since.
     valid_chunks: u64,
     dirty: BTreeMap<u64, Page>,
@@ -167,11 +168,11 @@ impl ManifestBuilder {
         base: Arc<Manifest>,
         geometry: Geometry,
         generation: Generation,
-        condemned: Arc<Condemned>,
+        forbidden: Arc<Forbidden>,
     ) -> Self {
         let valid_chunks = base.geometry.chunk_count().min(geometry.chunk_count());
         let (dirty, written) = (BTreeMap::new(), BTreeMap::new());
-        Self { base, geometry, generation, condemned, valid_chunks, dirty, written }
+        Self { base, geometry, generation, forbidden, valid_chunks, dirty, written }
     }
 
     pub fn geometry(&self) -> Geometry {
@@ -320,9 +321,9 @@ impl ManifestBuilder {
             let ends = [self.valid_chunks, self.base.geometry.chunk_count(), self.geometry.chunk_count()];
             stale.extend(ends.iter().flat_map(|&end| [end / FANOUT, end.saturating_sub(1) / FANOUT]));
         }
-        if !self.condemned.is_empty() {
+        if !self.forbidden.is_empty() {
             for number in 0..self.base.leaf_count() {
-                if self.is_condemned(&self.base.leaf_ref(number).await?) {
+                if self.forbidden.page(&self.base.leaf_ref(number).await?) {
                     stale.insert(number);
                 }
             }
@@ -345,19 +346,15 @@ impl ManifestBuilder {
             // The old root was part of a record; below a taller tree it becomes a page.
             stale.insert(0);
         }
-        if !self.condemned.is_empty() && level < self.base.root.level {
+        if !self.forbidden.is_empty() && level < self.base.root.level {
             for number in 0..old_nodes {
-                if self.is_condemned(&self.base.page_ref(level, number).await?) {
+                if self.forbidden.page(&self.base.page_ref(level, number).await?) {
                     stale.insert(number);
                 }
             }
         }
         stale.retain(|n| *n < nodes);
         Ok(stale)
-    }
-
-    fn is_condemned(&self, page: &PageRef) -> bool {
-        page.id().is_some_and(|id| self.condemned.contains(&id))
     }
 
     async fn write_leaves(&mut self, numbers: &[u64]) -> Result<()> {
@@ -390,14 +387,20 @@ impl ManifestBuilder {
             return Ok(PageRef::Zero);
         }
         let project = self.base.project.clone();
-        let (generation, keep) = (self.generation, old.id().filter(|_| !self.is_condemned(&old)));
+        let (generation, keep) = (self.generation, old.id().filter(|_| !self.forbidden.page(&old)));
+        let forbidden = Arc::clone(&self.forbidden);
         let sealed = cpu::run(move || {
             let plain = page.encode();
             let id = project.identify_page(&plain);
             if keep == Some(id) {
                 return Ok(None);
             }
-            let name = project.page_name(ContentName { generation, id, variant: 0 });
+            let mut name = ContentName { generation, id, variant: 0 };
+            // What stood there is lost: whatever stands there now is not built upon.
+            if forbidden.name(ContentKind::Page, name) {
+                name.variant = u32::from_le_bytes(random_array()?).max(1);
+            }
+            let name = project.page_name(name);
             codec::seal(project.place(&name), &plain, METADATA_LEVEL).map(Some)
         })
         .await?;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
-use crate::format::gc::Condemned;
 use crate::format::record::{AliveRecord, EndRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
 use crate::keys::random_array;
 use crate::plan::lease::Signs;
+use crate::repo::forbidden::Forbidden;
 use crate::repo::found::Found;
 use crate::repo::log::{SnapshotEntry, VolumeLog};
 use crate::repo::memory::SeenSnapshot;
@@ -34,7 +34,7 @@ pub struct Session {
     /// The generation that all its new objects lie in.
     pub generation: Generation,
     /// What it may not reference.
-    pub condemned: Condemned,
+    pub forbidden: Forbidden,
     /// The log as it was listed after the registration.
     pub log: VolumeLog,
 }
@@ -98,7 +98,9 @@ impl Session {
                  uploaded again. The next prune sets this right"
             );
         }
-        self.condemned = self.project.condemned(&rounds).await?;
+        let condemned = self.project.condemned(&rounds).await?;
+        let lost = self.project.lost().await?;
+        self.forbidden = Forbidden::new(self.generation, condemned, lost);
         Ok(true)
     }
 
@@ -135,7 +137,7 @@ impl Session {
                     sequence,
                     snapshot_id: record.snapshot_id,
                     generation,
-                    condemned: Condemned::default(),
+                    forbidden: Forbidden::default(),
                     log,
                 });
             }

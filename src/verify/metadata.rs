@@ -9,6 +9,7 @@ use crate::codec;
 use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::{BeginRecord, DoneRecord, SealRecord};
+use crate::format::lost::LostRecord;
 use crate::format::names::{gc_prefix, keys_prefix};
 use crate::format::page::Page;
 use crate::format::record::{EndRecord, KeySlotRecord, Outcome, VolumeRecord};
@@ -199,6 +200,11 @@ impl Audit {
             ObjectName::GcBegin(..) => Ok(self.record::<BeginRecord>(name).await?.map(drop)),
             ObjectName::GcSeal(..) => Ok(self.record::<SealRecord>(name).await?.map(drop)),
             ObjectName::GcDone(..) => Ok(self.record::<DoneRecord>(name).await?.map(drop)),
+            // One whose names are mended, or needed by nobody, is removed.
+            ObjectName::Lost(..) => Ok(match self.record::<LostRecord>(name).await?.map(drop) {
+                Err(flaw) if flaw.problem == Problem::Missing => Ok(()),
+                found => found,
+            }),
             // A prune removes the parts of rounds that are over.
             ObjectName::GcPart(_, _, id) => Ok(match self.gc_part(name, *id).await? {
                 Err(flaw) if flaw.problem == Problem::Missing => Ok(()),

@@ -13,6 +13,7 @@ mod look;
 mod metadata;
 mod pages;
 mod present;
+mod recorded;
 pub mod repair;
 mod report;
 mod roster;
@@ -94,6 +95,7 @@ pub async fn run(
         report.ranges_omitted = audit.find_hurt(&metadata.subjects, &mut findings).await?;
     }
     (report.damage, report.damage_omitted) = (findings.damage, findings.omitted);
+    audit.remember(&options, &mut report, None).await?;
     report.ledger = project.repository().store.ledger() - before;
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)

@@ -38,6 +38,8 @@ pub struct VerifyReport {
     pub damage_omitted: u64,
     /// Ranges beyond those listed.
     pub ranges_omitted: u64,
+    /// Lost chunks and pages that are remembered since now: no backup will build on them.
+    pub recorded: u64,
     pub ledger: Ledger,
     pub seconds: f64,
 }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::bench::{Bench, fails, lines, stderr};
 
-/// One backup of `v.img` on each of these days before the last, oldest first. The store says so, by its files' times.
+/// One backup of `v.img` on each of these days before the last, oldest first. The store says so, by its files' times, and
+/// contradicts what was sealed: a policy has to be told that the store is right.
 fn nights(days_ago: &[u64]) -> Bench {
     let bench = Bench::with_repository();
     // A Wednesday at noon, 2026-09-23.
@@ -44,7 +45,8 @@ fn actions(report: &Value) -> Vec<String> {
 #[test]
 fn a_policy_is_shown_and_then_done() {
     let bench = nights(&[40, 9, 8, 2, 1, 0]);
-    let policy = ["forget", "--keep-daily", "2", "--keep-weekly", "3", "--keep-within", "1d"];
+    let policy =
+        ["forget", "--keep-daily", "2", "--keep-weekly", "3", "--keep-within", "1d", "--times", "store"];
     let before = bench.repository();
     let table = bench.ok(&[&policy[..], &["-n"]].concat());
     assert!(
@@ -59,7 +61,8 @@ fn a_policy_is_shown_and_then_done() {
         "forget ",
         "keep weekly",
         "forget ",
-        "keep daily, within 1d",
+        // Of just a day: --keep-within takes what is younger.
+        "keep daily",
         "keep daily, weekly, within 1d",
     ];
     assert_eq!(actions(&planned), expected);
@@ -95,8 +98,24 @@ fn policies_that_cannot_be_meant() {
     let said = fails(1, &mut bench.bare(&["forget", "--volume", "v.img"]));
     assert!(said.contains("does not say what to keep") && said.contains("--keep-daily"), "{said}");
     assert_eq!(sequences(&bench, &[]), [1, 2]);
-    let kept = bench.json(&["forget", "--keep-last", "unlimited", "--time-zone", "local"]).remove(0);
+    let kept = bench
+        .json(&["forget", "--keep-last", "unlimited", "--time-zone", "local", "--times", "store"])
+        .remove(0);
     assert_eq!(kept["kept"], json!(2));
+}
+
+/// What was sealed says today.
+#[test]
+fn times_that_contradict_each_other_stop_a_policy() {
+    let bench = nights(&[2, 1, 0]);
+    let said = bench.fails(1, &["forget", "--keep-last", "1"]);
+    assert!(said.contains("v.img@1, v.img@2, v.img@3") && said.contains("--times sealed"), "{said}");
+    bench.fails(1, &["forget", "--keep-last", "1", "--time-zone", "Europe/Nowhere"]);
+    assert_eq!(sequences(&bench, &[]), [1, 2, 3]);
+    assert_eq!(
+        bench.json(&["forget", "--keep-last", "1", "--times", "sealed"]).remove(0)["forgotten"],
+        json!(2)
+    );
 }
 
 #[test]
@@ -115,7 +134,7 @@ fn by_name_unless_protected() {
     let said = bench.ok(&["forget", "-n", "v.img@latest"]);
     assert!(said.contains("the next backup of v.img reads everything"), "{said}");
     // Policies keep it as well.
-    let done = bench.json(&["forget", "--keep-last", "1"]).remove(0);
+    let done = bench.json(&["forget", "--keep-last", "1", "--times", "store"]).remove(0);
     assert_eq!(actions(&done), ["keep protected", "forget ", "keep last"]);
     bench.ok(&["unprotect", "v.img@1"]);
     bench.ok(&["forget", "v.img@1", "v.img@4"]);
@@ -132,7 +151,8 @@ fn only_some_snapshots() {
     assert_eq!(sequences(&bench, &["--tag", "even,nightly", "--latest", "1"]), [6]);
     assert_eq!(sequences(&bench, &["--tag", ""]), Vec::<u64>::new());
     assert_eq!(sequences(&bench, &["--tag", "x", "--tag", "nightly"]).len(), 6);
-    let done = bench.json(&["forget", "--keep-last", "1", "--tag", "even", "--volume", "*.img"]).remove(0);
+    let some = ["forget", "--keep-last", "1", "--tag", "even", "--volume", "*.img", "--times", "store"];
+    let done = bench.json(&some).remove(0);
     assert_eq!(actions(&done), ["forget ", "forget ", "keep last"]);
     assert_eq!(sequences(&bench, &[]), [1, 3, 5, 6]);
 }
@@ -140,7 +160,7 @@ fn only_some_snapshots() {
 #[test]
 fn forgetting_goes_straight_on_to_pruning() {
     let bench = nights(&[2, 1, 0]);
-    let said = bench.json(&["forget", "--keep-last", "1", "--prune"]);
+    let said = bench.json(&["forget", "--keep-last", "1", "--times", "store", "--prune"]);
     assert_eq!(said.len(), 2, "a summary of each");
     assert_eq!(said[0]["forgotten"], json!(2));
     // A chunk of each night that went.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use cuttle::backup::BackupReport;
 use cuttle::format::gc::{PartRef, RosterEntry, SealRecord};
+use cuttle::format::lost::{LostName, LostRecord};
+use cuttle::format::names::{ContentKind, ContentName};
 use cuttle::format::record::{ForgetRecord, NoteRecord, OpenRecord};
 use cuttle::format::{ObjectName, PageRef};
 use cuttle::keys::Unlock;
@@ -78,6 +80,7 @@ pub async fn make(at: &Path, encrypted: bool) -> String {
     empty(&default, &mut note).await;
     deltas(&default, &hand, &mut note).await;
     round(&hand).await;
+    lost(&hand).await;
     // Generation 1: pages and chunks of both generations in one manifest.
     image.edit(|content| content[9 * C..10 * C].fill(0x77));
     let report = back_up(&default, &image, &golden_options("vms/image")).await.expect("backed up");
@@ -187,6 +190,16 @@ async fn deltas(project: &Project, hand: &ByHand, note: &mut Note<'_>) {
     let sequence = commit_by_hand(project, NAME, content.len() as u64, refs).await;
     note("default", NAME, 1, "live", &[]);
     note("default", NAME, sequence.0, "live", &content);
+}
+
+/// A record of what was lost, of names that no snapshot needs.
+async fn lost(hand: &ByHand) {
+    let name = |kind, byte, variant| {
+        LostName::new(kind, ContentName { generation: Generation(0), id: ChunkId([byte; 32]), variant })
+    };
+    let names = vec![name(ContentKind::Chunk, 0xc1, 7), name(ContentKind::Page, 0xd2, 0)];
+    let record = LostRecord { names, host: "golden".into(), at_unix_ms: 1 };
+    hand.put_record(&ObjectName::Lost(hand.project.clone(), 0x0123_4567_89ab_cdef << 64), &record).await;
 }
 
 /// A whole prune round that found nothing to delete.

@@ -163,6 +163,18 @@ impl<'a> Reader<'a> {
         self.at.join(format!("projects/{}/{name}", self.project)).exists()
     }
 
+    /// The names in a record of what was lost (§6.10): kind, generation, first byte of the id, variant.
+    fn lost(&self, record: &str) -> Vec<(u32, u32, u8, u32)> {
+        let record = self.plain(&format!("lost/{record}"), None);
+        let mut fields = Fields(&record);
+        let names = (0..fields.u64())
+            .map(|_| (fields.u32(), fields.u32(), fields.take(32)[0], fields.u32()))
+            .collect();
+        let (_host, _at) = (fields.string(), fields.u64());
+        fields.end();
+        names
+    }
+
     /// Every volume's number and name (§6.4).
     fn volumes(&self) -> Vec<(u32, String)> {
         let mut out = Vec::new();
@@ -307,6 +319,8 @@ fn a_reader_made_from_the_specification_alone_reads_the_golden_repository() {
         *states.entry(state).or_default() += 1;
         states
     });
+    let lost = Reader::open(&at, "default").lost("0123456789abcdef0000000000000000");
+    assert_eq!(lost, [(0, 0, 0xc1, 7), (1, 0, 0xd2, 0)]);
     assert_eq!(states["aborted"], 1);
     assert_eq!(states["forgotten"], 1);
 }

@@ -173,6 +173,7 @@ impl Oracle {
                     | ObjectName::GcPart(..)
                     | ObjectName::Note(..)
                     | ObjectName::Alive(..)
+                    | ObjectName::Lost(..)
             ),
             None => false,
         };

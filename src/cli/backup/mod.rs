@@ -62,6 +62,9 @@ A diff names the snapshot that it is relative to, and is refused unless the volu
 does not say which snapshot that was: one that was removed and made anew under the same name is taken for the other. Never use
 a name twice, or back up rbd:IMAGE@SNAP, of which cuttle knows the id.
 
+Each backup looks whether a thirtieth of what it builds on is there. What is lost is recorded, and read from the source
+and stored again. The exit code is 3 when something was found lost, or a stream does not have what is lost: \"hurt\".
+
 Examples:
   cuttle backup rbd:vms/web rbd:vms/db --tag nightly
   cuttle backup 'rbd:vms/*' --jobs 4
@@ -71,13 +74,14 @@ Examples:
   cuttle backup -n rbd:vms/db     what would be new; nothing is uploaded
 
 JSON: one line for each volume as it ends, more for an export with snapshots, then a summary.
-  {\"message_type\":\"volume\",\"status\":\"ok\",\"source\",\"volume\",\"sequence\",\"snapshot_id\",\"point\",\"size_bytes\",\"full_read\",
-   \"changed_bytes\",\"parent\",\"parent_known_by\":\"id\"|\"name\"|null,\"read_bytes\",\"new_chunks\",\"new_bytes\",
-   \"stored_bytes\",\"known_chunks\",\"zero_chunks\",\"delta_chunks\",\"delta_bytes\",\"notes\":[],\"seconds\"}
+  {\"message_type\":\"volume\",\"status\":\"ok\"|\"hurt\",\"source\",\"volume\",\"sequence\",\"snapshot_id\",\"point\",\"size_bytes\",
+   \"full_read\",\"changed_bytes\",\"parent\",\"parent_known_by\":\"id\"|\"name\"|null,\"read_bytes\",\"new_chunks\",\"new_bytes\",
+   \"stored_bytes\",\"known_chunks\",\"zero_chunks\",\"delta_chunks\",\"delta_bytes\",\"lost_found\",\"parent_hurt_chunks\",
+   \"kept_hurt_chunks\",\"lost_records_unreadable\",\"notes\":[],\"seconds\"}
   {\"message_type\":\"volume\",\"status\":\"failed\"|\"skipped\"|\"not_started\",\"source\",\"volume\",
    \"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
-  {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_skipped\",\"volumes_not_started\",
-   \"read_bytes\",…,\"seconds\",
+  {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_hurt\",\"volumes_failed\",\"volumes_skipped\",
+   \"volumes_not_started\",\"read_bytes\",…,\"seconds\",
    \"ledger\":{\"put_requests\",\"get_requests\",…}}";
 
 /// Back up volumes

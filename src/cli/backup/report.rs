@@ -83,9 +83,12 @@ impl<'a> Report<'a> {
         let message_type = "volume";
         for report in done {
             add_stats(&mut self.summary.stats, &report.stats);
+            let hurt = report.lost.needs_somebody();
+            self.summary.tally.volumes_hurt += u64::from(hurt);
             self.rows.push(row(report));
             if ui.is_json() {
-                ui.print_json(&DoneLine { message_type, status: "ok", source, report })?;
+                let status = if hurt { "hurt" } else { "ok" };
+                ui.print_json(&DoneLine { message_type, status, source, report })?;
             }
         }
         if let Some((status, note, error)) = fate.not_done() {
@@ -150,6 +153,9 @@ fn row(report: &BackupReport) -> Vec<String> {
     };
     if let Some(point) = report.point.as_ref().filter(|point| !point.own) {
         note = format!("snapshot {}, {note}", point.name);
+    }
+    if report.lost.needs_somebody() {
+        note = format!("HURT, {note}");
     }
     if !report.notes.is_empty() {
         note += &format!(", {}", human::counted(report.notes.len() as u64, "warning"));

@@ -42,7 +42,8 @@ Examples:
   cuttle verify --quarantine projects/default/log/0000000001/0000000003.forget -n
                                               what is known of an object that does not open
 
-It goes on after damage, reports all that is hurt, and then ends with exit code 1.
+It goes on after damage, reports all that is hurt, and then ends with exit code 1. Chunks and pages that are lost are
+remembered in the repository, if these credentials may write: no backup builds on them, until they are mended.
 
 --repair puts chunks back that are still where they were backed up from (the image, its snapshots, the file), or in what
 --repair-from and --repair-from-repo name, and manifest pages that are in this host's cache. A chunk is taken only if it is
@@ -54,7 +55,7 @@ no key. A prune stops at it where it may keep a snapshot alive. With -n it says 
 
 JSON: {\"message_type\":\"summary\",\"mode\":\"verify\",\"ok\",\"hurt\":[{\"volume\",\"sequence\",\"snapshot_id\",\"whole\",
 \"ranges\":[{\"offset_bytes\",\"length_bytes\"}]}],\"damage\":[{\"object\",\"problem\",\"message\",\"hurts\":[…]}],\"project\",\"snapshots\",
-\"chunks\",\"chunks_read\",\"read_bytes\",…,\"ledger\":{…},\"seconds\"}; with --no-key \"mode\":\"no_key\" and \"objects\",\"bytes\";
+\"chunks\",\"chunks_read\",\"read_bytes\",\"recorded\",…,\"ledger\":{…},\"seconds\"}; with --no-key \"mode\":\"no_key\" and \"objects\",\"bytes\";
 with --against \"mode\":\"against\" and \"differing\":[ranges],\"differing_bytes\"; with --repair \"mode\":\"repair\", \"damage\" and
 \"hurt\" as they stay, \"dry_run\",\"mended\":[{\"object\",\"problem\",\"from\",\"quarantined\"}],\"left\":[{\"object\",\"why\"}];
 with --quarantine \"mode\":\"quarantine\" and \"object\",\"dry_run\",\"found\",\"known\":[…],\"done\":[…],\"quarantined\".";

@@ -57,6 +57,12 @@ pub fn verified(context: &Context<'_>, report: &VerifyReport) -> Result<Exit> {
         if report.unfinished > 0 {
             ui.print(&format!("{} under way or left unfinished", n(report.unfinished, "backup")))?;
         }
+        if report.recorded > 0 {
+            ui.print(&format!(
+                "{} recorded as lost: backups will not build on them, and store again what their volumes still have",
+                n(report.recorded, "object")
+            ))?;
+        }
         ui.print(&ledger_line(&report.ledger))?;
     }
     let damaged = report.damage.len() as u64 + report.damage_omitted;

@@ -11,6 +11,7 @@ use crate::codec;
 use crate::error::{Error, Result};
 use crate::format::gc::{BeginRecord, DoneRecord, RosterEntry, SealRecord};
 use crate::format::names::quarantine_name;
+use crate::format::lost::LostRecord;
 use crate::format::record::{
     AliveRecord, EndRecord, ForgetRecord, NoteRecord, OpenRecord, Outcome, VolumeRecord,
 };
@@ -86,6 +87,7 @@ impl Run<'_> {
             | ObjectName::GcBegin(p, _)
             | ObjectName::GcSeal(p, _)
             | ObjectName::GcDone(p, _)
+            | ObjectName::Lost(p, _)
                 if p != *self.project.name() =>
             {
                 other(&format!("it is of another project than {}", self.project.name()))
@@ -105,6 +107,10 @@ impl Run<'_> {
             ObjectName::Alive(..) => {
                 self.foreign(&name, self.project.look::<AliveRecord>(&name).await?)?;
                 self.remove(&name, "it is no sign of life").await
+            }
+            ObjectName::Lost(..) => {
+                self.foreign(&name, self.project.look::<LostRecord>(&name).await?)?;
+                self.remove(&name, "it tells of nothing lost").await
             }
             ObjectName::GcSeal(_, g) => self.seal(name, g).await,
             ObjectName::GcBegin(_, g) => {

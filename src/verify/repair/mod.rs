@@ -107,6 +107,10 @@ pub async fn run(
             break;
         }
     }
+    if !run.options.dry_run {
+        let mended: Vec<&str> = report.mended.iter().map(|m| m.object.as_str()).collect();
+        run.audit.remember(&run.options.verify, &mut report.verify, Some(&mended)).await?;
+    }
     report.verify.ledger = project.repository().store.ledger() - before;
     report.verify.seconds = started.elapsed().as_secs_f64();
     Ok(report)

@@ -12,6 +12,14 @@ pub fn check(world: &World) -> Option<Violation> {
     for (slot, s) in world.slots.iter().enumerate() {
         if s.is_live() {
             let missing = world.closure(s.reference) & !world.exists;
+            if s.knows_loss && missing != 0 {
+                return Some(format!(
+                    "live snapshot {} references what it knew to be lost: {}",
+                    slot + 1,
+                    names_text(missing)
+                ));
+            }
+            let missing = missing & !world.lost.bit();
             if missing != 0 {
                 return Some(format!(
                     "live snapshot {} references {}, missing",

@@ -14,6 +14,8 @@ pub struct Rules {
     pub preset: bool,
     /// Whether sessions may make deltas.
     pub deltas: bool,
+    /// Whether one object may be lost, below the protocol.
+    pub loss: bool,
     /// Whether marks of the advisory walk are followed; without, only those of the final mark.
     pub advisory: bool,
     pub reduction: Reduction,
@@ -121,6 +123,10 @@ pub enum Broken {
     ForgetByName,
     /// A seal that somebody forged is carried out by a pruner without a mark of its own.
     SealObeyed,
+    /// What is recorded as lost is taken over from a parent, or from the live index.
+    TakesOverLost,
+    /// A delta is made on what stands on something that is recorded as lost.
+    DeltaAboveLost,
     // Changes that look dangerous and are not: the search must find nothing.
     /// Clean-up takes every forgotten sequence, above the high water too.
     CleansForgotten,

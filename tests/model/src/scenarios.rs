@@ -17,6 +17,7 @@ const SMALL: Rules = Rules {
     rounds: 2,
     preset: true,
     deltas: false,
+    loss: false,
     advisory: false,
     quiet: false,
     reduction: Reduction::Full,
@@ -25,7 +26,7 @@ const SMALL: Rules = Rules {
 const SOUND: Rules = Rules { quiet: true, ..SMALL };
 
 /// Complete searches that every test run makes.
-pub const IN_TESTS: [Scenario; 5] = [
+pub const IN_TESTS: [Scenario; 6] = [
     Scenario {
         name: "two sessions with deltas, two pruners",
         rules: Rules { slots: 3, pruners: 2, deltas: true, ..SOUND },
@@ -46,6 +47,11 @@ pub const IN_TESTS: [Scenario; 5] = [
         name: "three rounds, one session with deltas, two pruners with advisory marks",
         rules: Rules { pruners: 2, rounds: 3, deltas: true, advisory: true, ..SOUND },
         states_min: 350_000,
+    },
+    Scenario {
+        name: "a loss, two sessions with deltas",
+        rules: Rules { slots: 3, rounds: 1, deltas: true, loss: true, ..SOUND },
+        states_min: 100_000,
     },
 ];
 
@@ -88,6 +94,7 @@ pub struct Variant {
 
 const MISSING: &str = "missing";
 const LOST: &str = "acknowledged snapshot";
+const KNOWN: &str = "references what it knew to be lost";
 
 /// Every broken rule, and the changes that must be found safe.
 pub fn variants() -> Vec<Variant> {
@@ -130,6 +137,8 @@ pub fn variants() -> Vec<Variant> {
         dangerous(Broken::DoneByName, MISSING, SMALL),
         dangerous(Broken::ForgetByName, MISSING, SMALL),
         dangerous(Broken::SealObeyed, MISSING, SMALL),
+        dangerous(Broken::TakesOverLost, KNOWN, Rules { loss: true, ..SMALL }),
+        dangerous(Broken::DeltaAboveLost, KNOWN, Rules { slots: 3, loss: true, deltas: true, ..SMALL }),
         safe(Broken::CleansForgotten, Rules { pruners: 2, ..three }),
         safe(Broken::DoneAfterDeletes, Rules { pruners: 2, ..three }),
         safe(Broken::CondemnedUntilSeal, Rules { pruners: 2, ..three }),

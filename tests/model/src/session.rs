@@ -43,6 +43,7 @@ fn confirm(world: &World, slot: usize, next: &mut Next<'_>) {
     let mut then = *world;
     then.slots[slot].phase = Phase::Working;
     then.slots[slot].condemned = if current && under_way { world.round.condemned } else { 0 };
+    then.slots[slot].knows_loss = world.recorded;
     next.push(Step::Confirm { slot }, then);
     if current && under_way && next.rules.is(Broken::DoneByName) {
         then.slots[slot].condemned = 0;
@@ -137,6 +138,15 @@ fn index(world: &World, slot: usize, rules: &Rules) -> Names {
 }
 
 fn is_allowed(world: &World, slot: usize, name: Name, rules: &Rules) -> bool {
+    let lost = match rules.broken {
+        _ if !world.slots[slot].knows_loss => 0,
+        Some(Broken::TakesOverLost) => 0,
+        _ => world.lost.bit(),
+    };
+    let looks_at = if rules.is(Broken::DeltaAboveLost) { name.bit() } else { world.closure(name) };
+    if looks_at & lost != 0 {
+        return false;
+    }
     let needs = if rules.is(Broken::ClosureUnchecked) { name.bit() } else { world.closure(name) };
     needs & world.slots[slot].condemned == 0 || rules.is(Broken::IgnoresCondemned)
 }
@@ -163,6 +173,7 @@ pub fn tidy(world: &mut World, slot: usize, rules: &Rules) {
         let stray = (awake || (session.phase == Phase::Registered && !void)) && !sent;
         session.phase = if stray { Phase::Stray } else { Phase::Gone };
         (session.reference, session.base, session.condemned) = (Name::NONE, Name::NONE, 0);
+        session.knows_loss = false;
         if !stray && !delta_exists {
             session.generation = 0;
         }
@@ -170,6 +181,7 @@ pub fn tidy(world: &mut World, slot: usize, rules: &Rules) {
     let keeps_reference = matches!(rules.broken, Some(Broken::CachedParent | Broken::CleansForget));
     if session.forget && !keeps_reference {
         session.reference = Name::NONE;
+        session.knows_loss = false;
     }
     if !rules.is(Broken::CleansForget) {
         session.unwanted = session.forget;

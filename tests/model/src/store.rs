@@ -15,12 +15,37 @@ pub fn chunk_steps(world: &World, next: &mut Next<'_>) {
     for name in names(sent & !world.exists) {
         let mut then = *world;
         then.exists |= name.bit();
+        if name == world.lost {
+            // The same content is there again.
+            (then.lost, then.recorded) = (Name::NONE, false);
+            then.slots.iter_mut().for_each(|s| s.knows_loss = false);
+        }
         next.push(Step::PutLands { name }, then);
+    }
+    if next.rules.loss {
+        loss_steps(world, next);
     }
     for name in names(world.deletes & world.exists) {
         let mut then = *world;
         then.exists &= !name.bit();
         next.push(Step::DeleteLands { name }, then);
+    }
+}
+
+/// An object is lost, below the protocol; whoever finds it records it, or nobody does.
+fn loss_steps(world: &World, next: &mut Next<'_>) {
+    if !world.had_loss {
+        for name in names(world.exists) {
+            let mut then = *world;
+            then.exists &= !name.bit();
+            (then.lost, then.had_loss) = (name, true);
+            next.push(Step::Lose { name }, then);
+        }
+    }
+    if !world.lost.is_none() && !world.recorded {
+        let mut then = *world;
+        then.recorded = true;
+        next.push(Step::RecordLoss, then);
     }
 }
 

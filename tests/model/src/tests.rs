@@ -46,6 +46,11 @@ fn three_rounds_lose_nothing() {
 }
 
 #[test]
+fn nobody_builds_on_what_is_known_to_be_lost() {
+    holds(&IN_TESTS[5]);
+}
+
+#[test]
 fn enough_is_searched() {
     assert!(IN_TESTS.iter().map(|s| s.states_min).sum::<u64>() >= STATES_MIN);
 }

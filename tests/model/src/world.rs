@@ -114,6 +114,8 @@ pub struct Slot {
     pub end_delete: bool,
     /// Only in broken variants: a DELETE of `.forget`, or a PUT of `.end` that overwrites.
     pub other_sent: bool,
+    /// The session read the record of what was lost.
+    pub knows_loss: bool,
 }
 
 /// How far the newest round is.
@@ -185,6 +187,12 @@ pub struct World {
     /// The round before; it is done.
     pub before: Round,
     pub pruners: [Pruner; PRUNERS_MAX],
+    /// What was lost, below the protocol, and is not back.
+    pub lost: Name,
+    /// Something was lost once: no more is.
+    pub had_loss: bool,
+    /// What was lost is recorded.
+    pub recorded: bool,
 }
 
 impl Slot {
@@ -248,15 +256,17 @@ impl World {
             c | d << 32,
             self.round.bits() | self.before.bits() << 32,
             p | u64::from(u32::from_le_bytes(store)) << 32,
-            q,
+            q | u64::from(self.lost.0) << 32
+                | u64::from(self.had_loss) << 36
+                | u64::from(self.recorded) << 37,
         ]
     }
 }
 
 impl Slot {
-    /// At most 28 bits.
+    /// At most 29 bits.
     fn bits(&self) -> u64 {
-        let flags = [self.forget, self.unwanted, self.end_delete, self.other_sent];
+        let flags = [self.knows_loss, self.forget, self.unwanted, self.end_delete, self.other_sent];
         let flags = flags.iter().fold(0, |all, f| all << 1 | u64::from(*f));
         (self.phase as u64)
             | (self.end as u64) << 3

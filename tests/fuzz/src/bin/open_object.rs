@@ -35,6 +35,7 @@ fn name(object_type: ObjectType) -> ObjectName {
         ObjectType::GcSeal => ObjectName::GcSeal(p, g),
         ObjectType::GcDone => ObjectName::GcDone(p, g),
         ObjectType::GcPart => ObjectName::GcPart(p, g, content.id),
+        ObjectType::Lost => ObjectName::Lost(p, 1),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use cuttle::format::Record;
 use cuttle::format::gc::{BeginRecord, DoneRecord, SealRecord};
+use cuttle::format::lost::LostRecord;
 use cuttle::format::record::{
     AliveRecord, EndRecord, ForgetRecord, KeySlotRecord, NoteRecord, OpenRecord, Outcome, ProjectRecord,
     RepositoryRecord, VolumeRecord,
@@ -39,6 +40,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         12 => drop(check::<SealRecord>(data)),
         13 => drop(check::<DoneRecord>(data)),
         15 => drop(check::<AliveRecord>(data)),
+        16 => drop(check::<LostRecord>(data)),
         _ => {}
     }
 });

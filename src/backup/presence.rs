@@ -1,0 +1,285 @@
+//! The look that every backup takes at what it builds on: whether the parent's objects are there, with their sizes.
+//!
+//! A listing only tells what need not be asked for; lost is what a request for the very name does not find as the manifest
+//! says. What is found is recorded (repo-format.md §8.6), and this session builds on none of it.
+
+use std::collections::BTreeSet;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::backup::job::Job;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::ObjectName;
+use crate::format::lost::LostName;
+use crate::format::names::{ContentKind, ContentName, content_prefix};
+use crate::format::page::{ObjectRef, Page, PageRef, REFS_PER_PAGE, pages_of_level};
+use crate::plan::presence::{Gathering, Tonight};
+use crate::repo::Project;
+use crate::repo::forbidden::Forbidden;
+use crate::repo::log::SnapshotEntry;
+use crate::repo::lost::Lost;
+use crate::repo::manifest::Manifest;
+use crate::repo::session::Session;
+
+/// Leaves read at once.
+const LEAVES_INFLIGHT_MAX: usize = 16;
+/// Leaves that one look reads; of a larger volume the next look reads the next.
+const LEAVES_MAX: u64 = 4096;
+/// Names in one page of a listing.
+const LIST_PAGE: usize = 1000;
+/// Objects that one look asks for by name because a listing lacked them.
+const CONFIRMED_MAX: usize = 64;
+const HEADS_INFLIGHT_MAX: usize = 32;
+const FANOUT: u64 = REFS_PER_PAGE as u64;
+
+/// What a backup has to do with what is lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct LostReport {
+    /// Objects that this backup found lost, and recorded.
+    pub lost_found: u64,
+    /// Chunks of the parent that cannot be read for what is lost.
+    pub parent_hurt_chunks: u64,
+    /// Of these, the ones that this backup still names: nobody here has their content.
+    pub kept_hurt_chunks: u64,
+    /// Records of what is lost that cannot be read.
+    pub lost_records_unreadable: u64,
+}
+
+impl LostReport {
+    /// Whether somebody has to do something.
+    pub fn needs_somebody(&self) -> bool {
+        self.lost_found > 0 || self.kept_hurt_chunks > 0 || self.lost_records_unreadable > 0
+    }
+}
+
+/// What a look at the parent showed.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub found: Vec<LostName>,
+    /// Its manifest cannot be read to the last page.
+    pub is_torn: bool,
+}
+
+impl Job<'_> {
+    /// Looks at what the parent needs, and forbids and records what is lost. Whether the parent's manifest is torn.
+    pub(super) async fn look(
+        &mut self,
+        session: &Session,
+        parent: &SnapshotEntry,
+        before: &Manifest,
+        forbidden: &mut Forbidden,
+    ) -> Result<bool> {
+        self.progress.phase("looking at the last backup", None);
+        let Seen { found, is_torn } = seen(before, session, forbidden).await?;
+        let new: Vec<LostName> =
+            found.iter().filter(|n| !forbidden.lost().contains(n.kind(), n.name())).copied().collect();
+        let at = format!("backup {} of {}", parent.snapshot.sequence, session.volume.name);
+        // Only what nobody forgot is missed.
+        if !new.is_empty()
+            && !self.project.is_forgotten(session.volume.number, parent.snapshot.sequence).await?
+        {
+            self.lost.lost_found = new.len() as u64;
+            let first =
+                new.first().map(|n| ObjectName::content(self.project.name(), n.kind(), n.name()).to_string());
+            self.note(format!(
+                "LOST: {} objects that {at} needs are not in the repository as they must be, the first is {}. The older \
+                 snapshots that need them are hurt: run `cuttle verify` to see which, and `cuttle verify --read-data --repair`",
+                new.len(),
+                first.unwrap_or_default(),
+            ));
+            if let Err(e) = self.project.remember_lost(forbidden.lost_mut(), &new).await {
+                if e.kind() == ErrorKind::Interrupted {
+                    return Err(e);
+                }
+                self.note(format!("what was found lost could not be recorded: {e}"));
+            }
+        }
+        forbidden.lost_mut().add(found);
+        self.tell_lost(&at, before, forbidden.lost(), is_torn).await?;
+        Ok(is_torn)
+    }
+
+    async fn tell_lost(&mut self, at: &str, before: &Manifest, lost: &Lost, is_torn: bool) -> Result<()> {
+        self.lost.lost_records_unreadable = (lost.unreadable.len() + lost.unread) as u64;
+        if let Some((name, why)) = lost.unreadable.first() {
+            self.note(format!(
+                "{name} tells of lost objects and does not open, so that this backup may build on some of them: {why}. Run \
+                 `cuttle verify`, then put it aside with `cuttle verify --quarantine {name}`"
+            ));
+        }
+        if lost.unread > 0 {
+            self.note(format!("{} records of lost objects were not read: there are too many", lost.unread));
+        }
+        if is_torn {
+            self.note(format!(
+                "the manifest of {at} cannot be read: all of the volume is, and stored again where need be"
+            ));
+        } else if !lost.is_empty() {
+            self.lost.parent_hurt_chunks = hurt_chunks(before, lost).await?;
+            if self.lost.parent_hurt_chunks > 0 {
+                self.note(format!(
+                    "{} chunks of {at} need what is lost: they are not built upon",
+                    self.lost.parent_hurt_chunks
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Chunks of a manifest that cannot be read for what is lost.
+async fn hurt_chunks(manifest: &Manifest, lost: &Lost) -> Result<u64> {
+    let mut hurt = 0;
+    for number in 0..manifest.leaf_count() {
+        if !manifest.leaf_ref(number).await?.is_zero() {
+            let leaf = manifest.leaf(number).await?;
+            hurt += leaf.refs.iter().filter(|chunk| lost.has_chunk(chunk)).count() as u64;
+        }
+    }
+    Ok(hurt)
+}
+
+async fn seen(manifest: &Manifest, session: &Session, forbidden: &Forbidden) -> Result<Seen> {
+    let (mut chunks, mut pages) = (Gathering::new(session.sequence), Gathering::new(session.sequence));
+    let mut out = Seen::default();
+    let mut bad = BTreeSet::new();
+    // What a round may delete, and what is known to be lost, is not missed.
+    let wanted = |kind, object: &ObjectRef| !forbidden.name(kind, object.name);
+    for level in 1..manifest.root().level {
+        for number in 0..pages_of_level(manifest.geometry().chunk_count(), level) {
+            if let Ok(PageRef::Stored { object, .. }) = manifest.page_ref(level, number).await
+                && wanted(ContentKind::Page, &object)
+            {
+                pages.add(&object);
+            }
+        }
+    }
+    let leaves = leaves_of(manifest, session.sequence.0);
+    let mut read = stream::iter(leaves).map(|number| leaf(manifest, number)).buffered(LEAVES_INFLIGHT_MAX);
+    while let Some(leaf) = read.try_next().await? {
+        match leaf {
+            Leaf::Zero => {}
+            Leaf::Lost(object) => {
+                bad.insert(LostName::new(ContentKind::Page, object.name));
+            }
+            Leaf::Page(object, page) => {
+                if wanted(ContentKind::Page, &object) {
+                    pages.add(&object);
+                }
+                let objects = page.refs.iter().flat_map(PageRef::objects);
+                objects.filter(|o| wanted(ContentKind::Chunk, o)).for_each(|o| chunks.add(o));
+            }
+        }
+    }
+    drop(read);
+    out.is_torn = !bad.is_empty();
+    out.found.extend(bad);
+    let project = manifest.project();
+    for (kind, tonight) in [(ContentKind::Chunk, chunks.finish()), (ContentKind::Page, pages.finish())] {
+        // Pages are few: a thirtieth of them is less than a listing.
+        let one_by_one = kind == ContentKind::Page || project.repository().store().is_local();
+        let doubtful: Vec<ObjectRef> = match one_by_one {
+            true => tonight.heads().copied().collect(),
+            false => {
+                let mut doubtful = unlisted(project, &tonight).await?;
+                doubtful.truncate(CONFIRMED_MAX);
+                doubtful
+            }
+        };
+        let lost = confirmed(project, kind, doubtful).await?;
+        out.found.extend(lost.into_iter().map(|name| LostName::new(kind, name)));
+    }
+    Ok(out)
+}
+
+/// The leaves that this look reads.
+fn leaves_of(manifest: &Manifest, sequence: u32) -> Vec<u64> {
+    let count = manifest.leaf_count();
+    let first = u64::from(sequence) * LEAVES_MAX;
+    (first..first + count.min(LEAVES_MAX)).map(|number| number % count).collect()
+}
+
+enum Leaf {
+    Zero,
+    Page(ObjectRef, std::sync::Arc<Page>),
+    /// The page on the way to it, or itself, that is not as it must be.
+    Lost(ObjectRef),
+}
+
+async fn leaf(manifest: &Manifest, number: u64) -> Result<Leaf> {
+    for level in (0..manifest.root().level).rev() {
+        let at = number / FANOUT.pow(u32::from(level));
+        let PageRef::Stored { object, .. } = manifest.page_ref(level, at).await? else {
+            return Ok(Leaf::Zero);
+        };
+        match manifest.page(level, at).await {
+            Ok(page) if level == 0 => return Ok(Leaf::Page(object, page)),
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(Leaf::Lost(object)),
+            Err(e) => return Err(e),
+        }
+    }
+    Err(Error::internal("a manifest without leaves"))
+}
+
+/// What listings do not show as it must be, of the objects whose turn it is and of those that are listed with them.
+async fn unlisted(project: &Project, tonight: &Tonight) -> Result<Vec<ObjectRef>> {
+    let prefix = content_prefix(project.name(), ContentKind::Chunk);
+    let mut looked = vec![false; tonight.objects.len()];
+    let (mut lists, mut doubtful) = (0, Vec::new());
+    for at in tonight.turns() {
+        let Some(first) = tonight.objects.get(at).filter(|_| !looked[at]) else { continue };
+        if lists >= tonight.lists_max {
+            break;
+        }
+        lists += 1;
+        let mut listed = page(project, &prefix, first).await?;
+        listed.sort_unstable();
+        let last = listed.last().map(|(name, _)| *name).filter(|_| listed.len() >= LIST_PAGE);
+        for (here, object) in tonight.objects.iter().enumerate().skip(at) {
+            if last.is_some_and(|last| object.name > last) {
+                break;
+            }
+            looked[here] = true;
+            let is = (object.name, u64::from(object.sealed_len_bytes));
+            if listed.binary_search(&is).is_err() {
+                doubtful.push(*object);
+            }
+        }
+    }
+    Ok(doubtful)
+}
+
+/// One page of a listing, from an object on.
+async fn page(project: &Project, prefix: &str, first: &ObjectRef) -> Result<Vec<(ContentName, u64)>> {
+    let key = project.chunk_name(first.name).to_string();
+    // A listing begins after a key: this one is cut short, and so before all that begin with it.
+    let after = key.get(..key.len() - 1).unwrap_or_default();
+    let listing = project.repository().store().list_stream(prefix, Some(after)).take(LIST_PAGE);
+    let listed = listing.try_filter_map(|info| {
+        std::future::ready(Ok(match ObjectName::parse(&info.key) {
+            Some(ObjectName::Chunk(_, name)) => Some((name, info.size_bytes)),
+            _ => None,
+        }))
+    });
+    listed.try_collect().await
+}
+
+/// Which objects are not there, or of another size than their manifest says.
+async fn confirmed(
+    project: &Project,
+    kind: ContentKind,
+    doubtful: Vec<ObjectRef>,
+) -> Result<Vec<ContentName>> {
+    let heads = stream::iter(doubtful).map(|object| async move {
+        let name = ObjectName::content(project.name(), kind, object.name).to_string();
+        let info = project.repository().store().head(&name).await?;
+        let good = info.is_some_and(|info| info.size_bytes == u64::from(object.sealed_len_bytes));
+        Ok::<_, Error>((!good).then_some(object.name))
+    });
+    heads
+        .buffer_unordered(HEADS_INFLIGHT_MAX)
+        .try_filter_map(|lost| std::future::ready(Ok(lost)))
+        .try_collect()
+        .await
+}

@@ -1,0 +1,71 @@
+//! What was found lost of a project (repo-format.md §6.10).
+
+use serde::{Deserialize, Serialize};
+
+use crate::format::names::{ContentKind, ContentName};
+use crate::units::{ChunkId, Generation};
+
+/// Chunks and pages that somebody looked for and did not find as they must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostRecord {
+    pub names: Vec<LostName>,
+    pub host: String,
+    pub at_unix_ms: u64,
+}
+
+/// The name of a chunk or page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LostName {
+    kind: Kind,
+    generation: Generation,
+    id: ChunkId,
+    variant: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+enum Kind {
+    Chunk,
+    Page,
+}
+
+impl LostName {
+    pub fn new(kind: ContentKind, name: ContentName) -> Self {
+        let kind = match kind {
+            ContentKind::Chunk => Kind::Chunk,
+            ContentKind::Page => Kind::Page,
+        };
+        Self { kind, generation: name.generation, id: name.id, variant: name.variant }
+    }
+
+    pub fn kind(&self) -> ContentKind {
+        match self.kind {
+            Kind::Chunk => ContentKind::Chunk,
+            Kind::Page => ContentKind::Page,
+        }
+    }
+
+    pub fn name(&self) -> ContentName {
+        ContentName { generation: self.generation, id: self.id, variant: self.variant }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{LOST_NAMES_MAX, Record};
+
+    #[test]
+    fn a_full_record_fits_and_holds_what_was_put_in() {
+        let name = |n: usize| {
+            let id = ChunkId(std::array::from_fn(|i| (n >> (i % 2 * 8)) as u8));
+            let name = ContentName { generation: Generation(3), id, variant: n as u32 };
+            LostName::new(if n.is_multiple_of(2) { ContentKind::Chunk } else { ContentKind::Page }, name)
+        };
+        let names: Vec<LostName> = (0..LOST_NAMES_MAX).map(name).collect();
+        let record = LostRecord { names, host: "h".repeat(255), at_unix_ms: 7 };
+        let bytes = record.encode().expect("it fits");
+        assert_eq!(LostRecord::decode(&bytes).expect("good"), record);
+        // A kind, a generation, an id and a variant (repo-format.md, section 6.10).
+        assert_eq!(bytes.len(), 8 + 44 * LOST_NAMES_MAX + 8 + 255 + 8);
+    }
+}

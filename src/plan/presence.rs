@@ -1,0 +1,186 @@
+//! Which of the objects that a volume's next snapshot builds on are looked for tonight, so that what is lost shows without
+//! a verify: every backup looks at another thirtieth.
+//!
+//! A LIST tells of up to a thousand names at the price of one, so the objects are taken in the order of their names. How
+//! far a request gets depends on what else the project holds; so requests are bounded, and each round of thirty begins at
+//! another place of its part.
+
+use std::ops::Range;
+
+use crate::format::names::ContentName;
+use crate::format::page::ObjectRef;
+use crate::units::Sequence;
+
+/// Backups in which everything has its turn.
+const PARTS: u32 = 30;
+/// Up to so many objects, each look has all of them before it: one listing may well show them all.
+const WHOLE_MAX: usize = 1 << 15;
+/// Most objects that one look has before it (48 MiB).
+const OBJECTS_MAX: usize = 1 << 20;
+/// Objects for each of which a look may make one request more.
+const OBJECTS_PER_REQUEST: usize = 4_000;
+/// Objects that are asked for one by one, where a listing reads a whole directory.
+const HEADS_MAX: usize = 4_096;
+/// A number whose multiples fall evenly between 0 and 1: the golden section's.
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// The objects of one look, while they are gathered.
+#[derive(Debug)]
+pub struct Gathering {
+    /// Whose turn it is, from 0 to 29.
+    part: u32,
+    /// How often everything had its turn.
+    round: u32,
+    objects: Vec<ObjectRef>,
+    /// Only the part's: there are too many.
+    parted: bool,
+    /// Distinct objects, about.
+    seen: usize,
+}
+
+/// What a look has before it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tonight {
+    /// By name, distinct.
+    pub objects: Vec<ObjectRef>,
+    /// Those whose turn it is.
+    pub due: Range<usize>,
+    /// Where among them it begins; it goes on with the first when it comes to the last.
+    pub start: usize,
+    /// Listings after which it must.
+    pub lists_max: usize,
+}
+
+impl Gathering {
+    /// For the backup of this sequence.
+    pub fn new(sequence: Sequence) -> Self {
+        let (part, round) = (sequence.0 % PARTS, sequence.0 / PARTS);
+        Self { part, round, objects: Vec::new(), parted: false, seen: 0 }
+    }
+
+    pub fn add(&mut self, object: &ObjectRef) {
+        self.seen += 1;
+        if self.parted && !self.is_due(&object.name) || self.objects.len() >= OBJECTS_MAX {
+            return;
+        }
+        self.objects.push(*object);
+        if !self.parted && self.objects.len() > WHOLE_MAX {
+            self.sort();
+            self.parted = self.objects.len() > WHOLE_MAX / 2;
+            if self.parted {
+                let mut objects = std::mem::take(&mut self.objects);
+                objects.retain(|object| self.is_due(&object.name));
+                self.objects = objects;
+            }
+        }
+    }
+
+    /// Whether it is the turn of an id in this look. Ids are spread evenly.
+    fn is_due(&self, name: &ContentName) -> bool {
+        let head = u64::from_be_bytes(std::array::from_fn(|i| name.id.0[i]));
+        (u128::from(head) * u128::from(PARTS)) >> 64 == u128::from(self.part)
+    }
+
+    fn sort(&mut self) {
+        self.objects.sort_unstable();
+        self.objects.dedup_by_key(|object| object.name);
+    }
+
+    pub fn finish(mut self) -> Tonight {
+        self.sort();
+        let len = self.objects.len();
+        // Of what is parted all is due, from another place on in each round.
+        let fraction = u64::from(self.round).wrapping_mul(GOLDEN);
+        let within =
+            |range: Range<usize>| range.start + ((u128::from(fraction) * range.len() as u128) >> 64) as usize;
+        let (due, all) = match self.parted {
+            true => (0..len, self.seen),
+            false => (part(len, self.part)..part(len, self.part + 1), len),
+        };
+        Tonight {
+            start: within(due.clone()),
+            due,
+            lists_max: 1 + all / OBJECTS_PER_REQUEST,
+            objects: self.objects,
+        }
+    }
+}
+
+/// Where a part of a list begins.
+fn part(len: usize, part: u32) -> usize {
+    (len as u64 * u64::from(part) / u64::from(PARTS)) as usize
+}
+
+impl Tonight {
+    /// What is asked for one by one, where listings do not pay.
+    pub fn heads(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.turns().filter_map(|at| self.objects.get(at)).take(HEADS_MAX)
+    }
+
+    /// The places of those whose turn it is, in turn.
+    pub fn turns(&self) -> impl Iterator<Item = usize> + use<> {
+        (self.start..self.due.end).chain(self.due.start..self.start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::testing::Random;
+    use crate::units::{ChunkId, Generation};
+
+    fn objects(count: usize) -> Vec<ObjectRef> {
+        let mut random = Random::new(count as u64);
+        let object = |n: usize| {
+            let words: [[u8; 8]; 4] = std::array::from_fn(|_| random.next().to_le_bytes());
+            let id = ChunkId(std::array::from_fn(|i| words[i / 8][i % 8]));
+            let name = ContentName { generation: Generation(n as u32 % 3), id, variant: 0 };
+            ObjectRef { name, sealed_len_bytes: 200 }
+        };
+        (0..count).map(object).collect()
+    }
+
+    fn tonight(objects: &[ObjectRef], sequence: u32) -> Tonight {
+        let mut gathering = Gathering::new(Sequence(sequence));
+        objects.iter().for_each(|object| gathering.add(object));
+        gathering.finish()
+    }
+
+    #[test]
+    fn thirty_looks_see_everything_and_none_sees_much() {
+        for count in [0, 1, 2, 29, 31, 1000, 100_000] {
+            let all = objects(count);
+            for first in [1, 30, 31, 12_345] {
+                let mut seen = BTreeSet::new();
+                for sequence in first..first + PARTS {
+                    let look = tonight(&all, sequence);
+                    assert!(look.due.len() <= count / 29 + 1, "{count}: {:?}", look.due);
+                    assert!(look.lists_max <= 1 + count / OBJECTS_PER_REQUEST);
+                    assert_eq!(look.turns().count(), look.due.len());
+                    seen.extend(look.heads().map(|object| object.name));
+                }
+                assert_eq!(seen.len(), count, "{count} from {first}");
+            }
+        }
+    }
+
+    /// Where requests do not get through a part, other rounds begin elsewhere in it.
+    #[test]
+    fn rounds_begin_at_other_places() {
+        for count in [3000, 100_000] {
+            let all = objects(count);
+            let starts: BTreeSet<usize> =
+                (0..20).map(|round| tonight(&all, 7 + round * PARTS).start).collect();
+            assert!(starts.len() > 15, "{starts:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_named_twice_is_looked_for_once() {
+        let mut twice = objects(50);
+        twice.extend(objects(50));
+        assert_eq!(tonight(&twice, 3).objects.len(), 50);
+    }
+}
