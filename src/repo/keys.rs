@@ -118,35 +118,37 @@ pub(super) async fn unlock(around: Around<'_>, unlock: &Unlock, memory: &Memory)
         memory.check_key(&master)?;
         return Ok(master);
     }
-    let mut damage = None;
+    let (mut swapped, mut unread) = (None, None);
     let slots = around.all().await?;
     let others = slots.iter().filter(|(slot, _)| Some(*slot) != remembered);
-    let mut tried = 0;
+    // The remembered one was tried already.
+    let mut tried = slots.iter().filter(|(slot, found)| Some(*slot) == remembered && found.is_ok()).count();
     for (slot, found) in others {
-        let opened = match found {
+        match found {
             Ok(slot_record) if tried < KEY_SLOTS_MAX => {
                 tried += 1;
-                MasterKey::unwrap(slot_record, unlock, around.object)
+                match MasterKey::unwrap(slot_record, unlock, around.object) {
+                    Ok(Some(master)) => {
+                        memory.check_key(&master)?;
+                        memory.opened_with(*slot);
+                        return Ok(master);
+                    }
+                    Ok(None) => {}
+                    // Another slot may still open it.
+                    Err(e) => swapped = Some(e),
+                }
             }
             Ok(_) => break,
-            Err(why) => Err(Error::corrupt(format!("keys/{slot:016x}: {why}"))),
-        };
-        match opened {
-            Ok(Some(master)) => {
-                memory.check_key(&master)?;
-                memory.opened_with(*slot);
-                return Ok(master);
-            }
-            Ok(None) => {}
-            // Another slot may still open it.
-            Err(e) => damage = Some(e),
+            Err(why) => unread = Some(Error::corrupt(format!("keys/{slot:016x}: {why}"))),
         }
     }
     let url = around.store.url();
-    Err(match damage {
-        Some(damage) if tried == 0 => damage,
-        damage => {
-            let unread = damage.map(|e| format!("; another cannot be read: {e}")).unwrap_or_default();
+    Err(match (swapped, unread) {
+        // The secret is right: only who has it comes here.
+        (Some(swapped), _) => swapped,
+        (None, Some(unread)) if tried == 0 => unread,
+        (None, unread) => {
+            let unread = unread.map(|e| format!("; another cannot be read: {e}")).unwrap_or_default();
             Error::wrong_key(format!("the secret opens none of the {tried} key slots of {url}{unread}"))
                 .help("check CUTTLE_PASSWORD, CUTTLE_PASSWORD_FILE, CUTTLE_PASSWORD_COMMAND or --key-file")
         }

@@ -138,7 +138,11 @@ impl Project {
             Found::Absent => Ok(false),
             Found::Foreign(_) => {
                 let rounds = self.rounds().await?;
-                Ok(rounds.newest > generation && !matches!(rounds.stage, Stage::Unreadable(_)))
+                Ok(match rounds.stage {
+                    // One before it may have been begun all the same.
+                    Stage::Unreadable(_) => self.before(rounds.newest).await?.over >= generation,
+                    Stage::Begun(_) | Stage::Over { .. } => rounds.newest > generation,
+                })
             }
         }
     }

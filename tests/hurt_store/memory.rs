@@ -94,7 +94,9 @@ async fn a_prune_round_that_is_gone_is_refused() {
     hand.begin_round(1, &[]).await;
     hand.end_round(1).await;
     let error = refused(&round, "no round", async |objects| {
-        delete(&**objects, "projects/default/gc/0000000001.begin").await;
+        for kind in ["begin", "done"] {
+            delete(&**objects, &format!("projects/default/gc/0000000001.{kind}")).await;
+        }
     })
     .await;
     assert!(error.message().contains("at generation 0, expected at least 1"), "{error}");

@@ -96,6 +96,8 @@ async fn what_is_damaged_or_gone_stops_a_prune_before_anything_is_deleted() {
             let project = world.project().await;
             let verified = verify::run(&project, VerifyOptions::default(), Arc::new(Silent), Cancel::never());
             assert!(!verified.await.expect(&context).ok(), "{context}: verify finds it as well");
+            // One that remembers nothing of what the other saw.
+            let project = world.project().await;
             let error = prune_on(&project, world.options()).await.expect_err(&context);
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{context}: {error}");
             assert!(error.message().contains("nothing is deleted"), "{context}: {error}");

@@ -212,7 +212,11 @@ impl Memory {
         let gone: Vec<String> = {
             let inner = self.lock();
             let volumes = inner.seen.projects.get(project.as_str()).map(|p| p.volumes.range(found + 1..));
-            volumes.into_iter().flatten().map(|(number, v)| format!("{number} ({})", v.name)).collect()
+            let shown = |(number, v): (&u32, &SeenVolume)| match v.name.as_str() {
+                "" => number.to_string(),
+                name => format!("{number} ({name})"),
+            };
+            volumes.into_iter().flatten().map(shown).collect()
         };
         let more = if gone.len() > 10 { ", …" } else { "" };
         self.went_back(format!(
