@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::backup::job::{Ground, Job, Pass, lost};
+use crate::backup::ground::Ground;
+use crate::backup::job::{Job, Pass, lost};
 use crate::backup::origin::{Live, base_of};
 use crate::backup::{BackupReport, Input, own_prefix};
 use crate::cpu;

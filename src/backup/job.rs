@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::backup::alive::SignsOfLife;
 use crate::backup::assemble::{Assembler, Distrust};
 use crate::backup::encode::Encoder;
+use crate::backup::ground::Ground;
 use crate::backup::origin::{Live, base_of};
 use crate::backup::pipeline::Budget;
 use crate::backup::presence::LostReport;
@@ -21,12 +22,11 @@ use crate::format::record::BackupStats;
 use crate::progress::Progress;
 use crate::reading::sample;
 use crate::repo::Project;
-use crate::repo::forbidden::Forbidden;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::manifest::{Manifest, ManifestBuilder};
 use crate::repo::session::{Committed, Rival, Session};
 use crate::source::{Changes, Content, Extent, FreezeRequest, Frozen, Volume};
-use crate::units::{Generation, Geometry, Sequence, SnapshotId};
+use crate::units::{Geometry, Sequence};
 use crate::volume::Identity;
 
 pub(super) struct Job<'a> {
@@ -50,28 +50,6 @@ pub(super) struct Pass {
     pub full_read: bool,
     pub changed_bytes: u64,
     pub sample_cursor: u64,
-}
-
-/// What a pass works against.
-pub(super) struct Ground {
-    pub before: Arc<Manifest>,
-    pub parent: Option<SnapshotEntry>,
-    pub forbidden: Arc<Forbidden>,
-    pub generation: Generation,
-    /// Seeds the choice of samples.
-    pub seed: SnapshotId,
-    /// Whether the generation may well hold chunks of this volume that no snapshot shows.
-    pub learn: bool,
-    /// The parent's manifest cannot be read: nothing is compared with it.
-    pub is_torn: bool,
-    pub dry_run: bool,
-}
-
-impl Ground {
-    /// The snapshot that the volume is compared with.
-    pub fn compared_with(&self) -> Option<&SnapshotEntry> {
-        self.parent.as_ref().filter(|_| !self.is_torn)
-    }
 }
 
 impl Job<'_> {
@@ -285,7 +263,7 @@ impl Job<'_> {
         };
         let forced = match unlisted {
             Unlisted::Zero => BTreeSet::new(),
-            Unlisted::Unchanged => must_read(ground, geometry).await?,
+            Unlisted::Unchanged => ground.must_read(geometry).await?,
         };
         let spans = chunker::spans(extents, geometry, unlisted, &forced);
         let cursor = ground.parent.as_ref().map_or(0, |p| p.snapshot.sample_cursor);
@@ -428,28 +406,4 @@ fn why_distrusted(distrust: Distrust, ground: &Ground, geometry: Geometry, check
 fn everything(frozen: &Arc<dyn Frozen>) -> Result<Changes> {
     let length_bytes = frozen.reader().size_bytes();
     Ok(Changes::All(vec![Extent { offset_bytes: 0, length_bytes, content: Content::Data }]))
-}
-
-/// Chunks that an incremental reads although nothing was reported: those whose length changed with the volume's size, those
-/// that a prune round may delete, and those that are lost.
-async fn must_read(ground: &Ground, geometry: Geometry) -> Result<BTreeSet<u64>> {
-    let before = ground.before.geometry();
-    let mut out = BTreeSet::new();
-    if before.size_bytes != geometry.size_bytes {
-        let cut = geometry.index_of(before.size_bytes.min(geometry.size_bytes));
-        if before.chunk_len_bytes(cut) != geometry.chunk_len_bytes(cut) {
-            out.insert(cut.0);
-        }
-    }
-    if !ground.forbidden.is_empty() {
-        for number in 0..ground.before.leaf_count() {
-            if ground.before.leaf_ref(number).await?.is_zero() {
-                continue;
-            }
-            let leaf = ground.before.leaf(number).await?;
-            let hurt = leaf.refs.iter().enumerate().filter(|(_, r)| ground.forbidden.chunk(r));
-            out.extend(hurt.map(|(at, _)| number * 1024 + at as u64));
-        }
-    }
-    Ok(out)
 }

@@ -6,6 +6,7 @@ mod commit;
 mod cutter;
 mod delta;
 mod encode;
+mod ground;
 mod job;
 mod learn;
 mod origin;

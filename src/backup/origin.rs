@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::backup::job::{Ground, Job};
+use crate::backup::ground::Ground;
+use crate::backup::job::Job;
 use crate::error::{Error, Result};
 use crate::repo::log::SnapshotEntry;
 use crate::repo::session::Session;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::backup::BackupReport;
 use crate::backup::assemble::Assembler;
-use crate::backup::job::{Ground, Job, Pass};
+use crate::backup::ground::Ground;
+use crate::backup::job::{Job, Pass};
 use crate::backup::pipeline::Budget;
 use crate::backup::stream::{self, StreamPlan};
 use crate::error::{Error, Result};

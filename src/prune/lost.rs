@@ -47,11 +47,7 @@ impl Prune {
     }
 
     /// Walks the manifests once more for the names behind fingerprints, and tells and records what is not there.
-    pub(super) async fn name_lost(
-        &mut self,
-        survey: &Survey,
-        unlisted: HashSet<u64>,
-    ) -> Result<()> {
+    pub(super) async fn name_lost(&mut self, survey: &Survey, unlisted: HashSet<u64>) -> Result<()> {
         self.progress.phase("missing objects", None);
         self.marker.forget();
         self.marker.suspects.unlisted = unlisted;

@@ -10,8 +10,8 @@ use serde::Serialize;
 use crate::codec;
 use crate::error::{Error, Result};
 use crate::format::gc::{BeginRecord, DoneRecord, RosterEntry, SealRecord};
-use crate::format::names::quarantine_name;
 use crate::format::lost::LostRecord;
+use crate::format::names::quarantine_name;
 use crate::format::record::{
     AliveRecord, EndRecord, ForgetRecord, NoteRecord, OpenRecord, Outcome, VolumeRecord,
 };
