@@ -10,7 +10,7 @@ use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::{BeginRecord, DoneRecord, SealRecord};
 use crate::format::lost::LostRecord;
-use crate::format::names::{gc_prefix, keys_prefix};
+use crate::format::names::{gc_prefix, keys_prefix, lost_prefix};
 use crate::format::page::Page;
 use crate::format::record::{EndRecord, KeySlotRecord, Outcome, VolumeRecord};
 use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName};
@@ -174,7 +174,7 @@ impl Audit {
         let project = self.project.name();
         let store = &self.project.repository().store;
         let mut names = vec![ObjectName::Repository, ObjectName::Project(project.clone())];
-        for prefix in [keys_prefix().to_owned(), gc_prefix(project)] {
+        for prefix in [keys_prefix().to_owned(), gc_prefix(project), lost_prefix(project)] {
             let listed = store.list(&prefix, None).await?;
             names.extend(listed.iter().filter_map(|info| ObjectName::parse(&info.key)));
         }
