@@ -25,14 +25,11 @@ JSON: {\"message_type\":\"initialized\",\"repository\",\"id\",\"encrypted\",\"cr
 
 /// Make a new repository
 ///
-/// Makes a repository in an empty place, with one project named "default". It is encrypted unless told otherwise, with
-/// a password or a key file. The store is tested first: whether it can refuse to overwrite what is there.
+/// Makes a repository in an empty place, with one project named "default". It is encrypted with a password or a key
+/// file, unless --insecure-no-encryption says otherwise. The store is tested first: whether it can refuse to overwrite what is there.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
-    /// Encrypt nothing: whoever reads the store reads the volumes
-    #[arg(long)]
-    insecure_no_encryption: bool,
     /// Size of a chunk, a power of two from 4KiB to 16MiB; Ceph's objects have 4MiB
     #[arg(long, value_name = "SIZE", value_parser = human::parse_size_nonzero, hide_short_help = true)]
     chunk_size: Option<u64>,
@@ -60,6 +57,7 @@ struct Report<'a> {
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     refuse_dry_run(context, "init")?;
     let source = secret::source(&context.global.secret)?;
+    let insecure_no_encryption = context.global.secret.insecure_no_encryption;
     let chunk_size = args.chunk_size.unwrap_or(u64::from(CHUNK_SIZE_BYTES_DEFAULT));
     let options = InitOptions {
         chunk_size_bytes: u32::try_from(chunk_size)
@@ -75,16 +73,13 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     }
     Store::prepare(&config)?;
     let store = Store::open(&config)?;
-    if source.is_prompt() && !args.insecure_no_encryption {
+    if source.is_prompt() && !insecure_no_encryption {
         // Before anybody has to think of a password.
         refuse_another(&store, &AtPlace::read(&environment, store.place())?).await?;
     }
-    let unlock = match (&source, args.insecure_no_encryption) {
+    let unlock = match (&source, insecure_no_encryption) {
         (SecretSource::Prompt, true) => None,
-        (_, true) => {
-            return Err(Error::invalid("--insecure-no-encryption and a password or key are given")
-                .help("leave one of them out, also CUTTLE_PASSWORD and its like in the environment"));
-        }
+        (_, true) => return Err(secret::unencrypted_with_secret()),
         (source, false) => Some(tokio::task::block_in_place(|| source.get_new())?),
     };
     let repository = Repository::init(store, environment, &options, unlock.as_ref()).await?;
@@ -103,7 +98,13 @@ async fn refuse_another(store: &Store, at: &AtPlace) -> Result<()> {
 
 fn tell(context: &Context<'_>, repository: &Repository) -> Result<()> {
     let (ui, record) = (context.ui, repository.record());
-    if !record.create_if_absent {
+    if !record.create_if_absent && repository.store().is_local() {
+        ui.warn(
+            "this file system has no hard links (exFAT, FAT and many FUSE mounts have none), so nobody can tell who made a file \
+             first. Let one program use the repository at a time: a backup beside another one or beside a prune may damage \
+             it. Better, use a file system such as ext4 or XFS",
+        );
+    } else if !record.create_if_absent {
         ui.warn(
             "THIS STORE OVERWRITES WHAT IS THERE even when asked not to (no create-if-absent). Two backups at the same \
              time, or a backup beside a prune, may then damage each other. Never run two at once here; better, use a \

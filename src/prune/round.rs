@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::{BeginRecord, Condemned, DoneRecord, RosterEntry, SealRecord, prefix};
 use crate::format::names::ContentName;
 use crate::format::table::TableEntry;
@@ -211,7 +211,11 @@ impl Prune {
         self.check_roster(survey, &roster).await?;
         self.report.snapshots = Some(roster.iter().map(|entry| entry.live.len() as u64).sum());
         let deleted = self.project.put_table(generation, &deleted).await?;
-        let live_index = self.project.put_table(generation, &self.marker.live).await?;
+        // It spares later backups uploads, and is by far the largest: in a full store it is done without.
+        let live_index = match self.project.put_table(generation, &self.marker.live).await {
+            Err(e) if e.kind() == ErrorKind::NoSpace => Vec::new(),
+            written => written?,
+        };
         self.cancel.check()?;
         let sealed = self.project.seal_round(SealRecord { generation, roster, live_index, deleted }).await?;
         if let Some((_, true)) = sealed {

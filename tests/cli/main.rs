@@ -10,6 +10,7 @@ mod memory;
 mod outcomes;
 mod prune;
 mod round_trips;
+mod rubbish;
 mod secrets;
 mod stats;
 mod stopping;

@@ -31,6 +31,8 @@ pub enum Fault {
     CutBody,
     /// A create is told that the object exists, though nothing landed.
     FalseExists,
+    /// A head finds an object of no bytes where there is none: as a web page that is served whatever is asked.
+    FalseFound,
 }
 
 /// All of them.
@@ -259,12 +261,25 @@ fn error(fault: Fault) -> Error {
         Fault::TimeoutBefore | Fault::TimeoutAfter => {
             HttpError::new(HttpErrorKind::Timeout, std::io::Error::from(std::io::ErrorKind::TimedOut))
         }
-        Fault::CutBody | Fault::FalseExists => HttpError::new(
+        Fault::CutBody | Fault::FalseExists | Fault::FalseFound => HttpError::new(
             HttpErrorKind::Interrupted,
             std::io::Error::from(std::io::ErrorKind::ConnectionReset),
         ),
     };
     Error::Generic { store: "faulty", source: Box::new(source) }
+}
+
+/// An object of no bytes.
+fn nothing_at(location: &Path) -> GetResult {
+    let meta = ObjectMeta {
+        location: location.clone(),
+        last_modified: Default::default(),
+        size: 0,
+        e_tag: None,
+        version: None,
+    };
+    let payload = GetResultPayload::Stream(stream::empty().boxed());
+    GetResult { payload, meta, range: 0..0, attributes: Default::default(), extensions: Default::default() }
 }
 
 /// Half of a body, then its end.
@@ -316,6 +331,10 @@ impl ObjectStore for FaultStore {
                 Ok(result) => cut(result).await,
                 Err(_) => Err(error(Fault::CutBody)),
             },
+            Some(Fault::FalseFound) if head => {
+                let found = self.inner.get_opts(location, options).await;
+                found.or_else(|_| Ok(nothing_at(location)))
+            }
             Some(fault) => Err(error(fault)),
         }
     }

@@ -23,8 +23,8 @@ use crate::repo::log::SnapshotEntry;
 use crate::serve::Shelf;
 use crate::serve::http::{Access, HttpOptions, HttpServer, Token};
 use crate::serve::qcow2::{self, IMAGES_MAX};
-use crate::source::rbd::OWN_METADATA_PREFIX;
 use crate::store::Ledger;
+use crate::units::hex;
 use crate::volume::ImageLayout;
 
 use migration::{Migration, State};
@@ -42,6 +42,8 @@ pub struct InstantRestore {
     pub listen: SocketAddr,
     pub memory_bytes: u64,
     pub data_pool: Option<String>,
+    /// See [`RestoreTarget::image_config`](crate::sink::rbd::RestoreTarget).
+    pub image_config: bool,
 }
 
 /// What came of it.
@@ -95,9 +97,8 @@ impl InstantRestore {
         let (snapshot, older) = last(&snapshots)?;
         let format = format(snapshot, older)?;
         let history = history(older);
-        let token = self.token(snapshot);
         progress.phase("prepare", None);
-        let (address, served) = self.serve(self.listen, &token, snapshots.clone()).await?;
+        let (address, token, served) = self.serve(snapshots.clone(), snapshot).await?;
         let source = Source {
             address,
             token,
@@ -131,7 +132,7 @@ impl InstantRestore {
                 .help("name it with --listen, as the restore told it when it began"));
         }
         // First of all: without its source an image cannot even be looked at.
-        let (_, served) = self.serve(self.listen, &self.token(wanted), snapshots.clone()).await?;
+        let (_, _, served) = self.serve(snapshots.clone(), wanted).await?;
         let migration = Migration { ceph: &self.ceph, target: &self.target, cancel };
         let (described, state) = migration.status().await.map_err(|e| match e.kind() {
             ErrorKind::Unavailable => e.help(
@@ -156,28 +157,34 @@ impl InstantRestore {
         Ok(self.report(history(&older), wanted, (None, began)))
     }
 
-    /// The secret in the path. It follows from the project's key, so that whoever resumes needs to remember nothing.
-    fn token(&self, snapshot: &SnapshotEntry) -> String {
-        let text = format!("instant restore of {} to {}", snapshot.snapshot_id, self.target);
-        self.project.identify(text.as_bytes()).to_string()
+    /// The secret in the path: of this project, snapshot, target and address, so that it is another each time, as the port is,
+    /// and whoever resumes needs to remember nothing but the address. The key is for this alone.
+    fn token(&self, snapshot: &SnapshotEntry, address: SocketAddr) -> String {
+        let text = format!("instant restore of {} to {} from {address}", snapshot.snapshot_id, self.target);
+        hex(&self.project.keys().token("cuttle v1 instant restore token", text.as_bytes()))
     }
 
     async fn serve(
         &self,
-        listen: SocketAddr,
-        token: &str,
         snapshots: Vec<SnapshotEntry>,
-    ) -> Result<(SocketAddr, Served)> {
+        wanted: &SnapshotEntry,
+    ) -> Result<(SocketAddr, String, Served)> {
+        let listen = self.listen;
         if listen.ip().is_unspecified() {
             return Err(Error::invalid(format!("{listen} is no address that others can be told"))
                 .help("name the address of this host that the image's users reach"));
         }
         let shelf = Shelf::of_snapshots(&self.project, snapshots, self.memory_bytes);
-        let options = HttpOptions { listen, ..HttpOptions::on_loopback(Access::Token(Token::new(token))) };
-        let server = HttpServer::bind(Arc::new(shelf), options).await?;
-        let (address, (canceller, cancel)) = (server.address(), cancel::pair());
+        let token = |address| self.token(wanted, address);
+        let access = |address| Access::Token(Token::new(&token(address)));
+        let options = HttpOptions { listen, ..HttpOptions::on_loopback(access(listen)) };
+        let mut server = HttpServer::bind(Arc::new(shelf), options).await?;
+        let address = server.address();
+        // Port 0 took a free one.
+        server.set_access(access(address))?;
+        let (canceller, cancel) = cancel::pair();
         let task = tokio::spawn(server.run(cancel));
-        Ok((address, Served { canceller, task }))
+        Ok((address, token(address), Served { canceller, task }))
     }
 
     async fn finish(
@@ -223,11 +230,10 @@ impl InstantRestore {
             migration.execute(&mut percent).await?;
         }
         progress.phase("commit", None);
-        for (key, value) in &snapshot.snapshot.layout.metadata {
-            // What is cuttle's own belongs to the image that was backed up.
-            if !key.starts_with(OWN_METADATA_PREFIX) {
-                migration.set_metadata(key, value).await.context(format!("set image metadata {key}"))?;
-            }
+        for (key, value) in
+            &crate::sink::rbd::restored_metadata(&snapshot.snapshot.layout.metadata, self.image_config)
+        {
+            migration.set_metadata(key, value).await.context(format!("set image metadata {key}"))?;
         }
         migration.commit().await
     }

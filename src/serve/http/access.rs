@@ -87,10 +87,22 @@ fn credential(value: &[u8]) -> Option<Bytes> {
 /// Whether the name in a Host header is one that only this machine has.
 fn is_this_machine(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map_or("?", |(address, _)| address),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+        Some(rest) => match rest.split_once(']') {
+            Some((address, "")) => address,
+            Some((address, port)) if port.strip_prefix(':').is_some_and(is_port) => address,
+            _ => return false,
+        },
+        None => match host.rsplit_once(':') {
+            Some((name, port)) if is_port(port) => name,
+            Some(_) => return false,
+            None => host,
+        },
     };
     name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
+fn is_port(text: &str) -> bool {
+    text.len() <= 5 && text.bytes().all(|c| c.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -144,6 +156,14 @@ mod tests {
             ("localhost.evil.example:80", false),
             ("192.0.2.1:80", false),
             ("[::2]:80", false),
+            ("[::1]:", true),
+            ("[::1].evil.example", false),
+            ("[::1].evil.example:80", false),
+            ("[::1]evil:80", false),
+            ("[::1]:80:80", false),
+            ("[::1", false),
+            ("localhost:evil", false),
+            ("localhost:80@evil", false),
             ("", false),
         ] {
             let found = Access::ThisMachine.verdict(&headers(&[(HOST, host)]), None);
