@@ -105,6 +105,15 @@ fn open_store(context: &Context<'_>, config: &StoreConfig) -> Result<Store> {
     }
 }
 
+/// Sees to it that a prune can make room in a store that is full one day. That this cannot be is nobody's failure now.
+pub async fn keep_room(context: &Context<'_>, project: &Project) {
+    if let Err(e) = project.fill_reserve().await {
+        context.ui.warn(&format!(
+            "nothing could be put aside for the day on which the store is full, so that a prune has room to begin: {e}"
+        ));
+    }
+}
+
 async fn repository_in(context: &Context<'_>, store: Store, stdin_is_data: bool) -> Result<Arc<Repository>> {
     let source = secret::source(&context.global.secret)?;
     let expected = match (source.is_prompt(), context.global.secret.insecure_no_encryption) {

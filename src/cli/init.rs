@@ -3,12 +3,14 @@
 use serde::Serialize;
 
 use cuttle::format::CLOSURE_LEN_MAX;
-use cuttle::repo::{AtPlace, DELTA_DEPTH_MAX_DEFAULT, InitOptions, Repository, read_repository};
+use cuttle::repo::{
+    AtPlace, DELTA_DEPTH_MAX_DEFAULT, InitOptions, Repository, default_project, read_repository,
+};
 use cuttle::store::{Ledger, Store};
 use cuttle::units::{CHUNK_SIZE_BYTES_DEFAULT, hex};
 use cuttle::{Error, ErrorKind, Result};
 
-use super::connect::{refuse_dry_run, store_config};
+use super::connect::{keep_room, refuse_dry_run, store_config};
 use super::secret::{self, SecretSource};
 use super::{Context, Exit, human, machine};
 
@@ -83,6 +85,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         (source, false) => Some(tokio::task::block_in_place(|| source.get_new())?),
     };
     let repository = Repository::init(store, environment, &options, unlock.as_ref()).await?;
+    keep_room(context, &repository.project(&default_project()).await?).await;
     tell(context, &repository)?;
     Ok(Exit::Success)
 }

@@ -17,6 +17,7 @@ mod parts;
 pub mod project;
 mod recall;
 mod remains;
+mod reserve;
 pub(crate) mod rounds;
 pub(crate) mod row;
 pub mod session;

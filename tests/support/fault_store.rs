@@ -101,6 +101,10 @@ struct State {
     /// Keys that listings do not show.
     hidden: Option<Arc<NameTest>>,
     append_only: Option<Known>,
+    /// After so many operations the store is full.
+    full_after: Option<usize>,
+    /// Most bytes and objects that there may be.
+    quota: Option<(u64, usize)>,
     ignores_conditions: bool,
     gates: Vec<(Matcher, watch::Sender<bool>, watch::Receiver<bool>)>,
 }
@@ -176,6 +180,28 @@ impl FaultStore {
             (Some(_), OpKind::Put | OpKind::Delete) => true,
             (Some(known), _) => known == Known::Denied && self.inner.head(location).await.is_ok(),
         }
+    }
+
+    /// What is there after so many operations more is all that there is room for: bytes, and objects.
+    pub fn full_after(&self, ops: usize) {
+        let mut state = self.lock();
+        state.full_after = Some(state.ops.len() + ops);
+    }
+
+    /// Whether there is no room for an object.
+    async fn is_full(&self, size_bytes: u64) -> bool {
+        let full = {
+            let state = self.lock();
+            state.full_after.is_some_and(|after| state.ops.len() >= after)
+        };
+        if !full {
+            return false;
+        }
+        let listed: Vec<ObjectMeta> =
+            self.inner.list(None).filter_map(|m| std::future::ready(m.ok())).collect().await;
+        let used = (listed.iter().map(|meta| meta.size).sum::<u64>(), listed.len());
+        let quota = *self.lock().quota.get_or_insert(used);
+        used.0 + size_bytes > quota.0 || used.1 + 1 > quota.1
     }
 
     /// Behaves as stores do that know no conditions: a create overwrites.
@@ -304,6 +330,10 @@ impl ObjectStore for FaultStore {
         if self.refuses(kind, location).await {
             self.enter(kind, location.as_ref()).await;
             return Err(error(Fault::Status(403)));
+        }
+        if self.is_full(payload.content_length() as u64).await {
+            self.enter(kind, location.as_ref()).await;
+            return Err(error(Fault::Status(507)));
         }
         match self.enter(kind, location.as_ref()).await {
             None => self.inner.put_opts(location, payload, opts).await,

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use crate::cancel::{self, Cancel, Canceller};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::progress::{Outcome, Progress, Step};
+use crate::random::random_array;
 use crate::rbd::{CephConfig, RbdSpec};
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
@@ -98,7 +99,7 @@ impl InstantRestore {
         let format = format(snapshot, older)?;
         let history = history(older);
         progress.phase("prepare", None);
-        let (address, token, served) = self.serve(snapshots.clone(), snapshot).await?;
+        let (address, token, served) = self.serve_anew(snapshots.clone(), snapshot).await?;
         let source = Source {
             address,
             token,
@@ -132,7 +133,7 @@ impl InstantRestore {
                 .help("name it with --listen, as the restore told it when it began"));
         }
         // First of all: without its source an image cannot even be looked at.
-        let (_, _, served) = self.serve(snapshots.clone(), wanted).await?;
+        let served = self.serve_again(snapshots.clone(), wanted).await?;
         let migration = Migration { ceph: &self.ceph, target: &self.target, cancel };
         let (described, state) = migration.status().await.map_err(|e| match e.kind() {
             ErrorKind::Unavailable => e.help(
@@ -157,34 +158,50 @@ impl InstantRestore {
         Ok(self.report(history(&older), wanted, (None, began)))
     }
 
-    /// The secret in the path: of this project, snapshot, target and address, so that it is another each time, as the port is,
-    /// and whoever resumes needs to remember nothing but the address. The key is for this alone.
-    fn token(&self, snapshot: &SnapshotEntry, address: SocketAddr) -> String {
-        let text = format!("instant restore of {} to {} from {address}", snapshot.snapshot_id, self.target);
-        hex(&self.project.keys().token("cuttle v1 instant restore token", text.as_bytes()))
+    /// What signs the secret in the path: this project's key, for this snapshot and target, and for this alone.
+    fn signer(&self, snapshot: &SnapshotEntry) -> impl Fn(&[u8]) -> [u8; 32] + Send + Sync + 'static {
+        let text = format!("instant restore of {} to {}: ", snapshot.snapshot_id, self.target);
+        let project = self.project.clone();
+        move |begin| {
+            let text = [text.as_bytes(), begin].concat();
+            project.keys().token("cuttle v1 instant restore token", &text)
+        }
     }
 
-    async fn serve(
+    /// A secret of its own each time: a random number, signed. So whoever resumes, and cannot ask the image before it is
+    /// served, needs to remember nothing: he takes any that is signed.
+    fn token(&self, snapshot: &SnapshotEntry) -> Result<String> {
+        let begin = hex(&random_array::<16>()?);
+        let signature = self.signer(snapshot)(begin.as_bytes());
+        Ok(begin + &hex(&signature))
+    }
+
+    /// Serves to whoever names the token, which is told.
+    async fn serve_anew(
         &self,
         snapshots: Vec<SnapshotEntry>,
         wanted: &SnapshotEntry,
     ) -> Result<(SocketAddr, String, Served)> {
+        let token = self.token(wanted)?;
+        let server = self.bind(snapshots, Token::new(&token)).await?;
+        Ok((server.address(), token, Served::by(server)))
+    }
+
+    /// Serves to whoever was given a token before.
+    async fn serve_again(&self, snapshots: Vec<SnapshotEntry>, wanted: &SnapshotEntry) -> Result<Served> {
+        let token = Token::signed(self.signer(wanted));
+        Ok(Served::by(self.bind(snapshots, token).await?))
+    }
+
+    async fn bind(&self, snapshots: Vec<SnapshotEntry>, token: Token) -> Result<HttpServer> {
         let listen = self.listen;
         if listen.ip().is_unspecified() {
             return Err(Error::invalid(format!("{listen} is no address that others can be told"))
                 .help("name the address of this host that the image's users reach"));
         }
         let shelf = Shelf::of_snapshots(&self.project, snapshots, self.memory_bytes);
-        let token = |address| self.token(wanted, address);
-        let access = |address| Access::Token(Token::new(&token(address)));
-        let options = HttpOptions { listen, ..HttpOptions::on_loopback(access(listen)) };
-        let mut server = HttpServer::bind(Arc::new(shelf), options).await?;
-        let address = server.address();
-        // Port 0 took a free one.
-        server.set_access(access(address))?;
-        let (canceller, cancel) = cancel::pair();
-        let task = tokio::spawn(server.run(cancel));
-        Ok((address, token(address), Served { canceller, task }))
+        let options = HttpOptions { listen, ..HttpOptions::on_loopback(Access::Token(token)) };
+        HttpServer::bind(Arc::new(shelf), options).await
     }
 
     async fn finish(
@@ -287,6 +304,11 @@ struct Served {
 }
 
 impl Served {
+    fn by(server: HttpServer) -> Self {
+        let (canceller, cancel) = cancel::pair();
+        Self { canceller, task: tokio::spawn(server.run(cancel)) }
+    }
+
     async fn stop(mut self) {
         self.canceller.cancel();
         // What it still had to say is nothing that the restore depends on.

@@ -1,6 +1,7 @@
 //! Who may read: whoever has the token, or, without one, programs of this machine.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,18 +9,45 @@ use http::HeaderMap;
 use http::header::{AUTHORIZATION, HOST};
 use hyper::body::Bytes;
 
-/// A secret that readers must name; kept as a hash, so that comparing takes the same time whatever is compared.
+use crate::units::hex;
+
+/// A secret that readers must name.
 #[derive(Clone)]
-pub struct Token(blake3::Hash);
+pub struct Token(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    /// Kept as a hash, so that comparing takes the same time whatever is compared.
+    One(blake3::Hash),
+    Signed(Arc<Signed>),
+}
+
+/// Tells the signature of a token that begins so.
+type Signed = dyn Fn(&[u8]) -> [u8; 32] + Send + Sync;
+
+/// Digits that a signature takes at a token's end.
+const SIGNATURE_DIGITS: usize = 64;
 
 impl Token {
     pub fn new(secret: &str) -> Self {
-        Self(blake3::hash(secret.as_bytes()))
+        Self(Kind::One(blake3::hash(secret.as_bytes())))
+    }
+
+    /// Any that ends with the signature, in hex digits, of what it begins with.
+    pub fn signed(signature: impl Fn(&[u8]) -> [u8; 32] + Send + Sync + 'static) -> Self {
+        Self(Kind::Signed(Arc::new(signature)))
     }
 
     fn is(&self, given: &[u8]) -> bool {
         // `blake3::Hash` compares in constant time.
-        self.0 == blake3::hash(given)
+        match &self.0 {
+            Kind::One(hash) => *hash == blake3::hash(given),
+            Kind::Signed(signature) => {
+                let Some(begin) = given.len().checked_sub(SIGNATURE_DIGITS) else { return false };
+                let (begin, end) = given.split_at(begin);
+                blake3::hash(hex(&signature(begin)).as_bytes()) == blake3::hash(end)
+            }
+        }
     }
 }
 
@@ -141,6 +169,21 @@ mod tests {
         assert_eq!(access.verdict(&none, None), Verdict::Unknown);
         assert_eq!(access.verdict(&none, Some("s3")), Verdict::Unknown);
         assert_eq!(access.verdict(&none, Some("s3:cret")), Verdict::Welcome);
+    }
+
+    #[test]
+    fn any_token_that_is_signed_is_welcome() {
+        let signature = |begin: &[u8]| *blake3::keyed_hash(&[7; 32], begin).as_bytes();
+        let access = Access::Token(Token::signed(signature));
+        let verdict = |token: &str| access.verdict(&HeaderMap::new(), Some(token));
+        let sign = |begin: &str| format!("{begin}{}", hex(&signature(begin.as_bytes())));
+        for token in [sign("0011"), sign("2233")] {
+            assert_eq!(verdict(&token), Verdict::Welcome);
+            for wrong in [&token[1..], &token[..token.len() - 1], &format!("a{}", &token[1..]), &token[4..]] {
+                assert_eq!(verdict(wrong), Verdict::Unknown, "{wrong}");
+            }
+        }
+        assert_eq!(verdict(""), Verdict::Unknown);
     }
 
     #[test]

@@ -128,14 +128,6 @@ impl HttpServer {
         Ok(Self { listener, address, answers, tls: options.tls, limits: Arc::new(options.limits) })
     }
 
-    /// Says who may read, where that depends on the address. Before it serves.
-    pub fn set_access(&mut self, access: Access) -> Result<()> {
-        let answers =
-            Arc::get_mut(&mut self.answers).ok_or_else(|| Error::internal("a server that serves already"))?;
-        answers.access = access;
-        Ok(())
-    }
-
     pub fn address(&self) -> SocketAddr {
         self.address
     }
