@@ -195,7 +195,7 @@ async fn a_create_is_believed_only_from_an_answer_to_a_create() {
         with_etag(204),
         with_etag(206),
         with_etag(200).body("OK"),
-        with_etag(200).header("content-type", "Text/HTML"),
+        with_etag(200).body("OK").header("content-type", "Text/HTML"),
     ] {
         let said = format!("{doubtful:?}");
         // It is there, and nothing was written.
