@@ -7,6 +7,7 @@ mod help;
 mod honest;
 mod isolation;
 mod memory;
+mod no_links;
 mod outcomes;
 mod prune;
 mod round_trips;
