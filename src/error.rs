@@ -22,6 +22,8 @@ pub enum ErrorKind {
     WrongKey,
     /// The store or the cluster does not permit it with these credentials.
     Denied,
+    /// The store is full, or a quota on it is.
+    NoSpace,
     /// The other side does not answer or asks to slow down; the same request may work later.
     Unavailable,
     /// The input or the request cannot be right, whoever asks.
@@ -65,6 +67,7 @@ impl Error {
         busy => Busy,
         wrong_key => WrongKey,
         denied => Denied,
+        no_space => NoSpace,
         unavailable => Unavailable,
         invalid => Invalid,
         unsupported => Unsupported,
@@ -141,6 +144,7 @@ pub fn io_error(doing: impl fmt::Display, error: std::io::Error) -> Error {
         Io::InvalidInput | Io::PermissionDenied | Io::UnexpectedEof => ErrorKind::Invalid,
         Io::Interrupted => ErrorKind::Interrupted,
         Io::Unsupported => ErrorKind::Unsupported,
+        Io::StorageFull | Io::QuotaExceeded => ErrorKind::NoSpace,
         _ => ErrorKind::Unavailable,
     };
     Error::new(kind, format!("{doing}: {error}")).caused_by(error)

@@ -296,6 +296,12 @@ impl ProjectKeys {
         self.chunk_id.expose()
     }
 
+    /// A secret for one purpose and text, which nobody without the project's key can make. Nothing that is stored is derived so.
+    pub fn token(&self, purpose: &str, text: &[u8]) -> [u8; 32] {
+        let key = self.chunk_id.derive(purpose);
+        *blake3::keyed_hash(key.expose(), text).as_bytes()
+    }
+
     pub fn page_id_key(&self) -> &[u8; 32] {
         self.page_id.expose()
     }

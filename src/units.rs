@@ -274,3 +274,11 @@ pub enum Content {
     /// Reads as zero; nothing need be read.
     Zero,
 }
+
+/// Whether a character shows nothing and changes how what is around it is read: marks of direction, zero width, tags. Names
+/// may hold them; who shows a name escapes them.
+pub fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}

@@ -6,6 +6,7 @@ mod bench;
 mod support;
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -243,6 +244,36 @@ fn a_full_repository_disk_breaks_nothing_and_room_is_all_it_takes() {
     restored_equals(&bench, "large.img", &large, "grown");
     restored_equals(&bench, "small.img", &small, "grown");
     assert_eq!(verified(&bench, "grown")["unfinished"], 0);
+}
+
+/// To the last byte: nothing at all can be written before something is deleted.
+#[test]
+fn in_a_full_repository_disk_what_is_forgotten_makes_room() {
+    let bench = Bench::new();
+    let Some(_disk) = small_disk(&bench, "repo", 6 * MIB) else { return };
+    bench.ok(&["init", "--chunk-size", "32KiB"]);
+    let (kept, old) = (random(12, MIB as usize), random(13, 2 * MIB as usize));
+    bench.write("kept.img", &kept);
+    bench.write("old.img", &old);
+    bench.ok(&["backup", "kept.img"]);
+    bench.ok(&["backup", "old.img"]);
+    let mut filler = File::create(bench.path("repo/filler")).expect("a file");
+    for size in [4096, 1] {
+        while filler.write_all(&vec![1; size]).is_ok() {}
+    }
+    bench.fails(1, &["tag", "old.img@1", "--add", "night"]);
+    bench.ok(&["forget", "old.img@1"]);
+    let report = bench.json(&["prune"]).remove(0);
+    assert!(report["deleted_chunks"]["bytes"].as_u64() >= Some(2 * MIB), "{report}");
+    restored_equals(&bench, "kept.img", &kept, "pruned");
+    verified(&bench, "pruned");
+    // There is room again, and for the next time too.
+    let pieces = || fs::read_dir(bench.path("repo/projects/default/reserve")).expect("a folder").count();
+    assert_eq!(pieces(), 8);
+    bench.write("new.img", &random(14, MIB as usize));
+    bench.ok(&["backup", "new.img"]);
+    let scrubbed = bench.json(&["verify", "--no-key"]).remove(0);
+    assert_eq!(scrubbed["unknown"], 1, "the filler, and not the reserve: {scrubbed}");
 }
 
 #[test]

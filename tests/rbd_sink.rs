@@ -18,7 +18,15 @@ use support::sink_suite::{self, Target};
 const MIB: u64 = 1 << 20;
 
 fn target<'a>(layout: &'a ImageLayout, size_bytes: u64, mark: &'a str) -> RestoreTarget<'a> {
-    RestoreTarget { size_bytes, layout, mark, overwrite: false, data_pool: None, leave: &[] }
+    RestoreTarget {
+        size_bytes,
+        layout,
+        mark,
+        overwrite: false,
+        data_pool: None,
+        image_config: true,
+        leave: &[],
+    }
 }
 
 fn open(ceph: &Ceph, path: &str, target: &RestoreTarget<'_>) -> Result<RbdSink> {

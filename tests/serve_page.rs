@@ -58,10 +58,10 @@ fn check_index(dir: &Path, url: &str) {
         "href=\"vms/db/2.raw\"",
         "href=\"vms/db/latest.raw\"",
         "curl -fo volume.raw",
-        "cuttle restore --instant vms/db@2 rbd:POOL/IMAGE",
+        " --project default restore --instant vms/db@2 rbd:POOL/IMAGE",
         "rbd migration prepare --import-only",
         "/vms/db/2.qcow2",
-        "cuttle mount /mnt/cuttle",
+        " --project default mount /mnt/cuttle",
     ] {
         assert!(page.contains(expected), "{expected}\n{page}");
     }

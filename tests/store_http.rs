@@ -126,8 +126,8 @@ async fn refusals_are_clear_and_final() {
             "AWS_REGION=eu-north-1",
         ),
         (Answer::s3_error(400, "InvalidArgument"), ErrorKind::Invalid, ""),
-        (Answer::s3_error(403, "QuotaExceeded"), ErrorKind::Unavailable, "cuttle prune"),
-        (Answer::s3_error(507, "XMinioStorageFull"), ErrorKind::Unavailable, "cuttle prune"),
+        (Answer::s3_error(403, "QuotaExceeded"), ErrorKind::NoSpace, "cuttle prune"),
+        (Answer::s3_error(507, "XMinioStorageFull"), ErrorKind::NoSpace, "cuttle prune"),
         (Answer::s3_error(501, "NotImplemented"), ErrorKind::Unsupported, ""),
     ] {
         let (script, store) = s3([answer.clone(), answer.clone(), answer.clone()]).await;

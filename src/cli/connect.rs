@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cuttle::error::io_error;
 use cuttle::rbd::{CephConfig, Cluster};
-use cuttle::repo::{AtPlace, Project, Repository, default_project};
+use cuttle::repo::{AtPlace, Expected, Project, Repository, default_project};
 use cuttle::store::{Limits, Store, StoreConfig};
 use cuttle::units::ProjectName;
 use cuttle::{Error, ErrorKind, Result};
@@ -56,10 +56,14 @@ fn address(context: &Context<'_>) -> Result<String> {
 
 fn absolute(given: String) -> Result<String> {
     if given.contains("://") {
-        return Ok(given);
+        return Ok(given.trim().to_owned());
+    }
+    let given = given.trim_end_matches(['\r', '\n']);
+    if given.contains(char::is_control) {
+        return Err(Error::invalid(format!("the repository's path {given:?} holds a control character")));
     }
     // What is remembered of a repository goes by its address, which must not depend on the folder one is in.
-    let absolute = std::path::absolute(&given).map_err(|e| io_error(format!("find {given}"), e))?;
+    let absolute = std::path::absolute(given).map_err(|e| io_error(format!("find {given}"), e))?;
     let clean: PathBuf = absolute.components().collect();
     Ok(clean.display().to_string())
 }
@@ -101,19 +105,30 @@ fn open_store(context: &Context<'_>, config: &StoreConfig) -> Result<Store> {
     }
 }
 
+/// Sees to it that a prune can make room in a store that is full one day. That this cannot be is nobody's failure now.
+pub async fn keep_room(context: &Context<'_>, project: &Project) {
+    if let Err(e) = project.fill_reserve().await {
+        context.ui.warn(&format!(
+            "nothing could be put aside for the day on which the store is full, so that a prune has room to begin: {e}"
+        ));
+    }
+}
+
 async fn repository_in(context: &Context<'_>, store: Store, stdin_is_data: bool) -> Result<Arc<Repository>> {
     let source = secret::source(&context.global.secret)?;
+    let expected = match (source.is_prompt(), context.global.secret.insecure_no_encryption) {
+        (false, true) => return Err(secret::unencrypted_with_secret()),
+        (false, false) => Expected::Encrypted,
+        (true, false) => Expected::EncryptedOrRemembered,
+        (true, true) => Expected::Either,
+    };
     let environment = machine::environment(&context.global.repository);
     let question = format!("Password for {}: ", store.url());
     for attempt in 1.. {
         // Asking waits for a person: the other threads go on meanwhile.
         let mut ask = || tokio::task::block_in_place(|| source.get(&question, stdin_is_data));
         let (store, environment) = (store.clone(), environment.clone());
-        let opened = match source.is_prompt() {
-            true => Repository::open(store, environment, &mut ask).await,
-            false => Repository::open_encrypted(store, environment, &mut ask).await,
-        };
-        match opened {
+        match Repository::open_expected(store, environment, expected, &mut ask).await {
             Err(e) if e.kind() == ErrorKind::WrongKey && source.is_prompt() && attempt < PROMPTS_MAX => {
                 context.ui.line("That password opens no key of the repository. Try again.");
             }

@@ -43,6 +43,7 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Busy => "busy",
         ErrorKind::WrongKey => "wrong_key",
         ErrorKind::Denied => "denied",
+        ErrorKind::NoSpace => "no_space",
         ErrorKind::Unavailable => "unavailable",
         ErrorKind::Invalid => "invalid",
         ErrorKind::Unsupported => "unsupported",

@@ -71,6 +71,10 @@ pub struct SecretOptions {
     /// Open the repository with a key file instead of a password [env: CUTTLE_KEY_FILE]
     #[arg(long, value_name = "FILE", global = true, help_heading = REPOSITORY)]
     pub key_file: Option<PathBuf>,
+    /// Make, or open for the first time from this host, a repository in which nothing is encrypted: whoever reads the store
+    /// reads the volumes
+    #[arg(long, global = true, help_heading = REPOSITORY, hide_short_help = true)]
+    pub insecure_no_encryption: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -3,12 +3,14 @@
 use serde::Serialize;
 
 use cuttle::format::CLOSURE_LEN_MAX;
-use cuttle::repo::{AtPlace, DELTA_DEPTH_MAX_DEFAULT, InitOptions, Repository, read_repository};
+use cuttle::repo::{
+    AtPlace, DELTA_DEPTH_MAX_DEFAULT, InitOptions, Repository, default_project, read_repository,
+};
 use cuttle::store::{Ledger, Store};
 use cuttle::units::{CHUNK_SIZE_BYTES_DEFAULT, hex};
 use cuttle::{Error, ErrorKind, Result};
 
-use super::connect::{refuse_dry_run, store_config};
+use super::connect::{keep_room, refuse_dry_run, store_config};
 use super::secret::{self, SecretSource};
 use super::{Context, Exit, human, machine};
 
@@ -25,14 +27,11 @@ JSON: {\"message_type\":\"initialized\",\"repository\",\"id\",\"encrypted\",\"cr
 
 /// Make a new repository
 ///
-/// Makes a repository in an empty place, with one project named "default". It is encrypted unless told otherwise, with
-/// a password or a key file. The store is tested first: whether it can refuse to overwrite what is there.
+/// Makes a repository in an empty place, with one project named "default". It is encrypted with a password or a key
+/// file, unless --insecure-no-encryption says otherwise. The store is tested first: whether it can refuse to overwrite what is there.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
-    /// Encrypt nothing: whoever reads the store reads the volumes
-    #[arg(long)]
-    insecure_no_encryption: bool,
     /// Size of a chunk, a power of two from 4KiB to 16MiB; Ceph's objects have 4MiB
     #[arg(long, value_name = "SIZE", value_parser = human::parse_size_nonzero, hide_short_help = true)]
     chunk_size: Option<u64>,
@@ -60,6 +59,7 @@ struct Report<'a> {
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     refuse_dry_run(context, "init")?;
     let source = secret::source(&context.global.secret)?;
+    let insecure_no_encryption = context.global.secret.insecure_no_encryption;
     let chunk_size = args.chunk_size.unwrap_or(u64::from(CHUNK_SIZE_BYTES_DEFAULT));
     let options = InitOptions {
         chunk_size_bytes: u32::try_from(chunk_size)
@@ -75,19 +75,17 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     }
     Store::prepare(&config)?;
     let store = Store::open(&config)?;
-    if source.is_prompt() && !args.insecure_no_encryption {
+    if source.is_prompt() && !insecure_no_encryption {
         // Before anybody has to think of a password.
         refuse_another(&store, &AtPlace::read(&environment, store.place())?).await?;
     }
-    let unlock = match (&source, args.insecure_no_encryption) {
+    let unlock = match (&source, insecure_no_encryption) {
         (SecretSource::Prompt, true) => None,
-        (_, true) => {
-            return Err(Error::invalid("--insecure-no-encryption and a password or key are given")
-                .help("leave one of them out, also CUTTLE_PASSWORD and its like in the environment"));
-        }
+        (_, true) => return Err(secret::unencrypted_with_secret()),
         (source, false) => Some(tokio::task::block_in_place(|| source.get_new())?),
     };
     let repository = Repository::init(store, environment, &options, unlock.as_ref()).await?;
+    keep_room(context, &repository.project(&default_project()).await?).await;
     tell(context, &repository)?;
     Ok(Exit::Success)
 }
@@ -103,7 +101,13 @@ async fn refuse_another(store: &Store, at: &AtPlace) -> Result<()> {
 
 fn tell(context: &Context<'_>, repository: &Repository) -> Result<()> {
     let (ui, record) = (context.ui, repository.record());
-    if !record.create_if_absent {
+    if !record.create_if_absent && repository.store().is_local() {
+        ui.warn(
+            "this file system has no hard links (exFAT, FAT and many FUSE mounts have none), so nobody can tell who made a file \
+             first. Let one program use the repository at a time: a backup beside another one or beside a prune may damage \
+             it. Better, use a file system such as ext4 or XFS",
+        );
+    } else if !record.create_if_absent {
         ui.warn(
             "THIS STORE OVERWRITES WHAT IS THERE even when asked not to (no create-if-absent). Two backups at the same \
              time, or a backup beside a prune, may then damage each other. Never run two at once here; better, use a \

@@ -15,6 +15,7 @@ use cuttle::{Error, Result};
 use super::bar::Words;
 use super::connect::refuse_dry_run;
 use super::place::Place;
+use super::restore::How;
 use super::summary::ledger_line;
 use super::table::printable;
 use super::{Context, Exit, Ui, connect, human};
@@ -60,7 +61,7 @@ pub async fn run(
     context: &Context<'_>,
     snapshot: &str,
     place: Place,
-    data_pool: Option<String>,
+    how: &How,
     options: Options,
 ) -> Result<Exit> {
     refuse_dry_run(context, "restore --instant")?;
@@ -87,7 +88,8 @@ pub async fn run(
         target,
         listen: options.listen,
         memory_bytes: MEMORY_BYTES_DEFAULT,
-        data_pool,
+        data_pool: how.data_pool.clone(),
+        image_config: how.image_config,
     };
     let name = format!("{}@{}", entry.volume_name, entry.snapshot.sequence);
     let bar = context.ui.progress(&name, WORDS, false);

@@ -19,11 +19,15 @@ use super::global::RepositoryOptions;
 /// Prefixes of the variables that the stores understand.
 const STORE_VARIABLES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
 
-/// A variable's value; an empty one is as good as none.
+/// A variable's value, without line ends after it; an empty one is as good as none.
 pub fn variable(name: &str) -> Result<Option<String>> {
     let Some(value) = path_variable(name) else { return Ok(None) };
-    let text = value.into_os_string().into_string();
-    text.map(Some).map_err(|_| Error::invalid(format!("the environment variable {name} is not UTF-8")))
+    let mut text = value
+        .into_os_string()
+        .into_string()
+        .map_err(|_| Error::invalid(format!("the environment variable {name} is not UTF-8")))?;
+    text.truncate(text.trim_end_matches(['\r', '\n']).len());
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 /// A variable that holds a path.

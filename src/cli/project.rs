@@ -6,7 +6,7 @@ use serde::Serialize;
 use cuttle::Result;
 use cuttle::units::ProjectName;
 
-use super::connect::{refuse_dry_run, repository};
+use super::connect::{keep_room, refuse_dry_run, repository};
 use super::{Context, Exit};
 
 const EXAMPLES: &str = "\
@@ -64,7 +64,8 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         }
         Command::Create { name } => {
             refuse_dry_run(context, "project create")?;
-            repository(context, false).await?.create_project(&name).await?;
+            let project = repository(context, false).await?.create_project(&name).await?;
+            keep_room(context, &project).await;
             if ui.is_json() {
                 ui.print_json(&Created { message_type: "project_created", name: name.to_string() })?;
             } else if ui.is_talkative() {

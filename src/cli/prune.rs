@@ -81,6 +81,9 @@ pub async fn pruned(context: &Context<'_>, project: &Project, args: Args) -> Res
     let result = prune::run(project, options, progress, context.cancel.clone()).await;
     bar.done();
     let mut report = result?;
+    if !report.dry_run {
+        connect::keep_room(context, project).await;
+    }
     report.ledger = project.repository().store().ledger();
     tell(context, &report)?;
     if report.lost_objects == 0 {

@@ -63,6 +63,12 @@ pub fn only<const N: usize>(given: [Option<(&str, SecretSource)>; N]) -> Result<
     Ok(given.pop().map(|(_, source)| source))
 }
 
+/// Somebody says that nothing is encrypted, and with what.
+pub fn unencrypted_with_secret() -> Error {
+    Error::invalid("--insecure-no-encryption and a password or key are given")
+        .help("leave one of them out, also CUTTLE_PASSWORD and its like in the environment")
+}
+
 impl SecretSource {
     pub fn is_prompt(&self) -> bool {
         matches!(self, Self::Prompt)
@@ -74,7 +80,7 @@ impl SecretSource {
             Self::KeyFile(path) => {
                 read_limited(path, KEY_FILE_LEN_BYTES_MAX, "key file").map(Unlock::KeyFile)
             }
-            Self::Password(password) => Ok(Unlock::Passphrase(password.clone())),
+            Self::Password(text) => password(text.as_bytes(), "variable CUTTLE_PASSWORD"),
             Self::PasswordFile(path) => {
                 let bytes = read_limited(path, PASSWORD_LEN_BYTES_MAX, "password file")?;
                 password(&bytes, &format!("password file {}", path.display()))
@@ -116,7 +122,8 @@ fn prompt(question: &str, stdin_is_data: bool) -> Result<Zeroizing<String>> {
 }
 
 fn from_command(command: &str) -> Result<Unlock> {
-    let what = format!("password command {command:?}");
+    // What it says may be a secret: it is not repeated.
+    let what = "password command".to_owned();
     // It never gets standard input, which may be the volume.
     let child =
         Command::new("/bin/sh").args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
@@ -135,16 +142,22 @@ fn from_command(command: &str) -> Result<Unlock> {
     password(&out, &what)
 }
 
-/// A password from bytes: without the line's end.
+/// A password from bytes: without the line's end, and without the mark that some editors put before a text.
 fn password(bytes: &[u8], what: &str) -> Result<Unlock> {
     if bytes.len() > PASSWORD_LEN_BYTES_MAX {
         return Err(Error::invalid(format!("the {what} gives more than {PASSWORD_LEN_BYTES_MAX} bytes")));
     }
     let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
     let text = std::str::from_utf8(line).map_err(|_| {
-        Error::invalid(format!("the {what} gives no UTF-8")).help("use it as a key file: --key-file")
+        Error::invalid(format!("the {what} gives no UTF-8"))
+            .help("save it as UTF-8, or use it as a key file: --key-file")
     })?;
+    if text.contains(char::is_control) {
+        return Err(Error::invalid(format!("the {what} gives more than one line, or control characters"))
+            .help("a password is one line, as it is typed; use anything else as a key file: --key-file"));
+    }
     if text.is_empty() {
         return Err(Error::invalid(format!("the {what} gives an empty password")));
     }
@@ -182,11 +195,11 @@ mod tests {
     #[test]
     fn one_line_end_is_no_part_of_the_password() {
         for (bytes, expected) in
-            [(&b"a b\n"[..], "a b"), (b"x\r\n", "x"), (b"x\n\n", "x\n"), (b" x ", " x "), (b"x", "x")]
+            [(&b"a b\n"[..], "a b"), (b"x\r\n", "x"), (b"\xef\xbb\xbfx\n", "x"), (b" x ", " x "), (b"x", "x")]
         {
             assert_eq!(text(password(bytes, "file")), expected);
         }
-        for bytes in [&b""[..], b"\n", b"\xff", &[b'a'; 5000]] {
+        for bytes in [&b""[..], b"\n", b"\xff", b"x\n\n", b"a\nb", b"a\0", b"\xef\xbb\xbf", &[b'a'; 5000]] {
             assert!(password(bytes, "file").is_err());
         }
     }

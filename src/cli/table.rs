@@ -2,6 +2,8 @@
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
+use cuttle::units::is_invisible;
+
 /// One column: its title, and whether its values are numbers.
 #[derive(Debug, Clone, Copy)]
 pub enum Column {
@@ -31,14 +33,31 @@ pub fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>) ->
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-/// Names come from clusters and repositories: what would move the terminal's cursor is shown escaped.
+/// Names come from clusters and repositories: what would move the terminal's cursor, hide, or turn what is read around is
+/// shown escaped.
 pub fn printable(text: &str) -> String {
-    if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text.to_owned() }
+    match text.chars().any(|c| c.is_control() || is_invisible(c)) {
+        true => text
+            .chars()
+            .map(|c| match is_invisible(c) {
+                true => c.escape_unicode().to_string(),
+                false => c.escape_debug().to_string(),
+            })
+            .collect(),
+        false => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Column, table};
+    use super::{Column, printable, table};
+
+    #[test]
+    fn what_turns_text_around_is_escaped() {
+        assert_eq!(printable("vms/été \"db\""), "vms/été \"db\"");
+        assert_eq!(printable("a\u{202e}gpj.exe\u{2066}"), "a\\u{202e}gpj.exe\\u{2066}");
+        assert_eq!(printable("a\u{200b}b\n"), "a\\u{200b}b\\n");
+    }
 
     #[test]
     fn columns_line_up() {

@@ -9,6 +9,7 @@ mod patch;
 use std::cell::RefCell;
 
 use bytes::Bytes;
+use zeroize::{Zeroize, Zeroizing};
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx};
 
 use crate::error::{Error, Result};
@@ -134,7 +135,8 @@ pub fn seal_record<R: Record + PartialEq>(place: Place<'_>, record: &R) -> Resul
     if place.name.object_type() != R::OBJECT_TYPE {
         return Err(Error::internal(format!("{} cannot hold a {:?} record", place.name, R::OBJECT_TYPE)));
     }
-    let sealed = seal(place, &record.encode()?, LEVEL_DEFAULT)?;
+    let plain = Zeroizing::new(record.encode()?);
+    let sealed = seal(place, &plain, LEVEL_DEFAULT)?;
     if open_record::<R>(place, &sealed.bytes)? != *record {
         return Err(Error::internal(format!("{} does not decode to what it was made from", place.name)));
     }
@@ -143,10 +145,26 @@ pub fn seal_record<R: Record + PartialEq>(place: Place<'_>, record: &R) -> Resul
 
 /// Opens the record of that name.
 pub fn open_record<R: Record>(place: Place<'_>, object: &[u8]) -> Result<R> {
-    let mut plain = Vec::new();
-    open(place, object, None, R::OBJECT_TYPE.plain_len_bytes_max(), &mut plain)
+    let mut plain = Zeroizing::new(Vec::new());
+    let record = open(place, object, None, R::OBJECT_TYPE.plain_len_bytes_max(), &mut plain)
         .and_then(|_| R::decode(&plain))
-        .map_err(|e| e.context(place.name))
+        .map_err(|e| e.context(place.name));
+    if R::OBJECT_TYPE == ObjectType::Project {
+        wipe();
+    }
+    record
+}
+
+/// Wipes this thread's buffers after a record that holds a key. Who seals one opens it, too.
+fn wipe() {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.compressed.zeroize();
+        scratch.opened.zeroize();
+        scratch.patch.zeroize();
+        // Their windows may hold what went through them.
+        scratch.compressor = CCtx::create();
+        scratch.decompressor = DCtx::create();
+    });
 }
 
 /// Authenticates and decompresses an object into `out`, which is made exactly as long as the plaintext.

@@ -164,6 +164,29 @@ pub fn lost_prefix(project: &ProjectName) -> String {
     format!("projects/{project}/lost/")
 }
 
+/// Pieces of a project's reserve: room to be given up where a store takes nothing more (repo-format.md §8.7).
+pub const RESERVE_PIECES: u32 = 8;
+/// The size of each.
+pub const RESERVE_PIECE_LEN_BYTES: usize = 128 << 10;
+
+pub fn reserve_prefix(project: &ProjectName) -> String {
+    format!("projects/{project}/reserve/")
+}
+
+pub fn reserve_name(project: &ProjectName, piece: u32) -> String {
+    format!("{}{piece:010}", reserve_prefix(project))
+}
+
+/// Whether a name is one of a piece of some project's reserve. Nobody opens what is there: it is no object of the table in §2.
+pub fn is_reserve(name: &str) -> bool {
+    let piece = || {
+        let (project, rest) = name.strip_prefix("projects/")?.split_once('/')?;
+        let _: ProjectName = project.parse().ok()?;
+        number(rest.strip_prefix("reserve/")?)
+    };
+    piece().is_some_and(|piece| (1..=RESERVE_PIECES).contains(&piece))
+}
+
 /// Where the bytes of a damaged object are kept: by its name, and by what they are, so that no two get in each other's way.
 pub fn quarantine_name(name: &ObjectName, damaged: &[u8]) -> String {
     let hash = blake3::hash(damaged);
@@ -333,6 +356,18 @@ mod tests {
                 format!("projects/default/lost/{}feed", "0".repeat(28)),
             ]
         );
+    }
+
+    #[test]
+    fn the_reserve_is_known_and_nothing_else_like_it() {
+        let name = reserve_name(&project(), RESERVE_PIECES);
+        assert_eq!(name, "projects/default/reserve/0000000008");
+        assert!(is_reserve(&name) && ObjectName::parse(&name).is_none());
+        for other in
+            ["reserve/0000000001", "projects/default/reserve/1", "projects/default/reserve/0000000009"]
+        {
+            assert!(!is_reserve(other), "{other}");
+        }
     }
 
     #[test]

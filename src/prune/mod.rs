@@ -7,7 +7,8 @@
 //!
 //! One file is one step: `survey` (confirmed catalog and logs), `mark` (what is referenced), `unmarked` (what is
 //! not), `lost` (what is missing), `settle` (sessions under way), `round` (begin, seal, end), `others` (what another
-//! prune left), `remove` (deleting), `cleanup` (small objects that nobody needs). Time is the store's; waiting is handed in.
+//! prune left), `remove` (deleting), `cleanup` (small objects that nobody needs), `room` (where the store is full). Time is
+//! the store's; waiting is handed in.
 
 mod cleanup;
 mod lost;
@@ -15,6 +16,7 @@ mod mark;
 mod others;
 mod remove;
 mod report;
+mod room;
 mod round;
 mod settle;
 mod survey;
@@ -38,6 +40,7 @@ use crate::prune::round::{Begun, Start};
 use crate::prune::survey::Known;
 use crate::repo::Project;
 use crate::repo::rounds::Stage;
+use crate::units::Generation;
 
 pub use report::{Counted, LostObject, PruneReport, Waiting};
 
@@ -99,6 +102,10 @@ struct Prune {
     marker: Marker,
     /// What the last seal says, against which all is held.
     known: Arc<Known>,
+    /// The round that this run began last.
+    begun: Option<Generation>,
+    /// The store took nothing more: what is not needed is not written until something was deleted.
+    scarce: bool,
     /// The round that this run ended last.
     ended: Option<DoneRecord>,
     /// Whether the store's creates decide races; `None` until it was tried.
@@ -122,6 +129,8 @@ pub async fn run(
         project: project.clone(),
         marker: Marker::new(options.marks_max),
         known: Arc::default(),
+        begun: None,
+        scarce: false,
         ended: None,
         create_if_absent: None,
         report: PruneReport {
@@ -137,7 +146,7 @@ pub async fn run(
         true => prune.dry_run().await?,
         false => {
             prune.watch_lost().await?;
-            prune.rounds().await?;
+            prune.rounds_in_any_room().await?;
             prune.settle_lost().await?;
             prune.sweep().await?;
         }
@@ -164,7 +173,9 @@ impl Prune {
                 (Stage::Over { last_seal }, _) => self.begin(newest, last_seal, false).await?,
                 (_, Some(last_seal)) => self.begin(newest, last_seal, true).await?,
                 (Stage::Begun(begin), None) => {
-                    self.report.rounds_joined += 1;
+                    if self.begun != Some(begin.generation) {
+                        self.report.rounds_joined += 1;
+                    }
                     Start::Begun(Begun::found(begin))
                 }
                 (Stage::Unreadable(why), None) => {
@@ -177,8 +188,11 @@ impl Prune {
                 Start::Taken => continue,
                 Start::Begun(began) => began,
             };
-            let more = began.more;
-            match self.finish(began).await? {
+            // Where there was little room, only the next look tells whether that was all.
+            let more = began.more || self.scarce;
+            let done = self.finish(began).await?;
+            self.scarce = false;
+            match done {
                 round::Outcome::Again => {}
                 round::Outcome::Done if more => {}
                 round::Outcome::Done | round::Outcome::Waiting => return Ok(()),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::{BeginRecord, Condemned, DoneRecord, RosterEntry, SealRecord, prefix};
 use crate::format::names::ContentName;
 use crate::format::table::TableEntry;
@@ -82,6 +82,7 @@ impl Prune {
         let Some((begin, own)) = self.project.begin_round(begin).await? else { return Ok(Start::Taken) };
         if own {
             self.report.rounds_begun += 1;
+            self.begun = Some(generation);
             return Ok(Start::Begun(Begun { begin, entries: Some(found.entries), more }));
         }
         self.report.rounds_joined += 1;
@@ -121,7 +122,11 @@ impl Prune {
             return Ok(Outcome::Done);
         }
         self.know(begun.begin.last_seal).await?;
-        self.creates_decide().await?;
+        match self.creates_decide().await {
+            // What a seal lets go of already is deleted before anything is written.
+            Err(e) if e.kind() == ErrorKind::NoSpace && self.project.look_seal(round).await?.opens() => {}
+            decide => drop(decide?),
+        }
         let decided = match self.decide(&begun).await {
             // Somebody else ended it meanwhile, and what it takes to decide may be gone.
             Err(_) if self.project.is_over(round).await? => {
@@ -141,6 +146,7 @@ impl Prune {
         if self.remove(&seal).await? {
             self.clean_up(&begun.begin, &seal, &roster).await?;
             self.report.rounds_finished += 1;
+            self.creates_decide().await?;
             return self.end(DoneRecord { generation: round, last_seal: round }).await;
         }
         self.report.rounds_finished += 1;
@@ -199,7 +205,7 @@ impl Prune {
                     deleted.extend(entries.iter().filter(loose));
                 }
                 None => {
-                    let room = self.options.condemned_max.saturating_sub(deleted.len());
+                    let room = self.condemned_max().saturating_sub(deleted.len());
                     deleted.extend(self.sift(generation, Some(&condemned), room).await?.entries);
                 }
             }
@@ -212,9 +218,15 @@ impl Prune {
         self.check_roster(survey, &roster).await?;
         self.report.snapshots = Some(roster.iter().map(|entry| entry.live.len() as u64).sum());
         let deleted = self.project.put_table(generation, &deleted).await?;
-        let unfit = self.unfit_for_index().await?;
-        self.marker.live.retain(|entry| !unfit.contains(&entry.object.name));
-        let live_index = self.project.put_table(generation, &self.marker.live).await?;
+        // It spares later backups uploads, and is by far the largest: in a full store it is done without.
+        let live_index = match self.scarce {
+            true => Vec::new(),
+            false => {
+                let unfit = self.unfit_for_index().await?;
+                self.marker.live.retain(|entry| !unfit.contains(&entry.object.name));
+                self.project.put_table(generation, &self.marker.live).await?
+            }
+        };
         self.cancel.check()?;
         let sealed = self.project.seal_round(SealRecord { generation, roster, live_index, deleted }).await?;
         if let Some((_, true)) = sealed {

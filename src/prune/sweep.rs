@@ -1,6 +1,6 @@
 //! What crashes leave beside the repository's own objects: probes, and staging files of a local store.
 
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::prune::{PROBE_PREFIX, Prune};
 use crate::store::{Deleted, ObjectInfo, Staged};
 
@@ -14,7 +14,11 @@ impl Prune {
             return Ok(());
         }
         self.progress.phase("cleaning up", None);
-        let now_unix_ms = store.now_unix_ms(PROBE_PREFIX).await?;
+        let now_unix_ms = match store.now_unix_ms(PROBE_PREFIX).await {
+            // It takes an object to learn the store's time: another time.
+            Err(e) if e.kind() == ErrorKind::NoSpace => return Ok(()),
+            now => now?,
+        };
         let lease_ms = self.options.lease.as_millis();
         let is_old = |at_unix_ms: u64| u128::from(now_unix_ms.saturating_sub(at_unix_ms)) > lease_ms;
         for probe in probes.into_iter().filter(|probe| is_old(probe.modified_unix_ms)) {

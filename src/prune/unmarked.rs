@@ -63,7 +63,7 @@ impl Prune {
             self.progress.phase("manifests", None);
             self.marker.cover(&self.project, &survey, &self.cancel).await?;
             self.progress.phase("objects", None);
-            let room = self.options.condemned_max.saturating_sub(all.entries.len());
+            let room = self.condemned_max().saturating_sub(all.entries.len());
             let found = self.sift(below, None, room).await?;
             all.entries.extend(found.entries);
             all.stored += found.stored;

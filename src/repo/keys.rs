@@ -120,9 +120,10 @@ pub(super) async fn unlock(around: Around<'_>, unlock: &Unlock, memory: &Memory)
     }
     let (mut swapped, mut unread) = (None, None);
     let slots = around.all().await?;
+    // The one that opened it last time was tried, and counts if it is well-formed.
+    let was_tried = slots.iter().any(|(slot, found)| Some(*slot) == remembered && found.is_ok());
     let others = slots.iter().filter(|(slot, _)| Some(*slot) != remembered);
-    // The remembered one was tried already.
-    let mut tried = slots.iter().filter(|(slot, found)| Some(*slot) == remembered && found.is_ok()).count();
+    let mut tried = usize::from(was_tried);
     for (slot, found) in others {
         match found {
             Ok(slot_record) if tried < KEY_SLOTS_MAX => {

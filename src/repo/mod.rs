@@ -19,6 +19,7 @@ mod parts;
 pub mod project;
 mod recall;
 mod remains;
+mod reserve;
 pub(crate) mod rounds;
 pub(crate) mod row;
 pub mod session;
@@ -90,6 +91,17 @@ pub struct Repository {
     pub(crate) foreign: Foreign,
 }
 
+/// What is expected of a repository that is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// A secret is at hand, so it must be encrypted.
+    Encrypted,
+    /// One that is not encrypted is opened only where this host has seen it before.
+    EncryptedOrRemembered,
+    /// Whatever it is.
+    Either,
+}
+
 /// Gives the secret when asked; asked only when the repository is encrypted.
 pub type AskSecret<'a> = dyn FnMut() -> Result<Unlock> + 'a;
 
@@ -157,25 +169,18 @@ impl Repository {
         Ok(repository)
     }
 
-    /// Opens a repository. Wrong secrets, an unknown version, and a repository that went back in time are errors.
+    /// Opens a repository, encrypted or not. Wrong secrets, an unknown version, and a repository that went back in time are
+    /// errors.
     pub async fn open(store: Store, environment: Environment, ask: &mut AskSecret<'_>) -> Result<Arc<Self>> {
-        Self::open_as(store, environment, false, ask).await
+        Self::open_expected(store, environment, Expected::Either, ask).await
     }
 
-    /// Opens a repository for whoever holds a secret, and so expects it to be encrypted. One that is not is refused
-    /// before anything of it is believed or remembered: it may have been put in the other's place.
-    pub async fn open_encrypted(
+    /// As [`open`](Self::open), for whoever expects it to be encrypted or not. One that is not as expected is refused before
+    /// anything of it is believed or remembered, and anybody is asked: it may have been put in another's place.
+    pub async fn open_expected(
         store: Store,
         environment: Environment,
-        ask: &mut AskSecret<'_>,
-    ) -> Result<Arc<Self>> {
-        Self::open_as(store, environment, true, ask).await
-    }
-
-    async fn open_as(
-        store: Store,
-        environment: Environment,
-        encrypted: bool,
+        expected: Expected,
         ask: &mut AskSecret<'_>,
     ) -> Result<Arc<Self>> {
         let at = AtPlace::read(&environment, store.place())?;
@@ -188,7 +193,7 @@ impl Repository {
         if !record.create_if_absent {
             store.without_create_if_absent();
         }
-        if encrypted && !record.encrypted {
+        if expected == Expected::Encrypted && !record.encrypted {
             return Err(Error::wrong_key(format!(
                 "a password or key is given, but the repository at {} is not encrypted",
                 store.url()
@@ -197,6 +202,16 @@ impl Repository {
         }
         let cache = Cache::new(environment.cache_dir.as_deref(), &record.repo_id);
         let memory = Memory::load(at, &record, &cache)?;
+        if expected == Expected::EncryptedOrRemembered && !record.encrypted && !memory.has_seen(&record) {
+            return Err(Error::invalid(format!(
+                "the repository at {} is not encrypted, and this host does not remember it so",
+                store.url()
+            ))
+            .help(
+                "whoever can write to the store may have put it in an encrypted one's place, to be given volumes in plain. \
+                 If it was made so, say --insecure-no-encryption once: this host remembers it",
+            ));
+        }
         let master = match record.encrypted {
             false => None,
             true => {

@@ -125,7 +125,7 @@ impl Project {
             at_unix_ms: environment.clock.now_unix_ms(),
         };
         let name = self.forget_name(noted.volume, noted.sequence);
-        if let Created::Exists { .. } = self.create_record(&name, &record).await? {
+        if let Created::Exists { .. } = self.create_record_always(&name, &record).await? {
             return match self.forget_of(noted.volume, noted.sequence).await? {
                 Found::Opens(_) => Ok(Forgotten::Before),
                 Found::Absent => Err(missing(&name)),

@@ -253,7 +253,12 @@ impl Session {
     async fn end(&self, outcome: Outcome) -> Result<Committed> {
         let name = ObjectName::End(self.project.name().clone(), self.volume.number, self.sequence);
         let record = EndRecord { snapshot_id: self.snapshot_id, outcome };
-        if let Created::New = self.project.create_record(&name, &record).await? {
+        let created = match record.outcome {
+            Outcome::Committed(_) => self.project.create_record(&name, &record).await?,
+            // Else a prune of another host would wait for a backup that failed as the store is full.
+            Outcome::Aborted { .. } => self.project.create_record_always(&name, &record).await?,
+        };
+        if let Created::New = created {
             if let Outcome::Committed(_) = record.outcome {
                 self.project.made(self.volume.number, SeenSnapshot::new(self.sequence, self.snapshot_id));
             }
@@ -320,7 +325,7 @@ impl Project {
         let outcome = Outcome::Aborted { by, reason };
         let end = EndRecord { snapshot_id, outcome };
         let name = self.end_name(volume, sequence);
-        Ok(matches!(self.create_record(&name, &end).await?, Created::New))
+        Ok(matches!(self.create_record_always(&name, &end).await?, Created::New))
     }
 
     /// A sign of life: it opens, and is of the session that the sequence is of, where that is known.

@@ -75,12 +75,15 @@ impl Drop for PartialFile {
     }
 }
 
+/// A volume holds what only its owner may read, whatever it was read from. Whoever wants more says so with chmod.
+const IMAGE_MODE: u32 = 0o600;
+
 /// Makes or opens the partial file of a target and keeps others out of it.
 pub(super) fn open_partial(target: &Path) -> Result<(File, PathBuf)> {
     let path = partial_path(target)?;
     let open = |options: &mut OpenOptions| {
         let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        options.read(true).write(true).custom_flags(flags.bits() as i32).open(&path)
+        options.read(true).write(true).mode(IMAGE_MODE).custom_flags(flags.bits() as i32).open(&path)
     };
     let file = match open(OpenOptions::new().create_new(true)) {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => open(&mut OpenOptions::new()),

@@ -37,6 +37,9 @@ pub struct RestoreTarget<'a> {
     pub overwrite: bool,
     /// A pool for a new image's data, beside the one that holds the image.
     pub data_pool: Option<&'a str>,
+    /// Whether recorded `conf_…` metadata is set on a new image. It overrides librbd's configuration wherever the image is
+    /// used, so somebody has to want it.
+    pub image_config: bool,
     /// Own metadata that a finished restore leaves on the image, see [`RESTORED`].
     pub leave: &'a [(&'static str, String)],
 }
@@ -96,7 +99,8 @@ impl RbdSink {
         if image.size_bytes()? != target.size_bytes {
             image.resize(target.size_bytes)?;
         }
-        let mut metadata = if made { own_free(&target.layout.metadata) } else { Vec::new() };
+        let mut metadata =
+            if made { restored_metadata(&target.layout.metadata, target.image_config) } else { Vec::new() };
         metadata.extend(target.leave.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
         let image = Arc::new(image);
         let reader = Arc::new(RbdReader::new(image.clone())?);
@@ -293,7 +297,25 @@ fn forget_earlier(image: &Image) -> Result<()> {
     keys.filter(|key| *key != MARK).try_for_each(|key| image.remove_metadata(key))
 }
 
-/// Metadata but for what is cuttle's own.
-fn own_free(metadata: &[(String, String)]) -> Vec<(String, String)> {
-    metadata.iter().filter(|(key, _)| !key.starts_with(OWN_METADATA_PREFIX)).cloned().collect()
+/// How image metadata begins that is librbd's configuration of the image.
+const CONFIG_METADATA_PREFIX: &str = "conf_";
+
+/// The recorded metadata that a new image gets. What is cuttle's own belongs to the image that was backed up.
+pub(crate) fn restored_metadata(metadata: &[(String, String)], config: bool) -> Vec<(String, String)> {
+    let (config_keys, other): (Vec<_>, Vec<_>) = metadata
+        .iter()
+        .filter(|(key, _)| !key.starts_with(OWN_METADATA_PREFIX))
+        .cloned()
+        .partition(|(key, _)| key.starts_with(CONFIG_METADATA_PREFIX));
+    if config {
+        return other.into_iter().chain(config_keys).collect();
+    }
+    if !config_keys.is_empty() {
+        let keys: Vec<&str> = config_keys.iter().map(|(key, _)| key.as_str()).collect();
+        tracing::warn!(
+            "the image's own configuration is not restored unless --image-config asks for it: {}",
+            keys.join(", ")
+        );
+    }
+    other
 }

@@ -166,13 +166,16 @@ impl Fault {
             Class::Throttled => (ErrorKind::Unavailable, Some(HELP_THROTTLED.to_owned())),
             Class::Unreachable => (ErrorKind::Unavailable, Some(HELP_UNREACHABLE.to_owned())),
             Class::InDoubt => (ErrorKind::Unavailable, Some(HELP_IN_DOUBT.to_owned())),
+            Class::Denied if self.status.is_none() && find::<io::Error>(&*self.source).is_some() => {
+                (ErrorKind::Denied, Some(HELP_DENIED_LOCAL.to_owned()))
+            }
             Class::Denied => (ErrorKind::Denied, Some(HELP_DENIED.to_owned())),
             Class::ClockSkew => (ErrorKind::Invalid, Some(HELP_CLOCK.to_owned())),
             Class::NoBucket => (ErrorKind::NoRepository, Some(HELP_NO_BUCKET.to_owned())),
             Class::WrongRegion => (ErrorKind::Invalid, Some(self.help_region())),
             Class::Redirected => (ErrorKind::Invalid, Some(HELP_REDIRECTED.to_owned())),
             Class::OutOfRange => (ErrorKind::Invalid, None),
-            Class::NoSpace => (ErrorKind::Unavailable, Some(HELP_NO_SPACE.to_owned())),
+            Class::NoSpace => (ErrorKind::NoSpace, Some(HELP_NO_SPACE.to_owned())),
             Class::Unsupported => (ErrorKind::Unsupported, None),
             Class::Final => (ErrorKind::Invalid, None),
         };
@@ -199,6 +202,8 @@ const HELP_IN_DOUBT: &str = "the store did not answer properly for minutes: run 
 const HELP_DENIED: &str = "check that the credentials are those of this store, have not expired, and \
     may get, put and list under this prefix (S3: s3:GetObject, s3:PutObject, s3:ListBucket; without \
     the last a missing object, too, is answered with 403)";
+const HELP_DENIED_LOCAL: &str =
+    "check who owns the folder and what is in it, and that its file system is not mounted read-only";
 const HELP_CLOCK: &str = "set this machine's clock, for instance by NTP";
 const HELP_NO_BUCKET: &str = "check the name, or create the bucket with the provider's own tool first";
 const HELP_NO_SPACE: &str = "the store is full, or a quota on it is: make room (`cuttle forget`, then `cuttle prune`), or raise \

@@ -2,7 +2,7 @@
 
 use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::error::{Error, Result};
 
@@ -144,10 +144,38 @@ impl Listing {
             shared.counters.request(RequestKind::List);
         }
         match self.last.as_ref().or(self.after.as_ref()) {
+            None if self.prefix.is_none() && shared.local_dir.is_some() => everything(shared),
             Some(after) => shared.object_store.list_with_offset(self.prefix.as_ref(), after),
             None => shared.object_store.list(self.prefix.as_ref()),
         }
     }
+}
+
+/// All objects of a local directory. What cannot be part of a key is nobody's object: the `lost+found` of a file system, which
+/// only root may read, would end the listing.
+fn everything(shared: &Shared) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+    let failed =
+        |e: std::io::Error| object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(e) };
+    let dir = shared.local_dir.clone().unwrap_or_default();
+    let names = std::fs::read_dir(dir).and_then(|entries| {
+        let named =
+            |entry: std::fs::DirEntry| Some((entry.file_name().into_string().ok()?, entry.path().is_dir()));
+        entries.map(|entry| entry.map(named)).collect::<std::io::Result<Vec<_>>>()
+    });
+    let names = match names {
+        Ok(names) => names,
+        Err(e) => return stream::iter([Err(failed(e))]).boxed(),
+    };
+    let store = shared.object_store.clone();
+    let ours = names.into_iter().flatten().filter_map(|(name, is_dir)| Some((key_path(&name).ok()?, is_dir)));
+    let below = move |(path, is_dir): (Path, bool)| match is_dir {
+        true => store.list(Some(&path)),
+        false => {
+            let store = store.clone();
+            stream::once(async move { store.head(&path).await }).boxed()
+        }
+    };
+    stream::iter(ours).flat_map(below).boxed()
 }
 
 fn prefix_path(prefix: &str) -> Result<Option<Path>> {

@@ -18,12 +18,14 @@ mod fault;
 mod http_layer;
 mod ledger;
 mod limits;
+mod links;
 mod list;
 mod open;
 mod options;
 mod place;
 mod providers;
 mod read;
+mod setting;
 mod staged;
 mod write;
 

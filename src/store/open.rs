@@ -19,7 +19,7 @@ use super::ledger::Counters;
 use super::limits::StoreConfig;
 use super::options::{Options, flag};
 use super::place::place;
-use super::providers::{self, Clients};
+use super::providers::{self, Clients, HELP_AZURE, HELP_GOOGLE, HELP_S3};
 
 /// Where a store is.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,9 +94,10 @@ fn open_local(path: &Path, config: &StoreConfig) -> Result<Store> {
 
 /// Splits an address. Everything without `://` is a path.
 pub(crate) fn locate(address: &str) -> Result<Location> {
-    let Some((scheme, _)) = address.split_once("://") else {
+    let Some((scheme, rest)) = address.split_once("://") else {
         return match address {
             "" => Err(Error::invalid("the store's address is empty").help(HELP_ADDRESS)),
+            path if path.contains('\0') => Err(Error::invalid("the store's path holds a NUL byte")),
             path => Ok(Location::Local(PathBuf::from(path))),
         };
     };
@@ -106,14 +107,23 @@ pub(crate) fn locate(address: &str) -> Result<Location> {
         "gs" => Provider::Google,
         "az" | "azure" => Provider::Azure,
         _ => {
-            let message = format!("store {address:?}: expected a path, file://, s3://, gs:// or az://");
-            return Err(Error::invalid(message).help(HELP_ADDRESS));
+            let what = "expected a path, file://, s3://, gs:// or az://";
+            return Err(Error::invalid(format!("store {}: {what}", shown(address))).help(HELP_ADDRESS));
         }
     };
+    if rest.contains('@') {
+        // Whatever stands before it is most likely a secret: it is not repeated.
+        return Err(Error::invalid(format!("store {}: an address holds no credentials", shown(address)))
+            .help(match provider {
+                Provider::S3 => HELP_S3,
+                Provider::Google => HELP_GOOGLE,
+                Provider::Azure => HELP_AZURE,
+            }));
+    }
     let url = parse(address)?;
-    let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+    let plain = url.query().is_none() && url.fragment().is_none();
     let bucket = url.host_str().unwrap_or("");
-    if !plain || url.port().is_some() || bucket.is_empty() {
+    if !plain || url.port().is_some() || !is_bucket(bucket) {
         let message = format!("store {address:?}: expected {scheme}://BUCKET or {scheme}://BUCKET/PREFIX");
         return Err(Error::invalid(message).help(HELP_ADDRESS));
     }
@@ -124,18 +134,32 @@ pub(crate) fn locate(address: &str) -> Result<Location> {
     Ok(Location::Bucket { provider, bucket: bucket.to_owned(), prefix })
 }
 
+/// Whether it can be part of an address as it is. `$root` and its like are Azure's.
+fn is_bucket(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._$".contains(&c))
+}
+
+/// An address as it may be told: what stands before an `@` may be a secret.
+fn shown(address: &str) -> String {
+    match (address.split_once("://"), address.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{:?}", format!("{scheme}://…@{rest}")),
+        _ => format!("{address:?}"),
+    }
+}
+
 const HELP_ADDRESS: &str = "examples: /srv/backup, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix; \
     the address of an S3 service other than Amazon's goes into AWS_ENDPOINT_URL";
 
 fn locate_file(address: &str) -> Result<Location> {
     let path = parse(address)?.to_file_path().map_err(|()| {
-        Error::invalid(format!("store {address:?}: expected file:///ABSOLUTE/PATH")).help(HELP_ADDRESS)
+        Error::invalid(format!("store {}: expected file:///ABSOLUTE/PATH", shown(address))).help(HELP_ADDRESS)
     })?;
     Ok(Location::Local(path))
 }
 
 fn parse(address: &str) -> Result<Url> {
-    Url::parse(address).map_err(|e| Error::invalid(format!("store {address:?}: {e}")).help(HELP_ADDRESS))
+    Url::parse(address)
+        .map_err(|e| Error::invalid(format!("store {}: {e}", shown(address))).help(HELP_ADDRESS))
 }
 
 #[cfg(test)]
@@ -166,6 +190,17 @@ mod tests {
             ["", "ftp://x", "s3://", "s3:///x", "s3://b/a//c", "s3://b/a b", "s3://b?x=y", "file://host/x"]
         {
             assert!(locate(address).is_err(), "{address}");
+        }
+        for address in [
+            "s3://AK:HUNTER2@b/p",
+            "s3://HUNTER2@b",
+            "s3://a:HUNTER2/x@b",
+            "gs://x:HUNTER2@b",
+            "x://HUNTER2@b",
+            "az://a:HUNTER2@ b",
+        ] {
+            let error = locate(address).expect_err(address);
+            assert!(!format!("{error:?}").contains("HUNTER2"), "{error:?}");
         }
     }
 }

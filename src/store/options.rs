@@ -5,6 +5,7 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 
 use super::limits::StoreConfig;
+use super::setting::Setting;
 
 /// Allows asking the machine's own metadata service for credentials, on every provider.
 pub(crate) const INSTANCE_METADATA: &str = "instance_metadata";
@@ -148,35 +149,51 @@ impl Options {
 }
 
 /// Our own options, and the provider's settings in the order they are to be applied: options after the
-/// environment, so that they win.
-pub(crate) fn settings<K: FromStr>(
+/// environment, so that they win. Values are checked; an empty one is as good as none. Secrets come from the environment alone.
+pub(crate) fn settings<K: FromStr + AsRef<str>>(
     dialect: &Dialect,
     config: &StoreConfig,
 ) -> Result<(Options, Vec<(K, String)>)> {
     let mut provider = Vec::new();
-    for (name, value) in &config.environment {
-        let ours = !dialect.environment_prefix.is_empty() && name.starts_with(dialect.environment_prefix);
-        let name = name.to_ascii_lowercase();
+    for (given, value) in &config.environment {
+        let ours = !dialect.environment_prefix.is_empty() && given.starts_with(dialect.environment_prefix);
+        let name = given.to_ascii_lowercase();
         if ours
             && !reserved(dialect, &name)
-            && let Ok(key) = name.parse()
+            && let Ok(key) = name.parse::<K>()
+            && let Some(value) = (Setting { name: key.as_ref(), given }).value(value)?
         {
-            provider.push((key, value.clone()));
+            provider.push((key, value));
         }
     }
     let mut options = Options::default();
     for (given, value) in &config.options {
         let name = given.to_ascii_lowercase().replace('-', "_");
         if dialect.own.contains(&name.as_str()) {
-            options.own.push((name, value.clone()));
+            options.own.push((name, value.trim().to_owned()));
             continue;
         }
-        match name.parse() {
-            Ok(key) if !reserved(dialect, &name) => provider.push((key, value.clone())),
-            _ => return Err(unknown(dialect, given, &name)),
+        let Some(key) = name.parse::<K>().ok().filter(|_| !reserved(dialect, &name)) else {
+            return Err(unknown(dialect, given, &name));
+        };
+        let shown = format!("option {given}");
+        let setting = Setting { name: key.as_ref(), given: &shown };
+        if setting.is_secret(value) {
+            return Err(on_the_command_line(dialect, &shown, setting.name));
+        }
+        if let Some(value) = setting.value(value)? {
+            provider.push((key, value));
         }
     }
     Ok((options, provider))
+}
+
+fn on_the_command_line(dialect: &Dialect, shown: &str, name: &str) -> Error {
+    let prefix = dialect.environment_prefix;
+    let name = name.to_ascii_uppercase();
+    let variable = format!("{prefix}{}", name.strip_prefix(prefix).unwrap_or(&name));
+    Error::invalid(format!("{shown}: a secret on the command line can be read by every user of this machine"))
+        .help(format!("set {variable} in the environment instead"))
 }
 
 /// A yes or a no.
@@ -239,6 +256,12 @@ impl FromStr for Nothing {
     }
 }
 
+impl AsRef<str> for Nothing {
+    fn as_ref(&self) -> &str {
+        ""
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{AZURE, Dialect, GOOGLE, LOCAL, Nothing, S3, distance, settings};
@@ -295,6 +318,32 @@ mod tests {
         assert_eq!(own.get("instance_metadata"), Some("1"));
         let values: Vec<_> = provider.iter().map(|(_, v)| v.as_str()).collect();
         assert_eq!(values, ["false", "true"]);
+    }
+
+    #[test]
+    fn secrets_come_from_the_environment_alone() {
+        fn refused<K: FromStr + AsRef<str>>(dialect: &Dialect, name: &str, value: &str, variable: &str) {
+            let options = vec![(name.to_owned(), value.to_owned())];
+            let config = StoreConfig { options, ..StoreConfig::default() };
+            let error = settings::<K>(dialect, &config).err().expect(name);
+            assert!(error.help_text().unwrap_or_default().contains(&format!("set {variable} ")), "{error:?}");
+            assert!(!format!("{error:?}").contains("HUNTER2"), "{error:?}");
+        }
+        for (name, variable) in [
+            ("secret_access_key", "AWS_SECRET_ACCESS_KEY"),
+            ("secret-access-key", "AWS_SECRET_ACCESS_KEY"),
+            ("token", "AWS_SESSION_TOKEN"),
+            ("sse_customer_key_base64", "AWS_SSE_CUSTOMER_KEY_BASE64"),
+        ] {
+            refused::<AmazonS3ConfigKey>(&S3, name, "HUNTER2", variable);
+        }
+        refused::<AmazonS3ConfigKey>(&S3, "proxy_url", "http://u:HUNTER2@h", "AWS_PROXY_URL");
+        refused::<GoogleConfigKey>(&GOOGLE, "bearer_token", "HUNTER2", "GOOGLE_BEARER_TOKEN");
+        refused::<GoogleConfigKey>(&GOOGLE, "service_account_key", "HUNTER2", "GOOGLE_SERVICE_ACCOUNT_KEY");
+        for name in ["account_key", "access_key", "master_key"] {
+            refused::<AzureConfigKey>(&AZURE, name, "HUNTER2", "AZURE_STORAGE_ACCOUNT_KEY");
+        }
+        refused::<AzureConfigKey>(&AZURE, "sas_token", "sig=HUNTER2", "AZURE_STORAGE_SAS_KEY");
     }
 
     #[test]

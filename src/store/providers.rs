@@ -15,6 +15,7 @@ use super::ledger::Counters;
 use super::limits::StoreConfig;
 use super::open::Provider;
 use super::options::{AZURE, GOOGLE, INSTANCE_METADATA, Options, S3, flag, settings};
+use super::setting::Setting;
 
 /// Objects that one `DeleteObjects` of S3 takes. Google has nothing like it, and Azure bills a batch by the name.
 const S3_NAMES_MAX: usize = 1_000;
@@ -106,9 +107,13 @@ fn azure(container: &str, config: &StoreConfig, mut connector: ObservedConnector
     for (key, value) in provider {
         builder = builder.with_config(key, value);
     }
-    let value = |name: &str| config.environment.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+    let value = |name: &str| {
+        let found = config.environment.iter().rev().find(|(n, _)| n == name);
+        found.map(|(_, v)| v.trim().to_owned()).filter(|v| !v.is_empty())
+    };
     if let Some(endpoint) = value("IDENTITY_ENDPOINT") {
-        builder = builder.with_msi_endpoint(endpoint);
+        let setting = Setting { name: "azure_msi_endpoint", given: "IDENTITY_ENDPOINT" };
+        builder = builder.with_msi_endpoint(setting.value(&endpoint)?.unwrap_or_default());
     }
     use AzureConfigKey as Key;
     let set = |key: AzureConfigKey| is_set(builder.get_config_value(&key));
@@ -147,13 +152,13 @@ fn azure(container: &str, config: &StoreConfig, mut connector: ObservedConnector
     Ok(Clients { plain: Arc::new(store), bulk: None })
 }
 
-const HELP_S3: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary \
+pub(crate) const HELP_S3: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary \
     ones); profiles of ~/.aws are not read: `aws configure export-credentials --format env` prints them. On \
     EC2, -o instance-metadata=true asks the instance's own role";
-const HELP_GOOGLE: &str = "set GOOGLE_SERVICE_ACCOUNT or GOOGLE_APPLICATION_CREDENTIALS to a JSON key file, or \
+pub(crate) const HELP_GOOGLE: &str = "set GOOGLE_SERVICE_ACCOUNT or GOOGLE_APPLICATION_CREDENTIALS to a JSON key file, or \
     GOOGLE_SERVICE_ACCOUNT_KEY to its content. On Google's machines, -o instance-metadata=true asks the \
     machine's own account";
-const HELP_AZURE: &str = "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or \
+pub(crate) const HELP_AZURE: &str = "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or \
     AZURE_STORAGE_SAS_TOKEN, or AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID. On Azure's \
     machines, -o instance-metadata=true asks the managed identity";
 
@@ -195,12 +200,16 @@ fn is_true(value: Option<String>) -> bool {
 /// Plain HTTP has to be asked for, else the first request fails with a message that does not say so.
 fn check_http(endpoint: Option<String>, allow_http: Option<String>, variable: &str) -> Result<()> {
     match endpoint {
-        Some(endpoint) if endpoint.starts_with("http://") && !is_true(allow_http) => {
+        Some(endpoint) if is_plain_http(&endpoint) && !is_true(allow_http) => {
             Err(Error::invalid(format!("endpoint {endpoint}: plain HTTP is not allowed unless asked for"))
                 .help(format!("set {variable}=true, or -o allow-http=true, if that is what you want")))
         }
         _ => Ok(()),
     }
+}
+
+fn is_plain_http(endpoint: &str) -> bool {
+    endpoint.split_once("://").is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("http"))
 }
 
 fn emulator_address(url: &str) -> Result<(http::uri::Scheme, http::uri::Authority)> {

@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 use crate::error::{Error, Result, io_error};
 
 use super::Store;
+use super::attempt::key_path;
 
 /// A file that was written and not moved to its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +54,10 @@ fn find(dir: &Path, found: &mut Vec<Staged>) -> Result<()> {
         let entry = entry.map_err(failed)?;
         let Ok(metadata) = entry.metadata() else { continue };
         if metadata.is_dir() {
-            find(&entry.path(), found)?;
+            // Other folders are nobody's of ours: `lost+found` may be read by root alone.
+            if entry.file_name().to_str().is_some_and(|name| key_path(name).is_ok()) {
+                find(&entry.path(), found)?;
+            }
         } else if metadata.is_file() && entry.file_name().to_str().is_some_and(is_staged) {
             let modified = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
             found.push(Staged {

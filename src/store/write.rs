@@ -8,7 +8,8 @@ use futures::future::join_all;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::cpu;
+use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::random::random_array;
 use crate::units::hex;
 
@@ -17,6 +18,7 @@ use super::attempt::{Attempt, Patience, Shared, key_path};
 use super::driven::driven;
 use super::fault::{Class, Fault};
 use super::ledger::RequestKind;
+use super::links::has_links;
 
 /// Bytes read back to tell whose object it is. Every object of a repository has a random salt or a
 /// checksum within them, so equality means that it is the same write.
@@ -155,6 +157,13 @@ impl Store {
     ///
     /// What it writes it deletes again; that the credentials do not permit deletes is no error.
     pub async fn probe_create_if_absent(&self, prefix: &str) -> Result<bool> {
+        if let Some(dir) = self.shared.local_dir.clone() {
+            let has = cpu::block(move || Ok(has_links(&dir))).await?;
+            let doing = || format!("try the file system of {}", self.url());
+            if !has.map_err(|e| io_error(doing(), e))? {
+                return Ok(false);
+            }
+        }
         for _ in 0..PROBE_ROUNDS {
             let name = format!("probe-{}", hex(&random_array::<16>()?));
             let key = match prefix.trim_end_matches('/') {

@@ -12,7 +12,7 @@ use crate::cancel::{Cancel, interrupted};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::format::envelope::scrub as scrub_object;
-use crate::format::names::{QUARANTINE_PREFIX, log_prefix, volumes_prefix};
+use crate::format::names::{QUARANTINE_PREFIX, is_reserve, log_prefix, volumes_prefix};
 use crate::format::record::RepositoryRecord;
 use crate::format::{ObjectName, ObjectType, Sealing};
 use crate::progress::{Outcome, Progress, Step};
@@ -191,6 +191,7 @@ impl Run {
         let name = ObjectName::parse(&info.key);
         match &name {
             None if info.key.starts_with(QUARANTINE_PREFIX) => self.report.quarantined += 1,
+            None if is_reserve(&info.key) => {}
             None => {
                 self.report.unknown += 1;
                 if self.report.unknown_names.len() < UNKNOWN_MAX {

@@ -74,7 +74,10 @@ fn without_a_key_checksums_tell() {
     let bench = with_backup();
     let found = lines(&ok(&mut bench.bare(&["-r", "repo", "verify", "--no-key", "--json"]))).remove(0);
     assert_eq!((&found["mode"], &found["ok"]), (&json!("no_key"), &json!(true)));
-    assert_eq!(found["objects"].as_u64(), Some(bench.repository().len() as u64));
+    // What is kept for a full store is nobody's to check.
+    let files = bench.repository();
+    let objects = files.iter().filter(|(name, _)| !name.contains("/reserve/"));
+    assert_eq!(found["objects"].as_u64(), Some(objects.count() as u64));
 
     let said = fails(1, &mut bench.bare(&["-r", "repo", "verify"]));
     assert!(said.contains("cuttle verify --no-key"), "{said}");

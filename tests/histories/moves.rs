@@ -198,6 +198,7 @@ impl World<'_> {
             mark: &snapshot.snapshot_id.to_string(),
             overwrite,
             data_pool: None,
+            image_config: true,
             leave: &[],
         };
         let sink = RbdSink::open(cluster, &spec, &target)?;

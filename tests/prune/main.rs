@@ -1,6 +1,7 @@
 //! Prunes beside everything else: what nobody needs goes, what anybody needs stays, whoever stops, stalls or races.
 
 mod crash;
+mod full;
 mod histories;
 mod joined;
 mod named;

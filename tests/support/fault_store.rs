@@ -31,6 +31,10 @@ pub enum Fault {
     CutBody,
     /// A create is told that the object exists, though nothing landed.
     FalseExists,
+    /// A get is answered with a web page.
+    Page,
+    /// A head finds an object of no bytes where there is none: as a web page that is served whatever is asked.
+    FalseFound,
 }
 
 /// All of them.
@@ -99,6 +103,12 @@ struct State {
     /// Keys that listings do not show.
     hidden: Option<Arc<NameTest>>,
     append_only: Option<Known>,
+    /// When everything was written, as listings and heads have it.
+    times_unix_ms: Option<i64>,
+    /// After so many operations the store is full.
+    full_after: Option<usize>,
+    /// Most bytes and objects that there may be.
+    quota: Option<(u64, usize)>,
     ignores_conditions: bool,
     gates: Vec<(Matcher, watch::Sender<bool>, watch::Receiver<bool>)>,
 }
@@ -174,6 +184,33 @@ impl FaultStore {
             (Some(_), OpKind::Put | OpKind::Delete) => true,
             (Some(known), _) => known == Known::Denied && self.inner.head(location).await.is_ok(),
         }
+    }
+
+    /// Says of everything that it was written at this time: as after a copy, or by a clock that is wrong.
+    pub fn reset_times(&self, unix_ms: i64) {
+        self.lock().times_unix_ms = Some(unix_ms);
+    }
+
+    /// What is there after so many operations more is all that there is room for: bytes, and objects.
+    pub fn full_after(&self, ops: usize) {
+        let mut state = self.lock();
+        state.full_after = Some(state.ops.len() + ops);
+    }
+
+    /// Whether there is no room for an object.
+    async fn is_full(&self, size_bytes: u64) -> bool {
+        let full = {
+            let state = self.lock();
+            state.full_after.is_some_and(|after| state.ops.len() >= after)
+        };
+        if !full {
+            return false;
+        }
+        let listed: Vec<ObjectMeta> =
+            self.inner.list(None).filter_map(|m| std::future::ready(m.ok())).collect().await;
+        let used = (listed.iter().map(|meta| meta.size).sum::<u64>(), listed.len());
+        let quota = *self.lock().quota.get_or_insert(used);
+        used.0 + size_bytes > quota.0 || used.1 + 1 > quota.1
     }
 
     /// Behaves as stores do that know no conditions: a create overwrites.
@@ -259,12 +296,45 @@ fn error(fault: Fault) -> Error {
         Fault::TimeoutBefore | Fault::TimeoutAfter => {
             HttpError::new(HttpErrorKind::Timeout, std::io::Error::from(std::io::ErrorKind::TimedOut))
         }
-        Fault::CutBody | Fault::FalseExists => HttpError::new(
+        Fault::CutBody | Fault::FalseExists | Fault::FalseFound | Fault::Page => HttpError::new(
             HttpErrorKind::Interrupted,
             std::io::Error::from(std::io::ErrorKind::ConnectionReset),
         ),
     };
     Error::Generic { store: "faulty", source: Box::new(source) }
+}
+
+fn retime(meta: &mut ObjectMeta, unix_ms: Option<i64>) {
+    if let Some(unix_ms) = unix_ms {
+        let off_ms = unix_ms - meta.last_modified.timestamp_millis();
+        let off = std::time::Duration::from_millis(off_ms.unsigned_abs());
+        match off_ms < 0 {
+            true => meta.last_modified -= off,
+            false => meta.last_modified += off,
+        }
+    }
+}
+
+/// An object of no bytes.
+fn nothing_at(location: &Path) -> GetResult {
+    let meta = ObjectMeta {
+        location: location.clone(),
+        last_modified: Default::default(),
+        size: 0,
+        e_tag: None,
+        version: None,
+    };
+    let payload = GetResultPayload::Stream(stream::empty().boxed());
+    GetResult { payload, meta, range: 0..0, attributes: Default::default(), extensions: Default::default() }
+}
+
+/// A web page, where there is something.
+fn page_at(found: GetResult) -> GetResult {
+    let page = Bytes::from_static(b"<!DOCTYPE html><html><title>Please log in</title></html>");
+    let (mut meta, range) = (found.meta, 0..page.len() as u64);
+    meta.size = range.end;
+    let payload = GetResultPayload::Stream(stream::iter([Ok(page)]).boxed());
+    GetResult { payload, meta, range, attributes: found.attributes, extensions: found.extensions }
 }
 
 /// Half of a body, then its end.
@@ -290,6 +360,10 @@ impl ObjectStore for FaultStore {
             self.enter(kind, location.as_ref()).await;
             return Err(error(Fault::Status(403)));
         }
+        if self.is_full(payload.content_length() as u64).await {
+            self.enter(kind, location.as_ref()).await;
+            return Err(error(Fault::Status(507)));
+        }
         match self.enter(kind, location.as_ref()).await {
             None => self.inner.put_opts(location, payload, opts).await,
             Some(Fault::TimeoutAfter) => {
@@ -311,11 +385,24 @@ impl ObjectStore for FaultStore {
         let head = options.head;
         let kind = if head { OpKind::Head } else { OpKind::Get };
         match self.enter(kind, location.as_ref()).await {
-            None => self.inner.get_opts(location, options).await,
+            None => {
+                let mut found = self.inner.get_opts(location, options).await?;
+                let times = self.lock().times_unix_ms;
+                retime(&mut found.meta, times);
+                Ok(found)
+            }
             Some(Fault::CutBody) if !head => match self.inner.get_opts(location, options).await {
                 Ok(result) => cut(result).await,
                 Err(_) => Err(error(Fault::CutBody)),
             },
+            Some(Fault::Page) if !head => {
+                let found = self.inner.get_opts(location, GetOptions::default()).await?;
+                Ok(page_at(found))
+            }
+            Some(Fault::FalseFound) if head => {
+                let found = self.inner.get_opts(location, options).await;
+                found.or_else(|_| Ok(nothing_at(location)))
+            }
             Some(fault) => Err(error(fault)),
         }
     }
@@ -369,7 +456,19 @@ impl FaultStore {
         &self,
         listing: BoxStream<'static, Result<ObjectMeta>>,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        let Some(hidden) = self.lock().hidden.clone() else { return listing };
+        let (hidden, times) = {
+            let state = self.lock();
+            (state.hidden.clone(), state.times_unix_ms)
+        };
+        let listing = listing
+            .map(move |found| {
+                found.map(|mut meta| {
+                    retime(&mut meta, times);
+                    meta
+                })
+            })
+            .boxed();
+        let Some(hidden) = hidden else { return listing };
         let is_hidden =
             move |found: &Result<ObjectMeta>| found.as_ref().is_ok_and(|meta| hidden(meta.location.as_ref()));
         listing.filter(move |found| std::future::ready(!is_hidden(found))).boxed()

@@ -19,9 +19,27 @@ const MODIFIED: &str = "Sat, 01 Jan 2022 00:00:00 GMT";
 
 type Objects = Arc<Mutex<BTreeMap<String, (u64, Bytes)>>>;
 
+/// What stores and what is before them answered that were not well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// A redirect with this status, to itself, whatever is asked.
+    Redirects(u16),
+    /// 200 and a web page, whatever is asked: a page to log in, of maintenance.
+    Page,
+    /// 200 and nothing, whatever is asked.
+    Nothing,
+    /// 200 and a web page to whoever writes.
+    PageForWrites,
+    /// A write is answered 303, as by a proxy that wants the client to look elsewhere.
+    SeeOther,
+    /// 403 to whoever writes, as a quota is reached.
+    Quota,
+}
+
 /// The running server, with one bucket; it ends when this is dropped.
 pub struct GcsFake {
     pub url: String,
+    lie: Arc<Mutex<Option<Lie>>>,
     seen: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
@@ -32,19 +50,53 @@ impl GcsFake {
         let bucket = Arc::new(bucket.to_owned());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&seen);
+        let lie = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&lie);
         let (url, task) = serve(move |request: Request<Incoming>| {
+            let lie: Option<Lie> = *told.lock().expect("unpoisoned");
             let line = format!("{} {}", request.method(), request.uri()).replace("%2F", "/");
             log.lock().expect("unpoisoned").push(line);
             let (objects, bucket) = (Arc::clone(&objects), Arc::clone(&bucket));
-            async move { handle(request, &bucket, &objects).await }
+            async move {
+                match lie.and_then(|lie| lie.answer(&request)) {
+                    Some(answer) => answer,
+                    None => handle(request, &bucket, &objects).await,
+                }
+            }
         })
         .await;
-        Self { url, seen, task }
+        Self { url, lie, seen, task }
+    }
+
+    /// From now on it answers so, or as it should.
+    pub fn lie(&self, lie: Option<Lie>) {
+        *self.lie.lock().expect("unpoisoned") = lie;
     }
 
     /// The requests since the last call, as `METHOD /BUCKET/KEY?QUERY`.
     pub fn take_seen(&self) -> Vec<String> {
         std::mem::take(&mut *self.seen.lock().expect("unpoisoned"))
+    }
+}
+
+impl Lie {
+    /// `None` where it answers as it should.
+    fn answer(self, request: &Request<Incoming>) -> Option<Response<Body>> {
+        let writes = !matches!(*request.method(), Method::GET | Method::HEAD);
+        let answer = |status: u16| Response::builder().status(status);
+        let page = "<!DOCTYPE html><html><title>Please log in</title></html>";
+        let answer = match self {
+            Self::Redirects(status) => answer(status).header("location", "/elsewhere").body(full("")),
+            Self::SeeOther if writes => answer(303).header("location", "/elsewhere").body(full("")),
+            Self::Page => answer(200).header("content-type", "text/html").body(full(page)),
+            Self::PageForWrites if writes => answer(200).header("content-type", "text/html").body(full(page)),
+            Self::Nothing => answer(200).body(full("")),
+            Self::Quota if *request.method() == Method::PUT => {
+                answer(403).body(full("<?xml version=\"1.0\"?><Error><Code>QuotaExceeded</Code></Error>"))
+            }
+            _ => return None,
+        };
+        Some(answer.expect("a response"))
     }
 }
 

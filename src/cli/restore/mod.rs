@@ -18,7 +18,8 @@ use super::summary::ledger_line;
 use super::table::{Column, printable, table};
 use super::ui::json_text;
 use super::{Context, Exit, human, instant};
-use work::{Done, How, Target, Work};
+pub use work::How;
+use work::{Done, Target, Work};
 
 const WORDS: Words = Words { unit: "chunk", new: "fetched", known: "kept", zero: "zero" };
 
@@ -96,7 +97,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     match (args.snapshot, args.target) {
         (Some(snapshot), Some(target)) if args.instant.instant => {
             let place = Place::parse(&target)?;
-            instant::run(context, &snapshot, place, args.how.data_pool, args.instant).await
+            instant::run(context, &snapshot, place, &args.how, args.instant).await
         }
         (Some(snapshot), Some(target)) => one(context, &snapshot, Place::parse(&target)?, args.how).await,
         _ => all::run(context, args.all, args.how).await,

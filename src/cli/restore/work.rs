@@ -36,6 +36,9 @@ pub struct How {
     /// Read all of the target again, and compare it with the snapshot, before the restore counts as done
     #[arg(long)]
     verify: bool,
+    /// Set the image's recorded configuration (`rbd config image`, metadata conf_…) on a new image
+    #[arg(long, hide_short_help = true)]
+    pub image_config: bool,
     /// Pool for the data of a new image, beside the one that holds the image
     #[arg(long, value_name = "POOL", hide_short_help = true)]
     pub data_pool: Option<String>,
@@ -213,6 +216,7 @@ impl Target {
             mark: &self.snapshot.snapshot_id.to_string(),
             overwrite: how.overwrite,
             data_pool: how.data_pool.as_deref(),
+            image_config: how.image_config,
             leave: &self.leave,
         };
         open(cluster, spec, &target)

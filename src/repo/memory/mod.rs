@@ -123,6 +123,11 @@ impl Memory {
         }
     }
 
+    /// Whether this very repository was opened or made from here before, as what it is.
+    pub(super) fn has_seen(&self, record: &RepositoryRecord) -> bool {
+        self.lock().seen.encrypted == Some(record.encrypted)
+    }
+
     pub(super) fn check_key(&self, master: &MasterKey) -> Result<()> {
         let found = hex(&master.fingerprint());
         let expected = self.lock().seen.key.clone();

@@ -17,14 +17,15 @@ use tokio::task::JoinHandle;
 use crate::cancel::{self, Cancel, Canceller};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::progress::{Outcome, Progress, Step};
+use crate::random::random_array;
 use crate::rbd::{CephConfig, RbdSpec};
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
 use crate::serve::Shelf;
 use crate::serve::http::{Access, HttpOptions, HttpServer, Token};
 use crate::serve::qcow2::{self, IMAGES_MAX};
-use crate::source::rbd::OWN_METADATA_PREFIX;
 use crate::store::Ledger;
+use crate::units::hex;
 use crate::volume::ImageLayout;
 
 use migration::{Migration, State};
@@ -42,6 +43,8 @@ pub struct InstantRestore {
     pub listen: SocketAddr,
     pub memory_bytes: u64,
     pub data_pool: Option<String>,
+    /// See [`RestoreTarget::image_config`](crate::sink::rbd::RestoreTarget).
+    pub image_config: bool,
 }
 
 /// What came of it.
@@ -95,9 +98,8 @@ impl InstantRestore {
         let (snapshot, older) = last(&snapshots)?;
         let format = format(snapshot, older)?;
         let history = history(older);
-        let token = self.token(snapshot);
         progress.phase("prepare", None);
-        let (address, served) = self.serve(self.listen, &token, snapshots.clone()).await?;
+        let (address, token, served) = self.serve_anew(snapshots.clone(), snapshot).await?;
         let source = Source {
             address,
             token,
@@ -131,7 +133,7 @@ impl InstantRestore {
                 .help("name it with --listen, as the restore told it when it began"));
         }
         // First of all: without its source an image cannot even be looked at.
-        let (_, served) = self.serve(self.listen, &self.token(wanted), snapshots.clone()).await?;
+        let served = self.serve_again(snapshots.clone(), wanted).await?;
         let migration = Migration { ceph: &self.ceph, target: &self.target, cancel };
         let (described, state) = migration.status().await.map_err(|e| match e.kind() {
             ErrorKind::Unavailable => e.help(
@@ -156,28 +158,50 @@ impl InstantRestore {
         Ok(self.report(history(&older), wanted, (None, began)))
     }
 
-    /// The secret in the path. It follows from the project's key, so that whoever resumes needs to remember nothing.
-    fn token(&self, snapshot: &SnapshotEntry) -> String {
-        let text = format!("instant restore of {} to {}", snapshot.snapshot_id, self.target);
-        self.project.identify(text.as_bytes()).to_string()
+    /// What signs the secret in the path: this project's key, for this snapshot and target, and for this alone.
+    fn signer(&self, snapshot: &SnapshotEntry) -> impl Fn(&[u8]) -> [u8; 32] + Send + Sync + 'static {
+        let text = format!("instant restore of {} to {}: ", snapshot.snapshot_id, self.target);
+        let project = self.project.clone();
+        move |begin| {
+            let text = [text.as_bytes(), begin].concat();
+            project.keys().token("cuttle v1 instant restore token", &text)
+        }
     }
 
-    async fn serve(
+    /// A secret of its own each time: a random number, signed. So whoever resumes, and cannot ask the image before it is
+    /// served, needs to remember nothing: he takes any that is signed.
+    fn token(&self, snapshot: &SnapshotEntry) -> Result<String> {
+        let begin = hex(&random_array::<16>()?);
+        let signature = self.signer(snapshot)(begin.as_bytes());
+        Ok(begin + &hex(&signature))
+    }
+
+    /// Serves to whoever names the token, which is told.
+    async fn serve_anew(
         &self,
-        listen: SocketAddr,
-        token: &str,
         snapshots: Vec<SnapshotEntry>,
-    ) -> Result<(SocketAddr, Served)> {
+        wanted: &SnapshotEntry,
+    ) -> Result<(SocketAddr, String, Served)> {
+        let token = self.token(wanted)?;
+        let server = self.bind(snapshots, Token::new(&token)).await?;
+        Ok((server.address(), token, Served::by(server)))
+    }
+
+    /// Serves to whoever was given a token before.
+    async fn serve_again(&self, snapshots: Vec<SnapshotEntry>, wanted: &SnapshotEntry) -> Result<Served> {
+        let token = Token::signed(self.signer(wanted));
+        Ok(Served::by(self.bind(snapshots, token).await?))
+    }
+
+    async fn bind(&self, snapshots: Vec<SnapshotEntry>, token: Token) -> Result<HttpServer> {
+        let listen = self.listen;
         if listen.ip().is_unspecified() {
             return Err(Error::invalid(format!("{listen} is no address that others can be told"))
                 .help("name the address of this host that the image's users reach"));
         }
         let shelf = Shelf::of_snapshots(&self.project, snapshots, self.memory_bytes);
-        let options = HttpOptions { listen, ..HttpOptions::on_loopback(Access::Token(Token::new(token))) };
-        let server = HttpServer::bind(Arc::new(shelf), options).await?;
-        let (address, (canceller, cancel)) = (server.address(), cancel::pair());
-        let task = tokio::spawn(server.run(cancel));
-        Ok((address, Served { canceller, task }))
+        let options = HttpOptions { listen, ..HttpOptions::on_loopback(Access::Token(token)) };
+        HttpServer::bind(Arc::new(shelf), options).await
     }
 
     async fn finish(
@@ -223,11 +247,10 @@ impl InstantRestore {
             migration.execute(&mut percent).await?;
         }
         progress.phase("commit", None);
-        for (key, value) in &snapshot.snapshot.layout.metadata {
-            // What is cuttle's own belongs to the image that was backed up.
-            if !key.starts_with(OWN_METADATA_PREFIX) {
-                migration.set_metadata(key, value).await.context(format!("set image metadata {key}"))?;
-            }
+        for (key, value) in
+            &crate::sink::rbd::restored_metadata(&snapshot.snapshot.layout.metadata, self.image_config)
+        {
+            migration.set_metadata(key, value).await.context(format!("set image metadata {key}"))?;
         }
         migration.commit().await
     }
@@ -281,6 +304,11 @@ struct Served {
 }
 
 impl Served {
+    fn by(server: HttpServer) -> Self {
+        let (canceller, cancel) = cancel::pair();
+        Self { canceller, task: tokio::spawn(server.run(cancel)) }
+    }
+
     async fn stop(mut self) {
         self.canceller.cancel();
         // What it still had to say is nothing that the restore depends on.

@@ -1,6 +1,7 @@
 //! Who may read: whoever has the token, or, without one, programs of this machine.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,18 +9,45 @@ use http::HeaderMap;
 use http::header::{AUTHORIZATION, HOST};
 use hyper::body::Bytes;
 
-/// A secret that readers must name; kept as a hash, so that comparing takes the same time whatever is compared.
+use crate::units::hex;
+
+/// A secret that readers must name.
 #[derive(Clone)]
-pub struct Token(blake3::Hash);
+pub struct Token(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    /// Kept as a hash, so that comparing takes the same time whatever is compared.
+    One(blake3::Hash),
+    Signed(Arc<Signed>),
+}
+
+/// Tells the signature of a token that begins so.
+type Signed = dyn Fn(&[u8]) -> [u8; 32] + Send + Sync;
+
+/// Digits that a signature takes at a token's end.
+const SIGNATURE_DIGITS: usize = 64;
 
 impl Token {
     pub fn new(secret: &str) -> Self {
-        Self(blake3::hash(secret.as_bytes()))
+        Self(Kind::One(blake3::hash(secret.as_bytes())))
+    }
+
+    /// Any that ends with the signature, in hex digits, of what it begins with.
+    pub fn signed(signature: impl Fn(&[u8]) -> [u8; 32] + Send + Sync + 'static) -> Self {
+        Self(Kind::Signed(Arc::new(signature)))
     }
 
     fn is(&self, given: &[u8]) -> bool {
         // `blake3::Hash` compares in constant time.
-        self.0 == blake3::hash(given)
+        match &self.0 {
+            Kind::One(hash) => *hash == blake3::hash(given),
+            Kind::Signed(signature) => {
+                let Some(begin) = given.len().checked_sub(SIGNATURE_DIGITS) else { return false };
+                let (begin, end) = given.split_at(begin);
+                blake3::hash(hex(&signature(begin)).as_bytes()) == blake3::hash(end)
+            }
+        }
     }
 }
 
@@ -87,10 +115,22 @@ fn credential(value: &[u8]) -> Option<Bytes> {
 /// Whether the name in a Host header is one that only this machine has.
 fn is_this_machine(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map_or("?", |(address, _)| address),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+        Some(rest) => match rest.split_once(']') {
+            Some((address, "")) => address,
+            Some((address, port)) if port.strip_prefix(':').is_some_and(is_port) => address,
+            _ => return false,
+        },
+        None => match host.rsplit_once(':') {
+            Some((name, port)) if is_port(port) => name,
+            Some(_) => return false,
+            None => host,
+        },
     };
     name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
+fn is_port(text: &str) -> bool {
+    text.len() <= 5 && text.bytes().all(|c| c.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -132,6 +172,21 @@ mod tests {
     }
 
     #[test]
+    fn any_token_that_is_signed_is_welcome() {
+        let signature = |begin: &[u8]| *blake3::keyed_hash(&[7; 32], begin).as_bytes();
+        let access = Access::Token(Token::signed(signature));
+        let verdict = |token: &str| access.verdict(&HeaderMap::new(), Some(token));
+        let sign = |begin: &str| format!("{begin}{}", hex(&signature(begin.as_bytes())));
+        for token in [sign("0011"), sign("2233")] {
+            assert_eq!(verdict(&token), Verdict::Welcome);
+            for wrong in [&token[1..], &token[..token.len() - 1], &format!("a{}", &token[1..]), &token[4..]] {
+                assert_eq!(verdict(wrong), Verdict::Unknown, "{wrong}");
+            }
+        }
+        assert_eq!(verdict(""), Verdict::Unknown);
+    }
+
+    #[test]
     fn a_name_of_another_machine_is_refused() {
         for (host, welcome) in [
             ("localhost", true),
@@ -144,6 +199,14 @@ mod tests {
             ("localhost.evil.example:80", false),
             ("192.0.2.1:80", false),
             ("[::2]:80", false),
+            ("[::1]:", true),
+            ("[::1].evil.example", false),
+            ("[::1].evil.example:80", false),
+            ("[::1]evil:80", false),
+            ("[::1]:80:80", false),
+            ("[::1", false),
+            ("localhost:evil", false),
+            ("localhost:80@evil", false),
             ("", false),
         ] {
             let found = Access::ThisMachine.verdict(&headers(&[(HOST, host)]), None);

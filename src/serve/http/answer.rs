@@ -153,7 +153,13 @@ impl Answers {
         let host = host.map_or_else(|| self.address.to_string(), str::to_owned);
         let token = path_token.map_or_else(String::new, |token| format!("/@{}", target::encode(token)));
         let secret = matches!(self.access, Access::Token(_)) && path_token.is_none();
-        Commands { scheme: self.scheme, place: format!("{host}{token}"), secret, nbd: self.nbd }
+        Commands {
+            scheme: self.scheme,
+            place: format!("{host}{token}"),
+            secret,
+            nbd: self.nbd,
+            cuttle: page::cuttle(&self.shelf),
+        }
     }
 }
 

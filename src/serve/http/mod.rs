@@ -61,6 +61,8 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// Time in which a client must take something of an answer.
     pub stall_timeout: Duration,
+    /// After so long a client that takes next to nothing of its answer makes room, where there is none for another.
+    pub patience: Duration,
     /// Time to finish answers when the server stops.
     pub drain_timeout: Duration,
 }
@@ -73,6 +75,7 @@ impl Default for Limits {
             headers_max: 64,
             head_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(60),
+            patience: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(3),
         }
     }
@@ -136,7 +139,7 @@ impl HttpServer {
 
     /// Serves until cancelled; then answers under way have a moment to finish.
     pub async fn run(self, cancel: Cancel) -> Result<()> {
-        let (door, mut stop) = (Door::new(self.limits.connections_max), cancel.clone());
+        let (door, mut stop) = (Door::new(self.limits.connections_max, self.limits.patience), cancel.clone());
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
@@ -195,7 +198,7 @@ async fn converse(
         let (answers, busy) = (Arc::clone(answers), place.busy());
         async move { Ok::<_, std::convert::Infallible>(answers.answer(&request, busy).await) }
     });
-    let io = TokioIo::new(Steady::new(stream, limits.stall_timeout));
+    let io = TokioIo::new(Steady::new(stream, limits.stall_timeout, place.stalled()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::target::encode;
 use crate::repo::log::SnapshotEntry;
 use crate::serve::{Shelf, qcow2};
+use crate::units::is_invisible;
 
 const STYLE: &str = include_str!("page.css");
 /// Snapshots on the index page; of each volume at least the newest. The others are on the volume's own page.
@@ -21,6 +22,14 @@ pub(super) struct Commands {
     /// Whether a token is asked for that the path does not have.
     pub(super) secret: bool,
     pub(super) nbd: Option<SocketAddr>,
+    /// How the program is called for this repository and project: the reader's own defaults may be others.
+    pub(super) cuttle: String,
+}
+
+/// `cuttle -r PLACE --project NAME`.
+pub(super) fn cuttle(shelf: &Shelf) -> String {
+    let place = quoted(shelf.project().repository().store().url());
+    format!("cuttle -r {place} --project {}", quoted(shelf.project().name().as_str()))
 }
 
 /// Volumes with their newest snapshots.
@@ -31,14 +40,17 @@ pub(super) fn index(shelf: &Shelf, commands: &Commands) -> String {
     let _ = write!(out, "<p class=sum>{}, {}. ", counted(volumes, "volume"), counted(snapshots, "snapshot"));
     out += "Read-only, as they were when the server began. <a href=index.json>index.json</a></p>";
     if volumes == 0 {
-        out +=
-            "<section><p>There is no snapshot yet. Make one with <code>cuttle backup</code>.</p></section>";
+        let _ = write!(
+            out,
+            "<section><p>There is no snapshot yet. Make one with <code>{} backup</code>.</p></section>",
+            escape(&commands.cuttle)
+        );
     }
     for (volume, snapshots) in shelf.volumes() {
         let link = format!("{}/", encode(volume));
         section(&mut out, shelf, &Shown { volume, snapshots, link: &link, count: shown_of_each }, commands);
     }
-    end(out)
+    end(out, commands)
 }
 
 /// All snapshots of one volume.
@@ -46,7 +58,7 @@ pub(super) fn volume(shelf: &Shelf, volume: &str, commands: &Commands) -> String
     let mut out = begin(volume);
     let snapshots = shelf.volume(volume);
     section(&mut out, shelf, &Shown { volume, snapshots, link: "", count: usize::MAX }, commands);
-    end(out)
+    end(out, commands)
 }
 
 struct Shown<'a> {
@@ -69,9 +81,13 @@ fn begin(title: &str) -> String {
     )
 }
 
-fn end(mut out: String) -> String {
-    out += "</main><footer>Files, not whole volumes? <code>cuttle mount /mnt/cuttle</code>, then \
-            <code>mount -o loop,ro /mnt/cuttle/VOLUME/latest.raw /mnt/fs</code></footer></body></html>\n";
+fn end(mut out: String, commands: &Commands) -> String {
+    let _ = writeln!(
+        out,
+        "</main><footer>Files, not whole volumes? <code>{} mount /mnt/cuttle</code>, then \
+         <code>mount -o loop,ro /mnt/cuttle/VOLUME/latest.raw /mnt/fs</code></footer></body></html>",
+        escape(&commands.cuttle)
+    );
     out
 }
 
@@ -146,7 +162,11 @@ fn use_it(out: &mut String, volume: &str, entry: &SnapshotEntry, commands: &Comm
         ("Look inside, convert", format!("qemu-img convert -p -O qcow2 {url} volume.qcow2")),
         (
             "A Ceph image, at once",
-            format!("cuttle restore --instant {} rbd:POOL/IMAGE", quoted(&format!("{volume}@{sequence}"))),
+            format!(
+                "{} restore --instant {} rbd:POOL/IMAGE",
+                commands.cuttle,
+                quoted(&format!("{volume}@{sequence}"))
+            ),
         ),
     ];
     // librbd's client sends no headers: there the token must be in the path.
@@ -163,7 +183,7 @@ fn use_it(out: &mut String, volume: &str, entry: &SnapshotEntry, commands: &Comm
         let export = format!("{}/{sequence}", encode(volume));
         all.push(("NBD", format!("qemu-nbd -r -c /dev/nbd0 \"nbd://{nbd}/{export}\"")));
     }
-    all.push(("A single file", "cuttle mount /mnt/cuttle".to_owned()));
+    all.push(("A single file", format!("{} mount /mnt/cuttle", commands.cuttle)));
     *out += "<dl>";
     for (what, command) in all {
         let _ = write!(out, "<dt>{what}</dt><dd><code>{}</code></dd>", escape(&command));
@@ -173,7 +193,7 @@ fn use_it(out: &mut String, volume: &str, entry: &SnapshotEntry, commands: &Comm
 
 /// For a shell, in single quotes where it needs them.
 fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/@._-".contains(c);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/@._-:".contains(c);
     if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
@@ -186,6 +206,7 @@ fn escape(text: &str) -> String {
             '>' => out += "&gt;",
             '"' => out += "&quot;",
             '\'' => out += "&#39;",
+            hidden if hidden.is_control() || is_invisible(hidden) => out.extend(hidden.escape_unicode()),
             other => out.push(other),
         }
     }

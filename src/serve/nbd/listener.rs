@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -48,13 +50,25 @@ impl Listener {
     }
 
     /// On a socket that only its owner may use. It is removed at the end.
+    ///
+    /// It is made in a folder that nobody else may enter, and gets its name when its mode is right: between bind and chmod
+    /// others could connect. A name that is taken is an error.
     pub fn unix(path: &Path) -> Result<Self> {
         let failed = |e: io::Error| io_error(format!("listen on {}", path.display()), e);
-        let listener = UnixListener::bind(path)
-            .map_err(|e| failed(e).help("a socket that an earlier run left has to be removed first"))?;
-        let file = Removed(path.to_owned());
-        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
-        Ok(Self(Kind::Unix { listener, _file: file }))
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // Short: an address of a socket has about a hundred bytes.
+        let hidden =
+            tempfile::Builder::new().prefix(".c").rand_bytes(4).tempdir_in(parent).map_err(failed)?;
+        let made = hidden.path().join("s");
+        let listener = UnixListener::bind(&made).map_err(failed)?;
+        fs::set_permissions(&made, Permissions::from_mode(0o600)).map_err(failed)?;
+        let here = rustix::fs::CWD;
+        rustix::fs::renameat_with(here, &made, here, path, RenameFlags::NOREPLACE).map_err(|e| match e {
+            Errno::EXIST => failed(io::ErrorKind::AddrInUse.into())
+                .help("a socket that an earlier run left has to be removed first"),
+            e => failed(e.into()),
+        })?;
+        Ok(Self(Kind::Unix { listener, _file: Removed(path.to_owned()) }))
     }
 
     /// The address of a port.
