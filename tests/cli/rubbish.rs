@@ -133,7 +133,7 @@ fn a_folder_that_is_not_ours_stops_nothing() {
     let folder = bench.path("repo/lost+found");
     std::fs::create_dir(&folder).expect("make it");
     std::fs::write(folder.join("projects#1"), b"not ours").expect("a file in it");
-    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0)).expect("close it");
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o000)).expect("close it");
     bench.sparse("a.img");
     bench.ok(&["backup", "a.img"]);
     bench.ok(&["forget", "a.img@1"]);
