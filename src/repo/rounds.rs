@@ -244,3 +244,32 @@ fn comes_before(last_seal: Generation, generation: Generation) -> std::result::R
         false => Err(format!("it says that round {last_seal} was sealed before it")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Bench;
+
+    /// Planted names after a round, whose own end does not open either, say nothing of it; one that opens does.
+    #[tokio::test]
+    async fn a_round_is_over_once_a_later_one_opens_whatever_is_planted_around_it() {
+        let bench = Bench::new(true).await;
+        let project = &bench.project;
+        let begin = async |generation: u32| {
+            let generation = Generation(generation);
+            let condemned = project.put_condemned(generation, &Condemned::default()).await.expect("a table");
+            let begin = BeginRecord { generation, last_seal: Generation(0), condemned };
+            assert!(project.begin_round(begin).await.expect("asked").is_some_and(|(_, own)| own));
+        };
+        let plant = async |name: &str| bench.put(&format!("projects/default/gc/{name}"), Vec::new()).await;
+        begin(1).await;
+        plant("0000000001.done").await;
+        plant("0000000002.begin").await;
+        assert!(!project.is_over(Generation(1)).await.expect("asked"));
+        begin(3).await;
+        assert!(project.is_over(Generation(1)).await.expect("asked"));
+        plant("0000000004.begin").await;
+        assert!(project.is_over(Generation(1)).await.expect("asked"), "the newest that opens says it");
+        assert!(!project.is_over(Generation(3)).await.expect("asked"));
+    }
+}
