@@ -106,6 +106,29 @@ fn an_image_that_is_imported_is_read_whole_beside_the_others() {
     ceph.purge(m);
 }
 
+/// Found by the histories (seed 20266): librbd 16.2 reads past the end of a source that was shrunk within an object.
+#[test]
+fn a_read_that_fails_at_the_source_of_a_migration_says_how_that_ends() {
+    let Some(ceph) = Ceph::first() else { return };
+    let (cuttle, path) = (Cuttle::in_folder(), "rbd/seam-shrunk");
+    ceph.create(path, 4 * MIB, &["--object-size", "1M"]);
+    ceph.write(path, 0, &Numbers::new(43).bytes(3 << 20));
+    let resize =
+        |size_bytes: u64| ceph.open(&ceph.spec(path), Access::ReadWrite).expect("open").resize(size_bytes);
+    resize(2 * MIB + 4608).expect("shrunk");
+    let expected = ceph.export(path);
+    ceph.rbd(&["migration", "prepare", path]);
+    resize(4 * MIB).expect("grown");
+    let conf = ["--conf", &ceph.conf];
+    let said = cuttle.fails(1, &[&conf[..], &["backup", &format!("rbd:{path}")]].concat());
+    assert!(said.contains("Invalid argument") && said.contains("under live migration"), "{said}");
+    let abort = advised(&said, "rbd migration abort");
+    ceph.rbd(&abort.iter().map(String::as_str).collect::<Vec<_>>());
+    back_up(&cuttle, &ceph, &[&format!("rbd:{path}")]);
+    assert!(held(&cuttle, path) == expected);
+    ceph.purge(path);
+}
+
 #[test]
 fn whatever_name_ceph_takes_is_backed_up_and_comes_back() {
     let Some(ceph) = Ceph::first() else { return };

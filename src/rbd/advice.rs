@@ -48,6 +48,22 @@ pub fn show_watchers(path: &str) -> String {
     format!("rbd status {}", quoted(path))
 }
 
+/// The command that shows who holds an image's locks.
+pub fn list_locks(path: &str) -> String {
+    format!("rbd lock ls {}", quoted(path))
+}
+
+/// The commands that end a live migration whose source can be read, in their order.
+pub fn end_migration(path: &str) -> [String; 2] {
+    let path = quoted(path);
+    [format!("rbd migration execute {path}"), format!("rbd migration commit {path}")]
+}
+
+/// The command that gives a live migration up.
+pub fn abort_migration(path: &str) -> String {
+    format!("rbd migration abort {}", quoted(path))
+}
+
 fn spec(path: &str, snapshot: Option<&str>) -> String {
     snapshot.map_or_else(|| path.to_owned(), |snapshot| format!("{path}@{snapshot}"))
 }

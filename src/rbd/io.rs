@@ -1,7 +1,7 @@
 //! Reading and writing an open image's bytes, from any number of threads.
 
-use super::errno;
-use super::image::Image;
+use super::image::{Image, features};
+use super::{advice, errno};
 use crate::error::{Error, ErrorKind, Result};
 
 /// `LIBRADOS_OP_FLAG_FADVISE_SEQUENTIAL | LIBRADOS_OP_FLAG_FADVISE_NOCACHE`: a backup reads each byte once, and should
@@ -102,8 +102,23 @@ impl Image {
             )),
             Err(_) => {
                 let code = i32::try_from(code).unwrap_or(-errno::EIO);
-                Err(errno::error(code, format!("{}: {}", self.label(), doing())))
+                Err(self.explained(errno::error(code, format!("{}: {}", self.label(), doing()))))
             }
         }
+    }
+
+    /// What is not copied yet of an image under live migration is read from its source, and fails where that does: it may be
+    /// out of reach, or smaller than the image is by now (`EINVAL` of librbd 16.2, where the image was grown since).
+    fn explained(&self, error: Error) -> Error {
+        if self.features().is_ok_and(|bits| bits & features::MIGRATING == 0) {
+            return error;
+        }
+        let path = format!("{}/{}", self.pool().path(), self.name());
+        let [execute, commit] = advice::end_migration(&path);
+        error.help(format!(
+            "the image is under live migration, and what is not copied yet is read from its source (`{}` tells which): end the              migration first, with `{execute}` and `{commit}`, or `{}`",
+            advice::show_watchers(&path),
+            advice::abort_migration(&path),
+        ))
     }
 }

@@ -203,10 +203,13 @@ fn look(pool: &Pool, spec: &RbdSpec, target: &RestoreTarget<'_>) -> Result<Found
         image => image?,
     };
     if image.migration_source()?.is_some() {
-        return Err(Error::conflict(format!("{spec} is under live migration")).help(
-            "restore to another image, or end the migration first (`rbd status` tells of it): an instant restore by --resume, others \
-             by `rbd migration execute` and `commit`, or `abort`",
-        ));
+        let [execute, commit] = advice::end_migration(&spec.path());
+        return Err(Error::conflict(format!("{spec} is under live migration")).help(format!(
+            "restore to another image, or end the migration first (`{}` tells of it): an instant restore by --resume, others \
+             by `{execute}` and `{commit}`, or `{}`",
+            advice::show_watchers(&spec.path()),
+            advice::abort_migration(&spec.path()),
+        )));
     }
     let metadata = image.metadata()?;
     let has = |wanted: &str| metadata.iter().find(|(key, _)| key == wanted).map(|(_, value)| value);

@@ -3,7 +3,7 @@
 use super::rbd::Target;
 use super::rbd_taken::{Before, Taken};
 use crate::error::{Error, ErrorKind, Result};
-use crate::rbd::{Access, Image, Snapshot};
+use crate::rbd::{Access, Image, Snapshot, advice};
 
 /// How many names are tried for a snapshot: the one that is wanted, and that with a number behind it.
 const NAMES_MAX: u32 = 16;
@@ -54,9 +54,10 @@ impl OwnSnapshots {
             let names: Vec<&str> = doomed.iter().map(|s| s.name.as_str()).collect();
             let what =
                 format!("{}: {} must stay while the image is migrated", self.target.path(), names.join(", "));
-            return Err(Error::conflict(what).help(
-                "whoever uses the image would die of a removal now; the first backup after `rbd migration commit` tidies up",
-            ));
+            let [_, commit] = advice::end_migration(&self.target.path());
+            return Err(Error::conflict(what).help(format!(
+                "whoever uses the image would die of a removal now; the first backup after `{commit}` tidies up"
+            )));
         }
         self.look_at_lock(&image)?;
         let mut failed = Vec::new();
@@ -87,8 +88,10 @@ impl OwnSnapshots {
             format!("{path}: its exclusive lock is held by a client at {address} that does not answer");
         if self.keep_locks {
             return Err(Error::conflict(silent).help(format!(
-                "see whether that host still runs and reaches the cluster (`rbd status {path}`, `rbd lock ls {path}`); without \
-                 --no-break-lock its lock is taken away, and the cluster refuses what it writes from then on"
+                "see whether that host still runs and reaches the cluster (`{}`, `{}`); without --no-break-lock its lock is taken \
+                 away, and the cluster refuses what it writes from then on",
+                advice::show_watchers(&path),
+                advice::list_locks(&path),
             )));
         }
         let when = if owner.watches { "unless it answers within 30 s, librbd" } else { "librbd" };

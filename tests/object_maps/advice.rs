@@ -41,7 +41,15 @@ fn what_is_advised_can_be_run() {
     run(&ceph, &advice::list_namespaces("rbd"));
     run(&ceph, &advice::show_watchers(path));
     ceph.write(path, 0, b"DATA");
+    run(&ceph, &advice::list_locks(path));
     run(&ceph, &advice::roll_back(path, snapshot));
+    assert!(ceph.export(path).starts_with(b"data"));
+    ceph.rbd(&["migration", "prepare", path]);
+    run(&ceph, &advice::abort_migration(path));
+    ceph.rbd(&["migration", "prepare", path]);
+    for command in advice::end_migration(path) {
+        run(&ceph, &command);
+    }
     assert!(ceph.export(path).starts_with(b"data"));
     ceph.purge(path);
 }

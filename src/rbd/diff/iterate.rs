@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 
 use crate::error::{Error, Result};
+use crate::rbd::advice;
 use crate::rbd::errno::{ECANCELED, c_string};
 use crate::rbd::image::{Image, features};
 
@@ -55,9 +56,8 @@ impl Image {
                 self.label()
             ))
             .help(format!(
-                "end the migration first: see `rbd status {}/{}`",
-                self.pool().path(),
-                self.name()
+                "end the migration first: see `{}`",
+                advice::show_watchers(&format!("{}/{}", self.pool().path(), self.name()))
             )));
         }
         let from = request.from.map(c_string).transpose()?;

@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use crate::cancel::{Cancel, interrupted};
 use crate::error::{Error, ErrorKind, Result, io_error};
-use crate::rbd::{CephConfig, RbdSpec};
+use crate::rbd::{CephConfig, RbdSpec, advice};
 use crate::sink::rbd::{DEAD_CLIENT_POLL, DEAD_CLIENT_TIMEOUT};
 
 const PROGRAM: &str = "rbd";
@@ -92,7 +92,7 @@ impl Migration<'_> {
             "executed" => State::Executed,
             other => {
                 return Err(Error::conflict(format!("the migration of {} is {other:?}", self.target))
-                    .help(format!("give it up with `rbd migration abort {path}`, and begin anew")));
+                    .help(format!("give it up with `{}`, and begin anew", advice::abort_migration(&path))));
             }
         };
         Ok((described.source_spec.ok_or_else(none)?, state))

@@ -18,7 +18,7 @@ use crate::cancel::{self, Cancel, Canceller};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::progress::{Outcome, Progress, Step};
 use crate::random::random_array;
-use crate::rbd::{CephConfig, RbdSpec};
+use crate::rbd::{CephConfig, RbdSpec, advice};
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
 use crate::serve::Shelf;
@@ -220,9 +220,10 @@ impl InstantRestore {
             };
             error.help(format!(
                 "{busy}go on with `cuttle restore --instant --resume --listen {address} {name} {}`; until then {path} cannot \
-                 be opened. Or give it up: `rbd migration abort {path}`, half a minute from now, when the cluster has forgotten \
+                 be opened. Or give it up: `{}`, half a minute from now, when the cluster has forgotten \
                  this client, removes the image and what was written to it",
-                self.target
+                self.target,
+                advice::abort_migration(&path),
             ))
         })
     }
@@ -264,7 +265,9 @@ impl InstantRestore {
             ErrorKind::Invalid | ErrorKind::Unsupported => error.help(
                 "live migration from HTTP needs Ceph 16 or newer; a restore without --instant does not",
             ),
-            _ => error.help(format!("if {path} is there now, `rbd migration abort {path}` removes it")),
+            _ => {
+                error.help(format!("if {path} is there now, `{}` removes it", advice::abort_migration(&path)))
+            }
         }
     }
 
