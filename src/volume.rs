@@ -39,6 +39,22 @@ pub struct SnapshotPoint {
     pub own: bool,
     /// What there was when cuttle made it; `None` where somebody else did, or where it could not be seen.
     pub made: Option<Made>,
+    /// By what it was decided which of its objects are there.
+    pub objects: ObjectsBy,
+}
+
+/// By what librbd decided which objects of a snapshot are there, when a backup read it. What a valid object map lacks reads as
+/// zero, and in a clone as the parent, whatever the object holds; and a map may be wrong and marked valid: that of the image
+/// after a rollback to a snapshot whose own map is invalid is empty (seen on 16.2), until somebody rebuilds it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ObjectsBy {
+    /// Not known: a stream's, or of an image under live migration.
+    #[default]
+    Unknown,
+    /// The objects themselves: there was no valid map.
+    Asking,
+    /// A map; the digest is of which objects it had.
+    Map { digest: [u8; 32] },
 }
 
 /// What snapshots an image had when cuttle made one. Nothing shows it later, and without it what Ceph says of changes since

@@ -13,7 +13,7 @@ use crate::repo::manifest::{Manifest, ManifestBuilder};
 use crate::repo::session::Session;
 use crate::source::StreamSource;
 use crate::units::Geometry;
-use crate::volume::{ImageLayout, SnapshotPoint};
+use crate::volume::{ImageLayout, ObjectsBy, SnapshotPoint};
 
 impl Job<'_> {
     pub(super) async fn stream(
@@ -31,7 +31,13 @@ impl Job<'_> {
             .help("export a full stream, without --from-snap, and repair the repository with `cuttle verify --read-data --repair`"));
         }
         let pass = self.stream_pass(ground, source).await?;
-        let point = header.to.map(|name| SnapshotPoint { name, rbd_snap_id: 0, own: false, made: None });
+        let point = header.to.map(|name| SnapshotPoint {
+            name,
+            rbd_snap_id: 0,
+            own: false,
+            made: None,
+            objects: ObjectsBy::Unknown,
+        });
         // A diff carries no layout; what the last backup knew of the image still holds.
         let layout = match (&ground.parent, header.layout == ImageLayout::default()) {
             (Some(parent), true) => parent.snapshot.layout.clone(),

@@ -5,7 +5,7 @@
 //! `get_snapcontext`, `object_map_load`). The answers are bytes of a cluster's: they are bounded and checked.
 
 use super::errno::{ERANGE, c_string, check};
-use super::image::Image;
+use super::image::{Image, features, flags};
 use super::pool::Pool;
 use crate::error::{Error, Result};
 
@@ -49,33 +49,76 @@ impl SnapContext {
     }
 }
 
-/// Whether an object map says of any object "as in the snapshot before" (`OBJECT_EXISTS_CLEAN`).
+/// What an object map says of each object.
 ///
-/// The map: u32 length of its header; the header: u8, u8, u32, u64 count; then two bits for each object, the first in the
-/// most significant; then checksums.
-pub fn has_clean_bit(answer: &[u8], objects: u64) -> Result<bool> {
-    let mut rest = answer;
-    let header_len = u32::from_le_bytes(take(&mut rest)?) as usize;
-    let (mut header, data) = rest
-        .split_at_checked(header_len)
-        .ok_or_else(|| nonsense(format!("a map with a header of {header_len} bytes in {}", rest.len())))?;
-    let _: [u8; MAP_HEADER_SKIP] = take(&mut header)?;
-    let count = u64::from_le_bytes(take(&mut header)?);
-    if count != objects {
-        return Err(nonsense(format!("a map of {count} objects, where the snapshot has {objects}")));
+/// librbd asks the cluster for no object that a valid map lacks: it reads as zero, and in a clone as the parent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMap {
+    objects: u64,
+    /// Two bits for each object, the first in the most significant; those behind the last are 0.
+    states: Vec<u8>,
+}
+
+impl ObjectMap {
+    /// The map: u32 length of its header; the header: u8, u8, u32, u64 count; then the states; then checksums.
+    pub fn parse(answer: &[u8], objects: u64) -> Result<Self> {
+        let mut rest = answer;
+        let header_len = u32::from_le_bytes(take(&mut rest)?) as usize;
+        let (mut header, data) = rest.split_at_checked(header_len).ok_or_else(|| {
+            nonsense(format!("a map with a header of {header_len} bytes in {}", rest.len()))
+        })?;
+        let _: [u8; MAP_HEADER_SKIP] = take(&mut header)?;
+        let count = u64::from_le_bytes(take(&mut header)?);
+        if count != objects {
+            return Err(nonsense(format!("a map of {count} objects, where the snapshot has {objects}")));
+        }
+        let states = usize::try_from(count.div_ceil(4)).ok().and_then(|len| data.get(..len));
+        let states =
+            states.ok_or_else(|| nonsense(format!("a map of {count} objects in {} bytes", data.len())))?;
+        let mut states = states.to_vec();
+        if let (Some(last), left @ 1..) = (states.last_mut(), count % 4) {
+            *last &= !(0xff >> (2 * left));
+        }
+        Ok(Self { objects, states })
     }
-    let whole = usize::try_from(count / 4).map_err(|_| nonsense(format!("a map of {count} objects")))?;
-    let left = (count % 4) as usize;
-    let (Some(full), last) = (data.get(..whole), data.get(whole).copied()) else {
-        return Err(nonsense(format!("a map of {count} objects in {} bytes", data.len())));
-    };
-    let last = match (left, last) {
-        (0, _) => 0,
-        (_, Some(last)) => last & !(0xff >> (2 * left)),
-        (_, None) => return Err(nonsense(format!("a map of {count} objects in {} bytes", data.len()))),
-    };
-    // Both bits of a pair are set.
-    Ok(full.iter().chain([&last]).any(|byte| byte & (byte >> 1) & 0b0101_0101 != 0))
+
+    #[cfg(test)]
+    pub(super) fn of(states: &[u8]) -> Self {
+        let byte =
+            |four: &[u8]| four.iter().enumerate().fold(0, |byte, (at, state)| byte | state << (6 - 2 * at));
+        Self { objects: states.len() as u64, states: states.chunks(4).map(byte).collect() }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.objects
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.objects == 0
+    }
+
+    /// Whether librbd takes an object to be there. Beyond the end none is.
+    pub fn has(&self, object: u64) -> bool {
+        let states = usize::try_from(object / 4).ok().and_then(|at| self.states.get(at));
+        states.is_some_and(|states| states >> (6 - 2 * (object % 4)) & 3 != 0)
+    }
+
+    /// Whether it says of any object "as in the snapshot before" (`OBJECT_EXISTS_CLEAN`: both bits are set).
+    pub fn has_clean_bit(&self) -> bool {
+        self.states.iter().any(|byte| byte & (byte >> 1) & 0b0101_0101 != 0)
+    }
+
+    /// Of which objects there are, whatever else it says of them: BLAKE3 of the count and of a bit for each, in the places
+    /// of the lower ones of the map.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.objects.to_le_bytes());
+        for part in self.states.chunks(4096) {
+            let there: Vec<u8> = part.iter().map(|byte| (byte | byte >> 1) & 0b0101_0101).collect();
+            hasher.update(&there);
+        }
+        *hasher.finalize().as_bytes()
+    }
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N]> {
@@ -97,14 +140,22 @@ impl Image {
         SnapContext::parse(&answer)
     }
 
-    /// Whether the object map of what this handle is open at says of any object "as in the snapshot before". `snap_id` is the
-    /// snapshot's id; `None` for the image as it is now.
-    pub fn has_clean_bit(&self, snap_id: Option<u64>) -> Result<bool> {
+    /// The object map of what this handle is open at, whether it is valid or not. `snap_id` is the snapshot's id; `None` for
+    /// the image as it is now.
+    pub fn object_map(&self, snap_id: Option<u64>) -> Result<ObjectMap> {
         let period_bytes = self.period_bytes()?;
         let objects = self.size_bytes()?.div_ceil(period_bytes).saturating_mul(self.stripe_count()?.max(1));
         let of = snap_id.map(|id| format!(".{id:016x}")).unwrap_or_default();
         let answer = self.pool().exec(&format!("rbd_object_map.{}{of}", self.id()?), "object_map_load")?;
-        has_clean_bit(&answer, objects)
+        ObjectMap::parse(&answer, objects)
+    }
+
+    /// The map by which librbd decides what of an object is read here: `None` where there is none, or none that is valid,
+    /// so that the objects themselves are asked.
+    pub fn map_in_use(&self, snap_id: Option<u64>) -> Result<Option<ObjectMap>> {
+        let used =
+            self.features()? & features::OBJECT_MAP != 0 && self.flags()? & flags::OBJECT_MAP_INVALID == 0;
+        used.then(|| self.object_map(snap_id)).transpose()
     }
 }
 
@@ -184,22 +235,46 @@ mod tests {
         }
     }
 
+    fn parsed(states: &[u8]) -> ObjectMap {
+        ObjectMap::parse(&map(states), states.len() as u64).expect("sane")
+    }
+
+    #[test]
+    fn an_object_is_there_unless_the_map_lacks_it_and_the_digest_is_of_that_alone() {
+        for len in 0..20_u64 {
+            let states: Vec<u8> = (0..len).map(|n| (n * n % 4) as u8).collect();
+            let map = parsed(&states);
+            for (object, state) in (0..).zip(&states) {
+                assert_eq!(map.has(object), *state != 0, "{object} of {len}");
+            }
+            assert!(!map.has(len) && !map.has(u64::MAX));
+            let alike: Vec<u8> = states.iter().map(|state| if *state == 0 { 0 } else { 3 }).collect();
+            assert_eq!(map.digest(), parsed(&alike).digest());
+            for at in 0..states.len() {
+                let mut other = states.clone();
+                other[at] = u8::from(other[at] == 0);
+                assert_ne!(map.digest(), parsed(&other).digest(), "{at} of {len}");
+            }
+            assert_ne!(map.digest(), parsed(&[states, vec![0]].concat()).digest());
+        }
+    }
+
     #[test]
     fn a_clean_bit_is_found_wherever_it_is() {
         for len in 0..20 {
-            assert!(!has_clean_bit(&map(&vec![1; len]), len as u64).expect("sane"));
-            assert!(!has_clean_bit(&map(&vec![2; len]), len as u64).expect("sane"));
+            assert!(!parsed(&vec![1; len]).has_clean_bit());
+            assert!(!parsed(&vec![2; len]).has_clean_bit());
             for at in 0..len {
                 let mut states = vec![1; len];
                 states[at] = 3;
-                assert!(has_clean_bit(&map(&states), len as u64).expect("sane"), "{at} of {len}");
+                assert!(parsed(&states).has_clean_bit(), "{at} of {len}");
             }
         }
         // What lies behind the last object in its byte, and the checksums, say nothing of objects.
         let mut padded = map(&[1, 0, 1]);
         *padded.last_mut().expect("a byte") |= 3;
         padded.extend([0xff; 12]);
-        assert!(!has_clean_bit(&padded, 3).expect("sane"));
+        assert!(!ObjectMap::parse(&padded, 3).expect("sane").has_clean_bit());
         for (what, bytes, objects) in [
             ("nothing", Vec::new(), 0),
             ("no header", 14_u32.to_le_bytes().to_vec(), 0),
@@ -209,7 +284,7 @@ mod tests {
             ("too few bytes", map(&[1; 9])[..20].to_vec(), 9),
             ("the last byte is missing", map(&[1; 9])[..4 + 14 + 2].to_vec(), 9),
         ] {
-            assert!(has_clean_bit(&bytes, objects).is_err(), "{what}");
+            assert!(ObjectMap::parse(&bytes, objects).is_err(), "{what}");
         }
     }
 
@@ -218,7 +293,7 @@ mod tests {
         #[test]
         fn hostile_answers_are_errors(bytes in proptest::collection::vec(any::<u8>(), 0..200), objects in 0..40_u64) {
             let _ = SnapContext::parse(&bytes);
-            let _ = has_clean_bit(&bytes, objects);
+            let _ = ObjectMap::parse(&bytes, objects);
         }
 
         #[test]
@@ -228,9 +303,9 @@ mod tests {
             let mut bytes = map(&states);
             let at = at.index(bytes.len());
             bytes[at] = byte;
-            let _ = has_clean_bit(&bytes, states.len() as u64);
+            let _ = ObjectMap::parse(&bytes, states.len() as u64);
             bytes.truncate(at);
-            prop_assert!(has_clean_bit(&bytes, states.len() as u64).is_err() || at >= 18 + states.len().div_ceil(4));
+            prop_assert!(ObjectMap::parse(&bytes, states.len() as u64).is_err() || at >= 18 + states.len().div_ceil(4));
         }
     }
 }

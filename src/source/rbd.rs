@@ -10,7 +10,7 @@ use crate::rbd::advice;
 use crate::rbd::diff::judge::{Verdict, Why};
 use crate::rbd::diff::{Comparison, End};
 use crate::rbd::{Access, Cluster, Image, MigrationSource, OpenBy, Pool, RbdSpec, Snapshot, features};
-use crate::volume::{Identity, ImageLayout, Made, SnapshotPoint};
+use crate::volume::{Identity, ImageLayout, Made, ObjectsBy, SnapshotPoint};
 
 /// Image metadata keys that begin so are cuttle's own, and belong to one image, not to its content.
 pub const OWN_METADATA_PREFIX: &str = "cuttle.";
@@ -197,9 +197,8 @@ impl RbdVolume {
                 }
             },
         };
-        let base_made = request.parent.as_ref().and_then(|parent| parent.made.clone());
         let newer = End::at(Arc::clone(&image), snapshot.clone());
-        let comparison = Comparison::new(&path, newer, base, &taken.history(base_made))?;
+        let comparison = Comparison::new(&path, newer, base, &taken.history(request.parent.as_ref()))?;
         notes.extend(comparison.note().map(|note| format!("{path}: {note}")));
         // Where nothing rests on it tonight, the next night will.
         if let (Some(why), false) = (taken.unreadable(), said_unreadable(&comparison)) {
@@ -213,6 +212,7 @@ impl RbdVolume {
             snapshot,
             layout,
             made: taken.made,
+            objects: if migrating { ObjectsBy::Unknown } else { comparison.objects() },
             comparison,
             notes,
         })
@@ -300,6 +300,7 @@ struct RbdFrozen {
     made_here: bool,
     /// What was seen then.
     made: Option<Made>,
+    objects: ObjectsBy,
     snapshot: Snapshot,
     reader: Arc<RbdReader>,
     layout: ImageLayout,
@@ -314,8 +315,8 @@ impl Frozen for RbdFrozen {
 
     fn point(&self) -> Option<SnapshotPoint> {
         let own = self.made_here || is_own(&self.snapshot.name, &self.own_prefix);
-        let (name, made) = (self.snapshot.name.clone(), self.made.clone());
-        Some(SnapshotPoint { name, rbd_snap_id: self.snapshot.id, own, made })
+        let (name, made, objects) = (self.snapshot.name.clone(), self.made.clone(), self.objects.clone());
+        Some(SnapshotPoint { name, rbd_snap_id: self.snapshot.id, own, made, objects })
     }
 
     fn reader(&self) -> Arc<dyn ReadAt> {

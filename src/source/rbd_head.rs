@@ -48,7 +48,7 @@ impl Head for RbdHead {
             .ok_or_else(|| Error::not_found(format!("{}: no snapshot {}", self.image.label(), point.name)))?;
         let base = End::at(Arc::new(self.target.open(Access::Snapshot(snapshot.id))?), snapshot);
         let compared = |between| -> Result<(Since, Verdict)> {
-            let history = History { made: point.made.clone(), between };
+            let history = History { made: point.made.clone(), objects: Some(point.objects.clone()), between };
             let newer = End::now(Arc::clone(&self.image));
             let comparison = Comparison::new(&self.target.path(), newer, Some(base.clone()), &history)?;
             let since = Since {

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::rbd::diff::judge::{Between, History};
 use crate::rbd::{Access, Image, SnapContext, Snapshot, features, flags};
-use crate::volume::{Made, OTHERS_MAX};
+use crate::volume::{Made, OTHERS_MAX, SnapshotPoint};
 
 use super::rbd::{Target, is_own};
 
@@ -22,8 +22,13 @@ impl Taken {
     }
 
     /// What is known of the time since the base was made.
-    pub fn history(&self, base: Option<Made>) -> History {
-        History { made: base, between: self.between.clone() }
+    pub fn history(&self, base: Option<&SnapshotPoint>) -> History {
+        let between = self.between.clone();
+        History {
+            made: base.and_then(|base| base.made.clone()),
+            objects: base.map(|base| base.objects.clone()),
+            between,
+        }
     }
 
     /// Why nothing could be seen.
@@ -90,7 +95,7 @@ fn look_at_map(target: &Target, own: &Snapshot) -> Option<bool> {
     let look = || {
         let image = target.open(Access::Snapshot(own.id))?;
         let valid = image.flags()? & (flags::OBJECT_MAP_INVALID | flags::FAST_DIFF_INVALID) == 0;
-        valid.then(|| image.has_clean_bit(Some(own.id))).transpose()
+        valid.then(|| image.object_map(Some(own.id)).map(|map| map.has_clean_bit())).transpose()
     };
     look().unwrap_or_else(|error: Error| {
         tracing::warn!("looking at the object map of snapshot {}: {error}", own.name);

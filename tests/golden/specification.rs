@@ -98,6 +98,14 @@ impl Fields<'_> {
         }
     }
 
+    fn objects(&mut self) {
+        match self.u32() {
+            0 | 1 => {}
+            2 => drop(self.take(32)),
+            other => panic!("objects {other}"),
+        }
+    }
+
     fn made(&mut self) {
         let others: Vec<u64> = (0..self.u64()).map(|_| self.u64()).collect();
         assert!(others.len() <= 16 && others.is_sorted());
@@ -218,7 +226,7 @@ impl<'a> Reader<'a> {
         let (size_bytes, chunk_size_bytes) = (fields.u64(), fields.u32());
         assert_eq!(chunk_size_bytes, 4096);
         fields.identity();
-        fields.option(|f| (f.string(), f.u64(), f.bool(), f.option(Fields::made)));
+        fields.option(|f| (f.string(), f.u64(), f.bool(), f.option(Fields::made), f.objects()));
         fields.layout();
         let (_host, _program, _started) = (fields.string(), fields.string(), fields.u64());
         assert!(fields.strings().len() <= 1);

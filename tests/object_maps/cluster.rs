@@ -85,7 +85,8 @@ impl<'a> Played<'a> {
         let point = frozen.point().expect("a snapshot");
         let changes = frozen.changes().expect("what changed");
         let before = self.base.take().map(|(_, bytes)| bytes);
-        assert_eq!(matches!(changes, Changes::Since(_)), before.is_some());
+        let all = before.is_none() || self.notes.iter().any(|note| note.contains("all is read"));
+        assert_eq!(matches!(changes, Changes::All(_)), all);
         let made = apply(&changes, &before.unwrap_or_default(), &*frozen.reader());
         let expected = self.ceph.export(&format!("{}@{}", self.path, point.name));
         assert!(made == expected, "{}: the backup is not the image", self.path);
@@ -145,6 +146,47 @@ fn play(ceph: &Ceph, number: usize, history: &History) {
     ceph.purge(&played.path);
 }
 
+/// Found by the histories (seed 50005): after a rollback to a snapshot whose object map is marked invalid, that of the image is
+/// valid and empty. Whoever uses it reads zeros, until the map is rebuilt; the objects are as they were all the time.
+#[test]
+fn what_a_map_hides_and_shows_again_is_seen() {
+    let Some(ceph) = Ceph::first() else { return };
+    let path = "rbd/hidden";
+    let mut played = Played::new(&ceph, path);
+    played.step(Step::Write);
+    ceph.rbd(&["feature", "disable", path, "object-map", "fast-diff"]);
+    played.step(Step::Snap("x"));
+    ceph.rbd(&["feature", "enable", path, "object-map", "fast-diff"]);
+    ceph.rbd(&["object-map", "rebuild", "--no-progress", path]);
+    played.step(Step::Night);
+    assert!(held(&played).iter().any(|byte| *byte != 0));
+    for rebuilt in ["", "and the snapshot's"] {
+        played.step(Step::RollBack("x"));
+        played.step(Step::Night);
+        assert!(
+            held(&played).iter().all(|byte| *byte == 0),
+            "this Ceph has mended it: the case is no case any more"
+        );
+        assert!(played.notes.join("; ").contains("the slow diff is used"), "{:?}", played.notes);
+        ceph.rbd(&["object-map", "rebuild", "--no-progress", path]);
+        if !rebuilt.is_empty() {
+            played.step(Step::Rebuild(played.nights));
+        }
+        played.step(Step::Night);
+        assert!(held(&played).iter().any(|byte| *byte != 0));
+    }
+    assert!(
+        played.notes.join("; ").contains("is not what it was when that was backed up"),
+        "{:?}",
+        played.notes
+    );
+    ceph.purge(path);
+}
+
+fn held<'a>(played: &'a Played<'_>) -> &'a [u8] {
+    played.base.as_ref().map_or(&[], |(_, bytes)| bytes)
+}
+
 #[test]
 fn each_history_is_backed_up_rewound_and_imported_right() {
     let Some(ceph) = Ceph::first() else { return };
@@ -165,7 +207,7 @@ fn bit(image: &Arc<Image>, snapshot: Option<cuttle::rbd::Snapshot>) -> Bit {
         .expect("looked")
         .changed()
         .expect("listed");
-    match (there.is_empty(), image.has_clean_bit(id).expect("read")) {
+    match (there.is_empty(), image.object_map(id).expect("read").has_clean_bit()) {
         (true, clean) => {
             assert!(!clean);
             Bit::Absent
@@ -325,10 +367,9 @@ fn the_slow_diff_looks_only_where_something_is() {
             assert!(notes[0].contains("asks the cluster about each of 80 objects"), "{notes:?}");
             let Changes::Since(changes) = frozen.changes().expect("found") else { panic!("all is read") };
             assert_eq!(changes.len(), 40);
-            assert!(
-                changes.iter().all(|e| e.length_bytes <= 12288 && e.content == Content::Data),
-                "{changes:?}"
-            );
+            // Of an object that only one of the maps has, all counts as changed.
+            let whole = |e: &Extent| e.length_bytes == 4 << 20 && e.content == Content::Data;
+            assert!(changes.iter().all(whole), "{changes:?}");
         }
         parent = frozen.point();
         frozen.committed().expect("committed");

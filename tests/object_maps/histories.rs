@@ -1,7 +1,7 @@
 //! Histories that are known to deceive the fast diff, and those around them. Each is played in the model here, and on a real
 //! cluster in `cluster.rs`.
 
-use cuttle::rbd::diff::judge::{Between, Verdict, Why, judge};
+use cuttle::rbd::diff::judge::{BaseObjects, Between, Verdict, Why, judge};
 
 use crate::model::{World, facts};
 
@@ -297,7 +297,7 @@ fn what_is_not_known_is_not_believed() {
     let with = |history: History| why(&cuttle::rbd::diff::judge::Facts { history: &history, ..good.clone() });
     let base_name = || "base".to_owned();
     assert_eq!(
-        with(History { made: None, between: between.clone() }),
+        with(History { made: None, objects: None, between: between.clone() }),
         (Why::NotRecorded { base: base_name() }, true)
     );
     let unreadable = History { between: Between::Unreadable("denied".into()), ..known.clone() };
@@ -309,6 +309,13 @@ fn what_is_not_known_is_not_believed() {
         (made.others, made.replaces, made.replaced_has_clean) = (vec![7], Some(7), None);
     }
     assert!(matches!(with(not_looked_at), (Why::NotAlone { replaced: 7, .. }, true)));
+    for (base_objects, expected) in [
+        (BaseObjects::Changed, Why::ObjectsChanged { base: base_name() }),
+        (BaseObjects::Unknown, Why::ObjectsUnknown { base: base_name() }),
+    ] {
+        let facts = cuttle::rbd::diff::judge::Facts { base_objects, ..good.clone() };
+        assert_eq!(judge(&facts), Verdict::ReadAll(expected));
+    }
     let features = |features| why(&cuttle::rbd::diff::judge::Facts { features, ..good.clone() });
     let all = good.features;
     let (missing, lock) = (features::FAST_DIFF | features::OBJECT_MAP, features::EXCLUSIVE_LOCK);

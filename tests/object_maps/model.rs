@@ -5,7 +5,7 @@
 //! `librbd/operation/ObjectMapIterate.cc`. `cluster.rs` holds it against a real cluster.
 
 use cuttle::rbd::SnapContext;
-use cuttle::rbd::diff::judge::{Between, End, Facts, History};
+use cuttle::rbd::diff::judge::{BaseObjects, Between, End, Facts, History};
 use cuttle::rbd::{features, flags};
 use cuttle::volume::Made;
 
@@ -259,7 +259,7 @@ impl World {
             replaces: record.replaces.then_some(replaced),
             replaced_has_clean: record.replaced_has_clean,
         };
-        History { made: Some(made), between }
+        History { made: Some(made), objects: None, between }
     }
 
     /// Numbers contents and ids anew in the order in which they are met, so that worlds that are alike are the same.
@@ -297,6 +297,7 @@ pub fn facts<'a>(world: &World, base: Record, to: At, history: &'a History) -> F
         features: features::EXCLUSIVE_LOCK | features::OBJECT_MAP | features::FAST_DIFF,
         newer: End { snapshot: to.id.map(|id| (id.into(), "newer")), flags: flag(to.state.invalid) },
         base: Some(End { snapshot: Some((base.id.into(), "base")), flags: flag(from.state.invalid) }),
+        base_objects: BaseObjects::Same,
         history,
     }
 }

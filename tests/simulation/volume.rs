@@ -133,6 +133,7 @@ impl Volume for SimVolume {
             rbd_snap_id: inner.next_id,
             own: true,
             made: None,
+            objects: Default::default(),
         };
         inner.next_id += 1;
         let content = Arc::clone(&inner.content);

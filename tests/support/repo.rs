@@ -167,7 +167,13 @@ pub async fn commit_by_hand(
         size_bytes,
         chunk_size_bytes: project.chunk_size_bytes(),
         identity: Identity::Stream,
-        point: Some(SnapshotPoint { name: "by hand".into(), rbd_snap_id: 0, own: false, made: None }),
+        point: Some(SnapshotPoint {
+            name: "by hand".into(),
+            rbd_snap_id: 0,
+            own: false,
+            made: None,
+            objects: Default::default(),
+        }),
         layout: ImageLayout::default(),
         host: "test".into(),
         program: "test".into(),
@@ -288,6 +294,7 @@ impl Volume for MemoryVolume {
                 replaces: inner.snapshots.last().map(|(p, _)| p.rbd_snap_id),
                 replaced_has_clean: inner.snapshots.last().map(|_| false),
             }),
+            objects: cuttle::volume::ObjectsBy::Map { digest: [7; 32] },
         };
         inner.next_id += 1;
         let content = inner.content.clone();

@@ -10,10 +10,12 @@ use std::thread;
 
 use super::extents::ExtentSet;
 use super::iterate::{DiffRange, Request};
-use super::judge::{self, Facts, History, Verdict, judge};
+use super::judge::{self, BaseObjects, Facts, History, Verdict, judge};
+use super::maps::Maps;
 use crate::error::{Error, Result};
-use crate::rbd::{Image, Snapshot};
+use crate::rbd::{Image, Snapshot, features};
 use crate::units::{Content, Extent};
+use crate::volume::ObjectsBy;
 
 /// librbd collects a request's ranges before it reports the first: this bounds them.
 const DIFF_RANGE_BYTES: u64 = 1 << 40;
@@ -59,6 +61,7 @@ pub struct Comparison {
     objects_per_period: u64,
     /// A clone, or one that the base still was.
     cloned: bool,
+    maps: Result<Maps>,
     verdict: Verdict,
     /// Where the slow diff looks.
     slow_ranges: Vec<Range<u64>>,
@@ -79,8 +82,24 @@ impl Comparison {
             Some((base, _)) => base.image.parent_overlap_bytes()? > 0 || image.parent()?.is_some(),
             None => image.parent()?.is_some(),
         };
+        let features = image.features()?;
+        let maps = match features & features::MIGRATING == 0 {
+            true => Maps::read(&newer, base.as_ref().map(|(base, _)| base)),
+            false => Ok(Maps { newer: None, base: None }),
+        };
+        let base_objects = match (&maps, &history.objects) {
+            // Copying what a clone needs of its parent makes objects of its snapshots, too.
+            (Ok(_), Some(_)) if cloned => BaseObjects::Same,
+            (Ok(maps), Some(recorded)) => maps.base_objects(recorded),
+            (Ok(_), None) => BaseObjects::Same,
+            (Err(error), _) => {
+                tracing::warn!("{path}: its object maps cannot be read: {error}");
+                BaseObjects::Unknown
+            }
+        };
         let facts = Facts {
-            features: image.features()?,
+            features,
+            base_objects,
             newer: newer.judged()?,
             base: base.as_ref().map(|(base, _)| base.judged()).transpose()?,
             history,
@@ -104,6 +123,7 @@ impl Comparison {
             period_bytes,
             objects_per_period,
             cloned,
+            maps,
             verdict,
             slow_ranges,
         };
@@ -113,6 +133,11 @@ impl Comparison {
 
     pub fn verdict(&self) -> &Verdict {
         &self.verdict
+    }
+
+    /// By what it is decided which objects of the newer end are there, for the backup that is made of it.
+    pub fn objects(&self) -> ObjectsBy {
+        self.maps.as_ref().map_or(ObjectsBy::Unknown, Maps::newer_objects)
     }
 
     /// The base, where there is one.
@@ -188,7 +213,11 @@ impl Comparison {
         let mut seen = |range: DiffRange| found(DiffRange { exists: range.exists || cloned, ..range });
         match &self.verdict {
             Verdict::Fast => self.fast(&snapshot.name, &mut seen)?,
-            _ => self.slow(&snapshot.name, &mut seen)?,
+            _ => {
+                let from = Request { from: Some(&snapshot.name), ..request(0..0, false) };
+                self.slow(from, &self.slow_ranges, &mut seen)?;
+                self.hidden(&mut seen)?;
+            }
         }
         self.require(snapshot)?;
         self.unseen(base, snapshot, found)
@@ -243,24 +272,29 @@ impl Comparison {
 
     fn fast(&self, from: &str, found: &mut dyn FnMut(DiffRange) -> Result<()>) -> Result<()> {
         for range in pieces(0..self.size_bytes, self.step_bytes()) {
-            self.newer.image.iterate(request(Some(from), range, true), found)?;
+            self.newer.image.iterate(Request { from: Some(from), ..request(range, true) }, found)?;
         }
         Ok(())
     }
 
     /// Several requests at a time.
-    fn slow(&self, from: &str, found: &mut (dyn FnMut(DiffRange) -> Result<()> + Send)) -> Result<()> {
+    fn slow(
+        &self,
+        asked: Request<'_>,
+        ranges: &[Range<u64>],
+        found: &mut (dyn FnMut(DiffRange) -> Result<()> + Send),
+    ) -> Result<()> {
         let request_bytes =
             self.period_bytes.saturating_mul((SLOW_REQUEST_OBJECTS_MAX / self.objects_per_period).max(1));
-        let ranges: Vec<_> =
-            self.slow_ranges.iter().flat_map(|range| pieces(range.clone(), request_bytes)).collect();
+        let ranges: Vec<_> = ranges.iter().flat_map(|range| pieces(range.clone(), request_bytes)).collect();
         let (next, found, failed) = (AtomicUsize::new(0), Mutex::new(found), Mutex::new(None));
         let ask = || {
             while let Some(range) = ranges.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let asked =
-                    self.newer.image.iterate(request(Some(from), range.clone(), false), &mut |range| {
-                        (found.lock().unwrap_or_else(PoisonError::into_inner))(range)
-                    });
+                let (offset_bytes, length_bytes) = (range.start, range.end - range.start);
+                let request = Request { offset_bytes, length_bytes, ..asked };
+                let asked = self.newer.image.iterate(request, &mut |range| {
+                    (found.lock().unwrap_or_else(PoisonError::into_inner))(range)
+                });
                 if let Err(error) = asked {
                     failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                     next.store(ranges.len(), Ordering::Relaxed);
@@ -277,6 +311,43 @@ impl Comparison {
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
+    /// What asking for objects does not show: where a map hides them from one end and not from the other.
+    fn hidden(&self, found: &mut (dyn FnMut(DiffRange) -> Result<()> + Send)) -> Result<()> {
+        let Ok(maps) = &self.maps else { return Err(Error::internal("object maps that could not be read")) };
+        match (&maps.base, &maps.newer) {
+            (None, None) => Ok(()),
+            (Some(base), Some(newer)) => {
+                let both = base.len().min(newer.len());
+                for object in (0..both).filter(|object| base.has(*object) != newer.has(*object)) {
+                    let Range { start, end } = self.range_of(object);
+                    // Others share a stripe's range.
+                    let exists = newer.has(object) || self.objects_per_period > 1;
+                    found(DiffRange { offset_bytes: start, length_bytes: end - start, exists })?;
+                }
+                Ok(())
+            }
+            // The other end is read by its objects: what is there, and this map lacks, it hides.
+            (Some(map), None) | (None, Some(map)) => {
+                let mut lacking = ExtentSet::new(self.size_bytes);
+                for object in (0..map.len()).filter(|object| !map.has(*object)) {
+                    lacking.add(self.range_of(object), Content::Data);
+                }
+                let ranges = joined(&lacking.finish(), (self.period_bytes, 0), self.size_bytes);
+                let asked = Request { with_parent: false, ..request(0..0, false) };
+                self.slow(asked, &ranges, &mut |range| match range.exists {
+                    true => found(range),
+                    false => Ok(()),
+                })
+            }
+        }
+    }
+
+    /// Where an object lies, with those that it shares stripes with.
+    fn range_of(&self, object: u64) -> Range<u64> {
+        let start = (object / self.objects_per_period).saturating_mul(self.period_bytes);
+        start.min(self.size_bytes)..start.saturating_add(self.period_bytes).min(self.size_bytes)
+    }
+
     /// All that an end holds.
     fn list(
         &self,
@@ -290,7 +361,7 @@ impl Comparison {
         let at_once = self.cloned && with_parent;
         let step_bytes = if at_once { size_bytes } else { self.step_bytes() };
         for range in pieces(0..size_bytes, step_bytes) {
-            end.image.iterate(Request { with_parent, ..request(None, range, whole_object) }, found)?;
+            end.image.iterate(Request { with_parent, ..request(range, whole_object) }, found)?;
         }
         Ok(())
     }
@@ -325,9 +396,10 @@ impl Comparison {
     }
 }
 
-fn request(from: Option<&str>, range: Range<u64>, whole_object: bool) -> Request<'_> {
+/// Of all that is there, not of what changed.
+fn request(range: Range<u64>, whole_object: bool) -> Request<'static> {
     let (offset_bytes, length_bytes) = (range.start, range.end - range.start);
-    Request { from, offset_bytes, length_bytes, whole_object, with_parent: true }
+    Request { from: None, offset_bytes, length_bytes, whole_object, with_parent: true }
 }
 
 /// Cuts a range.

@@ -6,6 +6,7 @@ mod compare;
 mod extents;
 mod iterate;
 pub mod judge;
+mod maps;
 
 pub use compare::{Comparison, End};
 pub use iterate::DiffRange;

@@ -1,0 +1,54 @@
+//! Which objects the two ends of a diff are taken to have.
+
+use super::compare::End;
+use super::judge::BaseObjects;
+use crate::error::Result;
+use crate::rbd::class::ObjectMap;
+use crate::volume::ObjectsBy;
+
+/// The maps by which librbd decides which objects of the two ends are there; `None` where it asks the objects.
+pub(super) struct Maps {
+    pub newer: Option<ObjectMap>,
+    pub base: Option<ObjectMap>,
+}
+
+impl Maps {
+    pub fn read(newer: &End, base: Option<&End>) -> Result<Self> {
+        let map = |end: &End| end.image.map_in_use(end.snapshot.as_ref().map(|s| s.id));
+        Ok(Self { newer: map(newer)?, base: base.map(map).transpose()?.flatten() })
+    }
+
+    /// Whether the base has the objects that a backup recorded.
+    pub fn base_objects(&self, recorded: &ObjectsBy) -> BaseObjects {
+        match (recorded, &self.base) {
+            (ObjectsBy::Unknown, _) => BaseObjects::Unknown,
+            // A map that is valid since was rebuilt, from the objects.
+            (ObjectsBy::Asking, _) => BaseObjects::Same,
+            (ObjectsBy::Map { digest }, Some(map)) if map.digest() == *digest => BaseObjects::Same,
+            (ObjectsBy::Map { .. }, _) => BaseObjects::Changed,
+        }
+    }
+    /// By what it is decided which objects of the newer end are there.
+    pub fn newer_objects(&self) -> ObjectsBy {
+        self.newer.as_ref().map_or(ObjectsBy::Asking, |map| ObjectsBy::Map { digest: map.digest() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_counts_only_with_the_objects_that_its_backup_saw() {
+        let map = |states: &[u8]| ObjectMap::of(states);
+        let recorded = |states: &[u8]| ObjectsBy::Map { digest: map(states).digest() };
+        let judged = |recorded, base| Maps { newer: None, base }.base_objects(&recorded);
+        // What else a map says of an object is no matter; removing an older snapshot changes that.
+        assert_eq!(judged(recorded(&[0, 1, 3]), Some(map(&[0, 3, 1]))), BaseObjects::Same);
+        assert_eq!(judged(recorded(&[0, 1, 3]), Some(map(&[1, 1, 1]))), BaseObjects::Changed);
+        assert_eq!(judged(recorded(&[0, 1, 3]), None), BaseObjects::Changed);
+        assert_eq!(judged(ObjectsBy::Asking, Some(map(&[1]))), BaseObjects::Same);
+        assert_eq!(judged(ObjectsBy::Asking, None), BaseObjects::Same);
+        assert_eq!(judged(ObjectsBy::Unknown, Some(map(&[1]))), BaseObjects::Unknown);
+    }
+}
