@@ -181,6 +181,31 @@ async fn the_nightly_look_finds_what_is_lost() {
     assert!(bench.repair().await.ok());
 }
 
+/// Where one thing is found lost, everything that the backup builds on is looked for: loss seldom comes alone, and the nights
+/// that found the rest one by one would all be hurt.
+#[tokio::test]
+async fn all_that_is_lost_is_found_with_the_first() {
+    let bench = Bench::new(0).await;
+    let volume = MemoryVolume::new(content(12, 1500));
+    bench.back_up(&volume, &options("v")).await;
+    let chunks = bench.names(CHUNKS).await;
+    for at in [100, 700, 1300, 1499] {
+        bench.lose(&chunks[at], Harm::Missing).await;
+    }
+    let mut nights = 0;
+    let found = loop {
+        nights += 1;
+        assert!(nights < 30, "not found");
+        let report = bench.back_up(&volume, &options("v")).await;
+        if report.lost.needs_somebody() {
+            break report;
+        }
+    };
+    assert_eq!((found.lost.lost_found, found.lost.kept_hurt_chunks), (4, 0));
+    let sequence = found.sequence.expect("committed");
+    bench.restores(&format!("v@{sequence}"), &volume.content(), "stored again").await;
+}
+
 /// What listings hide is asked for before it is called lost.
 #[tokio::test]
 async fn a_short_listing_loses_nothing() {

@@ -178,15 +178,20 @@ async fn seen(manifest: &Manifest, session: &Session, forbidden: &Forbidden) -> 
     for (kind, tonight) in [(ContentKind::Chunk, chunks.finish()), (ContentKind::Page, pages.finish())] {
         // Pages are few: a thirtieth of them is less than a listing.
         let one_by_one = kind == ContentKind::Page || project.repository().store().is_local();
-        let doubtful: Vec<ObjectRef> = match one_by_one {
-            true => tonight.heads().copied().collect(),
-            false => {
-                let mut doubtful = unlisted(project, &tonight).await?;
-                doubtful.truncate(CONFIRMED_MAX);
-                doubtful
+        let look = async |tonight: &Tonight, confirmed_max| {
+            let mut doubtful: Vec<ObjectRef> = match one_by_one {
+                true => tonight.heads().copied().collect(),
+                false => unlisted(project, tonight).await?,
+            };
+            if !one_by_one {
+                doubtful.truncate(confirmed_max);
             }
+            confirmed(project, kind, doubtful).await
         };
-        let lost = confirmed(project, kind, doubtful).await?;
+        let mut lost = look(&tonight, CONFIRMED_MAX).await?;
+        if !lost.is_empty() {
+            lost = look(&tonight.thorough(), usize::MAX).await?;
+        }
         out.found.extend(lost.into_iter().map(|name| LostName::new(kind, name)));
     }
     Ok(out)

@@ -21,6 +21,8 @@ const OBJECTS_MAX: usize = 1 << 20;
 const OBJECTS_PER_REQUEST: usize = 4_000;
 /// Objects that are asked for one by one, where a listing reads a whole directory.
 const HEADS_MAX: usize = 4_096;
+/// Listings of a look that found something lost: ten million names.
+const THOROUGH_LISTS_MAX: usize = 10_000;
 /// A number whose multiples fall evenly between 0 and 1: the golden section's.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
@@ -47,8 +49,10 @@ pub struct Tonight {
     pub due: Range<usize>,
     /// Where among them it begins; it goes on with the first when it comes to the last.
     pub start: usize,
-    /// Listings after which it must.
+    /// Listings after which it must end.
     pub lists_max: usize,
+    /// Objects that are asked for one by one, at most.
+    pub heads_max: usize,
 }
 
 impl Gathering {
@@ -95,26 +99,35 @@ impl Gathering {
             |range: Range<usize>| range.start + ((u128::from(fraction) * range.len() as u128) >> 64) as usize;
         let (due, all) = match self.parted {
             true => (0..len, self.seen),
-            false => (part(len, self.part)..part(len, self.part + 1), len),
+            false => (part(len, self.part), len),
         };
         Tonight {
             start: within(due.clone()),
             due,
             lists_max: 1 + all / OBJECTS_PER_REQUEST,
+            heads_max: HEADS_MAX,
             objects: self.objects,
         }
     }
 }
 
-/// Where a part of a list begins.
-fn part(len: usize, part: u32) -> usize {
-    (len as u64 * u64::from(part) / u64::from(PARTS)) as usize
+/// A part of a list. One object at least is looked for each time: a listing then shows all of a small volume.
+fn part(len: usize, part: u32) -> Range<usize> {
+    let begin = |part: u32| (len as u64 * u64::from(part) / u64::from(PARTS)) as usize;
+    let start = begin(part).min(len.saturating_sub(1));
+    start..begin(part + 1).max(start + 1).min(len)
 }
 
 impl Tonight {
     /// What is asked for one by one, where listings do not pay.
     pub fn heads(&self) -> impl Iterator<Item = &ObjectRef> {
-        self.turns().filter_map(|at| self.objects.get(at)).take(HEADS_MAX)
+        self.turns().filter_map(|at| self.objects.get(at)).take(self.heads_max)
+    }
+
+    /// Everything that the look has before it, for when some of it turned out lost: that seldom comes alone.
+    pub fn thorough(self) -> Self {
+        let due = 0..self.objects.len();
+        Self { due, start: 0, lists_max: THOROUGH_LISTS_MAX, heads_max: usize::MAX, ..self }
     }
 
     /// The places of those whose turn it is, in turn.
@@ -156,6 +169,7 @@ mod tests {
                 let mut seen = BTreeSet::new();
                 for sequence in first..first + PARTS {
                     let look = tonight(&all, sequence);
+                    assert_eq!(look.due.is_empty(), count == 0, "each looks for something");
                     assert!(look.due.len() <= count / 29 + 1, "{count}: {:?}", look.due);
                     assert!(look.lists_max <= 1 + count / OBJECTS_PER_REQUEST);
                     assert_eq!(look.turns().count(), look.due.len());
