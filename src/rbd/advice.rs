@@ -1,4 +1,4 @@
-//! Commands that operators are told to run. Each is run by a test (`tests/object_maps`), as a shell reads it.
+//! Commands that operators are told to run. Each is run by a test (`tests/ceph/object_maps`), as a shell reads it.
 
 use super::image::features;
 

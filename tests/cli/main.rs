@@ -1,10 +1,12 @@
 //! The `cuttle` command as a user runs it, on local repositories and a fake bucket.
 
 mod bench;
+mod every_command;
 mod export;
 mod forget;
 mod help;
 mod honest;
+mod hurt_process;
 mod isolation;
 mod memory;
 mod no_links;
@@ -13,6 +15,7 @@ mod prune;
 mod round_trips;
 mod rubbish;
 mod secrets;
+mod signals;
 mod stats;
 mod stopping;
 mod streams;

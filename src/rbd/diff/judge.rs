@@ -23,7 +23,7 @@
 //! 5. the base has the objects that it had when it was backed up ([`ObjectsBy`]), else all is read;
 //! 6. what the map of one end has and that of the other lacks counts as changed (`hidden` in `compare.rs`).
 //!
-//! `tests/object_maps` models the maps, searches all histories of a small image, and finds a miss without each of
+//! `tests/ceph/object_maps` models the maps, searches all histories of a small image, and finds a miss without each of
 //! the first four, and none with all; 5 and 6 are tried on a real cluster. A *full list*, what a snapshot holds, is right by its own map alone.
 //!
 //! What the rule cannot see: a snapshot that others make and remove between the two looks around the making of the newer

@@ -1,0 +1,14 @@
+//! The library and the program on real Ceph clusters.
+
+mod delta;
+mod diff;
+mod image;
+mod instant;
+mod nightly;
+mod object_maps;
+mod restore_all;
+mod rewind;
+mod seam;
+mod sink;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,22 @@
+//! The library on stores in memory and on disk: what backups, restores, forgets, prunes, verifies and repairs make of a repository,
+//! with faults, races, lies and hostile input.
+
+mod backup;
+mod copies;
+mod delta;
+mod export;
+mod forget;
+mod hurt_store;
+mod isolation;
+mod liar;
+mod lost;
+mod prune;
+mod raw_source;
+mod reading;
+mod repair;
+mod restore;
+mod sinks;
+mod streams;
+#[path = "../support/mod.rs"]
+mod support;
+mod verify;
