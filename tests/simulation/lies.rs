@@ -26,16 +26,19 @@ pub enum Lie {
     NothingForgotten,
 }
 
-/// All of them, each with a seed whose world shows it.
-pub const LIES: [(Lie, u64); 7] = [
+/// Each with a seed whose world shows it.
+pub const LIES: [(Lie, u64); 4] = [
     (Lie::CreatesOverwrite, 0),
     (Lie::AbortsOverwrite, 70),
     (Lie::NoSecondLook, 22),
     (Lie::NobodyAtWork, 261),
-    (Lie::NothingCondemned, 3577),
-    (Lie::AbortsVanish, 16),
-    (Lie::NothingForgotten, 2917),
 ];
+
+/// Those that show in few worlds, as one rule stands in for the other: a parent that was forgotten is harmless where its chunks
+/// are known to be condemned, and what is condemned is not met without such a parent. They are searched for by
+/// `cargo xtask simulate --lies`: in a release build minutes, and any change of the requests moves them to other worlds.
+pub const RARE_LIES: [(Lie, u64); 3] =
+    [(Lie::NothingCondemned, 3577), (Lie::AbortsVanish, 16), (Lie::NothingForgotten, 2917)];
 
 impl State {
     /// What a lying store does with a request; `None` where it is honest.
