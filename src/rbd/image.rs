@@ -38,6 +38,8 @@ const METADATA_LEN_MAX: usize = 16 << 20;
 const METADATA_PAGE: u64 = 64;
 /// Most pairs of image metadata taken.
 const METADATA_COUNT_MAX: usize = 4096;
+/// Most images between a clone and what it was cloned from in the end.
+const ANCESTORS_MAX: usize = 64;
 /// Most watchers taken.
 const WATCHERS_MAX: usize = 1024;
 /// `RBD_LOCK_MODE_EXCLUSIVE`
@@ -75,6 +77,7 @@ pub struct ImageParent {
     pub pool: String,
     pub namespace: String,
     pub image: String,
+    pub image_id: String,
     pub snapshot: String,
 }
 
@@ -247,6 +250,7 @@ impl Image {
                 pool: name::taken(image.pool_name),
                 namespace: name::taken(image.pool_namespace),
                 image: name::taken(image.image_name),
+                image_id: errno::text(image.image_id),
                 snapshot: errno::text(snap.name),
             };
             (self.api.rbd_linked_image_spec_cleanup)(&mut image);
@@ -254,6 +258,27 @@ impl Image {
             parent
         };
         Ok(Some(parent))
+    }
+
+    /// Whether a live migration is under way, of this image or of one that it was cloned from, however far up: librbd looks
+    /// there too when it is asked what a clone holds.
+    pub fn is_migrating(&self) -> Result<bool> {
+        if self.features()? & features::MIGRATING != 0 {
+            return Ok(true);
+        }
+        let mut parent = self.parent()?;
+        for _ in 0..ANCESTORS_MAX {
+            let Some(ImageParent { pool, namespace, image, image_id, .. }) = parent else { return Ok(false) };
+            let pool = self.pool.cluster().pool(&pool, &namespace)?;
+            // By id: it may lie in the trash.
+            let ancestor = Self::open(&pool, OpenBy::Id { name: &image, id: &image_id }, Access::ReadOnly)?;
+            if ancestor.features()? & features::MIGRATING != 0 {
+                return Ok(true);
+            }
+            parent = ancestor.parent()?;
+        }
+        Err(Error::unsupported(format!("{}: a clone of clones, more than {ANCESTORS_MAX} deep", self.label))
+            .help("flatten it, or one of those that it was cloned from, with `rbd flatten`"))
     }
 
     /// Image metadata, sorted by key.

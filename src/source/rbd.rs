@@ -185,7 +185,7 @@ impl RbdVolume {
             refuse_luks_clone(&image, &snapshot)?;
         }
         // What is copied is no history, and may change place under whoever reads it.
-        let migrating = image.features()? & features::MIGRATING != 0;
+        let migrating = image.is_migrating()?;
         let base = match &request.parent {
             _ if migrating => None,
             None => None,

@@ -95,6 +95,16 @@ fn an_image_that_is_imported_is_read_whole_beside_the_others() {
         assert!(imported["notes"].to_string().contains("live migration"), "{imported}");
     }
     assert!(held(&cuttle, m) == fs::read(&source).expect("there"));
+    // librbd looks into a clone's parents, too (found by the histories, seed 51737).
+    let (clone, newest) = ("rbd/seam-import-c", own(&ceph, m).pop().expect("a snapshot"));
+    ceph.purge(clone);
+    ceph.rbd(&["clone", "--rbd-default-clone-format", "2", &format!("{m}@{newest}"), clone]);
+    for _ in 0..2 {
+        let night = back_up(&cuttle, &ceph, &[&format!("rbd:{clone}")]);
+        assert!(night.volume()["full_read"] == true && night.notes().contains("live migration"), "{night:?}");
+    }
+    assert!(held(&cuttle, clone) == fs::read(&source).expect("there"));
+    ceph.purge(clone);
     let conf = ["--conf", &ceph.conf];
     let said = cuttle.fails(1, &[&conf[..], &["restore", a, &format!("rbd:{m}"), "--overwrite"]].concat());
     assert!(said.contains("under live migration"), "{said}");

@@ -1,6 +1,7 @@
 //! The `cuttle` command as a user runs it, on local repositories and a fake bucket.
 
 mod bench;
+mod docs;
 mod every_command;
 mod export;
 mod forget;

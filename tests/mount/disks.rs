@@ -1,4 +1,4 @@
-//! Whole disks inside snapshots, by the README's commands: partitions, and LVM on one of them. What the kernel here has not,
+//! Whole disks inside snapshots, by the commands of docs/read.md: partitions, and LVM on one of them. What the kernel here has not,
 //! partitions of loop devices or the device mapper, is done without as far as that goes.
 
 use std::fs::{self, File};

@@ -134,14 +134,14 @@ async fn a_repair_by_who_may_only_add_brings_back_what_is_missing_and_no_more() 
     assert_eq!(get(&*memory, &chunks[0]).await, "rotten");
 }
 
-/// The bucket policy that the README gives, for a bucket and RGW's users.
-fn readme_policy(bucket: &str, is_rgw: bool) -> String {
-    let readme = include_str!("../../README.md");
-    let (_, rest) = readme.split_once("```json\n").expect("a policy");
+/// The bucket policy that docs/roles.md gives, for a bucket and RGW's users.
+fn documented_policy(bucket: &str, is_rgw: bool) -> String {
+    let page = include_str!("../../docs/roles.md");
+    let (_, rest) = page.split_once("```json\n").expect("a policy");
     let (policy, _) = rest.split_once("```").expect("its end");
     let mut policy: serde_json::Value = serde_json::from_str(policy).expect("JSON");
     if is_rgw {
-        // As the README says: RGW does not know the condition.
+        // As the page says: RGW does not know the condition.
         for statement in policy["Statement"].as_array_mut().expect("a list") {
             statement.as_object_mut().expect("a statement").remove("Condition");
         }
@@ -158,12 +158,13 @@ fn fresh(name: &str) -> String {
 }
 
 #[tokio::test]
-async fn rgw_gives_each_role_what_the_readme_says_and_no_more() {
+async fn rgw_gives_each_role_what_the_docs_say_and_no_more() {
     let Some(endpoint) = crate::support::server("CUTTLE_TEST_RGW") else { return };
     let owner = S3::new(&endpoint, "AKTEST", "SKTEST");
     let bucket = fresh("roles");
     owner.create_bucket(&bucket).await;
-    let answer = owner.request("PUT", &format!("{bucket}?policy="), &[], &readme_policy(&bucket, true)).await;
+    let answer =
+        owner.request("PUT", &format!("{bucket}?policy="), &[], &documented_policy(&bucket, true)).await;
     assert!(answer.status().is_success(), "{}", answer.status());
     let store = |key: &str, secret: &str| {
         Store::open(&S3::new(&endpoint, key, secret).config(&bucket, "ceph")).expect("a store")

@@ -199,7 +199,7 @@ impl Cluster {
         let keys = [format!("--access-key={RGW_ACCESS_KEY}"), format!("--secret-key={RGW_SECRET_KEY}")];
         let user = ["user", "create", "--uid=cuttle", "--display-name=cuttle", &keys[0], &keys[1]];
         self.run("radosgw-admin", &user)?;
-        // Those that the README's bucket policy names.
+        // Those that the bucket policy of docs/roles.md names.
         for (user, access, secret) in RGW_ROLES {
             let uid = format!("--uid={user}");
             let keys = [format!("--access-key={access}"), format!("--secret-key={secret}")];

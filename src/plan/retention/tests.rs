@@ -330,7 +330,7 @@ fn published_policies_keep_what_restic_keeps() {
     assert!(years.iter().all(|year| all.contains(&(*year).to_owned())) && all.len() == 11, "{all:?}");
 }
 
-/// The README's own policy, every night for forty-six nights: what was backed up first is still there.
+/// The policy of docs/operate.md, every night for forty-six nights: what was backed up first is still there.
 #[test]
 fn a_history_reaches_back_as_far_as_its_places() {
     let policy = Policy { daily: 7, weekly: 4, monthly: 12, ..Policy::default() };

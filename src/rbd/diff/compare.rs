@@ -82,7 +82,8 @@ impl Comparison {
             Some((base, _)) => base.image.parent_overlap_bytes()? > 0 || image.parent()?.is_some(),
             None => image.parent()?.is_some(),
         };
-        let features = image.features()?;
+        let migrating = if image.is_migrating()? { features::MIGRATING } else { 0 };
+        let features = image.features()? | migrating;
         let maps = match features & features::MIGRATING == 0 {
             true => Maps::read(&newer, base.as_ref().map(|(base, _)| base)),
             false => Ok(Maps { newer: None, base: None }),

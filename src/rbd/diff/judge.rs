@@ -42,7 +42,7 @@ const IDS_LISTED_MAX: usize = 8;
 /// All that is known of an image and of the two ends of a diff.
 #[derive(Debug, Clone)]
 pub struct Facts<'a> {
-    /// The image's feature bits.
+    /// The image's feature bits; MIGRATING also where an image is that it was cloned from.
     pub features: u64,
     /// The newer end: a snapshot, or the image as it is now.
     pub newer: End<'a>,
@@ -246,7 +246,7 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Migrating => {
-                f.write_str("the image is under live migration, in which Ceph cannot tell what changed")
+                f.write_str("the image, or what it was cloned from, is under live migration, in which Ceph cannot tell what changed")
             }
             Self::NoFastDiff { .. } => f.write_str("the image has no fast-diff"),
             Self::MapInvalid { snapshot: Some(name) } => {
