@@ -22,8 +22,6 @@ use cuttle::verify::{self, VerifyOptions};
 use cuttle::{ErrorKind, Result};
 use object_store::memory::InMemory;
 
-/// Counts what is allocated, and at most.
-
 const TIME_MAX: Duration = Duration::from_secs(1);
 const MEMORY_BYTES_MAX: usize = 64 << 20;
 const C: usize = CHUNK as usize;

@@ -10,8 +10,6 @@ use cuttle::diff::inspect::inspect;
 use cuttle::source::StreamEvent;
 use cuttle::source::diff_stream::open;
 
-/// Counts what is allocated, and at most.
-
 const TIME_MAX: Duration = Duration::from_secs(1);
 const MEMORY_BYTES_MAX: usize = 64 << 20;
 
