@@ -211,7 +211,9 @@ fn a_clone_that_was_shrunk_flattened_and_grown() {
             step();
             let frozen = ceph.freeze(&child, &(i + 1).to_string(), last.point());
             let changes = frozen.changes().unwrap();
-            assert!(matches!(changes, Changes::Since(_)), "{:?}", frozen.notes());
+            // Flattening gives objects to the snapshots, too: their maps are not those that the backup saw.
+            let all = what == "flattened" && name == "fast";
+            assert_eq!(matches!(changes, Changes::All(_)), all, "{what}: {:?}", frozen.notes());
             let made = apply(&changes, &bytes, &*frozen.reader());
             let expected = ceph.export(&format!("{child}@{OWN}{}", i + 1));
             assert!(made == expected, "{name}, {what}: differs at {:?}", first_difference(&made, &expected));
@@ -276,7 +278,8 @@ fn what_fails_while_extents_arrive_does_not_cross_into_c() {
             Ok(())
         };
         compared.visit(&mut add).unwrap();
-        assert_eq!(bytes, 16 * MIB, "and it can be asked again");
+        // What is new is told twice by the slow diff: by its objects, and by the maps.
+        assert_eq!(bytes, if slow { 32 } else { 16 } * MIB, "and it can be asked again");
     }
     ceph.purge(path);
 }
