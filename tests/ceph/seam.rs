@@ -70,7 +70,7 @@ fn a_backup_during_a_live_migration_hurts_nobody_and_the_history_goes_on() {
     let night = back_up(&cuttle, &ceph, &[&format!("rbd:{path}")]);
     let [new] = own(&ceph, path).try_into().expect("what was left is tidied up");
     // What was made in the midst of a copy proves nothing of what came after it.
-    assert!(night.notes().contains("the slow diff is used") && !night.notes().contains("stay"), "{night:?}");
+    assert!(night.notes().contains("all is read") && !night.notes().contains("stay"), "{night:?}");
     assert!(held(&cuttle, path) == ceph.export(&format!("{path}@{new}")));
     ceph.purge(path);
 }
