@@ -116,7 +116,8 @@ impl Image {
         let path = format!("{}/{}", self.pool().path(), self.name());
         let [execute, commit] = advice::end_migration(&path);
         error.help(format!(
-            "the image is under live migration, and what is not copied yet is read from its source (`{}` tells which): end the              migration first, with `{execute}` and `{commit}`, or `{}`",
+            "the image is under live migration, and what is not copied yet is read from its source (`{}` tells which): end the \
+             migration first, with `{execute}` and `{commit}`, or `{}`",
             advice::show_watchers(&path),
             advice::abort_migration(&path),
         ))

@@ -89,7 +89,8 @@ impl Comparison {
             false => Ok(Maps { newer: None, base: None }),
         };
         let base_objects = match (&maps, &history.objects) {
-            // Copying what a clone needs of its parent makes objects of its snapshots, too.
+            // Copying what a clone needs of its parent makes objects of its snapshots, too; one that was flattened since is
+            // read whole for that, once.
             (Ok(_), Some(_)) if cloned => BaseObjects::Same,
             (Ok(maps), Some(recorded)) => maps.base_objects(recorded),
             (Ok(_), None) => BaseObjects::Same,

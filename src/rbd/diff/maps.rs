@@ -28,6 +28,7 @@ impl Maps {
             (ObjectsBy::Map { .. }, _) => BaseObjects::Changed,
         }
     }
+
     /// By what it is decided which objects of the newer end are there.
     pub fn newer_objects(&self) -> ObjectsBy {
         self.newer.as_ref().map_or(ObjectsBy::Asking, |map| ObjectsBy::Map { digest: map.digest() })
