@@ -11,6 +11,7 @@ const LIBRADOS: &str = "librados.so.2";
 const LIBRBD: &str = "librbd.so.1";
 
 pub type Handle = *mut c_void;
+pub type ProgressCallback = unsafe extern "C" fn(u64, u64, *mut c_void) -> c_int;
 pub type DiffCallback = unsafe extern "C" fn(u64, usize, c_int, *mut c_void) -> c_int;
 
 /// `rbd_image_info_t` of librbd.h.
@@ -214,6 +215,7 @@ api! {
         fn rbd_snap_unprotect(Handle, *const c_char) -> c_int;
         fn rbd_snap_is_protected(Handle, *const c_char, *mut c_int) -> c_int;
         fn rbd_resize(Handle, u64) -> c_int;
+        fn rbd_rebuild_object_map(Handle, ProgressCallback, *mut c_void) -> c_int;
         fn rbd_diff_iterate2(
             Handle, *const c_char, u64, u64, u8, u8, DiffCallback, *mut c_void,
         ) -> c_int;

@@ -1,5 +1,6 @@
 //! An open image: at its head or at one snapshot, to read or to write.
 
+use std::ffi::{c_int, c_void};
 use std::ptr;
 
 use super::advice;
@@ -382,6 +383,16 @@ impl Image {
         // SAFETY: an image open for writing.
         let code = unsafe { (self.api.rbd_resize)(self.image, size_bytes) };
         self.check(code, || format!("resizing it to {size_bytes} bytes"))
+    }
+
+    /// Makes the head's object map anew, from the objects that there are: one request for each that there can be.
+    pub fn rebuild_object_map(&self) -> Result<()> {
+        unsafe extern "C" fn go_on(_: u64, _: u64, _: *mut c_void) -> c_int {
+            0
+        }
+        // SAFETY: an image open for writing; the callback takes any arguments and keeps none.
+        let code = unsafe { (self.api.rbd_rebuild_object_map)(self.image, go_on, ptr::null_mut()) };
+        self.check(code, || "rebuilding its object map".to_owned())
     }
 
     fn number(&self, get: unsafe extern "C" fn(Handle, *mut u64) -> i32, what: &str) -> Result<u64> {

@@ -121,6 +121,10 @@ pub async fn run(
 ) -> Result<RestoreReport> {
     let (started, mut cancel) = (Started::now(project), cancel);
     let planner = Planner::new(project, snapshot, sink.existing(), &options, &*progress, &cancel).await?;
+    if planner.distrusts_target() {
+        let sink = Arc::clone(&sink);
+        cpu::block(move || sink.distrust()).await.context(format!("{} {}", options.doing, name(snapshot)))?;
+    }
     progress.phase("restore", Some(snapshot.snapshot.size_bytes));
     let work = Arc::new(Work {
         project: project.clone(),

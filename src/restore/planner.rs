@@ -88,6 +88,11 @@ impl Planner {
         Ok(Self { windows, target, budget, buffers, cancel: cancel.clone(), rewound_from })
     }
 
+    /// Whether the target's own account of what it holds is not relied upon.
+    pub(crate) fn distrusts_target(&self) -> bool {
+        matches!(self.target, Found::Content(_) | Found::Nothing)
+    }
+
     pub(crate) fn target_is_blank(&self) -> bool {
         matches!(self.target, Found::Blank)
     }

@@ -40,6 +40,12 @@ pub trait Sink: Send + Sync {
     /// What is there already, so that only the difference need be fetched and written.
     fn existing(&self) -> Existing;
 
+    /// Makes the target's own account of what it holds right, where it keeps one and a restore does not rely on it. Called once,
+    /// before anything is written.
+    fn distrust(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Writes that are worth having under way at once.
     fn writes_inflight(&self) -> usize {
         WRITES_INFLIGHT_DEFAULT

@@ -150,6 +150,17 @@ impl Sink for RbdSink {
         }
     }
 
+    /// The object map of an image may lack objects that there are (`rbd/diff/judge.rs`). Those read as zeros, discarding them does
+    /// nothing, and they are back once the map is right: so it is made right first. It may be, but what tells so, asking for
+    /// each object, is what a rebuild does.
+    fn distrust(&self) -> Result<()> {
+        let mapped = self.image.features()? & features::OBJECT_MAP != 0;
+        match mapped && self.found != Found::Absent {
+            true => self.image.rebuild_object_map(),
+            false => Ok(()),
+        }
+    }
+
     fn write_at(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
         check_range(offset_bytes, data.len() as u64, self.size_bytes)?;
         self.image.write_at(offset_bytes, data)

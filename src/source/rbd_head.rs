@@ -11,11 +11,14 @@ use crate::rbd::diff::{Comparison, End};
 use crate::rbd::{Access, Cluster, Image, RbdSpec, Snapshot, advice};
 use crate::volume::{Identity, SnapshotPoint};
 
+type Distrust = dyn Fn() -> Result<()> + Send + Sync;
+
 /// An image's head.
 pub struct RbdHead {
     target: Target,
     image: Arc<Image>,
     snapshots: Vec<Snapshot>,
+    distrust: Option<Box<Distrust>>,
 }
 
 impl RbdHead {
@@ -24,7 +27,13 @@ impl RbdHead {
         let target = Target::find(cluster, spec)?;
         let image = Arc::new(target.open(Access::ReadOnly)?);
         let snapshots = image.snapshots()?;
-        Ok(Self { target, image, snapshots })
+        Ok(Self { target, image, snapshots, distrust: None })
+    }
+
+    /// The image is about to be written. Where its object map cannot be relied upon, `distrust` makes that right before it is
+    /// asked what changed: what a map hides from both ends would else be left below, and seen once the map is right.
+    pub fn to_be_written(self, distrust: impl Fn() -> Result<()> + Send + Sync + 'static) -> Self {
+        Self { distrust: Some(Box::new(distrust)), ..self }
     }
 
     fn snapshot(&self, point: &SnapshotPoint) -> Option<&Snapshot> {
@@ -50,7 +59,14 @@ impl Head for RbdHead {
         let compared = |between| -> Result<(Since, Verdict)> {
             let history = History { made: point.made.clone(), objects: Some(point.objects.clone()), between };
             let newer = End::now(Arc::clone(&self.image));
-            let comparison = Comparison::new(&self.target.path(), newer, Some(base.clone()), &history)?;
+            let compare =
+                || Comparison::new(&self.target.path(), newer.clone(), Some(base.clone()), &history);
+            let mut comparison = compare()?;
+            if let Some(distrust) = self.distrust.as_ref().filter(|_| *comparison.verdict() != Verdict::Fast)
+            {
+                distrust()?;
+                comparison = compare()?;
+            }
             let since = Since {
                 size_bytes: comparison.size_bytes(),
                 changes: comparison.changed()?,

@@ -1,5 +1,6 @@
 //! RBD images as targets, on a real cluster. The truth is what Ceph's own `rbd export` says.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::support::Numbers;
@@ -9,6 +10,7 @@ use crate::support::sink_suite::{self, Target};
 use cuttle::rbd::{Access, OpenBy};
 use cuttle::sink::rbd::{Found, MARK, RbdSink, RestoreTarget};
 use cuttle::sink::{Existing, Sink};
+use cuttle::source::rbd::RbdReader;
 use cuttle::source::{Changes, Content};
 use cuttle::volume::ImageLayout;
 use cuttle::{ErrorKind, Result};
@@ -281,4 +283,38 @@ fn a_thin_image_stays_thin() {
     assert!(after <= before + 16 * (64 << 10), "{after} bytes are taken, and were {before}");
     from.purge(path);
     to.purge(path);
+}
+
+/// After a rollback to a snapshot whose object map is marked invalid the image's map is valid and empty (16.2): zeros are read
+/// where old content lies, which a restore of zeros must not leave there.
+#[test]
+fn what_a_wrong_object_map_hides_is_not_left_below() {
+    let Some(ceph) = Ceph::first() else { return };
+    let cuttle = Cuttle::in_folder();
+    let (path, conf) = ("rbd/below", ceph.conf.as_str());
+    let size = (8 * MIB).to_string();
+    let mut volume = vec![0; 8 * MIB as usize];
+    volume[..4096].fill(7);
+    cuttle.run(&["backup", "-", "--volume", "v", "--size", &size], &volume);
+    for how in [&["--verify"][..], &["--no-compare"]] {
+        ceph.purge(path);
+        ceph.create(path, 8 * MIB, &["--image-feature", "exclusive-lock"]);
+        ceph.write(path, 0, &[0xee; 8 << 20]);
+        ceph.rbd(&["snap", "create", "--no-progress", &format!("{path}@old")]);
+        ceph.rbd(&["feature", "enable", path, "object-map", "fast-diff"]);
+        ceph.rbd(&["object-map", "rebuild", "--no-progress", path]);
+        ceph.rbd(&["snap", "rollback", "--no-progress", &format!("{path}@old")]);
+        let target = format!("rbd:{path}");
+        cuttle.ok(&[&["restore", "-c", conf, "v", &target, "--overwrite"], how].concat());
+        // As who owns the image reads it, by its map, and as others do, by its objects.
+        let image = ceph.open(&ceph.spec(path), Access::ReadWrite).expect("open");
+        image.lock().expect("locked");
+        let reader = RbdReader::new(Arc::new(image)).expect("read");
+        assert!(read_all(&reader) == volume, "{how:?}: by its map");
+        drop(reader);
+        assert!(ceph.export(path) == volume, "{how:?}: by its objects");
+        ceph.rbd(&["object-map", "rebuild", "--no-progress", path]);
+        assert!(ceph.export(path) == volume, "{how:?}: once the map is rebuilt");
+    }
+    ceph.purge(path);
 }

@@ -201,7 +201,7 @@ impl World<'_> {
             image_config: true,
             leave: &[],
         };
-        let sink = RbdSink::open(cluster, &spec, &target)?;
+        let sink: Arc<dyn Sink> = Arc::new(RbdSink::open(cluster, &spec, &target)?);
         let mut options = RestoreOptions {
             compare: !step.numbers[3].is_multiple_of(8),
             verify: (step.numbers[3] / 8).is_multiple_of(2),
@@ -209,14 +209,14 @@ impl World<'_> {
         };
         let existing = matches!(sink.existing(), Existing::Content(_));
         if existing && options.compare && !(step.numbers[3] / 16).is_multiple_of(4) {
-            let head = Arc::new(RbdHead::open(cluster, &spec)?);
+            let written = Arc::clone(&sink);
+            let head = Arc::new(RbdHead::open(cluster, &spec)?.to_be_written(move || written.distrust()));
             let found = self.place.runtime.block_on(rewind::find(&self.project, snapshot, head))?;
             self.count(if found.is_ok() { "restore: rewound" } else { "restore: compared" });
             options.rewind = found.ok();
         }
         let watch = Arc::new(Warnings::default());
-        let run =
-            restore::run(&self.project, snapshot, Arc::new(sink), options, watch.clone(), Cancel::never());
+        let run = restore::run(&self.project, snapshot, sink, options, watch.clone(), Cancel::never());
         self.place.runtime.block_on(run)?;
         let warned = std::mem::take(&mut *watch.0.lock().expect("not poisoned"));
         if warned.is_empty() { Ok(()) } else { Err(Failed::Warned(warned.join("; "))) }

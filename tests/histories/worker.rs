@@ -169,7 +169,10 @@ impl Running {
         let lines: Vec<_> = said.lines().filter(|line| !line.trim().is_empty()).collect();
         let telling =
             |line: &&&str| ["assert", "panicked", "Error", "signal"].iter().any(|w| line.contains(w));
-        let told: Vec<_> = lines.iter().filter(telling).copied().take(6).collect();
+        let mut told: Vec<_> = lines.iter().filter(telling).copied().take(6).collect();
+        if told.is_empty() {
+            told = lines.iter().rev().take(6).rev().copied().collect();
+        }
         told.join(" | ").chars().take(1500).collect()
     }
 }

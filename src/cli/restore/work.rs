@@ -80,20 +80,20 @@ impl Work<'_> {
         let head = Head { place: target.place.clone(), cluster };
         let (progress, cancel): (Arc<dyn Progress>, _) = (bar, context.cancel.clone());
         let mut not_rewound_because = None;
-        let mut rewind = async |existing: &Existing| {
-            let found = head.look(context, project, &snapshot, existing).await?;
+        let mut rewind = async |existing: &Existing, sink: Option<&Arc<dyn Sink>>| {
+            let found = head.look(context, project, &snapshot, existing, sink).await?;
             Ok::<_, Error>(found.and_then(|found| found.map_err(|why| not_rewound_because = Some(why)).ok()))
         };
         let how = how.clone();
         let report = match context.global.dry_run {
             true => {
                 let existing = blocking(context, move || target.preview(&how)).await?;
-                options.rewind = rewind(&existing).await?;
+                options.rewind = rewind(&existing, None).await?;
                 restore::plan(project, &snapshot, existing, options, progress, cancel).await?
             }
             false => {
                 let sink = blocking(context, move || target.open(&how)).await?;
-                options.rewind = rewind(&sink.existing()).await?;
+                options.rewind = rewind(&sink.existing(), Some(&sink)).await?;
                 restore::run(project, &snapshot, sink, options, progress, cancel).await?
             }
         };
@@ -142,6 +142,7 @@ impl Head {
         project: &Project,
         snapshot: &SnapshotEntry,
         existing: &Existing,
+        sink: Option<&Arc<dyn Sink>>,
     ) -> Result<Looked> {
         let (Place::Rbd(spec), Some(cluster), Existing::Content(_)) =
             (self.place.clone(), self.cluster.clone(), existing)
@@ -149,7 +150,11 @@ impl Head {
             return Ok(None);
         };
         let path = spec.path();
-        let head = blocking(context, move || RbdHead::open(&cluster, &spec)).await?;
+        let mut head = blocking(context, move || RbdHead::open(&cluster, &spec)).await?;
+        if let Some(sink) = sink {
+            let sink = Arc::clone(sink);
+            head = head.to_be_written(move || sink.distrust());
+        }
         let found = rewind::find(project, snapshot, Arc::new(head)).await?;
         match &found {
             Ok(found) => {
