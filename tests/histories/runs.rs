@@ -14,8 +14,8 @@ use crate::worker::{Outcome, Run, Worker, without};
 use crate::world::{Finding, Tally};
 
 /// Histories of an ordinary test run, and how long they may take; fewer are run where that is not enough.
-const SEEDS_DEFAULT: u64 = 15;
-const SECONDS_DEFAULT: u64 = 35;
+const SEEDS_DEFAULT: u64 = 40;
+const SECONDS_DEFAULT: u64 = 80;
 /// Histories after which a process begins anew, with a new pool: nothing piles up.
 const SEEDS_PER_PROCESS: u64 = 60;
 /// Findings of one kind that are made small, and for how long that is tried.
