@@ -202,7 +202,7 @@ pub async fn blocking<T: Send + 'static>(
 pub fn refuse_dry_run(context: &Context<'_>, command: &str) -> Result<()> {
     match context.global.dry_run {
         true => Err(Error::invalid(format!("{command} knows no --dry-run"))
-            .help("it is for backup, restore, forget and import-diff; leave it out here")),
+            .help("it is for backup, restore, forget, prune, import-diff, verify --repair and verify --quarantine; leave it out here")),
         false => Ok(()),
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
+use cuttle::rbd::advice::quoted;
 use cuttle::units::ProjectName;
 
 use super::human::parse_size_nonzero;
@@ -113,6 +114,34 @@ pub struct OutputOptions {
     /// Show no progress
     #[arg(long, global = true, help_heading = OUTPUT)]
     pub no_progress: bool,
+}
+
+impl Global {
+    /// The options that say which repository and which cluster, as they were given here, for a command to be run later: each with
+    /// a blank before it, as a shell takes them. What the environment says is not among them, and no secret can be.
+    pub fn given(&self) -> String {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let (repository, secret, ceph) = (&self.repository, &self.secret, &self.ceph);
+        let mut given = vec![
+            ("--repo", repository.repo.clone()),
+            ("--project", repository.project.as_ref().map(ToString::to_string)),
+            ("--cache-dir", path(&repository.cache_dir)),
+            ("--password-file", path(&secret.password_file)),
+            ("--password-command", secret.password_command.clone()),
+            ("--key-file", path(&secret.key_file)),
+            ("--conf", path(&ceph.conf)),
+            ("--id", ceph.id.clone()),
+            ("--name", ceph.name.clone()),
+            ("--keyring", path(&ceph.keyring)),
+            ("--cluster", ceph.cluster.clone()),
+            ("--mon-host", ceph.mon_host.clone()),
+        ];
+        given.extend(
+            repository.options.iter().map(|(key, value)| ("--option", Some(format!("{key}={value}")))),
+        );
+        let said = given.into_iter().filter_map(|(name, value)| Some(format!(" {name} {}", quoted(&value?))));
+        said.collect()
+    }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

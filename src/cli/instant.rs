@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use cuttle::progress::Progress;
+use cuttle::rbd::advice::quoted;
 use cuttle::reading::snapshot::MEMORY_BYTES_DEFAULT;
 use cuttle::repo::Project;
 use cuttle::repo::log::SnapshotEntry;
@@ -95,7 +96,8 @@ pub async fn run(
     let bar = context.ui.progress(&name, WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
     let (ui, target) = (context.ui.clone(), restore.target.to_string());
-    let usable = move |begun: &Begun| tell_usable(&ui, &target, &name, begun);
+    let given = context.global.given();
+    let usable = move |begun: &Begun| tell_usable(&ui, &given, &target, &name, begun);
     let report = match options.resume {
         true => restore.resume(snapshots, &usable, progress, cancel).await,
         false => restore.run(snapshots, &usable, progress, cancel).await,
@@ -118,7 +120,7 @@ async fn with_history(project: &Project, entry: SnapshotEntry, count: usize) -> 
     Ok(found)
 }
 
-fn tell_usable(ui: &Ui, target: &str, name: &str, begun: &Begun) {
+fn tell_usable(ui: &Ui, given: &str, target: &str, name: &str, begun: &Begun) {
     let Begun { address, seconds } = *begun;
     // Where nobody reads it, nothing more can be said.
     let _ = if ui.is_json() {
@@ -128,8 +130,9 @@ fn tell_usable(ui: &Ui, target: &str, name: &str, begun: &Begun) {
     };
     ui.note(&format!(
         "it is copied meanwhile, and reads from here until it is done. If this should die, go on with\n  \
-         cuttle restore --instant --resume --listen {address} {} {target}",
-        printable(name)
+         cuttle restore{given} --instant --resume --listen {address} {} {}",
+        quoted(&printable(name)),
+        quoted(target)
     ));
 }
 

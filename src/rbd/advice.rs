@@ -69,7 +69,7 @@ fn spec(path: &str, snapshot: Option<&str>) -> String {
 }
 
 /// A word as a shell takes it for one.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/@._-:+,=%".contains(c);
     match !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
         true => word.to_owned(),

@@ -92,7 +92,7 @@ pub struct Args {
     #[arg(long, value_name = "REPO", requires = "repair")]
     repair_from_repo: Vec<String>,
     /// Put aside an object that does not open and that a prune stops at, by its name in the repository
-    #[arg(long, value_name = "NAME", exclusive = true)]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["snapshots", "read_data", "slice", "against", "no_key", "repair"])]
     quarantine: Option<String>,
 }
 
