@@ -48,6 +48,8 @@ struct Told {
     target: String,
     address: SocketAddr,
     seconds: f64,
+    /// The command that goes on with it, should this process die.
+    resume: String,
 }
 
 #[derive(Serialize)]
@@ -122,18 +124,17 @@ async fn with_history(project: &Project, entry: SnapshotEntry, count: usize) -> 
 
 fn tell_usable(ui: &Ui, given: &str, target: &str, name: &str, begun: &Begun) {
     let Begun { address, seconds } = *begun;
+    let name = quoted(&printable(name));
+    let resume = format!("cuttle restore{given} --instant --resume --listen {address} {name} {}", quoted(target));
     // Where nobody reads it, nothing more can be said.
     let _ = if ui.is_json() {
-        ui.print_json(&Told { message_type: "usable", target: target.to_owned(), address, seconds })
+        ui.print_json(&Told { message_type: "usable", target: target.to_owned(), address, seconds, resume })
     } else {
+        ui.note(&format!(
+            "it is copied meanwhile, and reads from here until it is done. If this should die, go on with\n  {resume}"
+        ));
         ui.print(&format!("{target} can be used now, after {}", human::duration(seconds)))
     };
-    ui.note(&format!(
-        "it is copied meanwhile, and reads from here until it is done. If this should die, go on with\n  \
-         cuttle restore{given} --instant --resume --listen {address} {} {}",
-        quoted(&printable(name)),
-        quoted(target)
-    ));
 }
 
 fn tell(context: &Context<'_>, restore: &InstantRestore, report: &InstantReport) -> Result<()> {

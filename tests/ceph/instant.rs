@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use crate::support::Numbers;
 use crate::support::ceph::{Ceph, OwnPool};
@@ -52,18 +51,6 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The command that is printed once the image can be used.
-fn advice_to_resume(cuttle: &Cuttle) -> String {
-    for _ in 0..100 {
-        let said = std::fs::read_to_string(cuttle.home().join("said")).expect("read");
-        if let Some(line) = said.lines().find(|line| line.trim().starts_with("cuttle restore")) {
-            return line.trim().to_owned();
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    panic!("no advice");
 }
 
 /// Data here and there in a large volume, so that copying takes a while and most of it is holes.
@@ -155,9 +142,9 @@ fn an_interrupted_restore_goes_on_and_a_finished_one_is_no_longer_resumed() {
     let (address, advice) = {
         let mut restore = Running::begin(&cuttle, &ceph, &["--history", "1", "vms/db", &spec]);
         let usable = restore.says("usable");
-        let advice = advice_to_resume(&cuttle);
         // Killed here.
-        (usable["address"].as_str().expect("an address").to_owned(), advice)
+        let text = |key: &str| usable[key].as_str().unwrap_or_else(|| panic!("no {key}")).to_owned();
+        (text("address"), text("resume"))
     };
     let restore = |args: &[&str]| {
         let mut all = vec!["--conf", &ceph.conf, "restore", "--instant"];
