@@ -15,7 +15,8 @@ use crate::format::table::TableEntry;
 use crate::plan::marks::{Marks, fingerprint};
 use crate::prune::survey::{Known, Survey, stopped};
 use crate::repo::Project;
-use crate::repo::log::{LogEntry, SnapshotEntry};
+use crate::repo::history::SnapshotEntry;
+use crate::repo::log::LogEntry;
 use crate::units::{Generation, Geometry, Sequence, VolumeNumber};
 
 /// Outcomes read ahead of the walk.
@@ -173,10 +174,12 @@ impl Marker {
                     let at = (volume.number, *sequence);
                     // A listing may not show yet that it was forgotten long ago. To keep what it needs would do no harm,
                     // but the live index must not name what an earlier round has deleted.
-                    let forgotten = !sealed.contains(&at) && project.is_forgotten(at.0, at.1).await?;
+                    let forgotten = !sealed.contains(&at) && project.slot(at.0, at.1).is_forgotten().await?;
                     match forgotten {
                         true => Ok((at, None)),
-                        false => project.outcome(volume, *sequence, entry).await.map(|found| (at, found)),
+                        false => {
+                            project.history(volume).outcome(*sequence, entry).await.map(|found| (at, found))
+                        }
                     }
                 })
                 .buffered(OUTCOMES_AHEAD_MAX)
@@ -224,7 +227,7 @@ impl Marker {
         // Pages count as seen before they are read: another snapshot may need those that now were not.
         self.seen.clear();
         let (volume, sequence) = (snapshot.snapshot.volume, snapshot.snapshot.sequence);
-        if error.kind() == ErrorKind::Corrupt && project.is_forgotten(volume, sequence).await? {
+        if error.kind() == ErrorKind::Corrupt && project.slot(volume, sequence).is_forgotten().await? {
             return Ok(false);
         }
         Err(explained(error.context(format!("{}@{sequence}", snapshot.volume_name))))
@@ -247,7 +250,7 @@ impl Marker {
         let nodes = self.nodes(geometry, page, number);
         for batch in nodes.chunks(PAGES_INFLIGHT_MAX) {
             let read: Vec<_> = stream::iter(batch)
-                .map(|node| project.read_page(&node.object, node.level, node.count))
+                .map(|node| project.content().read_page(&node.object, node.level, node.count))
                 .buffered(PAGES_INFLIGHT_MAX)
                 .try_collect()
                 .await?;

@@ -31,8 +31,8 @@ use crate::progress::{Outcome, Progress, Step};
 use crate::reading::budget::{Budget, Buffers};
 use crate::reading::explained;
 use crate::repo::Project;
-use crate::repo::chunks::ChunkBuffers;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::content::ChunkBuffers;
+use crate::repo::history::SnapshotEntry;
 use crate::restore::planner::{Planned, Planner};
 use crate::restore::rewind::Rewind;
 use crate::sink::{Existing, Order, Sink};
@@ -290,7 +290,7 @@ impl Work {
             self.ahead.acquire().await.map_err(|_| Error::internal("nobody reads ahead any more"))?;
         let objects: Vec<ObjectRef> = fetch.chunk.objects().copied().collect();
         let bodies: Vec<_> = stream::iter(objects.clone())
-            .map(|object| self.project.get_chunk_object(object))
+            .map(|object| self.project.content().get_chunk_object(object))
             .buffered(CLOSURE_LEN_MAX + 1)
             .try_collect()
             .await?;
@@ -298,7 +298,7 @@ impl Work {
         cpu::run(move || {
             // Taken here and not sooner: the fewer buffers go around, the more of them the CPU's cache holds.
             let mut buffers = pool.take();
-            project.open_chunk_into(&objects, &bodies, len_bytes, &mut buffers)?;
+            project.content().open_chunk_into(&objects, &bodies, len_bytes, &mut buffers)?;
             Ok(buffers)
         })
         .await

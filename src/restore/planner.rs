@@ -14,7 +14,7 @@ use crate::reading::check_chunk_size;
 use crate::reading::local::LocalReader;
 use crate::reading::windows::Windows;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::manifest::Manifest;
 use crate::restore::{RestoreOptions, rewind};
 use crate::sink::Existing;

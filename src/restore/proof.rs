@@ -10,7 +10,7 @@ use crate::plan::restore::Local;
 use crate::progress::{Outcome, Step};
 use crate::reading::local::LocalReader;
 use crate::reading::windows::Windows;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::manifest::Manifest;
 use crate::restore::Work;
 use crate::units::ChunkIndex;

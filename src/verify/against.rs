@@ -13,7 +13,7 @@ use crate::reading::budget::{Budget, Buffers};
 use crate::reading::local::LocalReader;
 use crate::reading::windows::Windows;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::manifest::Manifest;
 use crate::source::ReadAt;
 use crate::units::ChunkIndex;

@@ -192,7 +192,7 @@ impl Audit {
         let count = count_of_page(geometry.chunk_count(), level, node.number);
         let page = match fresh {
             true => self.page(&node.object, level, count).await?,
-            false => match looked(self.project.read_page(&node.object, level, count).await)? {
+            false => match looked(self.project.content().read_page(&node.object, level, count).await)? {
                 // What it is exactly that is wrong, the store tells.
                 Err(_) => self.page(&node.object, level, count).await?,
                 page => page,
