@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use cuttle::instant::{Begun, HISTORY_MAX, InstantReport, InstantRestore};
 use cuttle::progress::Progress;
 use cuttle::rbd::advice::quoted;
 use cuttle::reading::snapshot::MEMORY_BYTES_DEFAULT;
 use cuttle::repo::Project;
 use cuttle::repo::log::SnapshotEntry;
-use cuttle::restore::instant::{Begun, HISTORY_MAX, InstantReport, InstantRestore};
 use cuttle::{Error, Result};
 
 use super::bar::Words;
@@ -94,7 +94,7 @@ pub async fn run(
         data_pool: how.data_pool.clone(),
         image_config: how.image_config,
     };
-    let name = format!("{}@{}", entry.volume_name, entry.snapshot.sequence);
+    let name = entry.name();
     let bar = context.ui.progress(&name, WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
     let (ui, target) = (context.ui.clone(), restore.target.to_string());
@@ -125,7 +125,8 @@ async fn with_history(project: &Project, entry: SnapshotEntry, count: usize) -> 
 fn tell_usable(ui: &Ui, given: &str, target: &str, name: &str, begun: &Begun) {
     let Begun { address, seconds } = *begun;
     let name = quoted(&printable(name));
-    let resume = format!("cuttle restore{given} --instant --resume --listen {address} {name} {}", quoted(target));
+    let resume =
+        format!("cuttle restore{given} --instant --resume --listen {address} {name} {}", quoted(target));
     // Where nobody reads it, nothing more can be said.
     let _ = if ui.is_json() {
         ui.print_json(&Told { message_type: "usable", target: target.to_owned(), address, seconds, resume })

@@ -217,7 +217,7 @@ impl Marker {
     async fn snapshot(&mut self, project: &Project, snapshot: &SnapshotEntry) -> Result<bool> {
         let made_in = snapshot.snapshot.generation;
         if self.made_in.as_ref().is_none_or(|(newest, _)| *newest < made_in) {
-            let name = format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence);
+            let name = snapshot.name();
             self.made_in = Some((made_in, name));
         }
         let Err(error) = self.walk(project, snapshot).await else { return Ok(true) };

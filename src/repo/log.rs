@@ -63,6 +63,13 @@ pub struct SnapshotEntry {
     pub notes: u32,
 }
 
+impl SnapshotEntry {
+    /// `vms/db@14`, as a user names it.
+    pub fn name(&self) -> String {
+        format!("{}@{}", self.volume_name, self.snapshot.sequence)
+    }
+}
+
 /// How much of a log is to be proven.
 #[derive(Clone, Copy)]
 pub(crate) enum Proof<'a> {
