@@ -8,8 +8,8 @@ use crate::format::record::Snapshot;
 use crate::plan::restore::Local;
 use crate::progress::{Outcome, Progress, Step};
 use crate::reading::local::LocalReader;
-use crate::reading::windows::Windows;
-use crate::repo::manifest::Manifest;
+use crate::reading::windows::{Part, Windows};
+use crate::repo::walk::{Reading, Tree, Walk};
 use crate::units::ChunkIndex;
 
 /// Tells of each chunk, ascending, of which the volume holds something else than the snapshot. What lies beyond its end reads as zeros.
@@ -20,8 +20,9 @@ pub(crate) async fn compare(
     cancel: &mut Cancel,
     differs: &mut (dyn FnMut(Range<u64>) -> Result<()> + Send),
 ) -> Result<()> {
-    let mut windows = Windows::new(Manifest::of(&local.project, snapshot)?, true);
-    while let Some(window) = windows.next().await? {
+    let walk = Walk::over(Reading(local.project.clone()), Tree::of(snapshot)?);
+    let mut windows = Windows::compared(walk);
+    while let Some(Part { window, .. }) = windows.next().await? {
         let found = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(interrupted()),

@@ -23,6 +23,7 @@ mod reserve;
 pub(crate) mod rounds;
 pub(crate) mod row;
 pub mod session;
+pub(crate) mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -11,10 +11,10 @@ use crate::reading::budget::{Budget, Buffers};
 use crate::reading::changes::Changes;
 use crate::reading::check_chunk_size;
 use crate::reading::local::LocalReader;
-use crate::reading::windows::Windows;
+use crate::reading::windows::{Part, Windows};
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
-use crate::repo::manifest::Manifest;
+use crate::repo::walk::{Reading, Tree, Walk};
 use crate::source::ReadAt;
 
 /// The memory that a restore may take.
@@ -39,7 +39,7 @@ impl Memory {
 pub(crate) struct Planner {
     pub(crate) project: Project,
     pub(crate) memory: Memory,
-    windows: Windows,
+    windows: Windows<Reading>,
     target: Found,
     cancel: Cancel,
 }
@@ -69,8 +69,11 @@ impl Planner {
         cancel: &Cancel,
     ) -> Result<Self> {
         check_chunk_size(project, &snapshot.snapshot)?;
-        let compared = matches!(target, Found::Content(_));
-        let windows = Windows::new(Manifest::of(project, &snapshot.snapshot)?, compared);
+        let walk = Walk::over(Reading(project.clone()), Tree::of(&snapshot.snapshot)?);
+        let windows = match target {
+            Found::Content(_) => Windows::compared(walk),
+            _ => Windows::new(walk),
+        };
         Ok(Self { project: project.clone(), memory, windows, target, cancel: cancel.clone() })
     }
 
@@ -101,7 +104,7 @@ impl Planner {
     }
 
     async fn plan_window(&mut self) -> Result<Option<Plan>> {
-        let Some(window) = self.windows.next().await? else { return Ok(None) };
+        let Some(Part { window, .. }) = self.windows.next().await? else { return Ok(None) };
         let locals;
         let target = match &self.target {
             Found::Blank => Target::Blank,
