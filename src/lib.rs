@@ -93,6 +93,7 @@ pub mod export;
 pub mod forget;
 pub mod format;
 pub mod import;
+pub mod instant;
 pub mod keys;
 pub mod mount;
 pub mod plan;

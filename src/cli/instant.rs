@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use cuttle::instant::{Begun, HISTORY_MAX, InstantReport, InstantRestore};
 use cuttle::progress::Progress;
 use cuttle::rbd::advice::quoted;
 use cuttle::reading::snapshot::MEMORY_BYTES_DEFAULT;
 use cuttle::repo::Project;
 use cuttle::repo::history::SnapshotEntry;
-use cuttle::restore::instant::{Begun, HISTORY_MAX, InstantReport, InstantRestore};
 use cuttle::{Error, Result};
 
 use super::bar::Words;
@@ -94,7 +94,7 @@ pub async fn run(
         data_pool: how.data_pool.clone(),
         image_config: how.image_config,
     };
-    let name = format!("{}@{}", entry.volume_name, entry.snapshot.sequence);
+    let name = entry.name();
     let bar = context.ui.progress(&name, WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
     let (ui, target) = (context.ui.clone(), restore.target.to_string());

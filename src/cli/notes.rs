@@ -81,7 +81,7 @@ async fn change_all(
             Ok(changed) => tell(context, entry, &changed)?,
             Err(e) if stops(&e) => return Err(left(e)),
             Err(e) => {
-                context.ui.error(&Failure::from(&e), Some(&name(entry)));
+                context.ui.error(&Failure::from(&e), Some(&entry.name()));
                 exit = Exit::Failure;
             }
         }
@@ -92,10 +92,6 @@ async fn change_all(
 /// Whether an error is no fault of what was named: then the next would fare no better.
 fn stops(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Unavailable)
-}
-
-fn name(entry: &SnapshotEntry) -> String {
-    format!("{}@{}", entry.volume_name, entry.snapshot.sequence)
 }
 
 /// `vms/db@3: protected, tags a, b`
@@ -119,6 +115,6 @@ fn tell(context: &Context<'_>, entry: &SnapshotEntry, changed: &Changed) -> Resu
     let tags =
         if note.tags.is_empty() { "no tags".to_owned() } else { format!("tags {}", note.tags.join(", ")) };
     let before = if changed.changed { "" } else { ", as it was" };
-    let name = name(entry);
+    let name = entry.name();
     ui.print(&printable(&format!("{name}: {protected}, {tags}{before}")))
 }

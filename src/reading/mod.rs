@@ -1,8 +1,9 @@
 //! What the operations read alike, within a memory budget: a manifest in windows, what differs between two, a snapshot at any
-//! offset, what a volume holds, and which chunks of a volume are re-read out of distrust.
+//! offset, what a volume holds and whether that is the snapshot, and which chunks of a volume are re-read out of distrust.
 
 pub(crate) mod budget;
 pub(crate) mod changes;
+pub(crate) mod compare;
 mod kept;
 pub(crate) mod local;
 pub(crate) mod sample;

@@ -23,6 +23,13 @@ pub struct SnapshotEntry {
     pub notes: u32,
 }
 
+impl SnapshotEntry {
+    /// `vms/db@14`, as a user names it.
+    pub fn name(&self) -> String {
+        format!("{}@{}", self.volume_name, self.snapshot.sequence)
+    }
+}
+
 /// The snapshots of one volume.
 #[derive(Clone, Copy)]
 pub struct History<'a> {

@@ -24,6 +24,7 @@ pub(crate) mod rounds;
 pub(crate) mod row;
 pub mod session;
 pub(crate) mod slot;
+pub(crate) mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Fetch, Plan};
 use crate::progress::Outcome;
 use crate::reading::budget::{Share, fetch_bytes};
-use crate::restore::Work;
+use crate::restore::fill::Work;
 use crate::sink::Existing;
 use crate::units::Content;
 
@@ -32,7 +32,7 @@ const LUKS_HOLE_LEN: usize = 4 << 10;
 const LUKS_MAGICS: [&[u8]; 2] = [b"LUKS\xba\xbe", b"RBDL\xba\xbe"];
 
 /// Carries out all plans that come, then returns. Before it returns an error, no write is under way any more.
-pub(crate) async fn carry_out(
+pub(super) async fn carry_out(
     work: &Arc<Work>,
     plans: &mut mpsc::Receiver<Result<Plan>>,
     cancel: &mut Cancel,
@@ -118,7 +118,7 @@ impl Crew {
 
     async fn fetch(&mut self, cancel: &mut Cancel, fetch: Fetch) -> Result<()> {
         self.room(cancel).await?;
-        let budget = self.work.budget.clone();
+        let budget = self.work.memory.budget.clone();
         let bytes = fetch_bytes(&fetch, self.work.project.chunk_size_bytes());
         let share = self.until(cancel, budget.take(bytes)).await??;
         let (work, writers) = (Arc::clone(&self.work), Arc::clone(&self.writers));
@@ -184,7 +184,7 @@ async fn fetch_and_write(
         Ok(buffers)
     })
     .await?;
-    work.buffers.give(buffers);
+    work.memory.buffers.give(buffers);
     drop(share);
     work.step(bytes, Outcome::New);
     Ok(())

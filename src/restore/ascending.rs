@@ -14,8 +14,8 @@ use crate::plan::restore::{Action, Plan};
 use crate::progress::Outcome;
 use crate::reading::budget::{Share, fetch_bytes};
 use crate::repo::content::ChunkBuffers;
-use crate::restore::Work;
 use crate::restore::any::pieces;
+use crate::restore::fill::Work;
 
 /// Pieces that may wait for their turn.
 const QUEUE_LEN_MAX: usize = 4096;
@@ -24,7 +24,7 @@ const QUEUE_LEN_MAX: usize = 4096;
 ///
 /// A chunk that belongs at several offsets is fetched once where the memory in flight reaches from one to the next,
 /// otherwise again.
-pub(crate) async fn carry_out(
+pub(super) async fn carry_out(
     work: &Arc<Work>,
     plans: &mut mpsc::Receiver<Result<Plan>>,
     cancel: &mut Cancel,
@@ -103,9 +103,9 @@ impl Line {
                 slot.queued += 1;
                 return Ok(());
             }
-            match self.work.budget.try_take(bytes) {
+            match self.work.memory.budget.try_take(bytes) {
                 Some(share) => break share,
-                None if self.queue.is_empty() => break self.work.budget.take(bytes).await?,
+                None if self.queue.is_empty() => break self.work.memory.budget.take(bytes).await?,
                 None => self.write_first(cancel).await?,
             }
         };
@@ -149,7 +149,7 @@ impl Line {
                     }
                     _ => {
                         self.slots.remove(&action);
-                        work.buffers.give(loaded.buffers);
+                        work.memory.buffers.give(loaded.buffers);
                     }
                 }
                 Ok(())

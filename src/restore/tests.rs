@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::cancel;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::format::names::ContentName;
-use crate::format::page::PageRef;
+use crate::format::page::{ObjectRef, PageRef};
 use crate::progress::Silent;
+use crate::repo::content::ChunkBuffers;
+use crate::sink::Order;
 use crate::sink::pipe::PipeSink;
 use crate::sink::raw_file::{PARTIAL_SUFFIX, RawFileSink};
 use crate::testing::{Bench, CHUNK, MemorySink, Random};

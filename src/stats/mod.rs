@@ -22,7 +22,7 @@ use crate::format::record::VolumeRecord;
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
-use crate::repo::manifest::Manifest;
+use crate::repo::walk::Tree;
 use crate::stats::leaves::{Leaf, LeafKey, Pages, check_count};
 use crate::stats::tally::{Object, Owner, Role, Tally, fingerprint};
 use crate::store::Ledger;
@@ -261,8 +261,8 @@ impl Survey<'_> {
         };
         for (place, entry) in (first_place..).zip(snapshots) {
             self.cancel.check()?;
-            let manifest = Manifest::of(self.project, &entry.snapshot)?;
-            surveyed.pages.add(&manifest, place).await.map_err(unreadable)?;
+            let tree = Tree::of(&entry.snapshot)?;
+            surveyed.pages.add(self.project, tree, place).await.map_err(unreadable)?;
             check_count(surveyed.pages.len())?;
             surveyed.usage.add_snapshot(entry.snapshot.size_bytes);
             surveyed.snapshots.push(snapshot_stats(entry));

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::format::names::ContentName;
 use crate::progress::Silent;
+use crate::repo::manifest::Manifest;
 use crate::repo::notes::Noted;
 use crate::testing::{Bench, CHUNK, Random};
 use crate::units::ChunkIndex;

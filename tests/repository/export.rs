@@ -21,7 +21,7 @@ use cuttle::format::page::ObjectRef;
 use cuttle::progress::Silent;
 use cuttle::repo::Project;
 use cuttle::repo::history::SnapshotEntry;
-use cuttle::restore::{self, RestoreOptions, RestoreReport};
+use cuttle::restore::RestoreReport;
 use cuttle::source::diff_stream;
 use cuttle::units::{ChunkId, Content, Extent, Generation};
 use cuttle::{ErrorKind, Result};
@@ -44,17 +44,12 @@ impl<'a> Export<'a> {
     }
 
     async fn to(&self, output: Output, project: &Project, snapshot: &SnapshotEntry) -> Result<RestoreReport> {
-        let mut what = Exported::new(snapshot, self.from);
-        if let Some(base) = &mut what.base {
+        let format = export::format(self.format)?;
+        let mut export = export::Export::new(format, snapshot.clone(), self.from.cloned());
+        if let Some(base) = &mut export.what.base {
             base.file = self.backing.map(Path::to_path_buf);
         }
-        let format = export::format(self.format)?;
-        if format.wants_extents(&output) {
-            what.extents = listed(project, self.from, snapshot).await;
-        }
-        let sink = format.open(output, &what)?;
-        let options = RestoreOptions { since: self.from.cloned(), ..RestoreOptions::default() };
-        restore::run(project, snapshot, sink, options, Arc::new(Silent), Cancel::never()).await
+        export::run(project, export, output, Arc::new(Silent), Cancel::never()).await
     }
 
     async fn to_file(&self, path: &Path, project: &Project, snapshot: &SnapshotEntry) -> RestoreReport {

@@ -113,7 +113,7 @@ async fn one(context: &Context<'_>, snapshot: &str, place: Place, how: How) -> R
         Place::Rbd(_) => Some(connect::cluster(context).await?),
         _ => None,
     };
-    let name = format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence);
+    let name = snapshot.name();
     let bar = context.ui.progress(&name, WORDS, false);
     let work = Work { context, project: &project, how: &how, inflight_bytes: INFLIGHT_BYTES_DEFAULT };
     let target = Target { place: place.clone(), cluster, output, snapshot, leave: Vec::new() };

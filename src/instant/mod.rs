@@ -147,7 +147,7 @@ impl InstantRestore {
             return Err(Error::conflict(format!(
                 "{} is being restored from {volume}@{sequence}, not from {}",
                 self.target,
-                name(wanted)
+                wanted.name()
             )));
         }
         let mut older = older.to_vec();
@@ -213,7 +213,7 @@ impl InstantRestore {
     ) -> Result<()> {
         let done = self.copy_and_commit(migration, state, snapshot, progress).await;
         done.map_err(|error| {
-            let (path, name) = (self.target.path(), name(snapshot));
+            let (path, name) = (self.target.path(), snapshot.name());
             let busy = match error.kind() {
                 ErrorKind::Conflict => "some steps want nobody to have the image open; then ",
                 _ => "",
@@ -295,11 +295,6 @@ fn last(snapshots: &[SnapshotEntry]) -> Result<(&SnapshotEntry, &[SnapshotEntry]
     snapshots.split_last().ok_or_else(|| Error::invalid("no snapshot to restore"))
 }
 
-/// `volume@sequence`, as a user names a snapshot.
-fn name(snapshot: &SnapshotEntry) -> String {
-    super::name(snapshot)
-}
-
 /// A server in the background; gone when this is dropped.
 struct Served {
     canceller: Canceller,
@@ -335,7 +330,7 @@ fn format(snapshot: &SnapshotEntry, older: &[SnapshotEntry]) -> Result<Format> {
         (false, []) => Ok(Format::Raw),
         (false, _) => Err(Error::unsupported(format!(
             "{} has {} bytes: not whole sectors of 512",
-            name(snapshot),
+            snapshot.name(),
             snapshot.snapshot.size_bytes
         ))
         .help("leave --history out")),
