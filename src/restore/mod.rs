@@ -21,6 +21,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Context, Error, Result};
@@ -28,10 +29,8 @@ use crate::format::CLOSURE_LEN_MAX;
 use crate::format::page::ObjectRef;
 use crate::plan::restore::{Fetch, Totals};
 use crate::progress::{Outcome, Progress, Step};
-use crate::reading::budget::{Budget, Buffers};
 use crate::reading::explained;
 use crate::repo::Project;
-use crate::repo::chunks::ChunkBuffers;
 use crate::repo::log::SnapshotEntry;
 use crate::restore::planner::{Planned, Planner};
 use crate::restore::rewind::Rewind;
@@ -130,7 +129,6 @@ pub async fn run(
         project: project.clone(),
         sink: Arc::clone(&sink),
         budget: planner.budget.clone(),
-        buffers: Arc::clone(&planner.buffers),
         progress: Arc::clone(&progress),
         blank: planner.target_is_blank(),
         luks: AtomicBool::new(false),
@@ -251,7 +249,6 @@ pub(crate) struct Work {
     project: Project,
     sink: Arc<dyn Sink>,
     budget: Budget,
-    buffers: Arc<Buffers>,
     progress: Arc<dyn Progress>,
     /// Whether the target reads as zeros everywhere, so that zeros need not be written.
     blank: bool,
@@ -270,7 +267,7 @@ fn chunks_ahead_max(project: &Project) -> usize {
 
 impl Work {
     /// Fetches a chunk with all it needs, and decodes it. The caller holds the memory that this takes.
-    async fn fetch(&self, fetch: &Fetch) -> Result<ChunkBuffers> {
+    async fn fetch(&self, fetch: &Fetch) -> Result<Vec<u8>> {
         let at = fetch.offsets_bytes.first().copied().unwrap_or_default();
         let chunk = || match fetch.chunk.id() {
             Some(id) => format!("chunk {id} at offset {at}"),
@@ -285,7 +282,7 @@ impl Work {
         })
     }
 
-    async fn open(&self, fetch: &Fetch) -> Result<ChunkBuffers> {
+    async fn open(&self, fetch: &Fetch) -> Result<Vec<u8>> {
         let _ahead =
             self.ahead.acquire().await.map_err(|_| Error::internal("nobody reads ahead any more"))?;
         let objects: Vec<ObjectRef> = fetch.chunk.objects().copied().collect();
@@ -294,12 +291,12 @@ impl Work {
             .buffered(CLOSURE_LEN_MAX + 1)
             .try_collect()
             .await?;
-        let (project, len_bytes, pool) = (self.project.clone(), fetch.len_bytes, Arc::clone(&self.buffers));
+        let (project, len_bytes, budget) = (self.project.clone(), fetch.len_bytes, self.budget.clone());
         cpu::run(move || {
             // Taken here and not sooner: the fewer buffers go around, the more of them the CPU's cache holds.
-            let mut buffers = pool.take();
-            project.open_chunk_into(&objects, &bodies, len_bytes, &mut buffers)?;
-            Ok(buffers)
+            let mut plain = budget.buffer();
+            project.open_chunk_into(&objects, &bodies, len_bytes, &mut plain)?;
+            Ok(plain)
         })
         .await
     }

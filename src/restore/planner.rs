@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use crate::budget::Budget;
 use crate::cancel::{Cancel, interrupted};
 use crate::error::Result;
 use crate::plan::restore::{Plan, Target, Totals, plan as plan_window};
 use crate::progress::Progress;
-use crate::reading::budget::{Budget, Buffers};
 use crate::reading::changes::Changes;
 use crate::reading::check_chunk_size;
 use crate::reading::local::LocalReader;
@@ -24,7 +24,6 @@ pub(crate) struct Planner {
     windows: Windows,
     target: Found,
     pub(crate) budget: Budget,
-    pub(crate) buffers: Arc<Buffers>,
     cancel: Cancel,
     rewound_from: Option<u32>,
 }
@@ -58,10 +57,7 @@ impl Planner {
     ) -> Result<Self> {
         check_chunk_size(project, &snapshot.snapshot)?;
         let budget = Budget::new(options.inflight_bytes);
-        let buffers = Arc::new(Buffers::new(options.inflight_bytes, project.chunk_size_bytes()));
-        let reader = |reader: Arc<dyn ReadAt>| {
-            LocalReader::new(project.clone(), reader, budget.clone(), Arc::clone(&buffers))
-        };
+        let reader = |reader: Arc<dyn ReadAt>| LocalReader::new(project.clone(), reader, budget.clone());
         let mut rewound_from = None;
         let target = match existing {
             _ if options.since.is_some() => {
@@ -85,7 +81,7 @@ impl Planner {
         };
         let compared = matches!(target, Found::Content(_));
         let windows = Windows::new(Manifest::of(project, &snapshot.snapshot)?, compared);
-        Ok(Self { windows, target, budget, buffers, cancel: cancel.clone(), rewound_from })
+        Ok(Self { windows, target, budget, cancel: cancel.clone(), rewound_from })
     }
 
     /// Whether the target's own account of what it holds is not relied upon.

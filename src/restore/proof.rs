@@ -27,8 +27,7 @@ pub(crate) async fn check(work: &Work, snapshot: &SnapshotEntry, cancel: &mut Ca
         return Err(differs(format!("it ends at {found_bytes} of {size_bytes} bytes")));
     }
     work.progress.phase("verify", Some(size_bytes));
-    let (project, budget, buffers) = (work.project.clone(), work.budget.clone(), Arc::clone(&work.buffers));
-    let local = LocalReader::new(project, reader, budget, buffers);
+    let local = LocalReader::new(work.project.clone(), reader, work.budget.clone());
     let mut windows = Windows::new(Manifest::of(&work.project, &snapshot.snapshot)?, true);
     while let Some(window) = windows.next().await? {
         let found = tokio::select! {

@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::budget::Budget;
 use crate::cancel::{Cancel, interrupted};
 use crate::error::Result;
 use crate::plan::restore::Local;
 use crate::progress::{Outcome, Progress, Step};
-use crate::reading::budget::{Budget, Buffers};
 use crate::reading::local::LocalReader;
 use crate::reading::windows::Windows;
 use crate::repo::Project;
@@ -81,8 +81,7 @@ pub async fn against(
     progress.phase("compare", Some(size_bytes));
     let budget = Budget::new(inflight_bytes);
     let other_size_bytes = reader.size_bytes();
-    let buffers = Arc::new(Buffers::new(inflight_bytes, project.chunk_size_bytes()));
-    let local = LocalReader::new(project.clone(), reader, budget, buffers);
+    let local = LocalReader::new(project.clone(), reader, budget);
     let mut windows = Windows::new(Manifest::of(project, &snapshot.snapshot)?, true);
     while let Some(window) = windows.next().await? {
         let found = tokio::select! {
