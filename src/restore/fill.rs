@@ -8,6 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Error, Result};
@@ -16,8 +17,7 @@ use crate::format::page::ObjectRef;
 use crate::plan::restore::Fetch;
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
-use crate::repo::content::ChunkBuffers;
-use crate::restore::planner::{Memory, Planned, Planner};
+use crate::restore::planner::{Planned, Planner};
 use crate::restore::{any, ascending};
 use crate::sink::{Order, Sink};
 
@@ -40,7 +40,7 @@ pub(crate) async fn fill(
     let work = Arc::new(Work {
         project: planner.project.clone(),
         sink,
-        memory: planner.memory.clone(),
+        budget: planner.budget.clone(),
         progress,
         blank: planner.target_is_blank(),
         luks: AtomicBool::new(false),
@@ -66,7 +66,7 @@ pub(crate) async fn fill(
 pub(super) struct Work {
     pub(super) project: Project,
     pub(super) sink: Arc<dyn Sink>,
-    pub(super) memory: Memory,
+    pub(super) budget: Budget,
     progress: Arc<dyn Progress>,
     /// Whether the target reads as zeros everywhere, so that zeros need not be written.
     pub(super) blank: bool,
@@ -85,7 +85,7 @@ fn chunks_ahead_max(project: &Project) -> usize {
 
 impl Work {
     /// Fetches a chunk with all it needs, and decodes it. The caller holds the memory that this takes.
-    pub(super) async fn fetch(&self, fetch: &Fetch) -> Result<ChunkBuffers> {
+    pub(super) async fn fetch(&self, fetch: &Fetch) -> Result<Vec<u8>> {
         let at = fetch.offsets_bytes.first().copied().unwrap_or_default();
         let chunk = || match fetch.chunk.id() {
             Some(id) => format!("chunk {id} at offset {at}"),
@@ -100,7 +100,7 @@ impl Work {
         })
     }
 
-    async fn open(&self, fetch: &Fetch) -> Result<ChunkBuffers> {
+    async fn open(&self, fetch: &Fetch) -> Result<Vec<u8>> {
         let _ahead =
             self.ahead.acquire().await.map_err(|_| Error::internal("nobody reads ahead any more"))?;
         let objects: Vec<ObjectRef> = fetch.chunk.objects().copied().collect();
@@ -109,13 +109,12 @@ impl Work {
             .buffered(CLOSURE_LEN_MAX + 1)
             .try_collect()
             .await?;
-        let (project, len_bytes, pool) =
-            (self.project.clone(), fetch.len_bytes, Arc::clone(&self.memory.buffers));
+        let (project, len_bytes, budget) = (self.project.clone(), fetch.len_bytes, self.budget.clone());
         cpu::run(move || {
             // Taken here and not sooner: the fewer buffers go around, the more of them the CPU's cache holds.
-            let mut buffers = pool.take();
-            project.content().open_chunk_into(&objects, &bodies, len_bytes, &mut buffers)?;
-            Ok(buffers)
+            let mut plain = budget.buffer();
+            project.content().open_chunk_into(&objects, &bodies, len_bytes, &mut plain)?;
+            Ok(plain)
         })
         .await
     }
