@@ -114,6 +114,6 @@ pub mod store;
 mod testing;
 pub mod units;
 pub mod verify;
-pub mod volume;
 
 pub use error::{Error, ErrorKind, Result};
+pub use format::volume;
