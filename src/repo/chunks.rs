@@ -121,10 +121,29 @@ impl Project {
 
     /// Fetches a chunk with its closure, opens it, and checks its id. `len_bytes` is what the volume's geometry says.
     pub async fn fetch_chunk(&self, chunk: &PageRef, len_bytes: u32) -> Result<Vec<u8>> {
+        if chunk.is_zero() {
+            return Ok(vec![0; len_bytes as usize]);
+        }
+        let buffers = self.fetch_chunk_into(chunk, len_bytes, ChunkBuffers::default).await?;
+        Ok(buffers.plain)
+    }
+
+    /// As [`fetch_chunk`](Self::fetch_chunk) for a chunk that is not zero. The buffers are taken once its objects have come.
+    pub(crate) async fn fetch_chunk_into(
+        &self,
+        chunk: &PageRef,
+        len_bytes: u32,
+        take: impl FnOnce() -> ChunkBuffers + Send + 'static,
+    ) -> Result<ChunkBuffers> {
         let objects: Vec<ObjectRef> = chunk.objects().copied().collect();
         let bodies = self.get_chunk_objects(&objects).await?;
         let project = self.clone();
-        cpu::run(move || project.open_chunk_or_zero(&objects, &bodies, len_bytes)).await
+        cpu::run(move || {
+            let mut buffers = take();
+            project.open_chunk_into(&objects, &bodies, len_bytes, &mut buffers)?;
+            Ok(buffers)
+        })
+        .await
     }
 
     /// The sealed bytes of the objects of one chunk, in their order.

@@ -24,6 +24,7 @@ pub(crate) mod rounds;
 pub(crate) mod row;
 pub mod session;
 pub(crate) mod walk;
+pub(crate) mod windows;
 
 use std::path::PathBuf;
 use std::sync::Arc;

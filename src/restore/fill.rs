@@ -4,15 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::format::CLOSURE_LEN_MAX;
-use crate::format::page::ObjectRef;
 use crate::plan::restore::Fetch;
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
@@ -103,21 +100,9 @@ impl Work {
     async fn open(&self, fetch: &Fetch) -> Result<ChunkBuffers> {
         let _ahead =
             self.ahead.acquire().await.map_err(|_| Error::internal("nobody reads ahead any more"))?;
-        let objects: Vec<ObjectRef> = fetch.chunk.objects().copied().collect();
-        let bodies: Vec<_> = stream::iter(objects.clone())
-            .map(|object| self.project.get_chunk_object(object))
-            .buffered(CLOSURE_LEN_MAX + 1)
-            .try_collect()
-            .await?;
-        let (project, len_bytes, pool) =
-            (self.project.clone(), fetch.len_bytes, Arc::clone(&self.memory.buffers));
-        cpu::run(move || {
-            // Taken here and not sooner: the fewer buffers go around, the more of them the CPU's cache holds.
-            let mut buffers = pool.take();
-            project.open_chunk_into(&objects, &bodies, len_bytes, &mut buffers)?;
-            Ok(buffers)
-        })
-        .await
+        let pool = Arc::clone(&self.memory.buffers);
+        // Taken on the CPU thread and not sooner: the fewer buffers go around, the more of them the CPU's cache holds.
+        self.project.fetch_chunk_into(&fetch.chunk, fetch.len_bytes, move || pool.take()).await
     }
 
     pub(super) fn step(&self, bytes: u64, outcome: Outcome) {

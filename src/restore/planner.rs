@@ -11,10 +11,10 @@ use crate::reading::budget::{Budget, Buffers};
 use crate::reading::changes::Changes;
 use crate::reading::check_chunk_size;
 use crate::reading::local::LocalReader;
-use crate::reading::windows::{Part, Windows};
 use crate::repo::Project;
 use crate::repo::log::SnapshotEntry;
 use crate::repo::walk::{Reading, Tree, Walk};
+use crate::repo::windows::{Part, Windows};
 use crate::source::ReadAt;
 
 /// The memory that a restore may take.
