@@ -115,6 +115,6 @@ pub mod store;
 mod testing;
 pub mod units;
 pub mod verify;
-pub mod volume;
 
 pub use error::{Error, ErrorKind, Result};
+pub use format::volume;

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::cancel::{self, Cancel, Canceller};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::context::INSTANT_TOKEN;
 use crate::progress::{Outcome, Progress, Step};
 use crate::random::random_array;
 use crate::rbd::{CephConfig, RbdSpec, advice};
@@ -164,7 +165,7 @@ impl InstantRestore {
         let project = self.project.clone();
         move |begin| {
             let text = [text.as_bytes(), begin].concat();
-            project.keys().token("cuttle v1 instant restore token", &text)
+            project.keys().token(INSTANT_TOKEN, &text)
         }
     }
 

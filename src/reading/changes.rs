@@ -12,9 +12,9 @@ use crate::format::record::Snapshot;
 use crate::plan::restore::{Local, Plan, Target, Window, plan};
 use crate::reading::check_chunk_size;
 use crate::reading::local::LocalReader;
-use crate::reading::windows::{Part, Windows};
 use crate::repo::Project;
 use crate::repo::walk::{Node, Tree, Walk, Walker};
+use crate::repo::windows::{Part, Windows};
 use crate::units::ChunkIndex;
 
 const FANOUT: u64 = REFS_PER_PAGE as u64;

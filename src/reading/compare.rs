@@ -8,8 +8,8 @@ use crate::format::record::Snapshot;
 use crate::plan::restore::Local;
 use crate::progress::{Outcome, Progress, Step};
 use crate::reading::local::LocalReader;
-use crate::reading::windows::{Part, Windows};
 use crate::repo::walk::{Reading, Tree, Walk};
+use crate::repo::windows::{Part, Windows};
 use crate::units::ChunkIndex;
 
 /// Tells of each chunk, ascending, of which the volume holds something else than the snapshot. What lies beyond its end reads as zeros.

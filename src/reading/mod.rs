@@ -1,4 +1,4 @@
-//! What the operations read alike, within a memory budget: a manifest in windows, what differs between two, a snapshot at any
+//! What the operations read alike, within a memory budget: what differs between two snapshots, one of them at any
 //! offset, what a volume holds and whether that is the snapshot, and which chunks of a volume are re-read out of distrust.
 
 pub(crate) mod budget;
@@ -8,7 +8,6 @@ mod kept;
 pub(crate) mod local;
 pub(crate) mod sample;
 pub mod snapshot;
-pub(crate) mod windows;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::Snapshot;

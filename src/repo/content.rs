@@ -130,10 +130,28 @@ impl Content<'_> {
 
     /// Fetches a chunk with its closure, opens it, and checks its id. `len_bytes` is what the volume's geometry says.
     pub async fn fetch_chunk(self, chunk: &PageRef, len_bytes: u32) -> Result<Vec<u8>> {
+        if chunk.is_zero() {
+            return Ok(vec![0; len_bytes as usize]);
+        }
+        self.fetch_chunk_into(chunk, len_bytes, Vec::new).await
+    }
+
+    /// As [`fetch_chunk`](Self::fetch_chunk) for a chunk that is not zero. The buffer is taken once its objects have come.
+    pub(crate) async fn fetch_chunk_into(
+        self,
+        chunk: &PageRef,
+        len_bytes: u32,
+        take: impl FnOnce() -> Vec<u8> + Send + 'static,
+    ) -> Result<Vec<u8>> {
         let objects: Vec<ObjectRef> = chunk.objects().copied().collect();
         let bodies = self.get_chunk_objects(&objects).await?;
         let project = self.project.clone();
-        cpu::run(move || project.content().open_chunk_or_zero(&objects, &bodies, len_bytes)).await
+        cpu::run(move || {
+            let mut plain = take();
+            project.content().open_chunk_into(&objects, &bodies, len_bytes, &mut plain)?;
+            Ok(plain)
+        })
+        .await
     }
 
     /// The sealed bytes of the objects of one chunk, in their order.

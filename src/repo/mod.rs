@@ -25,6 +25,7 @@ pub(crate) mod row;
 pub mod session;
 pub(crate) mod slot;
 pub(crate) mod walk;
+pub(crate) mod windows;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::codec::{self, LEVEL_DEFAULT, Place};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::names::PROJECTS_PREFIX;
 use crate::format::record::{KeySlotRecord, OpenRecord, RepositoryRecord};
 use crate::format::{ObjectName, ObjectType};
 use crate::keys::{MasterKey, SlotPlace, Unlock, random_array};
@@ -164,7 +166,7 @@ impl Repository {
                 if let Some(slot) = slot
                     && let Err(error) = store.delete(&ObjectName::Key { slot }.to_string()).await
                 {
-                    tracing::warn!(%error, "keys/{slot:016x} is left, and opens nothing: see `cuttle key list`");
+                    tracing::warn!(%error, "{} is left, and opens nothing: see `cuttle key list`", ObjectName::Key { slot });
                 }
                 return Err(already_there(&store));
             }
@@ -247,7 +249,7 @@ impl Repository {
 
     /// Projects by name, as a listing shows them.
     pub async fn projects(&self) -> Result<Vec<ProjectName>> {
-        let found = self.store.list_prefixes("projects/").await?;
+        let found = self.store.list_prefixes(PROJECTS_PREFIX).await?;
         let name = |p: &String| p.trim_end_matches('/').rsplit('/').next().and_then(|s| s.parse().ok());
         Ok(found.iter().filter_map(name).collect())
     }

@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
@@ -12,8 +11,6 @@ use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::format::CLOSURE_LEN_MAX;
-use crate::format::page::ObjectRef;
 use crate::plan::restore::Fetch;
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
@@ -103,20 +100,9 @@ impl Work {
     async fn open(&self, fetch: &Fetch) -> Result<Vec<u8>> {
         let _ahead =
             self.ahead.acquire().await.map_err(|_| Error::internal("nobody reads ahead any more"))?;
-        let objects: Vec<ObjectRef> = fetch.chunk.objects().copied().collect();
-        let bodies: Vec<_> = stream::iter(objects.clone())
-            .map(|object| self.project.content().get_chunk_object(object))
-            .buffered(CLOSURE_LEN_MAX + 1)
-            .try_collect()
-            .await?;
-        let (project, len_bytes, budget) = (self.project.clone(), fetch.len_bytes, self.budget.clone());
-        cpu::run(move || {
-            // Taken here and not sooner: the fewer buffers go around, the more of them the CPU's cache holds.
-            let mut plain = budget.buffer();
-            project.content().open_chunk_into(&objects, &bodies, len_bytes, &mut plain)?;
-            Ok(plain)
-        })
-        .await
+        let budget = self.budget.clone();
+        // Taken on the CPU thread and not sooner: the fewer buffers go around, the more of them the CPU's cache holds.
+        self.project.content().fetch_chunk_into(&fetch.chunk, fetch.len_bytes, move || budget.buffer()).await
     }
 
     pub(super) fn step(&self, bytes: u64, outcome: Outcome) {

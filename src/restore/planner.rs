@@ -9,10 +9,10 @@ use crate::plan::restore::{Plan, Target, Totals, plan as plan_window};
 use crate::reading::changes::Changes;
 use crate::reading::check_chunk_size;
 use crate::reading::local::LocalReader;
-use crate::reading::windows::{Part, Windows};
 use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
 use crate::repo::walk::{Reading, Tree, Walk};
+use crate::repo::windows::{Part, Windows};
 
 pub(crate) struct Planner {
     pub(crate) project: Project,

@@ -10,7 +10,7 @@ use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::{BeginRecord, DoneRecord, SealRecord};
 use crate::format::lost::LostRecord;
-use crate::format::names::{gc_prefix, keys_prefix, lost_prefix};
+use crate::format::names::{gc_prefix, keys_prefix, logs_prefix, lost_prefix};
 use crate::format::page::Page;
 use crate::format::record::{EndRecord, KeySlotRecord, Outcome, VolumeRecord};
 use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName};
@@ -272,8 +272,7 @@ impl Audit {
         }
         // A volume whose entry is gone may show by its log.
         let mut highest = catalog.last();
-        for name in self.project.repository().store.list_prefixes(&format!("projects/{project}/log/")).await?
-        {
+        for name in self.project.repository().store.list_prefixes(&logs_prefix(project)).await? {
             let number = name.parse().ok().map(VolumeNumber).filter(|n| *n > highest);
             if let Some(number) = number
                 && self.is_begun(number).await?
