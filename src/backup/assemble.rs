@@ -14,7 +14,7 @@ use crate::format::record::BackupStats;
 use crate::plan::delta::Chain;
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
-use crate::repo::chunks::Uploaded;
+use crate::repo::content::Uploaded;
 use crate::repo::manifest::ManifestBuilder;
 use crate::units::{ChunkId, ChunkIndex};
 
@@ -142,7 +142,7 @@ impl Assembler {
         self.waiting.entry(id).or_default();
         let (project, is_listed) = (self.project.clone(), chain.is_none() && self.encoder.is_listed(&id));
         uploads.push(Box::pin(async move {
-            let uploaded = project.put_content(sealed, is_listed).await?;
+            let uploaded = project.content().put(sealed, is_listed).await?;
             Ok(Stored { index, id, uploaded, chain, len_bytes, _permit: permit })
         }));
     }

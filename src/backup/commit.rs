@@ -89,9 +89,9 @@ impl Job<'_> {
 
     /// Reads and counts against the newest snapshot, registers nothing and uploads nothing.
     pub(super) async fn dry_run(mut self, input: Input) -> Result<BackupReport> {
-        let catalog = self.project.confirmed_catalog().await?;
+        let catalog = self.project.volumes().confirmed().await?;
         let mut snapshots = match catalog.by_name(&self.options.volume) {
-            Some(volume) => self.project.snapshots(volume).await?,
+            Some(volume) => self.project.history(volume).snapshots().await?,
             None => Vec::new(),
         };
         let newest = snapshots.pop();
@@ -99,8 +99,8 @@ impl Job<'_> {
             Input::Stream(source) => base_of(source.header(), newest, &Live::Listed(snapshots)).await?,
             Input::Volume(_) => newest,
         };
-        let generation = self.project.generation().await?;
-        let lost = self.project.lost().await?;
+        let generation = self.project.rounds().generation().await?;
+        let lost = self.project.lost_records().read().await?;
         let ground = Ground {
             before: self.manifest_of(parent.as_ref())?,
             forbidden: Arc::new(Forbidden::new(generation, Condemned::default(), lost)),

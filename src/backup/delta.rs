@@ -32,7 +32,7 @@ pub fn joined(
     let taken_in = chain.joined().iter().zip(bodies).enumerate().try_for_each(|(place, (object, body))| {
         let (base, depth) =
             chain.under(place).ok_or_else(|| Error::internal("a delta that stands on nothing"))?;
-        let (name, base) = (project.chunk_name(object.name), DeltaBase { name: base.name, depth });
+        let (name, base) = (project.content().chunk_name(object.name), DeltaBase { name: base.name, depth });
         joined.take_in(project.place(&name), body, base, plain_len).context(&name)
     });
     unless_damaged(taken_in.map(|()| joined))
@@ -43,7 +43,7 @@ pub async fn fetch_joined(project: &Project, chain: &Chain, plain_len: usize) ->
     if chain.joined().is_empty() {
         return Ok(Some(Joined::default()));
     }
-    let bodies = unless_damaged(project.get_chunk_objects(chain.joined()).await)?;
+    let bodies = unless_damaged(project.content().get_chunk_objects(chain.joined()).await)?;
     let Some(bodies) = bodies else { return Ok(None) };
     let (project, chain) = (project.clone(), chain.clone());
     cpu::run(move || joined(&project, &chain, &bodies, plain_len)).await

@@ -266,7 +266,7 @@ impl Encoder {
 
     /// The name of a chunk of this session.
     pub(super) fn name(&self, id: ChunkId, variant: u32) -> ObjectName {
-        self.project.chunk_name(ContentName { generation: self.generation, id, variant })
+        self.project.content().chunk_name(ContentName { generation: self.generation, id, variant })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::repo::forbidden::Forbidden;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::manifest::Manifest;
 use crate::units::{Generation, Geometry, SnapshotId};
 

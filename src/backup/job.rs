@@ -22,7 +22,7 @@ use crate::format::record::BackupStats;
 use crate::progress::Progress;
 use crate::reading::sample;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::manifest::{Manifest, ManifestBuilder};
 use crate::repo::session::{Committed, Rival, Session};
 use crate::source::{Changes, Content, Extent, FreezeRequest, Frozen, Volume};
@@ -54,7 +54,7 @@ pub(super) struct Pass {
 
 impl Job<'_> {
     pub(super) async fn run(mut self, input: Input) -> Result<BackupReport> {
-        let volume = self.project.ensure_volume(&self.options.volume, &self.identity).await?;
+        let volume = self.project.volumes().ensure(&self.options.volume, &self.identity).await?;
         let session = Session::register(self.project, &volume).await?;
         let _alive = SignsOfLife::of(&session, self.options.alive_every);
         let result = self.registered(&session, input).await;
@@ -127,7 +127,7 @@ impl Job<'_> {
     /// What only a forgotten parent needed is deleted, rightly, also while a backup goes on from it: that is no damage.
     async fn unless_forgotten(&self, error: Error, session: &Session, ground: &Ground) -> Error {
         let Some(sequence) = ground.parent.as_ref().map(|p| p.snapshot.sequence) else { return error };
-        match self.project.is_forgotten(session.volume.number, sequence).await {
+        match self.project.slot(session.volume.number, sequence).is_forgotten().await {
             Ok(true) => Error::conflict(format!(
                 "backup {sequence} of {}, which this one went on from, was forgotten and pruned meanwhile",
                 session.volume.name

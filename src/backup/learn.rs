@@ -11,7 +11,7 @@ use crate::format::gc::PartRef;
 use crate::format::names::{ContentKind, ContentName, chunks_prefix};
 use crate::format::table::TableEntry;
 use crate::format::{HEADER_LEN_BYTES, ObjectName};
-use crate::repo::chunks::chunk_object_len_bytes_max;
+use crate::repo::content::chunk_object_len_bytes_max;
 use crate::repo::found::Found;
 use crate::repo::manifest::Manifest;
 use crate::store::ObjectInfo;
@@ -47,7 +47,7 @@ impl Encoder {
                 break;
             }
             // A later round ended: this session has been ended by it, too.
-            let Some(entries) = self.project().read_table(generation, part).await? else { break };
+            let Some(entries) = self.project().parts(generation).read_table(part).await? else { break };
             entries.iter().for_each(|entry| self.learn_entry(entry));
         }
         Ok(())
@@ -56,7 +56,7 @@ impl Encoder {
     async fn newest_index(&self) -> Result<Option<(Generation, Vec<PartRef>)>> {
         let newest = self.generation().0;
         for generation in [newest, newest.saturating_sub(1)].into_iter().filter(|g| *g > 0) {
-            match self.project().look_seal(Generation(generation)).await? {
+            match self.project().rounds().look_seal(Generation(generation)).await? {
                 Found::Opens(seal) => return Ok(Some((seal.generation, seal.live_index))),
                 Found::Absent => {}
                 // It may be a seal, and delete what the one before names.
@@ -117,8 +117,8 @@ impl Encoder {
     /// the project's key. Whatever of it cannot be read costs a look at the chunks.
     async fn learn_named(&self, listed: &mut HashMap<ChunkId, u32>) -> Result<()> {
         let mut pages = 0;
-        for volume in self.project().catalog().await?.entries() {
-            let Ok(Some(snapshot)) = self.project().latest_snapshot(volume).await else { continue };
+        for volume in self.project().volumes().read().await?.entries() {
+            let Ok(Some(snapshot)) = self.project().history(volume).latest().await else { continue };
             let Ok(manifest) = Manifest::of(self.project(), &snapshot.snapshot) else { continue };
             for number in 0..manifest.leaf_count() {
                 if pages >= NAMED_PAGES_MAX || listed.is_empty() {

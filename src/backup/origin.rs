@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::backup::ground::Ground;
 use crate::backup::job::Job;
 use crate::error::{Error, Result};
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::session::Session;
 use crate::source::{Frozen, StreamHeader};
 use crate::units::Sequence;

@@ -16,7 +16,7 @@ use crate::format::page::{ObjectRef, Page, PageRef, REFS_PER_PAGE, pages_of_leve
 use crate::plan::presence::{Gathering, Tonight};
 use crate::repo::Project;
 use crate::repo::forbidden::Forbidden;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::lost::Lost;
 use crate::repo::manifest::Manifest;
 use crate::repo::session::Session;
@@ -76,7 +76,7 @@ impl Job<'_> {
         let at = format!("backup {} of {}", parent.snapshot.sequence, session.volume.name);
         // Only what nobody forgot is missed.
         if !new.is_empty()
-            && !self.project.is_forgotten(session.volume.number, parent.snapshot.sequence).await?
+            && !self.project.slot(session.volume.number, parent.snapshot.sequence).is_forgotten().await?
         {
             self.lost.lost_found = new.len() as u64;
             let first =
@@ -87,7 +87,7 @@ impl Job<'_> {
                 new.len(),
                 first.unwrap_or_default(),
             ));
-            if let Err(e) = self.project.remember_lost(forbidden.lost_mut(), &new).await {
+            if let Err(e) = self.project.lost_records().remember(forbidden.lost_mut(), &new).await {
                 if e.kind() == ErrorKind::Interrupted {
                     return Err(e);
                 }
@@ -257,7 +257,7 @@ async fn unlisted(project: &Project, tonight: &Tonight) -> Result<Vec<ObjectRef>
 
 /// One page of a listing, from an object on.
 async fn page(project: &Project, prefix: &str, first: &ObjectRef) -> Result<Vec<(ContentName, u64)>> {
-    let key = project.chunk_name(first.name).to_string();
+    let key = project.content().chunk_name(first.name).to_string();
     // A listing begins after a key: this one is cut short, and so before all that begin with it.
     let after = key.get(..key.len() - 1).unwrap_or_default();
     let listing = project.repository().store().list_stream(prefix, Some(after)).take(LIST_PAGE);

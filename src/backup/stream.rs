@@ -163,12 +163,12 @@ impl Consumer<'_> {
             (self.plan.project.clone(), Arc::clone(&self.plan.encoder), Arc::clone(&self.plan.budget));
         self.patches.push(Box::pin(async move {
             let objects: Option<Vec<ObjectRef>> = under.map(|under| under.objects().copied().collect());
-            let bodies = project.get_chunk_objects(objects.as_deref().unwrap_or_default()).await?;
+            let bodies = project.content().get_chunk_objects(objects.as_deref().unwrap_or_default()).await?;
             let encoded = cpu::run(move || {
                 let mut below = None;
                 if let Some(objects) = objects {
                     // Checked against its id.
-                    let under = project.open_chunk_or_zero(&objects, &bodies, len_bytes)?;
+                    let under = project.content().open_chunk_or_zero(&objects, &bodies, len_bytes)?;
                     fill_gaps(&mut plain, &given, &under);
                     if let Some(chain) = chain {
                         let joined = joined(&project, &chain, &bodies, plain.len())?;
@@ -238,7 +238,7 @@ impl Consumer<'_> {
         if let Some(other) = other {
             return self.assembler.set(index, other).await;
         }
-        let plain = self.plan.project.fetch_chunk(chunk, len_bytes).await?;
+        let plain = self.plan.project.content().fetch_chunk(chunk, len_bytes).await?;
         self.encode_now(index, plain).await
     }
 
@@ -284,7 +284,7 @@ impl Consumer<'_> {
         if old_len == new_len || old_len == 0 || new_len == 0 || stood.is_zero() {
             return Ok(());
         }
-        let mut plain = self.plan.project.fetch_chunk(&stood, old_len).await?;
+        let mut plain = self.plan.project.content().fetch_chunk(&stood, old_len).await?;
         plain.resize(new_len as usize, 0);
         self.encode_now(cut, plain).await
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use cuttle::export::{self, ChainLink, Export, FORMATS, Format, Output};
 use cuttle::progress::Progress;
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::restore::RestoreReport;
 use cuttle::{Error, Result};
 
@@ -96,12 +96,12 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     // Refused before anyone types a password.
     let output = if place == Place::Stream { Some(standard_output(context.ui)?) } else { None };
     let project = connect::project(context, false).await?;
-    let snapshot = project.find_snapshot(&args.snapshot).await?;
+    let snapshot = project.volumes().snapshot(&args.snapshot).await?;
     if args.chain {
         return chain(context, &project, &snapshot, &args).await;
     }
     let from = match &args.from {
-        Some(from) => Some(project.find_snapshot(from).await?),
+        Some(from) => Some(project.volumes().snapshot(from).await?),
         None => None,
     };
     if let Some(from) = &from {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::notes::{Changed, Note, Noted};
 use cuttle::{Error, ErrorKind, Result};
 
@@ -51,7 +51,7 @@ async fn find(
     let mut found = Vec::new();
     for spec in specs {
         context.cancel.check()?;
-        match project.find_snapshot(spec).await {
+        match project.volumes().snapshot(spec).await {
             Ok(entry) => found.push(entry),
             Err(e) if stops(&e) => return Err(e),
             Err(e) => context.ui.error(&Failure::from(&e), Some(spec)),
@@ -77,7 +77,7 @@ async fn change_all(
             _ => e.context(format!("after {done} of {} were changed", found.len())),
         };
         context.cancel.check().map_err(left)?;
-        match project.change_note(&Noted::from(entry), change).await {
+        match project.notes().change(&Noted::from(entry), change).await {
             Ok(changed) => tell(context, entry, &changed)?,
             Err(e) if stops(&e) => return Err(left(e)),
             Err(e) => {

@@ -22,7 +22,7 @@ use crate::progress::Progress;
 use crate::reading::changes::Changes;
 use crate::reading::explained;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::restore::fill::fill;
 use crate::restore::planner::{Found, Memory, Planner};
 use crate::restore::{INFLIGHT_BYTES_DEFAULT, RestoreReport, Started};
@@ -116,7 +116,9 @@ pub async fn run(
     let sink = cpu::block(move || format.open(output, &what)).await?;
     let memory = Memory::new(project, INFLIGHT_BYTES_DEFAULT);
     let found = match (from, sink.existing()) {
-        (Some(from), _) => Found::Since(Changes::between(project, Some(&from.snapshot), &snapshot.snapshot)?),
+        (Some(from), _) => {
+            Found::Since(Box::new(Changes::between(project, Some(&from.snapshot), &snapshot.snapshot)?))
+        }
         (None, Existing::Blank) => Found::Blank,
         (None, Existing::Content(content)) => Found::Content(memory.reader(project, content)),
         (None, Existing::Nothing) => Found::Nothing,

@@ -21,7 +21,7 @@ use crate::progress::{Outcome, Progress, Step};
 use crate::random::random_array;
 use crate::rbd::{CephConfig, RbdSpec, advice};
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::serve::Shelf;
 use crate::serve::http::{Access, HttpOptions, HttpServer, Token};
 use crate::serve::qcow2::{self, IMAGES_MAX};

@@ -16,7 +16,8 @@ use crate::format::table::TableEntry;
 use crate::plan::marks::{Marks, fingerprint};
 use crate::prune::survey::{Known, Survey, stopped};
 use crate::repo::Project;
-use crate::repo::log::{LogEntry, SnapshotEntry};
+use crate::repo::history::SnapshotEntry;
+use crate::repo::log::LogEntry;
 use crate::repo::walk::{Node, Tree, Visit, Walk, Walker};
 use crate::units::{Generation, Sequence, VolumeNumber};
 
@@ -104,7 +105,7 @@ impl Walker for Marking<'_> {
     }
 
     async fn read(&self, node: &Node) -> Result<std::result::Result<Page, Infallible>> {
-        self.project.read_page(&node.object, node.level, node.count).await.map(Ok)
+        self.project.content().read_page(&node.object, node.level, node.count).await.map(Ok)
     }
 }
 
@@ -187,10 +188,12 @@ impl Marker {
                     let at = (volume.number, *sequence);
                     // A listing may not show yet that it was forgotten long ago. To keep what it needs would do no harm,
                     // but the live index must not name what an earlier round has deleted.
-                    let forgotten = !sealed.contains(&at) && project.is_forgotten(at.0, at.1).await?;
+                    let forgotten = !sealed.contains(&at) && project.slot(at.0, at.1).is_forgotten().await?;
                     match forgotten {
                         true => Ok((at, None)),
-                        false => project.outcome(volume, *sequence, entry).await.map(|found| (at, found)),
+                        false => {
+                            project.history(volume).outcome(*sequence, entry).await.map(|found| (at, found))
+                        }
                     }
                 })
                 .buffered(OUTCOMES_AHEAD_MAX)
@@ -238,7 +241,7 @@ impl Marker {
         // Pages count as seen before they are read: another snapshot may need those that now were not.
         self.seen.clear();
         let (volume, sequence) = (snapshot.snapshot.volume, snapshot.snapshot.sequence);
-        if error.kind() == ErrorKind::Corrupt && project.is_forgotten(volume, sequence).await? {
+        if error.kind() == ErrorKind::Corrupt && project.slot(volume, sequence).is_forgotten().await? {
             return Ok(false);
         }
         Err(explained(error.context(format!("{}@{sequence}", snapshot.volume_name))))

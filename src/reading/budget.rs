@@ -6,7 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
 use crate::plan::restore::Fetch;
-use crate::repo::chunks::{ChunkBuffers, chunk_object_len_bytes_max};
+use crate::repo::content::{ChunkBuffers, chunk_object_len_bytes_max};
 
 /// Buffers kept while nobody needs them, however small chunks are.
 const BUFFERS_IDLE_MAX: u64 = 64;

@@ -44,7 +44,7 @@ impl Walker for Between {
     }
 
     async fn read(&self, node: &Node) -> Result<std::result::Result<Page, Infallible>> {
-        self.project.read_page(&node.object, node.level, node.count).await.map(Ok)
+        self.project.content().read_page(&node.object, node.level, node.count).await.map(Ok)
     }
 }
 

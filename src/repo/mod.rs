@@ -4,11 +4,11 @@
 
 pub mod cache;
 pub mod catalog;
-pub mod chunks;
-mod contents;
+pub mod content;
 mod find;
 pub mod forbidden;
 pub(crate) mod found;
+pub mod history;
 pub mod keys;
 pub mod log;
 pub mod lost;
@@ -23,6 +23,7 @@ mod reserve;
 pub(crate) mod rounds;
 pub(crate) mod row;
 pub mod session;
+pub(crate) mod slot;
 pub(crate) mod walk;
 pub(crate) mod windows;
 
@@ -33,7 +34,7 @@ use crate::clock::Clock;
 use crate::codec::{self, LEVEL_DEFAULT, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::names::PROJECTS_PREFIX;
-use crate::format::record::{KeySlotRecord, RepositoryRecord};
+use crate::format::record::{KeySlotRecord, OpenRecord, RepositoryRecord};
 use crate::format::{ObjectName, ObjectType};
 use crate::keys::{MasterKey, SlotPlace, Unlock, random_array};
 use crate::repo::found::Foreign;
@@ -41,7 +42,7 @@ use crate::store::{Created, Store};
 use crate::units::{ProjectName, check_chunk_size};
 
 pub use cache::Cache;
-pub(crate) use contents::Listed;
+pub(crate) use content::Listed;
 pub use keys::KeySlot;
 pub use memory::{AtPlace, Memory};
 pub use project::Project;
@@ -63,6 +64,15 @@ pub struct Environment {
     pub memory_dir: Option<PathBuf>,
     /// The store is believed as it is now, whatever is remembered of the repository at its place.
     pub trust_store: bool,
+}
+
+impl Environment {
+    /// Why a session is surely over: this very machine began it, and its process is dead. `None` where it may live.
+    pub(crate) fn is_dead(&self, open: &OpenRecord) -> Option<String> {
+        let here = open.machine == self.machine && !self.machine.is_empty();
+        let dead = here && open.process != self.process && !(self.is_process_alive)(open.process);
+        dead.then(|| format!("its process {} on {} is dead", open.process, open.host))
+    }
 }
 
 /// Name and version, as records show it.

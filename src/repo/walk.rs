@@ -343,14 +343,14 @@ impl Walker for Reading {
     type Flaw = Infallible;
 
     async fn read(&self, node: &Node) -> Result<std::result::Result<Page, Infallible>> {
-        self.0.read_page(&node.object, node.level, node.count).await.map(Ok)
+        self.0.content().read_page(&node.object, node.level, node.count).await.map(Ok)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::log::SnapshotEntry;
+    use crate::repo::history::SnapshotEntry;
     use crate::repo::manifest::Manifest;
     use crate::testing::{Bench, CHUNK, Random};
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Plan};
 use crate::progress::Outcome;
 use crate::reading::budget::{Share, fetch_bytes};
-use crate::repo::chunks::ChunkBuffers;
+use crate::repo::content::ChunkBuffers;
 use crate::restore::any::pieces;
 use crate::restore::fill::Work;
 

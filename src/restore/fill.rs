@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::plan::restore::Fetch;
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
-use crate::repo::chunks::ChunkBuffers;
+use crate::repo::content::ChunkBuffers;
 use crate::restore::planner::{Memory, Planned, Planner};
 use crate::restore::{any, ascending};
 use crate::sink::{Order, Sink};
@@ -102,7 +102,7 @@ impl Work {
             self.ahead.acquire().await.map_err(|_| Error::internal("nobody reads ahead any more"))?;
         let pool = Arc::clone(&self.memory.buffers);
         // Taken on the CPU thread and not sooner: the fewer buffers go around, the more of them the CPU's cache holds.
-        self.project.fetch_chunk_into(&fetch.chunk, fetch.len_bytes, move || pool.take()).await
+        self.project.content().fetch_chunk_into(&fetch.chunk, fetch.len_bytes, move || pool.take()).await
     }
 
     pub(super) fn step(&self, bytes: u64, outcome: Outcome) {

@@ -24,7 +24,7 @@ use crate::progress::{Outcome, Progress, Step};
 use crate::reading::changes::Changes;
 use crate::reading::explained;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::restore::fill::fill;
 use crate::restore::planner::{Found, Memory, Planned, Planner};
 use crate::restore::rewind::Rewind;
@@ -180,7 +180,7 @@ async fn look(
             match rewind::plan(&content, snapshot, rewind, progress).await? {
                 Some((base, spans)) => {
                     let changes = Changes::between(project, Some(base), &snapshot.snapshot)?;
-                    let found = Found::Since(changes.written_since(content, spans));
+                    let found = Found::Since(Box::new(changes.written_since(content, spans)));
                     Ok((found, Some(base.sequence.0)))
                 }
                 None => Ok((Found::Content(content), None)),

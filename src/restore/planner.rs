@@ -12,7 +12,7 @@ use crate::reading::changes::Changes;
 use crate::reading::check_chunk_size;
 use crate::reading::local::LocalReader;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::walk::{Reading, Tree, Walk};
 use crate::repo::windows::{Part, Windows};
 use crate::source::ReadAt;
@@ -56,7 +56,7 @@ pub(crate) enum Found {
     Blank,
     Nothing,
     /// What another snapshot says, page by page, but for what was written since.
-    Since(Changes),
+    Since(Box<Changes>),
     Content(LocalReader),
 }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::reading::compare::compare;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::restore::planner::Memory;
 use crate::sink::Sink;
 

@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind};
 use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, PageRef};
 use crate::progress::Silent;
-use crate::repo::chunks::ChunkBuffers;
+use crate::repo::content::ChunkBuffers;
 use crate::sink::Order;
 use crate::sink::pipe::PipeSink;
 use crate::sink::raw_file::{PARTIAL_SUFFIX, RawFileSink};
@@ -373,11 +373,11 @@ async fn ten_thousand_flips_in_chunks_are_all_found() {
         let objects: Vec<ObjectRef> = refs[1].objects().copied().collect();
         let mut bodies = Vec::new();
         for object in &objects {
-            bodies.push(bench.project.get_chunk_object(*object).await.expect("there"));
+            bodies.push(bench.project.content().get_chunk_object(*object).await.expect("there"));
         }
         let mut buffers = ChunkBuffers::default();
         let open = |bodies: &[bytes::Bytes], buffers: &mut ChunkBuffers| {
-            bench.project.open_chunk_into(&objects, bodies, CHUNK, buffers)
+            bench.project.content().open_chunk_into(&objects, bodies, CHUNK, buffers)
         };
         open(&bodies, &mut buffers).expect("good");
         assert_eq!(buffers.plain, plains[1]);
@@ -422,7 +422,7 @@ async fn no_flipped_byte_of_metadata_restores_a_wrong_one() {
 /// What one command does: opens the repository, finds the snapshot, restores it.
 async fn from_scratch(bench: &Bench, sink: &Arc<MemorySink>) -> Result<RestoreReport> {
     let project = bench.reopened().await?;
-    let snapshot = project.find_snapshot("v").await?;
+    let snapshot = project.volumes().snapshot("v").await?;
     if snapshot.snapshot.size_bytes != sink.content().len() as u64 {
         return Err(Error::corrupt("another size"));
     }

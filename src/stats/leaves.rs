@@ -75,7 +75,7 @@ impl Walker for Adding<'_> {
     }
 
     async fn read(&self, node: &Node) -> Result<std::result::Result<Page, Infallible>> {
-        self.project.read_page(&node.object, node.level, node.count).await.map(Ok)
+        self.project.content().read_page(&node.object, node.level, node.count).await.map(Ok)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::reading::budget::{Budget, Buffers};
 use crate::reading::compare::compare;
 use crate::reading::local::LocalReader;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::source::ReadAt;
 use crate::verify::report::{ByteRange, merge};
 

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::page::ObjectRef;
 use crate::progress::{Outcome, Step};
 use crate::reading::budget::Share;
-use crate::repo::chunks::{check_plain_len, chunk_object_len_bytes_max};
+use crate::repo::content::{check_plain_len, chunk_object_len_bytes_max};
 use crate::verify::audit::Audit;
 use crate::verify::report::{ChunkKey, Findings, Flaw, looked};
 use crate::verify::slice::Slice;
@@ -85,7 +85,7 @@ impl Audit {
         let Some(done) = done else { return Ok(()) };
         let read = done.map_err(|e| Error::internal("a task failed").caused_by(e))??;
         for (object, key, flaw) in read.flaws {
-            let name = self.project.chunk_name(object.name).to_string();
+            let name = self.project.content().chunk_name(object.name).to_string();
             findings.chunk(key, name, flaw)?;
         }
         totals.0 += read.chunks;
@@ -201,7 +201,7 @@ impl Audit {
     }
 
     async fn fetch(&self, object: ObjectRef, read: &mut Read) -> Result<Option<Bytes>> {
-        let name = self.project.chunk_name(object.name);
+        let name = self.project.content().chunk_name(object.name);
         let found = match self.sane(&object) {
             Ok(()) => self.sized_object(&name, &object).await?,
             Err(flaw) => Err(flaw),
@@ -217,8 +217,8 @@ impl Audit {
         base: Option<Base<'_>>,
         plain: &mut Vec<u8>,
     ) -> Result<()> {
-        self.project.open_object(object, body, base, plain)?;
-        self.project.scrub(&self.project.chunk_name(object.name), body)
+        self.project.content().open_object(object, body, base, plain)?;
+        self.project.scrub(&self.project.content().chunk_name(object.name), body)
     }
 }
 

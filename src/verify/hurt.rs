@@ -69,7 +69,7 @@ fn hurt_by(
     match visit {
         Visit::Bad { object, flaw, chunks } => {
             let name = object.name;
-            findings.page(name, audit.project.page_name(name).to_string(), flaw)?;
+            findings.page(name, audit.project.content().page_name(name).to_string(), flaw)?;
             let at = |chunk| geometry.offset_bytes(ChunkIndex(chunk)).min(geometry.size_bytes);
             if let Some(found) = findings.pages.get(&name) {
                 out.push((*found, at(chunks.start)..at(chunks.end)));

@@ -74,7 +74,7 @@ impl Look<'_> {
                 match visit {
                     Visit::Bad { object, flaw, .. } => {
                         let name = object.name;
-                        findings.page(name, audit.project.page_name(name).to_string(), flaw)?;
+                        findings.page(name, audit.project.content().page_name(name).to_string(), flaw)?;
                     }
                     Visit::Leaf { first, page, generation } => {
                         for (at, chunk) in page.refs.iter().enumerate() {
@@ -83,7 +83,7 @@ impl Look<'_> {
                                 continue;
                             }
                             if let Some((object, flaw)) = insane(audit, chunk, generation) {
-                                let name = audit.project.chunk_name(object.name).to_string();
+                                let name = audit.project.content().chunk_name(object.name).to_string();
                                 findings.chunk((object.name, None), name, flaw)?;
                             } else if in_slice(table_slice, chunk) {
                                 wanted.add(chunk, (range.end - range.start) as u32);

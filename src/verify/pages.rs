@@ -155,7 +155,7 @@ impl Walker for Auditing<'_, '_> {
             ))));
         }
         if self.pages.manner != Manner::Fresh
-            && let Ok(page) = looked(audit.project.read_page(object, node.level, node.count).await)?
+            && let Ok(page) = looked(audit.project.content().read_page(object, node.level, node.count).await)?
         {
             return Ok(Ok(page));
         }

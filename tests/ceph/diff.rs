@@ -14,7 +14,7 @@ use cuttle::import::{ImportOptions, ImportReport, Input, import};
 use cuttle::progress::Silent;
 use cuttle::rbd::Access;
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::units::{Content, Extent};
 use cuttle::{ErrorKind, Result};
 use object_store::memory::InMemory;

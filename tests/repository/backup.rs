@@ -91,8 +91,8 @@ async fn random_nights_come_back_as_they_were() {
             volume.edit(|c| scribble(c, &mut numbers));
         }
         let project = reopen(inner).await.expect("opened");
-        let catalog = project.confirmed_catalog().await.expect("catalog");
-        let snapshots = project.snapshots(&catalog.entries()[0]).await.expect("snapshots");
+        let catalog = project.volumes().confirmed().await.expect("catalog");
+        let snapshots = project.history(&catalog.entries()[0]).snapshots().await.expect("snapshots");
         assert_eq!(snapshots.len(), nights.len());
         for (snapshot, content) in snapshots.iter().zip(&nights) {
             let back = read_back(&project, snapshot).await.expect("read");
@@ -325,9 +325,9 @@ async fn a_cut_stream_commits_nothing() {
         let error = stream(&project, whole[..cut].to_vec()).await.expect_err("cut");
         assert_ne!(error.kind(), ErrorKind::Internal, "{error}");
     }
-    assert!(project.find_snapshot("s").await.is_err());
-    let catalog = project.confirmed_catalog().await.expect("catalog");
-    let log = project.confirmed_log(catalog.entries()[0].number).await.expect("log");
+    assert!(project.volumes().snapshot("s").await.is_err());
+    let catalog = project.volumes().confirmed().await.expect("catalog");
+    let log = project.log(catalog.entries()[0].number).confirmed().await.expect("log");
     assert_eq!(log.unfinished().count(), 0, "every failed backup has its outcome");
 }
 
@@ -351,7 +351,7 @@ async fn where_a_store_overwrites_cuttle_looks_first() {
 
 /// Registers a backup as another host would that is still at it.
 async fn begun(project: &Project) -> Session {
-    let catalog = project.confirmed_catalog().await.expect("a catalog");
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
     Session::register(project, catalog.entries().first().expect("a volume")).await.expect("registered")
 }
 
@@ -369,7 +369,7 @@ async fn a_volume_that_another_session_is_at_is_left_to_it() {
     back_up(&project, &volume, &options("v")).await.expect("whoever does not ask is not kept");
     other.abort("enough").await.expect("aborted");
     back_up(&project, &volume, &polite).await.expect("nobody is at it any more");
-    let catalog = project.confirmed_catalog().await.expect("a catalog");
-    let log = project.confirmed_log(catalog.entries()[0].number).await.expect("a log");
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
+    let log = project.log(catalog.entries()[0].number).confirmed().await.expect("a log");
     assert_eq!(log.unfinished().count(), 0, "who yields leaves an outcome");
 }

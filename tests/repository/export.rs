@@ -20,7 +20,7 @@ use cuttle::format::names::ContentName;
 use cuttle::format::page::ObjectRef;
 use cuttle::progress::Silent;
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::restore::RestoreReport;
 use cuttle::source::diff_stream;
 use cuttle::units::{ChunkId, Content, Extent, Generation};
@@ -354,7 +354,7 @@ async fn changes_are_found_in_tall_trees() {
         async move {
             let refs = refs.into_iter().map(|(at, id)| (at, object(id)));
             let sequence = commit_by_hand(&project, "v", size_bytes, refs).await;
-            project.find_snapshot(&format!("v@{sequence}")).await.expect("a snapshot")
+            project.volumes().snapshot(&format!("v@{sequence}")).await.expect("a snapshot")
         }
     };
     let from = commit(before.to_vec(), size_bytes).await;

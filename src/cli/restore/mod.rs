@@ -108,7 +108,7 @@ async fn one(context: &Context<'_>, snapshot: &str, place: Place, how: How) -> R
     // Refused before anyone types a password.
     let output = if place == Place::Stream { Some(standard_output(context.ui)?) } else { None };
     let project = connect::project(context, false).await?;
-    let snapshot = project.find_snapshot(snapshot).await?;
+    let snapshot = project.volumes().snapshot(snapshot).await?;
     let cluster = match &place {
         Place::Rbd(_) => Some(connect::cluster(context).await?),
         _ => None,

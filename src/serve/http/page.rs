@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use jiff::Timestamp;
 
 use super::target::encode;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::serve::{Shelf, qcow2};
 use crate::units::{is_invisible, quoted};
 

@@ -122,7 +122,7 @@ impl Targets {
     /// Drops what is not among these objects.
     pub(super) fn retain(&mut self, audit: &Audit, objects: &HashSet<&str>) {
         let needed = |name: String| objects.contains(name.as_str());
-        self.chunks.retain(|name, _| needed(audit.project.chunk_name(*name).to_string()));
-        self.pages.retain(|name, _| needed(audit.project.page_name(*name).to_string()));
+        self.chunks.retain(|name, _| needed(audit.project.content().chunk_name(*name).to_string()));
+        self.pages.retain(|name, _| needed(audit.project.content().page_name(*name).to_string()));
     }
 }
