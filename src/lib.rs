@@ -82,6 +82,7 @@
 #![deny(unsafe_code)]
 
 pub mod backup;
+mod budget;
 pub mod cancel;
 pub mod chunker;
 pub mod clock;

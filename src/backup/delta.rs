@@ -13,16 +13,21 @@ use crate::repo::Project;
 use crate::units::ChunkId;
 
 /// What was in a chunk's place.
-pub struct Below {
+pub(super) struct Below {
     pub chain: Chain,
     /// As long as the chunk, and known to be what the repository has under the id of the chain's top.
     pub plain: Vec<u8>,
     pub joined: Joined,
 }
 
+/// Memory that a chunk takes until it is encoded, in chunks: its own, the base that it wants, and the deltas that are joined.
+pub(super) fn memory_chunks(chain: Option<&Chain>) -> u64 {
+    chain.map_or(1, |chain| if chain.joined().is_empty() { 2 } else { 3 })
+}
+
 /// What the deltas replace that a new one takes in, given their bodies in the chain's order. `None` where one of them is lost or
 /// damaged, or makes a chunk of another length: then the new chunk is not to stand on any of them.
-pub fn joined(
+pub(super) fn joined(
     project: &Project,
     chain: &Chain,
     bodies: &[Bytes],
@@ -39,7 +44,11 @@ pub fn joined(
 }
 
 /// As [`joined`], from the store.
-pub async fn fetch_joined(project: &Project, chain: &Chain, plain_len: usize) -> Result<Option<Joined>> {
+pub(super) async fn fetch_joined(
+    project: &Project,
+    chain: &Chain,
+    plain_len: usize,
+) -> Result<Option<Joined>> {
     if chain.joined().is_empty() {
         return Ok(Some(Joined::default()));
     }

@@ -15,16 +15,18 @@ mod raw;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::reading::changes::Changes;
 use crate::reading::explained;
+use crate::reading::local::LocalReader;
 use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
 use crate::restore::fill::fill;
-use crate::restore::planner::{Found, Memory, Planner};
+use crate::restore::planner::{Found, Planner};
 use crate::restore::{INFLIGHT_BYTES_DEFAULT, RestoreReport, Started};
 use crate::sink::{Existing, Sink};
 use crate::units::Extent;
@@ -114,16 +116,18 @@ pub async fn run(
         changes(project, from.as_ref(), &snapshot, &mut cancel, &mut found).await?;
     }
     let sink = cpu::block(move || format.open(output, &what)).await?;
-    let memory = Memory::new(project, INFLIGHT_BYTES_DEFAULT);
+    let budget = Budget::new(INFLIGHT_BYTES_DEFAULT);
     let found = match (from, sink.existing()) {
         (Some(from), _) => {
             Found::Since(Box::new(Changes::between(project, Some(&from.snapshot), &snapshot.snapshot)?))
         }
         (None, Existing::Blank) => Found::Blank,
-        (None, Existing::Content(content)) => Found::Content(memory.reader(project, content)),
+        (None, Existing::Content(content)) => {
+            Found::Content(LocalReader::new(project.clone(), content, budget.clone()))
+        }
         (None, Existing::Nothing) => Found::Nothing,
     };
-    let planner = Planner::new(project, &snapshot, found, memory, &cancel)?;
+    let planner = Planner::new(project, &snapshot, found, budget, &cancel)?;
     progress.phase("restore", Some(snapshot.snapshot.size_bytes));
     let filled = async {
         let planned = fill(planner, Arc::clone(&sink), progress, &mut cancel).await?;

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 
+use crate::budget::{Budget, Share};
 use crate::error::{Error, Result};
 use crate::format::page::PageRef;
 use crate::plan::restore::Fetch;
-use crate::reading::budget::{Budget, Share, fetch_bytes};
+use crate::reading::budget::fetch_bytes;
 use crate::repo::Project;
 use crate::repo::content::check_plain_len;
 use crate::units::ChunkId;

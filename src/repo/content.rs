@@ -16,12 +16,6 @@ use crate::store::{Created, ObjectInfo};
 use crate::units::Generation;
 use crate::{cpu, units};
 
-/// Buffers that chunks are decoded in. Used again and again, they cost no fresh memory.
-#[derive(Debug, Default)]
-pub(crate) struct ChunkBuffers {
-    pub(crate) plain: Vec<u8>,
-}
-
 /// What an upload came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Uploaded {
@@ -139,24 +133,23 @@ impl Content<'_> {
         if chunk.is_zero() {
             return Ok(vec![0; len_bytes as usize]);
         }
-        let buffers = self.fetch_chunk_into(chunk, len_bytes, ChunkBuffers::default).await?;
-        Ok(buffers.plain)
+        self.fetch_chunk_into(chunk, len_bytes, Vec::new).await
     }
 
-    /// As [`fetch_chunk`](Self::fetch_chunk) for a chunk that is not zero. The buffers are taken once its objects have come.
+    /// As [`fetch_chunk`](Self::fetch_chunk) for a chunk that is not zero. The buffer is taken once its objects have come.
     pub(crate) async fn fetch_chunk_into(
         self,
         chunk: &PageRef,
         len_bytes: u32,
-        take: impl FnOnce() -> ChunkBuffers + Send + 'static,
-    ) -> Result<ChunkBuffers> {
+        take: impl FnOnce() -> Vec<u8> + Send + 'static,
+    ) -> Result<Vec<u8>> {
         let objects: Vec<ObjectRef> = chunk.objects().copied().collect();
         let bodies = self.get_chunk_objects(&objects).await?;
         let project = self.project.clone();
         cpu::run(move || {
-            let mut buffers = take();
-            project.content().open_chunk_into(&objects, &bodies, len_bytes, &mut buffers)?;
-            Ok(buffers)
+            let mut plain = take();
+            project.content().open_chunk_into(&objects, &bodies, len_bytes, &mut plain)?;
+            Ok(plain)
         })
         .await
     }
@@ -199,33 +192,32 @@ impl Content<'_> {
         if objects.is_empty() {
             return Ok(vec![0; len_bytes as usize]);
         }
-        let mut buffers = ChunkBuffers::default();
-        self.open_chunk_into(objects, bodies, len_bytes, &mut buffers)?;
-        Ok(buffers.plain)
+        let mut plain = Vec::new();
+        self.open_chunk_into(objects, bodies, len_bytes, &mut plain)?;
+        Ok(plain)
     }
 
-    /// As [`open_chunk_or_zero`](Self::open_chunk_or_zero) for a chunk that has objects, into buffers that were used before. After an error they hold anything.
+    /// As [`open_chunk_or_zero`](Self::open_chunk_or_zero) for a chunk that has objects, into a buffer that was used before. After an error it holds anything.
     pub(crate) fn open_chunk_into(
         self,
         objects: &[ObjectRef],
         bodies: &[Bytes],
         len_bytes: u32,
-        buffers: &mut ChunkBuffers,
+        plain: &mut Vec<u8>,
     ) -> Result<()> {
         let mut below: Option<ContentName> = None;
         for (depth, (object, body)) in objects.iter().zip(bodies).rev().enumerate() {
             let name = self.chunk_name(object.name);
             let base = below.map(|name| DeltaBase { name, depth: depth as u8 });
             let max = self.project.chunk_size_bytes() as usize;
-            codec::open_onto(self.project.place(&name), body, base, max, &mut buffers.plain)
-                .context(&name)?;
+            codec::open_onto(self.project.place(&name), body, base, max, plain).context(&name)?;
             below = Some(object.name);
         }
         let name = below.ok_or_else(|| Error::internal("a chunk without objects"))?;
-        if self.project.identify(&buffers.plain) != name.id {
+        if self.project.identify(plain) != name.id {
             return Err(self.wrong_link(objects, bodies));
         }
-        check_plain_len(&name, buffers.plain.len(), len_bytes)
+        check_plain_len(&name, plain.len(), len_bytes)
     }
 
     /// Which object of a chain that ends in another content is the first to be wrong: only the end's id is looked at before.

@@ -7,13 +7,14 @@ use std::sync::atomic::Ordering;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
+use crate::budget::Share;
 use crate::cancel::{Cancel, interrupted};
 use crate::codec;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Fetch, Plan};
 use crate::progress::Outcome;
-use crate::reading::budget::{Share, fetch_bytes};
+use crate::reading::budget::fetch_bytes;
 use crate::restore::fill::Work;
 use crate::sink::Existing;
 use crate::units::Content;
@@ -118,7 +119,7 @@ impl Crew {
 
     async fn fetch(&mut self, cancel: &mut Cancel, fetch: Fetch) -> Result<()> {
         self.room(cancel).await?;
-        let budget = self.work.memory.budget.clone();
+        let budget = self.work.budget.clone();
         let bytes = fetch_bytes(&fetch, self.work.project.chunk_size_bytes());
         let share = self.until(cancel, budget.take(bytes)).await??;
         let (work, writers) = (Arc::clone(&self.work), Arc::clone(&self.writers));
@@ -164,27 +165,27 @@ async fn fetch_and_write(
     fetch: Fetch,
     share: Share,
 ) -> Result<()> {
-    let buffers = work.fetch(&fetch).await?;
+    let plain = work.fetch(&fetch).await?;
     if fetch.offsets_bytes.contains(&0) {
-        work.luks.store(is_luks(&buffers.plain), Ordering::Relaxed);
+        work.luks.store(is_luks(&plain), Ordering::Relaxed);
     }
     let (sink, blank, luks) = (Arc::clone(&work.sink), work.blank, work.luks.load(Ordering::Relaxed));
     let bytes = u64::from(fetch.len_bytes) * fetch.offsets_bytes.len() as u64;
-    let buffers = write(writers, move || {
-        let parts = parts(&buffers.plain, luks, blank);
+    let plain = write(writers, move || {
+        let parts = parts(&plain, luks, blank);
         for &offset in &fetch.offsets_bytes {
             for (range, content) in parts.iter().cloned() {
                 let at = offset + range.start as u64;
                 match content {
-                    Content::Data => sink.write_at(at, &buffers.plain[range])?,
+                    Content::Data => sink.write_at(at, &plain[range])?,
                     Content::Zero => sink.zero_at(at, range.len() as u64)?,
                 }
             }
         }
-        Ok(buffers)
+        Ok(plain)
     })
     .await?;
-    work.memory.buffers.give(buffers);
+    work.budget.give_back(plain);
     drop(share);
     work.step(bytes, Outcome::New);
     Ok(())

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 
+use crate::budget::Share;
 use crate::cancel::{Cancel, interrupted};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Plan};
 use crate::progress::Outcome;
-use crate::reading::budget::{Share, fetch_bytes};
-use crate::repo::content::ChunkBuffers;
+use crate::reading::budget::fetch_bytes;
 use crate::restore::any::pieces;
 use crate::restore::fill::Work;
 
@@ -57,7 +57,7 @@ struct Slot {
 }
 
 struct Loaded {
-    buffers: ChunkBuffers,
+    plain: Vec<u8>,
     _share: Share,
 }
 
@@ -103,17 +103,17 @@ impl Line {
                 slot.queued += 1;
                 return Ok(());
             }
-            match self.work.memory.budget.try_take(bytes) {
+            match self.work.budget.try_take(bytes) {
                 Some(share) => break share,
-                None if self.queue.is_empty() => break self.work.memory.budget.take(bytes).await?,
+                None if self.queue.is_empty() => break self.work.budget.take(bytes).await?,
                 None => self.write_first(cancel).await?,
             }
         };
         self.slots.insert(action, Slot { queued: 1, loaded: None });
         let work = Arc::clone(&self.work);
         self.tasks.spawn(async move {
-            let buffers = work.fetch(&fetch).await?;
-            Ok((action, Loaded { buffers, _share: share }))
+            let plain = work.fetch(&fetch).await?;
+            Ok((action, Loaded { plain, _share: share }))
         });
         Ok(())
     }
@@ -135,9 +135,9 @@ impl Line {
             }
             Some(Piece::Chunk(action, offset)) => {
                 let loaded = self.loaded(action, cancel).await?;
-                let bytes = loaded.buffers.plain.len() as u64;
+                let bytes = loaded.plain.len() as u64;
                 let loaded = write(cancel, move || {
-                    sink.write_at(offset, &loaded.buffers.plain)?;
+                    sink.write_at(offset, &loaded.plain)?;
                     Ok(loaded)
                 })
                 .await?;
@@ -149,7 +149,7 @@ impl Line {
                     }
                     _ => {
                         self.slots.remove(&action);
-                        work.memory.buffers.give(loaded.buffers);
+                        work.budget.give_back(loaded.plain);
                     }
                 }
                 Ok(())

@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicBool;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::plan::restore::Fetch;
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
-use crate::repo::content::ChunkBuffers;
-use crate::restore::planner::{Memory, Planned, Planner};
+use crate::restore::planner::{Planned, Planner};
 use crate::restore::{any, ascending};
 use crate::sink::{Order, Sink};
 
@@ -37,7 +37,7 @@ pub(crate) async fn fill(
     let work = Arc::new(Work {
         project: planner.project.clone(),
         sink,
-        memory: planner.memory.clone(),
+        budget: planner.budget.clone(),
         progress,
         blank: planner.target_is_blank(),
         luks: AtomicBool::new(false),
@@ -63,7 +63,7 @@ pub(crate) async fn fill(
 pub(super) struct Work {
     pub(super) project: Project,
     pub(super) sink: Arc<dyn Sink>,
-    pub(super) memory: Memory,
+    pub(super) budget: Budget,
     progress: Arc<dyn Progress>,
     /// Whether the target reads as zeros everywhere, so that zeros need not be written.
     pub(super) blank: bool,
@@ -82,7 +82,7 @@ fn chunks_ahead_max(project: &Project) -> usize {
 
 impl Work {
     /// Fetches a chunk with all it needs, and decodes it. The caller holds the memory that this takes.
-    pub(super) async fn fetch(&self, fetch: &Fetch) -> Result<ChunkBuffers> {
+    pub(super) async fn fetch(&self, fetch: &Fetch) -> Result<Vec<u8>> {
         let at = fetch.offsets_bytes.first().copied().unwrap_or_default();
         let chunk = || match fetch.chunk.id() {
             Some(id) => format!("chunk {id} at offset {at}"),
@@ -97,12 +97,13 @@ impl Work {
         })
     }
 
-    async fn open(&self, fetch: &Fetch) -> Result<ChunkBuffers> {
+    async fn open(&self, fetch: &Fetch) -> Result<Vec<u8>> {
         let _ahead =
             self.ahead.acquire().await.map_err(|_| Error::internal("nobody reads ahead any more"))?;
-        let pool = Arc::clone(&self.memory.buffers);
+        let budget = self.budget.clone();
         // Taken on the CPU thread and not sooner: the fewer buffers go around, the more of them the CPU's cache holds.
-        self.project.content().fetch_chunk_into(&fetch.chunk, fetch.len_bytes, move || pool.take()).await
+        let take = move || budget.buffer();
+        self.project.content().fetch_chunk_into(&fetch.chunk, fetch.len_bytes, take).await
     }
 
     pub(super) fn step(&self, bytes: u64, outcome: Outcome) {

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Context, Result};
@@ -23,10 +24,11 @@ use crate::plan::restore::Totals;
 use crate::progress::{Outcome, Progress, Step};
 use crate::reading::changes::Changes;
 use crate::reading::explained;
+use crate::reading::local::LocalReader;
 use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
 use crate::restore::fill::fill;
-use crate::restore::planner::{Found, Memory, Planned, Planner};
+use crate::restore::planner::{Found, Planned, Planner};
 use crate::restore::rewind::Rewind;
 use crate::sink::{Existing, Sink};
 use crate::store::Ledger;
@@ -102,10 +104,10 @@ pub async fn run(
     cancel: Cancel,
 ) -> Result<RestoreReport> {
     let (started, mut cancel) = (Started::now(project), cancel);
-    let memory = Memory::new(project, options.inflight_bytes);
+    let budget = Budget::new(options.inflight_bytes);
     let (found, rewound_from) =
-        look(project, snapshot, sink.existing(), &options, (&memory, &*progress)).await?;
-    let planner = Planner::new(project, snapshot, found, memory.clone(), &cancel)?;
+        look(project, snapshot, sink.existing(), &options, (&budget, &*progress)).await?;
+    let planner = Planner::new(project, snapshot, found, budget.clone(), &cancel)?;
     progress.phase("restore", Some(snapshot.snapshot.size_bytes));
     let planned = match fill(planner, Arc::clone(&sink), Arc::clone(&progress), &mut cancel).await {
         Ok(planned) => planned,
@@ -116,7 +118,7 @@ pub async fn run(
     };
     let verified_bytes = match options.verify {
         true => Some(
-            proof::check(project, snapshot, &sink, (memory, &*progress), &mut cancel)
+            proof::check(project, snapshot, &sink, (budget, &*progress), &mut cancel)
                 .await
                 .context(format!("verify what was restored of {}", snapshot.name()))?,
         ),
@@ -136,9 +138,9 @@ pub async fn plan(
     cancel: Cancel,
 ) -> Result<RestoreReport> {
     let started = Started::now(project);
-    let memory = Memory::new(project, options.inflight_bytes);
-    let (found, rewound_from) = look(project, snapshot, existing, &options, (&memory, &*progress)).await?;
-    let mut planner = Planner::new(project, snapshot, found, memory.clone(), &cancel)?;
+    let budget = Budget::new(options.inflight_bytes);
+    let (found, rewound_from) = look(project, snapshot, existing, &options, (&budget, &*progress)).await?;
+    let mut planner = Planner::new(project, snapshot, found, budget.clone(), &cancel)?;
     progress.phase("plan", Some(snapshot.snapshot.size_bytes));
     let mut totals = Totals::default();
     loop {
@@ -170,12 +172,12 @@ async fn look(
     snapshot: &SnapshotEntry,
     existing: Existing,
     options: &RestoreOptions,
-    (memory, progress): (&Memory, &dyn Progress),
+    (budget, progress): (&Budget, &dyn Progress),
 ) -> Result<(Found, Option<u32>)> {
     match existing {
         Existing::Blank if options.trust_blank => Ok((Found::Blank, None)),
         Existing::Content(content) if options.compare => {
-            let content = memory.reader(project, content);
+            let content = LocalReader::new(project.clone(), content, budget.clone());
             let rewind = options.rewind.as_ref();
             match rewind::plan(&content, snapshot, rewind, progress).await? {
                 Some((base, spans)) => {

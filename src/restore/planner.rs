@@ -1,13 +1,11 @@
 //! Plans one window after the other, ahead of who carries the plans out.
 
-use std::sync::Arc;
-
 use tokio::sync::mpsc;
 
+use crate::budget::Budget;
 use crate::cancel::{Cancel, interrupted};
 use crate::error::Result;
 use crate::plan::restore::{Plan, Target, Totals, plan as plan_window};
-use crate::reading::budget::{Budget, Buffers};
 use crate::reading::changes::Changes;
 use crate::reading::check_chunk_size;
 use crate::reading::local::LocalReader;
@@ -15,30 +13,10 @@ use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
 use crate::repo::walk::{Reading, Tree, Walk};
 use crate::repo::windows::{Part, Windows};
-use crate::source::ReadAt;
-
-/// The memory that a restore may take.
-#[derive(Clone)]
-pub(crate) struct Memory {
-    pub(crate) budget: Budget,
-    pub(crate) buffers: Arc<Buffers>,
-}
-
-impl Memory {
-    pub(crate) fn new(project: &Project, inflight_bytes: u64) -> Self {
-        let buffers = Buffers::new(inflight_bytes, project.chunk_size_bytes());
-        Self { budget: Budget::new(inflight_bytes), buffers: Arc::new(buffers) }
-    }
-
-    /// Reads within these bounds.
-    pub(crate) fn reader(&self, project: &Project, reader: Arc<dyn ReadAt>) -> LocalReader {
-        LocalReader::new(project.clone(), reader, self.budget.clone(), Arc::clone(&self.buffers))
-    }
-}
 
 pub(crate) struct Planner {
     pub(crate) project: Project,
-    pub(crate) memory: Memory,
+    pub(crate) budget: Budget,
     windows: Windows<Reading>,
     target: Found,
     cancel: Cancel,
@@ -65,7 +43,7 @@ impl Planner {
         project: &Project,
         snapshot: &SnapshotEntry,
         target: Found,
-        memory: Memory,
+        budget: Budget,
         cancel: &Cancel,
     ) -> Result<Self> {
         check_chunk_size(project, &snapshot.snapshot)?;
@@ -74,7 +52,7 @@ impl Planner {
             Found::Content(_) => Windows::compared(walk),
             _ => Windows::new(walk),
         };
-        Ok(Self { project: project.clone(), memory, windows, target, cancel: cancel.clone() })
+        Ok(Self { project: project.clone(), budget, windows, target, cancel: cancel.clone() })
     }
 
     /// Whether the target's own account of what it holds is not relied upon.

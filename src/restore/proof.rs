@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
+use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::reading::compare::compare;
+use crate::reading::local::LocalReader;
 use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
-use crate::restore::planner::Memory;
 use crate::sink::Sink;
 
 /// How many bytes were read again, and are the snapshot's: all of it.
@@ -21,7 +22,7 @@ pub(crate) async fn check(
     project: &Project,
     snapshot: &SnapshotEntry,
     sink: &Arc<dyn Sink>,
-    (memory, progress): (Memory, &dyn Progress),
+    (budget, progress): (Budget, &dyn Progress),
     cancel: &mut Cancel,
 ) -> Result<u64> {
     let sink = Arc::clone(sink);
@@ -31,7 +32,7 @@ pub(crate) async fn check(
         return Err(differs(format!("it ends at {found_bytes} of {size_bytes} bytes")));
     }
     progress.phase("verify", Some(size_bytes));
-    let local = memory.reader(project, reader);
+    let local = LocalReader::new(project.clone(), reader, budget);
     let mut found = |range: std::ops::Range<u64>| {
         Err(differs(format!("at offset {} it holds something else", range.start)))
     };

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::progress::Progress;
-use crate::reading::budget::{Budget, Buffers};
 use crate::reading::compare::compare;
 use crate::reading::local::LocalReader;
 use crate::repo::Project;
@@ -78,8 +78,7 @@ pub async fn against(
     progress.phase("compare", Some(size_bytes));
     let budget = Budget::new(inflight_bytes);
     let other_size_bytes = reader.size_bytes();
-    let buffers = Arc::new(Buffers::new(inflight_bytes, project.chunk_size_bytes()));
-    let local = LocalReader::new(project.clone(), reader, budget, buffers);
+    let local = LocalReader::new(project.clone(), reader, budget);
     let mut differs = |mut range: std::ops::Range<u64>| {
         // What the other does not have is counted below, once.
         range.end = range.end.min(other_size_bytes.max(range.start));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::codec;
 use crate::cpu;
@@ -12,7 +13,6 @@ use crate::format::envelope::scrub;
 use crate::format::page::ObjectRef;
 use crate::format::{ObjectName, Page, Record};
 use crate::progress::Progress;
-use crate::reading::budget::{Budget, Buffers};
 use crate::repo::Project;
 use crate::repo::content::chunk_object_len_bytes_max;
 use crate::verify::VerifyOptions;
@@ -23,7 +23,6 @@ use crate::verify::report::{Flaw, Looked, looked};
 pub(crate) struct Audit {
     pub(crate) project: Project,
     pub(crate) budget: Budget,
-    pub(crate) buffers: Buffers,
     pub(crate) progress: Arc<dyn Progress>,
     pub(crate) cancel: Cancel,
 }
@@ -38,7 +37,6 @@ impl Audit {
         Arc::new(Self {
             project: project.clone(),
             budget: Budget::new(options.inflight_bytes),
-            buffers: Buffers::new(options.inflight_bytes, project.chunk_size_bytes()),
             progress,
             cancel,
         })

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
+use crate::budget::Share;
 use crate::cancel::interrupted;
 use crate::codec::Base;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::format::page::ObjectRef;
 use crate::progress::{Outcome, Step};
-use crate::reading::budget::Share;
 use crate::repo::content::{check_plain_len, chunk_object_len_bytes_max};
 use crate::verify::audit::Audit;
 use crate::verify::report::{ChunkKey, Findings, Flaw, looked};
@@ -122,16 +122,16 @@ impl Audit {
         let Some(body) = self.fetch(root, read).await? else { return Ok(()) };
         let audit = Arc::clone(self);
         let decoded = cpu::run(move || {
-            let mut buffers = audit.buffers.take();
-            audit.decode(&root, &body, None, &mut buffers.plain)?;
-            Ok(buffers)
+            let mut plain = audit.budget.buffer();
+            audit.decode(&root, &body, None, &mut plain)?;
+            Ok(plain)
         });
         match looked(decoded.await)? {
             Err(flaw) => read.flaws.push((root, (root.name, None), flaw)),
-            Ok(buffers) => {
-                read.count(buffers.plain.len());
-                read.check_lens(root, buffers.plain.len(), group.lens_bytes.iter().copied());
-                self.buffers.give(buffers);
+            Ok(plain) => {
+                read.count(plain.len());
+                read.check_lens(root, plain.len(), group.lens_bytes.iter().copied());
+                self.budget.give_back(plain);
             }
         }
         Ok(())

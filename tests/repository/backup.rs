@@ -230,6 +230,48 @@ async fn a_dry_run_writes_nothing() {
     assert_eq!(volume.snapshot_names().len(), 1);
 }
 
+/// A name, what happens to the volume before it, and how it is backed up.
+type Night = (&'static str, fn(&MemoryVolume), BackupOptions);
+
+/// What a dry run shows is decided by the same facts as what is then done: night after night, whatever happened before.
+#[tokio::test]
+async fn a_dry_run_shows_the_plan_that_is_then_carried_out() {
+    let (_, project) = in_memory().await;
+    let volume = MemoryVolume::new(filled(4096 * 300, 4));
+    let usual = options("v");
+    let nights: [Night; 6] = [
+        ("the first", |_| (), usual.clone()),
+        ("one change", |volume| volume.edit(|c| c[4096 * 7] ^= 1), usual.clone()),
+        ("grown in a chunk", |volume| volume.edit(|c| c.resize(4096 * 301 + 5, 9)), usual.clone()),
+        ("cut, and zeroed", |volume| volume.edit(|c| c[..8192].fill(0)), usual.clone()),
+        ("asked for", |volume| volume.edit(|c| c.truncate(4096 * 100 + 1)), {
+            BackupOptions { full: true, ..usual.clone() }
+        }),
+        ("another one", |volume| volume.become_another(), {
+            BackupOptions { accept_new_identity: true, ..usual.clone() }
+        }),
+    ];
+    for (what, change, opts) in nights {
+        change(&volume);
+        let dry = BackupOptions { dry_run: true, ..opts.clone() };
+        let shown = back_up(&project, &volume, &dry).await.expect(what);
+        let done = back_up(&project, &volume, &opts).await.expect(what);
+        assert_eq!(shown.plan, done.plan, "{what}");
+        assert_eq!((shown.stats, &shown.notes), (done.stats, &done.notes), "{what}");
+        assert_eq!((shown.full_read, shown.parent), (done.full_read, done.parent), "{what}");
+    }
+    for diff in [
+        diff_v1(None, "one", 4096 * 9 + 7, &[(5000, vec![3; 9000])]),
+        diff_v1(Some("one"), "two", 4096 * 5, &[(4096, vec![4; 10]), (8192, vec![0; 4096])]),
+    ] {
+        let dry = BackupOptions { dry_run: true, ..options("s") };
+        let shown = back_up_stream(&project, diff.clone(), &dry).await.expect("counted");
+        let done = back_up_stream(&project, diff, &options("s")).await.expect("backed up");
+        assert_eq!((&shown.plan, shown.size_bytes), (&done.plan, done.size_bytes));
+        assert_eq!(shown.stats, done.stats);
+    }
+}
+
 #[tokio::test]
 async fn wrong_secrets_open_nothing() {
     let (inner, _) = in_memory().await;

@@ -71,13 +71,14 @@ Examples:
   cuttle backup /dev/vg0/snap --volume web-root
   cuttle backup --volume vms/db --from-command -- rbd export-diff --from-snap mon vms/db@tue -
   ssh host rbd export-diff vms/db@mon - | cuttle backup - --volume vms/db
-  cuttle backup -n rbd:vms/db     what would be new; nothing is uploaded
+  cuttle backup -n rbd:vms/db     what would be read and why, and what would be new; nothing is uploaded
 
 JSON: one line for each volume as it ends, more for an export with snapshots, then a summary.
   {\"message_type\":\"volume\",\"status\":\"ok\"|\"hurt\",\"source\",\"volume\",\"sequence\",\"snapshot_id\",\"point\",\"size_bytes\",
    \"full_read\",\"changed_bytes\",\"parent\",\"parent_known_by\":\"id\"|\"name\"|null,\"read_bytes\",\"new_chunks\",\"new_bytes\",
    \"stored_bytes\",\"known_chunks\",\"zero_chunks\",\"delta_chunks\",\"delta_bytes\",\"lost_found\",\"parent_hurt_chunks\",
-   \"kept_hurt_chunks\",\"lost_records_unreadable\",\"notes\":[],\"seconds\"}
+   \"kept_hurt_chunks\",\"lost_records_unreadable\",\"plan\":{\"reads\":\"all\"|\"changes\",\"why\",\"parent\",\"chunks\",\"read_chunks\",
+   \"zero_chunks\",\"forced_chunks\",\"sample_chunks\",\"delta_depth_max\",\"base\"},\"notes\":[],\"seconds\"}
   {\"message_type\":\"volume\",\"status\":\"failed\"|\"skipped\"|\"not_started\",\"source\",\"volume\",
    \"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
   {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_hurt\",\"volumes_failed\",\"volumes_skipped\",

@@ -86,6 +86,9 @@ impl<'a> Report<'a> {
             let hurt = report.lost.needs_somebody();
             self.summary.tally.volumes_hurt += u64::from(hurt);
             self.rows.push(row(report));
+            if self.summary.dry_run {
+                ui.note(&format!("{} {}", report.volume, report.plan));
+            }
             if ui.is_json() {
                 let status = if hurt { "hurt" } else { "ok" };
                 ui.print_json(&DoneLine { message_type, status, source, report })?;
