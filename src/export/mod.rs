@@ -118,7 +118,9 @@ pub async fn run(
     let sink = cpu::block(move || format.open(output, &what)).await?;
     let budget = Budget::new(INFLIGHT_BYTES_DEFAULT);
     let found = match (from, sink.existing()) {
-        (Some(from), _) => Found::Since(Changes::between(project, Some(&from.snapshot), &snapshot.snapshot)?),
+        (Some(from), _) => {
+            Found::Since(Box::new(Changes::between(project, Some(&from.snapshot), &snapshot.snapshot)?))
+        }
         (None, Existing::Blank) => Found::Blank,
         (None, Existing::Content(content)) => {
             Found::Content(LocalReader::new(project.clone(), content, budget.clone()))

@@ -68,7 +68,7 @@ impl<W: Walker<Flaw = Infallible>> Windows<W> {
                 }
                 Some(Visit::Skipped(range)) if leaves.is_empty() => {
                     let end = range.end.min(range.start.saturating_add(self.skipped_max));
-                    self.held = (end < range.end).then(|| Visit::Skipped(end..range.end));
+                    self.held = (end < range.end).then_some(Visit::Skipped(end..range.end));
                     let chunk = |leaf: u64| leaf.saturating_mul(REFS_PER_PAGE as u64);
                     let window = Window::zero(geometry, chunk(range.start)..chunk(end));
                     return Ok(Some(Part { window, from: None }));

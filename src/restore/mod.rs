@@ -182,7 +182,7 @@ async fn look(
             match rewind::plan(&content, snapshot, rewind, progress).await? {
                 Some((base, spans)) => {
                     let changes = Changes::between(project, Some(base), &snapshot.snapshot)?;
-                    let found = Found::Since(changes.written_since(content, spans));
+                    let found = Found::Since(Box::new(changes.written_since(content, spans)));
                     Ok((found, Some(base.sequence.0)))
                 }
                 None => Ok((Found::Content(content), None)),

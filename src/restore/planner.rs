@@ -34,7 +34,7 @@ pub(crate) enum Found {
     Blank,
     Nothing,
     /// What another snapshot says, page by page, but for what was written since.
-    Since(Changes),
+    Since(Box<Changes>),
     Content(LocalReader),
 }
 
