@@ -76,6 +76,12 @@ pub async fn block<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 
     })
 }
 
+/// Starts a thread of its own for what waits again and again, and must not take the place of what only blocks once.
+pub fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let started = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    started.map(|_| ()).map_err(|e| Error::unavailable("a thread could not be started").caused_by(e))
+}
+
 /// Does `work` with each piece of `bytes` on CPU threads and waits for all: for threads that may wait, not for async
 /// code. The last piece may be short.
 pub fn pieces<T: Send>(

@@ -8,7 +8,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::error::{Error, Result};
-use crate::format::Record;
+use crate::format::context;
 use crate::format::envelope::damaged;
 use crate::format::record::{Kdf, KeySlotRecord, ProjectRecord};
 
@@ -25,8 +25,6 @@ const ARGON2_LANES: RangeInclusive<u32> = 1..=16;
 pub const KEY_FILE_LEN_BYTES_MIN: usize = 32;
 /// Key files hold at most this much.
 pub const KEY_FILE_LEN_BYTES_MAX: usize = 1 << 20;
-
-const SLOT_AAD: &[u8] = b"cuttle v1 slot";
 
 /// 32 secret bytes.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -95,7 +93,7 @@ impl Unlock {
                 Ok(Some(out))
             }
             (Self::KeyFile(content), Kdf::KeyFile) => {
-                let mut hasher = blake3::Hasher::new_derive_key("cuttle v1 key file");
+                let mut hasher = blake3::Hasher::new_derive_key(context::KEY_FILE);
                 hasher.update(salt).update(content);
                 let out = Secret(*hasher.finalize().as_bytes());
                 hasher.zeroize();
@@ -139,13 +137,13 @@ impl MasterKey {
 
     /// What a client remembers of a repository's key.
     pub fn fingerprint(&self) -> [u8; 8] {
-        let derived = self.0.derive("cuttle v1 fingerprint");
+        let derived = self.0.derive(context::FINGERPRINT);
         std::array::from_fn(|i| derived.0[i])
     }
 
     /// Seals project records.
     pub fn project_key(&self) -> Secret {
-        self.0.derive("cuttle v1 project")
+        self.0.derive(context::PROJECT)
     }
 
     /// Wraps the master key for a passphrase or key file.
@@ -163,14 +161,18 @@ impl MasterKey {
             .stretch(kdf, &salt)?
             .ok_or_else(|| Error::internal("a secret does not fit its own kind of slot"))?;
         let mut ciphertext = *self.0.expose();
-        let tag = aead(&okm.derive("cuttle v1 slot wrap"))?
-            .seal_in_place_separate_tag(zero_nonce(), Aad::from(slot_aad(repository)), &mut ciphertext)
+        let tag = aead(&okm.derive(context::SLOT_WRAP))?
+            .seal_in_place_separate_tag(
+                zero_nonce(),
+                Aad::from(KeySlotRecord::wrap_bound(repository)),
+                &mut ciphertext,
+            )
             .map_err(|_| Error::internal("the master key could not be wrapped"))?;
         let tag = tag.as_ref().try_into().map_err(|_| Error::internal("a tag of another length"))?;
         let unsigned = KeySlotRecord {
             kdf,
             salt,
-            commitment: okm.derive("cuttle v1 slot commitment").0,
+            commitment: okm.derive(context::SLOT_COMMITMENT).0,
             wrapped: (ciphertext, tag),
             label: label.to_owned(),
             created_unix_ms,
@@ -186,15 +188,8 @@ impl MasterKey {
     }
 
     fn slot_mac(&self, slot: &KeySlotRecord, at: SlotPlace<'_>) -> Result<[u8; 32]> {
-        let unsigned = KeySlotRecord { mac: [0; 32], ..slot.clone() };
-        let key = self.0.derive("cuttle v1 slot mac");
-        let mut hasher = blake3::Hasher::new_keyed(key.expose());
-        hasher.update(&at.slot.to_le_bytes());
-        hasher.update(blake3::hash(at.repository).as_bytes());
-        hasher.update(&unsigned.encode()?);
-        let mac = *hasher.finalize().as_bytes();
-        hasher.zeroize();
-        Ok(mac)
+        let key = self.0.derive(context::SLOT_MAC);
+        Ok(*blake3::keyed_hash(key.expose(), &slot.bound(at.slot, at.repository)?).as_bytes())
     }
 
     /// Opens a slot. `None` when the secret is not the slot's; an error when it is, but the slot or the repository
@@ -202,16 +197,16 @@ impl MasterKey {
     pub fn unwrap(slot: &KeySlotRecord, unlock: &Unlock, repository: &[u8]) -> Result<Option<Self>> {
         unlock.check()?;
         let Some(okm) = unlock.stretch(slot.kdf, &slot.salt)? else { return Ok(None) };
-        let commitment = okm.derive("cuttle v1 slot commitment");
+        let commitment = okm.derive(context::SLOT_COMMITMENT);
         if verify_slices_are_equal(&commitment.0, &slot.commitment).is_err() {
             return Ok(None);
         }
         let (ciphertext, tag) = &slot.wrapped;
         let mut master = Secret([0; 32]);
-        aead(&okm.derive("cuttle v1 slot wrap"))?
+        aead(&okm.derive(context::SLOT_WRAP))?
             .open_separate_gather(
                 zero_nonce(),
-                Aad::from(slot_aad(repository)),
+                Aad::from(KeySlotRecord::wrap_bound(repository)),
                 ciphertext,
                 tag,
                 &mut master.0,
@@ -223,10 +218,6 @@ impl MasterKey {
             })?;
         Ok(Some(Self(master)))
     }
-}
-
-fn slot_aad(repository: &[u8]) -> Vec<u8> {
-    [SLOT_AAD, blake3::hash(repository).as_bytes()].concat()
 }
 
 fn zero_nonce() -> Nonce {
@@ -285,10 +276,10 @@ impl ProjectKeys {
     pub fn derive(record: &ProjectRecord) -> Self {
         let root = Secret(record.root);
         Self {
-            chunk_id: root.derive("cuttle v1 chunk id"),
-            page_id: root.derive("cuttle v1 page id"),
-            data: SealingKey(root.derive("cuttle v1 data")),
-            metadata: SealingKey(root.derive("cuttle v1 metadata")),
+            chunk_id: root.derive(context::CHUNK_ID),
+            page_id: root.derive(context::PAGE_ID),
+            data: SealingKey(root.derive(context::DATA)),
+            metadata: SealingKey(root.derive(context::METADATA)),
         }
     }
 

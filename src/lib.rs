@@ -82,6 +82,7 @@
 #![deny(unsafe_code)]
 
 pub mod backup;
+mod budget;
 pub mod cancel;
 pub mod chunker;
 pub mod clock;
@@ -93,6 +94,7 @@ pub mod export;
 pub mod forget;
 pub mod format;
 pub mod import;
+pub mod instant;
 pub mod keys;
 pub mod mount;
 pub mod plan;
@@ -113,6 +115,6 @@ pub mod store;
 mod testing;
 pub mod units;
 pub mod verify;
-pub mod volume;
 
 pub use error::{Error, ErrorKind, Result};
+pub use format::volume;

@@ -15,7 +15,7 @@ use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, PageRef};
 use crate::format::record::{BackupStats, Snapshot};
 use crate::keys::Unlock;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::manifest::{Manifest, ManifestBuilder};
 use crate::repo::session::{Committed, Session};
 use crate::repo::{Environment, InitOptions, Project, Repository, default_project};
@@ -113,9 +113,10 @@ impl Bench {
     /// Uploads a chunk and returns its ref.
     pub(crate) async fn chunk(&self, plain: &[u8]) -> PageRef {
         let id = self.project.identify(plain);
-        let name = self.project.chunk_name(ContentName { generation: Generation(0), id, variant: 0 });
+        let name =
+            self.project.content().chunk_name(ContentName { generation: Generation(0), id, variant: 0 });
         let sealed = codec::seal(self.project.place(&name), plain, codec::LEVEL_DEFAULT).expect("sealed");
-        PageRef::full(self.project.put_content(sealed, false).await.expect("uploaded").object)
+        PageRef::full(self.project.content().put(sealed, false).await.expect("uploaded").object)
     }
 
     /// Uploads a chunk as a delta against another and returns its ref.
@@ -128,7 +129,7 @@ impl Bench {
     ) -> PageRef {
         let id = self.project.identify(plain);
         let content = ContentName { generation: Generation(0), id, variant };
-        let name = self.project.chunk_name(content);
+        let name = self.project.content().chunk_name(content);
         let closure: Vec<ObjectRef> = base.objects().copied().collect();
         let below = codec::Base { name: closure[0].name, depth: closure.len() as u8, plain: base_plain };
         let sealed = codec::seal_delta(self.project.place(&name), plain, below, &codec::Joined::default(), 1)
@@ -161,7 +162,7 @@ impl Bench {
     ) -> SnapshotEntry {
         let geometry = Geometry::new(size_bytes, CHUNK).expect("valid");
         let volume = volume.parse().expect("valid");
-        let record = self.project.ensure_volume(&volume, &Identity::Stream).await.expect("catalog");
+        let record = self.project.volumes().ensure(&volume, &Identity::Stream).await.expect("catalog");
         let session = Session::register(&self.project, &record).await.expect("registered");
         let base = Manifest::zero(&self.project, geometry);
         let mut builder = ManifestBuilder::new(base.into(), geometry, session.generation, Arc::default());
@@ -176,7 +177,7 @@ impl Bench {
     }
 
     pub(crate) async fn find(&self, spec: &str) -> SnapshotEntry {
-        self.project.find_snapshot(spec).await.expect("found")
+        self.project.volumes().snapshot(spec).await.expect("found")
     }
 }
 

@@ -70,6 +70,15 @@ pub fn hex_into(s: &str, out: &mut [u8]) -> Result<()> {
     Err(Error::invalid(format!("expected {} lower-case hex digits, found {s:?}", out.len() * 2)))
 }
 
+/// A word as a shell takes it for one.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/@._-:+,=%".contains(c);
+    match !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// Lower-case hex of some bytes.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write;

@@ -1,143 +1,135 @@
-//! What makes a snapshot exist, and what a dry run shows instead.
+//! What makes a snapshot exist.
 
-use std::sync::Arc;
-
+use crate::backup::BackupReport;
+use crate::backup::context::Context;
 use crate::backup::ground::Ground;
-use crate::backup::job::{Job, Pass, lost};
-use crate::backup::origin::{Live, base_of};
-use crate::backup::{BackupReport, Input, own_prefix};
-use crate::cpu;
-use crate::error::{Context, Error, Result};
-use crate::format::gc::Condemned;
+use crate::backup::manifest::Stored;
+use crate::backup::origin::Origin;
+use crate::backup::plan::BackupPlan;
+use crate::backup::presence::LostReport;
+use crate::backup::store::Done;
+use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::format::record::Snapshot;
 use crate::repo::PROGRAM;
-use crate::repo::forbidden::Forbidden;
 use crate::repo::session::{Committed, Session};
-use crate::units::SnapshotId;
-use crate::volume::{Identity, ImageLayout, SnapshotPoint};
+use crate::volume::{ImageLayout, SnapshotPoint};
 
-impl Job<'_> {
-    pub(super) async fn commit(
-        &mut self,
-        session: &Session,
-        ground: &Ground,
-        pass: Pass,
-        point: Option<SnapshotPoint>,
-        layout: ImageLayout,
-    ) -> Result<BackupReport> {
-        let root = pass.root.as_ref().ok_or_else(|| Error::internal("a backup without a manifest"))?;
-        let environment = &self.project.repository().environment;
-        let parent = ground.compared_with();
-        let read = point.clone();
-        let snapshot = Snapshot {
-            volume: session.volume.number,
-            sequence: session.sequence,
-            generation: session.generation,
-            size_bytes: pass.geometry.size_bytes,
-            chunk_size_bytes: pass.geometry.chunk_size_bytes,
-            identity: self.identity.clone(),
-            point,
-            layout,
-            host: environment.host.clone(),
-            program: PROGRAM.to_owned(),
-            started_unix_ms: environment.clock.now_unix_ms(),
-            tags: self.options.tags.clone(),
-            parent: parent.map(|p| p.snapshot.sequence),
-            full_read: pass.full_read,
-            nights_since_full: match pass.full_read {
-                true => 0,
-                false => parent.map_or(0, |p| p.snapshot.nights_since_full.saturating_add(1)),
-            },
-            sample_cursor: pass.sample_cursor,
-            stats: pass.stats,
-            root: root.encode(),
-        };
-        self.cancel.check()?;
-        match session.commit(snapshot).await.context("commit the backup")? {
-            Committed::Done | Committed::Before => Ok(BackupReport {
-                volume: session.volume.name.clone(),
-                sequence: Some(session.sequence.0),
-                snapshot_id: Some(session.snapshot_id.to_string()),
-                point: read,
-                ..self.report(ground, &pass)
-            }),
-            Committed::Lost { by, reason } => Err(lost(session, &by, &reason)),
+/// What was made of a source.
+pub(super) struct Made<D> {
+    pub plan: BackupPlan,
+    pub done: Done<D>,
+    /// The source's snapshot that was read.
+    pub point: Option<SnapshotPoint>,
+    pub layout: ImageLayout,
+    pub size_bytes: u64,
+    pub lost: LostReport,
+}
+
+/// Writes the manifest's pages, then the outcome. Everything else that it references is durable by now.
+pub(super) async fn commit(
+    cx: &Context<'_>,
+    session: &Session,
+    origin: &Origin,
+    made: Made<Stored>,
+) -> Result<BackupReport> {
+    let mut report = report(cx, &made);
+    cx.progress.phase("writing the manifest", None);
+    let Made { plan, done, point, layout, size_bytes, .. } = made;
+    let root = done.draft.finish().await?;
+    let environment = &cx.project.repository().environment;
+    let snapshot = Snapshot {
+        volume: session.volume.number,
+        sequence: session.sequence,
+        generation: session.generation,
+        size_bytes,
+        chunk_size_bytes: cx.project.chunk_size_bytes(),
+        identity: origin.identity.clone(),
+        point: point.clone(),
+        layout,
+        host: environment.host.clone(),
+        program: PROGRAM.to_owned(),
+        started_unix_ms: environment.clock.now_unix_ms(),
+        tags: cx.options.tags.clone(),
+        parent: plan.parent,
+        full_read: plan.is_full_read(),
+        nights_since_full: plan.nights_since_full,
+        sample_cursor: plan.sample_cursor,
+        stats: done.stats,
+        root: root.encode(),
+    };
+    cx.cancel.check()?;
+    match session.commit(snapshot).await.context("commit the backup")? {
+        Committed::Done | Committed::Before => {
+            report.volume.clone_from(&session.volume.name);
+            report.sequence = Some(session.sequence.0);
+            report.snapshot_id = Some(session.snapshot_id.to_string());
+            report.point = point;
+            Ok(report)
+        }
+        Committed::Lost { by, reason } => Err(lost(session, &by, &reason)),
+    }
+}
+
+/// What a backup came to, but for the snapshot that it became.
+pub(super) fn report<D>(cx: &Context<'_>, made: &Made<D>) -> BackupReport {
+    let plan = &made.plan;
+    BackupReport {
+        volume: cx.options.volume.to_string(),
+        sequence: None,
+        snapshot_id: None,
+        point: None,
+        size_bytes: made.size_bytes,
+        full_read: plan.is_full_read(),
+        // Of a stream only what it gave was read.
+        changed_bytes: plan.changed_bytes.unwrap_or(made.done.stats.read_bytes),
+        parent: plan.parent.map(|p| p.0),
+        parent_known_by: plan.known_by(),
+        stats: made.done.stats,
+        lost: made.lost,
+        notes: Vec::new(),
+        plan: plan.clone(),
+        seconds: 0.0,
+    }
+}
+
+/// Ends a backup that failed. Its outcome is settled in any case: if not here, then by the next backup of this host, or by prune.
+pub(super) async fn give_up(cx: &Context<'_>, session: &Session, error: Error) -> Error {
+    match session.give_up(&error.to_string()).await {
+        // What it needed was then deleted, rightly: that is no damage.
+        Ok(Committed::Lost { by, reason }) if error.kind() == ErrorKind::Corrupt => {
+            lost(session, &by, &reason).caused_by(error)
+        }
+        Ok(Committed::Done | Committed::Lost { .. }) => error,
+        Ok(Committed::Before) => error.help(format!(
+            "backup {} was committed all the same and can be restored; the next one goes on from it",
+            session.sequence
+        )),
+        Err(e) => {
+            cx.note(format!("backup {} could not be marked as aborted: {e}", session.sequence));
+            error
         }
     }
+}
 
-    pub(super) fn report(&self, ground: &Ground, pass: &Pass) -> BackupReport {
-        BackupReport {
-            volume: self.options.volume.to_string(),
-            sequence: None,
-            snapshot_id: None,
-            point: None,
-            size_bytes: pass.geometry.size_bytes,
-            full_read: pass.full_read,
-            changed_bytes: pass.changed_bytes,
-            parent: ground.compared_with().map(|p| p.snapshot.sequence.0),
-            parent_known_by: match (&self.identity, pass.full_read) {
-                (_, true) => None,
-                (Identity::Stream, false) => Some("name"),
-                (_, false) => Some("id"),
-            },
-            stats: pass.stats,
-            lost: self.lost,
-            notes: self.notes.clone(),
-            seconds: 0.0,
-        }
+/// What only a forgotten parent needed is deleted, rightly, also while a backup goes on from it: that is no damage.
+pub(super) async fn unless_forgotten(error: Error, session: &Session, ground: &Ground) -> Error {
+    let Some(sequence) = ground.parent.as_ref().map(|p| p.snapshot.sequence) else { return error };
+    match session.project.slot(session.volume.number, sequence).is_forgotten().await {
+        Ok(true) => Error::conflict(format!(
+            "backup {sequence} of {}, which this one went on from, was forgotten and pruned meanwhile",
+            session.volume.name
+        ))
+        .help("run the backup again; what it uploaded is found and not uploaded twice")
+        .caused_by(error),
+        _ => error,
     }
+}
 
-    /// Reads and counts against the newest snapshot, registers nothing and uploads nothing.
-    pub(super) async fn dry_run(mut self, input: Input) -> Result<BackupReport> {
-        let catalog = self.project.confirmed_catalog().await?;
-        let mut snapshots = match catalog.by_name(&self.options.volume) {
-            Some(volume) => self.project.snapshots(volume).await?,
-            None => Vec::new(),
-        };
-        let newest = snapshots.pop();
-        let parent = match &input {
-            Input::Stream(source) => base_of(source.header(), newest, &Live::Listed(snapshots)).await?,
-            Input::Volume(_) => newest,
-        };
-        let generation = self.project.generation().await?;
-        let lost = self.project.lost().await?;
-        let ground = Ground {
-            before: self.manifest_of(parent.as_ref())?,
-            forbidden: Arc::new(Forbidden::new(generation, Condemned::default(), lost)),
-            generation,
-            seed: SnapshotId(crate::keys::random_array()?),
-            learn: parent.is_none(),
-            is_torn: false,
-            dry_run: true,
-            parent,
-        };
-        let pass = match input {
-            Input::Volume(volume) => {
-                let prefix = own_prefix(self.project);
-                let own_name = format!("{prefix}dry-run-{}", ground.seed);
-                let frozen = self.freeze(&ground, volume, prefix, own_name).await?;
-                let pass = match self.check_frozen_size(&ground, &frozen) {
-                    Ok(()) => self.pass(&ground, &frozen, None).await,
-                    Err(e) => Err(e),
-                };
-                if let Err(e) = cpu::block(move || frozen.discard()).await {
-                    self.note(format!("the snapshot made for this dry run stays: {e}"));
-                }
-                pass?.ok_or_else(|| {
-                    Error::corrupt("the source cannot be relied on; a backup would read all of it")
-                })?
-            }
-            Input::Stream(source) => {
-                self.check_stream(&ground, source.header().from.as_deref())?;
-                if source.header().states > 1 {
-                    self.note(format!(
-                        "the stream holds {} states of the volume, each of which becomes a snapshot: here they are read as one",
-                        source.header().states
-                    ));
-                }
-                self.stream_pass(&ground, source).await?
-            }
-        };
-        Ok(self.report(&ground, &pass))
-    }
+/// Somebody ended this backup as aborted.
+fn lost(session: &Session, by: &str, reason: &str) -> Error {
+    Error::conflict(format!(
+        "backup {} of {} was aborted by {by}: {reason}",
+        session.sequence, session.volume.name
+    ))
+    .help("run the backup again; what it uploaded is found and not uploaded twice")
 }

@@ -13,16 +13,21 @@ use crate::repo::Project;
 use crate::units::ChunkId;
 
 /// What was in a chunk's place.
-pub struct Below {
+pub(super) struct Below {
     pub chain: Chain,
     /// As long as the chunk, and known to be what the repository has under the id of the chain's top.
     pub plain: Vec<u8>,
     pub joined: Joined,
 }
 
+/// Memory that a chunk takes until it is encoded, in chunks: its own, the base that it wants, and the deltas that are joined.
+pub(super) fn memory_chunks(chain: Option<&Chain>) -> u64 {
+    chain.map_or(1, |chain| if chain.joined().is_empty() { 2 } else { 3 })
+}
+
 /// What the deltas replace that a new one takes in, given their bodies in the chain's order. `None` where one of them is lost or
 /// damaged, or makes a chunk of another length: then the new chunk is not to stand on any of them.
-pub fn joined(
+pub(super) fn joined(
     project: &Project,
     chain: &Chain,
     bodies: &[Bytes],
@@ -32,18 +37,22 @@ pub fn joined(
     let taken_in = chain.joined().iter().zip(bodies).enumerate().try_for_each(|(place, (object, body))| {
         let (base, depth) =
             chain.under(place).ok_or_else(|| Error::internal("a delta that stands on nothing"))?;
-        let (name, base) = (project.chunk_name(object.name), DeltaBase { name: base.name, depth });
+        let (name, base) = (project.content().chunk_name(object.name), DeltaBase { name: base.name, depth });
         joined.take_in(project.place(&name), body, base, plain_len).context(&name)
     });
     unless_damaged(taken_in.map(|()| joined))
 }
 
 /// As [`joined`], from the store.
-pub async fn fetch_joined(project: &Project, chain: &Chain, plain_len: usize) -> Result<Option<Joined>> {
+pub(super) async fn fetch_joined(
+    project: &Project,
+    chain: &Chain,
+    plain_len: usize,
+) -> Result<Option<Joined>> {
     if chain.joined().is_empty() {
         return Ok(Some(Joined::default()));
     }
-    let bodies = unless_damaged(project.get_chunk_objects(chain.joined()).await)?;
+    let bodies = unless_damaged(project.content().get_chunk_objects(chain.joined()).await)?;
     let Some(bodies) = bodies else { return Ok(None) };
     let (project, chain) = (project.clone(), chain.clone());
     cpu::run(move || joined(&project, &chain, &bodies, plain_len)).await

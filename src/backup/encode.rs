@@ -1,8 +1,11 @@
 //! One chunk on a CPU thread: zero, known, or compressed and sealed.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use crate::backup::context::Context;
+use crate::backup::ground::Ground;
+use crate::backup::known::KnownChunks;
+use crate::backup::learn;
 use crate::codec::{self, Sealed};
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
@@ -14,13 +17,9 @@ use crate::repo::Project;
 use crate::repo::forbidden::Forbidden;
 use crate::units::{ChunkId, Generation};
 
-/// Most objects that a session remembers (about 50 MiB), those below a delta included. Beyond it, dedup is the store's: a
-/// create that finds the chunk.
-const KNOWN_MAX: usize = 900_000;
-
 /// What a chunk turned out to be.
 #[derive(Debug)]
-pub enum Encoded {
+pub(super) enum Encoded {
     /// All zero.
     Zero,
     /// What the parent has in the same place.
@@ -39,7 +38,7 @@ pub enum Encoded {
 
 /// An object to be uploaded.
 #[derive(Debug)]
-pub struct NewChunk {
+pub(super) struct NewChunk {
     pub id: ChunkId,
     pub sealed: Sealed,
     /// What it is a delta against; `None` for a full object.
@@ -54,7 +53,7 @@ impl NewChunk {
 }
 
 /// What a look at a chunk shows.
-pub enum Found {
+pub(super) enum Found {
     Settled(Encoded),
     /// This session is the first to see the content: the asker must encode it.
     New(ChunkId),
@@ -62,135 +61,38 @@ pub enum Found {
 
 /// What the parent has in a chunk's place, where that may be referenced.
 #[derive(Debug, Clone)]
-pub struct Before {
+pub(super) struct Before {
     pub chunk: PageRef,
     /// Whether the manifest being built has it too, so that nothing need be set.
     pub stands: bool,
 }
 
-/// What this session knows of a chunk that it may reference.
-#[derive(Debug, Clone)]
-pub(super) enum Known {
-    Pending,
-    Stored {
-        generation: Generation,
-        sealed_len_bytes: u32,
-        variant: u32,
-    },
-    /// Stored by this session as a delta, which nobody else knows of.
-    Delta(Arc<PageRef>),
-}
-
-impl Known {
-    pub(super) fn of(object: &ObjectRef) -> Self {
-        let ContentName { generation, variant, .. } = object.name;
-        Self::Stored { generation, sealed_len_bytes: object.sealed_len_bytes, variant }
-    }
-
-    /// The ref of the chunk; `None` while it is being uploaded.
-    fn chunk(&self, id: ChunkId) -> Option<PageRef> {
-        match self {
-            Self::Pending => None,
-            Self::Stored { generation, sealed_len_bytes, variant } => {
-                let name = ContentName { generation: *generation, id, variant: *variant };
-                Some(PageRef::full(ObjectRef { name, sealed_len_bytes: *sealed_len_bytes }))
-            }
-            Self::Delta(chunk) => Some(PageRef::clone(chunk)),
-        }
-    }
-
-    /// Objects that must be remembered for it.
-    fn weight(&self) -> usize {
-        match self {
-            Self::Pending | Self::Stored { .. } => 1,
-            Self::Delta(chunk) => 1 + chunk.objects().count(),
-        }
-    }
-}
-
-/// Two halves: when the newer is full, the older is dropped. So whatever a chunk in flight waits for is still known.
-#[derive(Default)]
-struct KnownChunks {
-    newer: HashMap<ChunkId, Known>,
-    older: HashMap<ChunkId, Known>,
-    /// Of what was put into the newer half.
-    weight: usize,
-}
-
-impl KnownChunks {
-    fn get(&self, id: &ChunkId) -> Option<Known> {
-        self.newer.get(id).or_else(|| self.older.get(id)).cloned()
-    }
-
-    fn insert(&mut self, id: ChunkId, known: Known) {
-        if self.weight >= KNOWN_MAX / 2 {
-            let older = std::mem::take(&mut self.newer);
-            let pending = older.iter().filter(|(_, k)| matches!(k, Known::Pending));
-            self.newer.extend(pending.map(|(id, k)| (*id, k.clone())));
-            self.weight = self.newer.len();
-            self.older = older;
-        }
-        self.weight += known.weight();
-        self.newer.insert(id, known);
-    }
-
-    fn len(&self) -> usize {
-        self.newer.len() + self.older.len()
-    }
-}
-
 /// Turns plaintext into what the store needs, knowing what is there.
-pub struct Encoder {
-    pub(super) project: Project,
-    generation: Generation,
-    pub(super) level: i32,
+pub(super) struct Encoder {
+    pub project: Project,
+    pub generation: Generation,
+    pub level: i32,
+    /// Decode every new object before it is uploaded.
     check: bool,
-    pub(super) forbidden: Arc<Forbidden>,
-    known: Mutex<KnownChunks>,
-    /// Chunks of the generation that a listing shows and nothing proves: to be opened before they are used.
-    listed: Mutex<HashSet<ChunkId>>,
+    pub forbidden: Arc<Forbidden>,
+    pub known: KnownChunks,
 }
 
 impl Encoder {
-    /// `check` decodes every new object before it is uploaded.
-    pub fn new(
-        project: &Project,
-        generation: Generation,
-        level: i32,
-        check: bool,
-        forbidden: Arc<Forbidden>,
-    ) -> Self {
-        let (known, listed) = Default::default();
-        Self { project: project.clone(), generation, level, check, forbidden, known, listed }
-    }
-
-    pub(super) fn saw_listed(&self, ids: impl IntoIterator<Item = ChunkId>) {
-        self.listed.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
-    }
-
-    /// Whether a listing shows a full object of a chunk in the generation.
-    pub(super) fn is_listed(&self, id: &ChunkId) -> bool {
-        self.listed.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
-    }
-
-    fn known(&self) -> MutexGuard<'_, KnownChunks> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn project(&self) -> &Project {
-        &self.project
-    }
-
-    pub(super) fn generation(&self) -> Generation {
-        self.generation
-    }
-
-    pub(super) fn known_count(&self) -> usize {
-        self.known().len()
-    }
-
-    pub(super) fn know(&self, id: ChunkId, known: Known) {
-        self.known().insert(id, known);
+    /// One that learned what there is, where there may well be more than the parent shows.
+    pub async fn new(cx: &Context<'_>, ground: &Ground) -> Result<Arc<Self>> {
+        let encoder = Self {
+            project: cx.project.clone(),
+            generation: ground.generation,
+            level: cx.options.level,
+            check: cx.options.check_encoding,
+            forbidden: Arc::clone(&ground.forbidden),
+            known: KnownChunks::default(),
+        };
+        if ground.learn {
+            learn::learn(&encoder).await?;
+        }
+        Ok(Arc::new(encoder))
     }
 
     /// `before` is `None` where nothing is known of the place, or what is there may not be referenced.
@@ -212,7 +114,7 @@ impl Encoder {
             let same = before.stands;
             return Found::Settled(if same { Encoded::Same } else { Encoded::Known(before.chunk.clone()) });
         }
-        match self.claim(id) {
+        match self.known.claim(id) {
             None => Found::New(id),
             Some(known) => Found::Settled(known.chunk(id).map_or(Encoded::Pending(id), Encoded::Known)),
         }
@@ -239,61 +141,8 @@ impl Encoder {
         Ok(NewChunk { id, sealed, chain: None })
     }
 
-    /// Says what is known of an id; the first to ask for an unknown one is to upload it.
-    fn claim(&self, id: ChunkId) -> Option<Known> {
-        let mut known = self.known();
-        let found = known.get(&id);
-        if found.is_none() {
-            known.insert(id, Known::Pending);
-        }
-        found
-    }
-
-    /// An upload is durable.
-    pub fn stored(&self, chunk: &PageRef) {
-        let PageRef::Stored { object, closure } = chunk else { return };
-        let known = match closure.is_empty() {
-            true => Known::of(object),
-            false => Known::Delta(Arc::new(chunk.clone())),
-        };
-        self.know(object.name.id, known);
-    }
-
-    /// The ref of an id that is durable by now.
-    pub fn stored_ref(&self, id: ChunkId) -> Option<PageRef> {
-        self.known().get(&id)?.chunk(id)
-    }
-
     /// The name of a chunk of this session.
     pub(super) fn name(&self, id: ChunkId, variant: u32) -> ObjectName {
-        self.project.chunk_name(ContentName { generation: self.generation, id, variant })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(n: usize) -> ChunkId {
-        ChunkId(std::array::from_fn(|i| n.to_le_bytes().get(i).copied().unwrap_or(0)))
-    }
-
-    #[test]
-    fn what_deltas_stand_on_counts_in_what_is_remembered() {
-        let name = |n| ContentName { generation: Generation(0), id: id(n), variant: 1 };
-        let object = |n| ObjectRef { name: name(n), sealed_len_bytes: 200 };
-        let delta =
-            |n| Known::Delta(Arc::new(PageRef::Stored { object: object(n), closure: vec![object(0); 7] }));
-        let mut known = KnownChunks::default();
-        known.insert(id(0), Known::Pending);
-        // Nine objects each, the map's own entry included.
-        let most = KNOWN_MAX / 9;
-        for n in 1..=3 * most {
-            known.insert(id(n), delta(n));
-            assert!(known.len() <= most + 2);
-        }
-        assert!(matches!(known.get(&id(0)), Some(Known::Pending)), "it is still on its way");
-        assert!(matches!(known.get(&id(3 * most)), Some(Known::Delta(_))));
-        assert!(known.get(&id(1)).is_none());
+        self.project.content().chunk_name(ContentName { generation: self.generation, id, variant })
     }
 }

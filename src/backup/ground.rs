@@ -2,55 +2,200 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::error::Result;
+use crate::backup::context::Context;
+use crate::backup::origin::{Live, Origin, base_of};
+use crate::backup::plan::Past;
+use crate::backup::presence::{Look, LostReport};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::REFS_PER_PAGE;
+use crate::repo::Project;
 use crate::repo::forbidden::Forbidden;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::manifest::Manifest;
-use crate::units::{Generation, Geometry, SnapshotId};
+use crate::repo::session::{Rival, Session};
+use crate::source::StreamHeader;
+use crate::units::{Generation, Geometry, Sequence};
 
-/// What a pass works against.
+/// A backup that has been under way for longer than a night is nothing that one may go on relying on.
+const IN_PROGRESS_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+const FANOUT: u64 = REFS_PER_PAGE as u64;
+
 pub(super) struct Ground {
-    pub before: Arc<Manifest>,
+    /// The backup's number, or in a dry run what it would be.
+    pub sequence: Sequence,
     pub parent: Option<SnapshotEntry>,
+    /// The parent's manifest; of nothing where there is none that can be read.
+    pub before: Arc<Manifest>,
     pub forbidden: Arc<Forbidden>,
     pub generation: Generation,
-    /// Seeds the choice of samples.
-    pub seed: SnapshotId,
     /// Whether the generation may well hold chunks of this volume that no snapshot shows.
     pub learn: bool,
     /// The parent's manifest cannot be read: nothing is compared with it.
     pub is_torn: bool,
-    pub dry_run: bool,
+    pub lost: LostReport,
 }
 
 impl Ground {
-    /// The snapshot that the volume is compared with.
-    pub fn compared_with(&self) -> Option<&SnapshotEntry> {
-        self.parent.as_ref().filter(|_| !self.is_torn)
+    /// As the protocol wants it: everything is looked at after the registration.
+    pub async fn registered(
+        cx: &Context<'_>,
+        session: &Session,
+        header: Option<&StreamHeader>,
+    ) -> Result<Self> {
+        let settled = session.settle_dead().await?;
+        if cx.options.yields
+            && let Some(rival) = session.rival(&settled).await?
+        {
+            return Err(in_progress(session, &rival));
+        }
+        let newest = session.parent().await?;
+        let parent = match header {
+            Some(header) => base_of(header, newest, &Live::Confirmed(session)).await?,
+            None => newest,
+        };
+        let interrupted_since =
+            parent.as_ref().map_or(Sequence(0), |p| p.snapshot.sequence) < session.log.last();
+        let mut ground = Self {
+            sequence: session.sequence,
+            before: manifest_of(cx.project, parent.as_ref())?,
+            forbidden: Arc::default(),
+            generation: session.generation,
+            learn: parent.is_none() || interrupted_since || !settled.is_empty(),
+            is_torn: false,
+            lost: LostReport::default(),
+            parent: None,
+        };
+        let mut forbidden = session.forbidden.clone();
+        if let Some(parent) = &parent {
+            let (volume, sequence) = (&session.volume, session.sequence);
+            let look = Look { cx, volume, sequence, parent, before: &ground.before };
+            let seen = look.look(&forbidden).await?;
+            if !seen.new.is_empty()
+                && let Err(e) = cx.project.lost_records().remember(forbidden.lost_mut(), &seen.new).await
+            {
+                if e.kind() == ErrorKind::Interrupted {
+                    return Err(e);
+                }
+                cx.note(format!("what was found lost could not be recorded: {e}"));
+            }
+            ground.is_torn = seen.is_torn;
+            ground.lost = look.forbid(seen, &mut forbidden).await?;
+        }
+        ground.settled(cx, parent, forbidden)
     }
 
-    /// Chunks that an incremental reads although nothing was reported: those whose length changed with the volume's size, those
-    /// that a prune round may delete, and those that are lost.
-    pub async fn must_read(&self, geometry: Geometry) -> Result<BTreeSet<u64>> {
-        let before = self.before.geometry();
-        let mut out = BTreeSet::new();
-        if before.size_bytes != geometry.size_bytes {
-            let cut = geometry.index_of(before.size_bytes.min(geometry.size_bytes));
-            if before.chunk_len_bytes(cut) != geometry.chunk_len_bytes(cut) {
-                out.insert(cut.0);
+    /// As the repository shows itself to somebody who stores nothing: for a dry run.
+    pub async fn listed(cx: &Context<'_>, header: Option<&StreamHeader>) -> Result<Self> {
+        let project = cx.project;
+        let catalog = project.volumes().confirmed().await?;
+        let volume = catalog.by_name(&cx.options.volume);
+        let (mut snapshots, last) = match volume {
+            Some(volume) => {
+                (project.history(volume).snapshots().await?, project.log(volume.number).read().await?.last())
             }
+            None => (Vec::new(), Sequence(0)),
+        };
+        let newest = snapshots.pop();
+        let parent = match header {
+            Some(header) => base_of(header, newest, &Live::Listed(snapshots)).await?,
+            None => newest,
+        };
+        let rounds = project.rounds().newest().await?;
+        let condemned = project.rounds().condemned(&rounds).await?;
+        let mut forbidden = Forbidden::new(rounds.newest, condemned, project.lost_records().read().await?);
+        let mut ground = Self {
+            sequence: Sequence(last.0.saturating_add(1)),
+            before: manifest_of(project, parent.as_ref())?,
+            forbidden: Arc::default(),
+            generation: rounds.newest,
+            learn: parent.as_ref().map_or(Sequence(0), |p| p.snapshot.sequence) < last || parent.is_none(),
+            is_torn: false,
+            lost: LostReport::default(),
+            parent: None,
+        };
+        if let (Some(volume), Some(parent)) = (volume, &parent) {
+            let look = Look { cx, volume, sequence: ground.sequence, parent, before: &ground.before };
+            let seen = look.look(&forbidden).await?;
+            ground.is_torn = seen.is_torn;
+            ground.lost = look.forbid(seen, &mut forbidden).await?;
         }
-        if !self.forbidden.is_empty() {
-            for number in 0..self.before.leaf_count() {
-                if self.before.leaf_ref(number).await?.is_zero() {
-                    continue;
-                }
-                let leaf = self.before.leaf(number).await?;
-                let hurt = leaf.refs.iter().enumerate().filter(|(_, r)| self.forbidden.chunk(r));
-                out.extend(hurt.map(|(at, _)| number * 1024 + at as u64));
+        ground.settled(cx, parent, forbidden)
+    }
+
+    fn settled(
+        mut self,
+        cx: &Context<'_>,
+        parent: Option<SnapshotEntry>,
+        forbidden: Forbidden,
+    ) -> Result<Self> {
+        if self.is_torn {
+            self.before = manifest_of(cx.project, None)?;
+        }
+        // What is lost here may be stored elsewhere.
+        self.learn |= self.is_torn || self.lost.parent_hurt_chunks > 0;
+        (self.parent, self.forbidden) = (parent, Arc::new(forbidden));
+        Ok(self)
+    }
+
+    /// What plans are made from.
+    pub fn past<'a>(&'a self, cx: &'a Context<'_>, origin: &'a Origin) -> Past<'a> {
+        Past {
+            options: cx.options,
+            origin,
+            parent: self.parent.as_ref(),
+            is_torn: self.is_torn,
+            chunk_size_bytes: cx.project.chunk_size_bytes(),
+            delta_depth_max: cx.project.repository().record().delta_depth_max,
+        }
+    }
+
+    /// Chunks of the parent that may not be built upon: those that a prune round may delete, and those that are lost.
+    pub async fn forbidden_chunks(&self) -> Result<BTreeSet<u64>> {
+        let mut out = BTreeSet::new();
+        if self.forbidden.is_empty() {
+            return Ok(out);
+        }
+        for number in 0..self.before.leaf_count() {
+            if self.before.leaf_ref(number).await?.is_zero() {
+                continue;
             }
+            let leaf = self.before.leaf(number).await?;
+            let hurt = leaf.refs.iter().enumerate().filter(|(_, r)| self.forbidden.chunk(r));
+            out.extend(hurt.map(|(at, _)| number * FANOUT + at as u64));
         }
         Ok(out)
     }
+}
+
+fn manifest_of(project: &Project, parent: Option<&SnapshotEntry>) -> Result<Arc<Manifest>> {
+    let manifest = match parent {
+        Some(parent) => Manifest::of(project, &parent.snapshot)?,
+        None => Manifest::zero(project, Geometry::new(0, project.chunk_size_bytes())?),
+    };
+    if manifest.geometry().chunk_size_bytes != project.chunk_size_bytes() {
+        return Err(Error::corrupt(format!(
+            "the parent has chunks of {} bytes, the repository {}",
+            manifest.geometry().chunk_size_bytes,
+            project.chunk_size_bytes()
+        )));
+    }
+    Ok(Arc::new(manifest))
+}
+
+/// Somebody else backs the volume up.
+fn in_progress(session: &Session, rival: &Rival) -> Error {
+    let Rival { sequence, host, process, for_how_long } = rival;
+    let minutes = for_how_long.as_secs() / 60;
+    let name = &session.volume.name;
+    if *for_how_long < IN_PROGRESS_MAX {
+        return Error::busy(format!("in progress on {host}, {minutes} min"))
+            .help(format!("backup {sequence} of {name}, process {process}"));
+    }
+    let hours = minutes / 60;
+    Error::conflict(format!("backup {sequence} of {name} has been in progress on {host} for {hours} h")).help(format!(
+        "see whether process {process} there is stuck; once it is gone, run the backup again (from another host: an hour and a half \
+         after its last sign of life)"
+    ))
 }

@@ -5,13 +5,14 @@ use std::collections::HashMap;
 
 use futures::{StreamExt, stream};
 
-use crate::backup::encode::{Encoder, Known};
+use crate::backup::encode::Encoder;
+use crate::backup::known::Known;
 use crate::error::{ErrorKind, Result};
 use crate::format::gc::PartRef;
 use crate::format::names::{ContentKind, ContentName, chunks_prefix};
 use crate::format::table::TableEntry;
 use crate::format::{HEADER_LEN_BYTES, ObjectName};
-use crate::repo::chunks::chunk_object_len_bytes_max;
+use crate::repo::content::chunk_object_len_bytes_max;
 use crate::repo::found::Found;
 use crate::repo::manifest::Manifest;
 use crate::store::ObjectInfo;
@@ -26,135 +27,142 @@ const NAMED_PAGES_MAX: usize = 4_096;
 /// Listings under way at once.
 const LISTS_INFLIGHT_MAX: usize = 16;
 
-impl Encoder {
-    /// Reads the live index of the round that began the session's generation, or of the one before while that is not
-    /// sealed. Every chunk in it was live then, and stays until a round that waits for this session, unless a round under
-    /// way condemned it (invariants I4, I6). An index that is damaged or gone costs uploads, not the backup.
-    pub async fn learn_live(&self) -> Result<()> {
-        match self.read_live().await {
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                tracing::warn!(%error, "the live index cannot be read; known content may be uploaded again");
-                Ok(())
-            }
-            done => done,
+/// Learns all there is.
+pub(super) async fn learn(encoder: &Encoder) -> Result<()> {
+    learn_live(encoder).await?;
+    learn_stored(encoder).await
+}
+
+/// Reads the live index of the round that began the session's generation, or of the one before while that is not
+/// sealed. Every chunk in it was live then, and stays until a round that waits for this session, unless a round under
+/// way condemned it (invariants I4, I6). An index that is damaged or gone costs uploads, not the backup.
+async fn learn_live(encoder: &Encoder) -> Result<()> {
+    match read_live(encoder).await {
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            tracing::warn!(%error, "the live index cannot be read; known content may be uploaded again");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+async fn read_live(encoder: &Encoder) -> Result<()> {
+    let Some((generation, parts)) = newest_index(encoder).await? else { return Ok(()) };
+    for part in &parts {
+        if encoder.known.count() >= LEARNED_MAX {
+            break;
+        }
+        // A later round ended: this session has been ended by it, too.
+        let Some(entries) = encoder.project.parts(generation).read_table(part).await? else { break };
+        entries.iter().for_each(|entry| learn_entry(encoder, entry));
+    }
+    Ok(())
+}
+
+async fn newest_index(encoder: &Encoder) -> Result<Option<(Generation, Vec<PartRef>)>> {
+    let newest = encoder.generation.0;
+    for generation in [newest, newest.saturating_sub(1)].into_iter().filter(|g| *g > 0) {
+        match encoder.project.rounds().look_seal(Generation(generation)).await? {
+            Found::Opens(seal) => return Ok(Some((seal.generation, seal.live_index))),
+            Found::Absent => {}
+            // It may be a seal, and delete what the one before names.
+            Found::Foreign(_) => return Ok(None),
         }
     }
+    Ok(None)
+}
 
-    async fn read_live(&self) -> Result<()> {
-        let Some((generation, parts)) = self.newest_index().await? else { return Ok(()) };
-        for part in &parts {
-            if self.known_count() >= LEARNED_MAX {
-                break;
-            }
-            // A later round ended: this session has been ended by it, too.
-            let Some(entries) = self.project().read_table(generation, part).await? else { break };
-            entries.iter().for_each(|entry| self.learn_entry(entry));
-        }
-        Ok(())
+fn learn_entry(encoder: &Encoder, entry: &TableEntry) {
+    let (name, size_bytes) = (entry.object.name, u64::from(entry.object.sealed_len_bytes));
+    let may_be = entry.kind == ContentKind::Chunk && name.generation <= encoder.generation;
+    if may_be
+        && name.variant == 0
+        && may_have(encoder, size_bytes)
+        && !encoder.forbidden.name(entry.kind, name)
+    {
+        encoder.known.know(name.id, Known::of(&entry.object));
     }
+}
 
-    async fn newest_index(&self) -> Result<Option<(Generation, Vec<PartRef>)>> {
-        let newest = self.generation().0;
-        for generation in [newest, newest.saturating_sub(1)].into_iter().filter(|g| *g > 0) {
-            match self.project().look_seal(Generation(generation)).await? {
-                Found::Opens(seal) => return Ok(Some((seal.generation, seal.live_index))),
-                Found::Absent => {}
-                // It may be a seal, and delete what the one before names.
-                Found::Foreign(_) => return Ok(None),
+/// Lists what the generation holds, so that a large backup of known content uploads nothing. What the listing
+/// misses costs a create that finds it; what it shows is there, as nothing of this generation is deleted while
+/// the session is open (invariant I3).
+///
+/// A listing proves nothing of what is in an object: anybody who may create can have put it there. What a live snapshot
+/// names is known; the rest is opened once before it is used.
+async fn learn_stored(encoder: &Encoder) -> Result<()> {
+    let mut listed = list_stored(encoder).await?;
+    if !listed.is_empty() {
+        learn_named(encoder, &mut listed).await?;
+        encoder.known.saw_listed(listed.into_keys());
+    }
+    Ok(())
+}
+
+/// The full chunks of the generation that a listing shows, with their sizes.
+async fn list_stored(encoder: &Encoder) -> Result<HashMap<ChunkId, u32>> {
+    let (store, name) = (encoder.project.repository().store(), encoder.project.name());
+    let all = chunks_prefix(name, encoder.generation, None);
+    let few: Vec<_> = store.list_stream(&all, None).take(LISTED_FEW).collect().await;
+    if few.len() < LISTED_FEW {
+        let few: Vec<ObjectInfo> = few.into_iter().collect::<Result<_>>()?;
+        return Ok(few.iter().filter_map(|info| full_chunk(encoder, info)).collect());
+    }
+    let lists = (0..=255u8).map(|first| chunks_prefix(name, encoder.generation, Some(first)));
+    let mut lists = stream::iter(lists)
+        .map(|prefix| async move { store.list(&prefix, None).await })
+        .buffer_unordered(LISTS_INFLIGHT_MAX);
+    let mut found = HashMap::new();
+    while let Some(listed) = lists.next().await {
+        found.extend(listed?.iter().filter_map(|info| full_chunk(encoder, info)));
+        if found.len() >= LEARNED_MAX {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Takes what the newest snapshots of the project's volumes name out of what is listed: their manifests are sealed with
+/// the project's key. Whatever of it cannot be read costs a look at the chunks.
+async fn learn_named(encoder: &Encoder, listed: &mut HashMap<ChunkId, u32>) -> Result<()> {
+    let mut pages = 0;
+    for volume in encoder.project.volumes().read().await?.entries() {
+        let Ok(Some(snapshot)) = encoder.project.history(volume).latest().await else { continue };
+        let Ok(manifest) = Manifest::of(&encoder.project, &snapshot.snapshot) else { continue };
+        for number in 0..manifest.leaf_count() {
+            if pages >= NAMED_PAGES_MAX || listed.is_empty() {
+                return Ok(());
+            }
+            let Ok(leaf) = manifest.leaf(number).await else { break };
+            pages += 1;
+            for chunk in leaf.refs.iter().filter_map(|chunk| chunk.object()) {
+                let ContentName { id, generation, variant } = chunk.name;
+                if (generation, variant) == (encoder.generation, 0)
+                    && listed.get(&id) == Some(&chunk.sealed_len_bytes)
+                {
+                    listed.remove(&id);
+                    encoder.known.know(id, Known::of(chunk));
+                }
             }
         }
-        Ok(None)
     }
+    Ok(())
+}
 
-    fn learn_entry(&self, entry: &TableEntry) {
-        let (name, size_bytes) = (entry.object.name, u64::from(entry.object.sealed_len_bytes));
-        let may_be = entry.kind == ContentKind::Chunk && name.generation <= self.generation();
-        if may_be && name.variant == 0 && self.may_have(size_bytes) && !self.forbidden.name(entry.kind, name)
+/// A full chunk of a listing, as far as its size can be right and nothing forbids it.
+fn full_chunk(encoder: &Encoder, info: &ObjectInfo) -> Option<(ChunkId, u32)> {
+    match ObjectName::parse(&info.key)? {
+        ObjectName::Chunk(_, name @ ContentName { id, variant: 0, .. })
+            if may_have(encoder, info.size_bytes) && !encoder.forbidden.name(ContentKind::Chunk, name) =>
         {
-            self.know(name.id, Known::of(&entry.object));
+            Some((id, u32::try_from(info.size_bytes).ok()?))
         }
+        _ => None,
     }
+}
 
-    /// Lists what the generation holds, so that a large backup of known content uploads nothing. What the listing
-    /// misses costs a create that finds it; what it shows is there, as nothing of this generation is deleted while
-    /// the session is open (invariant I3).
-    ///
-    /// A listing proves nothing of what is in an object: anybody who may create can have put it there. What a live snapshot
-    /// names is known; the rest is opened once before it is used.
-    pub async fn learn_stored(&self) -> Result<()> {
-        let mut listed = self.list_stored().await?;
-        if !listed.is_empty() {
-            self.learn_named(&mut listed).await?;
-            self.saw_listed(listed.into_keys());
-        }
-        Ok(())
-    }
-
-    /// The full chunks of the generation that a listing shows, with their sizes.
-    async fn list_stored(&self) -> Result<HashMap<ChunkId, u32>> {
-        let (store, name) = (self.project().repository().store(), self.project().name());
-        let all = chunks_prefix(name, self.generation(), None);
-        let few: Vec<_> = store.list_stream(&all, None).take(LISTED_FEW).collect().await;
-        if few.len() < LISTED_FEW {
-            let few: Vec<ObjectInfo> = few.into_iter().collect::<Result<_>>()?;
-            return Ok(few.iter().filter_map(|info| self.full_chunk(info)).collect());
-        }
-        let lists = (0..=255u8).map(|first| chunks_prefix(name, self.generation(), Some(first)));
-        let mut lists = stream::iter(lists)
-            .map(|prefix| async move { store.list(&prefix, None).await })
-            .buffer_unordered(LISTS_INFLIGHT_MAX);
-        let mut found = HashMap::new();
-        while let Some(listed) = lists.next().await {
-            found.extend(listed?.iter().filter_map(|info| self.full_chunk(info)));
-            if found.len() >= LEARNED_MAX {
-                break;
-            }
-        }
-        Ok(found)
-    }
-
-    /// Takes what the newest snapshots of the project's volumes name out of what is listed: their manifests are sealed with
-    /// the project's key. Whatever of it cannot be read costs a look at the chunks.
-    async fn learn_named(&self, listed: &mut HashMap<ChunkId, u32>) -> Result<()> {
-        let mut pages = 0;
-        for volume in self.project().catalog().await?.entries() {
-            let Ok(Some(snapshot)) = self.project().latest_snapshot(volume).await else { continue };
-            let Ok(manifest) = Manifest::of(self.project(), &snapshot.snapshot) else { continue };
-            for number in 0..manifest.leaf_count() {
-                if pages >= NAMED_PAGES_MAX || listed.is_empty() {
-                    return Ok(());
-                }
-                let Ok(leaf) = manifest.leaf(number).await else { break };
-                pages += 1;
-                for chunk in leaf.refs.iter().filter_map(|chunk| chunk.object()) {
-                    let ContentName { id, generation, variant } = chunk.name;
-                    if (generation, variant) == (self.generation(), 0)
-                        && listed.get(&id) == Some(&chunk.sealed_len_bytes)
-                    {
-                        listed.remove(&id);
-                        self.know(id, Known::of(chunk));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A full chunk of a listing, as far as its size can be right and nothing forbids it.
-    fn full_chunk(&self, info: &ObjectInfo) -> Option<(ChunkId, u32)> {
-        match ObjectName::parse(&info.key)? {
-            ObjectName::Chunk(_, name @ ContentName { id, variant: 0, .. })
-                if self.may_have(info.size_bytes) && !self.forbidden.name(ContentKind::Chunk, name) =>
-            {
-                Some((id, u32::try_from(info.size_bytes).ok()?))
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether a chunk's object may be so large.
-    fn may_have(&self, size_bytes: u64) -> bool {
-        let max = chunk_object_len_bytes_max(self.project().chunk_size_bytes());
-        (HEADER_LEN_BYTES as u64..=max).contains(&size_bytes)
-    }
+/// Whether a chunk's object may be so large.
+fn may_have(encoder: &Encoder, size_bytes: u64) -> bool {
+    let max = chunk_object_len_bytes_max(encoder.project.chunk_size_bytes());
+    (HEADER_LEN_BYTES as u64..=max).contains(&size_bytes)
 }

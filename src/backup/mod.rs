@@ -1,27 +1,31 @@
 //! Backup: what changed in a volume becomes new chunks, and a manifest that lists every chunk of it.
 
 mod alive;
-mod assemble;
 mod commit;
-mod cutter;
+mod context;
+mod cut;
 mod delta;
 mod encode;
+mod freeze;
 mod ground;
-mod job;
+mod known;
 mod learn;
+mod manifest;
 mod origin;
-mod pipeline;
+mod patch;
+mod plan;
 mod presence;
-mod stream;
-mod stream_job;
-mod volume;
+mod read;
+mod store;
+mod walk;
+mod why;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::backup::job::Job;
+use crate::backup::context::Context;
 use crate::cancel::Cancel;
 use crate::codec::LEVEL_DEFAULT;
 use crate::cpu;
@@ -32,10 +36,12 @@ use crate::repo::Project;
 use crate::source::states::States;
 use crate::source::{StreamSource, Volume};
 use crate::units::{VolumeName, hex};
-use crate::volume::{Identity, SnapshotPoint};
+use crate::volume::SnapshotPoint;
 
 pub use alive::ALIVE_EVERY_DEFAULT;
+pub use plan::{BackupPlan, Base, ChunkPlan, KnownBy, Pieces, Scope};
 pub use presence::LostReport;
+pub use why::Why;
 
 /// Plaintext in flight unless told otherwise.
 pub const INFLIGHT_BYTES_DEFAULT: u64 = 96 << 20;
@@ -119,6 +125,8 @@ pub struct BackupReport {
     pub stats: BackupStats,
     #[serde(flatten)]
     pub lost: LostReport,
+    /// What was decided before anything was read; a dry run shows the very plan that a backup then carries out.
+    pub plan: BackupPlan,
     /// What the operator should know: why a volume was read whole, a slow diff, leftovers that could not be removed.
     pub notes: Vec<String>,
     pub seconds: f64,
@@ -163,7 +171,8 @@ pub async fn run_all(
     cancel: Cancel,
 ) -> Backed {
     let mut backed = Backed::default();
-    let one = async |input| run_one(project, input, options, progress.clone(), cancel.clone()).await;
+    let cx = Context::new(project, options, progress, cancel);
+    let one = async |input| run_one(&cx, input).await;
     let states = match input {
         // A dry run commits no state that the next could be relative to, and reads them as one.
         Input::Stream(source) if !options.dry_run => States::of(source),
@@ -205,29 +214,14 @@ fn after(done: &[BackupReport], error: Error) -> Error {
     error.context(format!("after earlier states of the stream were backed up ({})", committed.join(", ")))
 }
 
-async fn run_one(
-    project: &Project,
-    input: Input,
-    options: &BackupOptions,
-    progress: Arc<dyn Progress>,
-    cancel: Cancel,
-) -> Result<BackupReport> {
+async fn run_one(cx: &Context<'_>, input: Input) -> Result<BackupReport> {
     let started = Instant::now();
-    let (identity, moved_from) = match &input {
-        Input::Volume(volume) => {
-            let volume = Arc::clone(volume);
-            cpu::block(move || Ok((volume.identity()?, volume.moved_from()?))).await?
-        }
-        Input::Stream(_) => (Identity::Stream, None),
+    let done = match cx.options.dry_run {
+        true => walk::rehearse(cx, input).await,
+        false => walk::back_up(cx, input).await,
     };
-    let lost = LostReport::default();
-    let job = Job { project, options, progress, cancel, identity, moved_from, notes: Vec::new(), lost };
-    let mut report = match options.dry_run {
-        true => job.dry_run(input).await?,
-        false => job.run(input).await?,
-    };
-    report.seconds = started.elapsed().as_secs_f64();
-    Ok(report)
+    let notes = cx.take_notes();
+    Ok(BackupReport { notes, seconds: started.elapsed().as_secs_f64(), ..done? })
 }
 
 /// What snapshots that cuttle makes of a source begin with: other repositories and projects have their own.

@@ -1,15 +1,42 @@
-//! Whether a source is what the volume was backed up from before, and all of it.
+//! Who a source is, and whether that is what the volume was backed up from before, and all of it.
 
 use std::sync::Arc;
 
-use crate::backup::ground::Ground;
-use crate::backup::job::Job;
+use crate::backup::Input;
+use crate::backup::plan::Past;
+use crate::backup::why::Why;
+use crate::cpu;
 use crate::error::{Error, Result};
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::session::Session;
-use crate::source::{Frozen, StreamHeader};
+use crate::source::StreamHeader;
 use crate::units::Sequence;
 use crate::volume::Identity;
+
+/// Who the source is.
+pub(super) struct Origin {
+    pub identity: Identity,
+    /// Who it was before, where it is just being moved.
+    pub moved_from: Option<Identity>,
+}
+
+impl Origin {
+    pub async fn of(input: &Input) -> Result<Self> {
+        let (identity, moved_from) = match input {
+            Input::Volume(volume) => {
+                let volume = Arc::clone(volume);
+                cpu::block(move || Ok((volume.identity()?, volume.moved_from()?))).await?
+            }
+            Input::Stream(_) => (Identity::Stream, None),
+        };
+        Ok(Self { identity, moved_from })
+    }
+
+    /// Whether half a copy of it may look like a volume: an image gets smaller when somebody says so.
+    pub fn is_file(&self) -> bool {
+        matches!(self.identity, Identity::File { .. })
+    }
+}
 
 /// Where live snapshots of a volume are found.
 pub(super) enum Live<'a> {
@@ -48,134 +75,112 @@ pub(super) async fn base_of(
     Ok(newest)
 }
 
-impl Job<'_> {
-    /// Refuses a mixed-up volume. Returns whether the parent was read from this very volume.
-    pub(super) fn check_identity(&mut self, parent: Option<&SnapshotEntry>) -> Result<bool> {
-        let Some(parent) = parent else {
-            if let Some(was) = &self.moved_from {
-                self.note(format!(
-                    "the image is being moved by live migration, and was {was} before. Where that has backups under another name, \
-                     --volume goes on with them"
-                ));
-            }
-            return Ok(true);
+/// Refuses a mixed-up volume. Where the parent was not read from this very one, why all is read; and what must be told.
+pub(super) fn check_identity(past: &Past<'_>) -> Result<(Option<Why>, Vec<String>)> {
+    let (now, moved_from) = (&past.origin.identity, past.origin.moved_from.as_ref());
+    let Some(parent) = past.parent else {
+        let note = moved_from.map(|was| {
+            format!(
+                "the image is being moved by live migration, and was {was} before. Where that has backups under another name, \
+                 --volume goes on with them"
+            )
+        });
+        return Ok((None, note.into_iter().collect()));
+    };
+    let before = &parent.snapshot.identity;
+    // A stream says nothing of its origin; the whole volume is read and compared.
+    if *before == Identity::Stream {
+        return Ok((Some(Why::WasStream), Vec::new()));
+    }
+    if is_same(before, now) {
+        return Ok((None, Vec::new()));
+    }
+    if moved_from.is_some_and(|was| is_same(before, was)) {
+        let note = format!("the volume is being moved by live migration, from {before}: reading all of it");
+        return Ok((Some(Why::Moved), vec![note]));
+    }
+    if !past.options.accept_new_identity {
+        return Err(Error::conflict(format!(
+            "volume {} was backed up from {before}, this is {now}",
+            past.options.volume
+        ))
+        .help(
+            "if the volume was replaced on purpose (restored, or moved by live migration), go on with \
+             --accept-new-identity (all of it is read once); \
+             otherwise give this one another name with --volume",
+        ));
+    }
+    let note = format!("the volume is another one than before: {now}, was {before}; reading all of it");
+    Ok((Some(Why::Replaced), vec![note]))
+}
+
+/// An incremental stream must continue the newest snapshot. Returns what must be told.
+pub(super) fn check_stream(past: &Past<'_>, from: Option<&str>) -> Result<Vec<String>> {
+    let held = past.parent.and_then(|p| p.snapshot.point.as_ref()).map(|p| p.name.as_str());
+    let Some(from) = from else {
+        let note = "the stream is a full one, not a diff from the last backup's snapshot";
+        return Ok(past.parent.map(|_| note.to_owned()).into_iter().collect());
+    };
+    if held == Some(from) {
+        return Ok(Vec::new());
+    }
+    let volume = &past.options.volume;
+    let found = match (past.parent.map(|p| p.snapshot.sequence), held) {
+        (None, _) => format!("volume {volume} has no backup yet"),
+        (Some(sequence), None) => format!("backup {sequence} of {volume} is of no named snapshot"),
+        (Some(sequence), Some(held)) => format!("backup {sequence} of {volume} is of snapshot {held:?}"),
+    };
+    Err(Error::conflict(format!("the stream is a diff from snapshot {from:?}, but {found}")).help(
+        match held {
+            Some(held) => format!("export the diff with --from-snap {held}, or a full one without it"),
+            None => "export a full stream first, without --from-snap".to_owned(),
+        },
+    ))
+}
+
+/// Refuses what may be a part of the volume: raw bytes that are fewer than its last backup has. Returns what must be told.
+pub(super) fn check_size(past: &Past<'_>, size_bytes: u64, may_be_cut: bool) -> Result<Option<String>> {
+    if !may_be_cut {
+        return Ok(None);
+    }
+    let source = match &past.origin.identity {
+        Identity::Stream => "the stream".to_owned(),
+        other => other.to_string(),
+    };
+    if let Some(expected) = past.options.size_bytes {
+        return match size_bytes == expected {
+            true => Ok(None),
+            false => Err(Error::conflict(format!(
+                "{source} has {size_bytes} bytes, and was said to have {expected} (--size)"
+            ))
+            .help("look at the exit code and the messages of what wrote it; nothing was backed up")),
         };
-        let (before, now) = (&parent.snapshot.identity, &self.identity);
-        // A stream says nothing of its origin; the whole volume is read and compared.
-        if *before == Identity::Stream {
-            return Ok(false);
-        }
-        let same = is_same(before, now);
-        if !same && self.moved_from.as_ref().is_some_and(|was| is_same(before, was)) {
-            self.note(format!(
-                "the volume is being moved by live migration, from {before}: reading all of it"
-            ));
-            return Ok(false);
-        }
-        if !same && !self.options.accept_new_identity {
-            return Err(Error::conflict(format!(
-                "volume {} was backed up from {before}, this is {now}",
-                self.options.volume
-            ))
-            .help(
-                "if the volume was replaced on purpose (restored, or moved by live migration), go on with \
-                 --accept-new-identity (all of it is read once); \
-                 otherwise give this one another name with --volume",
-            ));
-        }
-        if !same {
-            self.note(format!(
-                "the volume is another one than before: {now}, was {before}; reading all of it"
-            ));
-        }
-        Ok(same)
     }
-
-    /// An incremental stream must continue the newest snapshot.
-    pub(super) fn check_stream(&mut self, ground: &Ground, from: Option<&str>) -> Result<()> {
-        let parent = ground.parent.as_ref();
-        let held = parent.and_then(|p| p.snapshot.point.as_ref()).map(|p| p.name.as_str());
-        match from {
-            None => {
-                if parent.is_some() {
-                    self.note(
-                        "the stream is a full one, not a diff from the last backup's snapshot".to_owned(),
-                    );
-                }
-                Ok(())
-            }
-            Some(from) if held == Some(from) => Ok(()),
-            Some(from) => {
-                let volume = &self.options.volume;
-                let found = match (parent, held) {
-                    (None, _) => format!("volume {volume} has no backup yet"),
-                    (Some(p), None) => {
-                        format!("backup {} of {volume} is of no named snapshot", p.snapshot.sequence)
-                    }
-                    (Some(p), Some(held)) => {
-                        format!("backup {} of {volume} is of snapshot {held:?}", p.snapshot.sequence)
-                    }
-                };
-                Err(Error::conflict(format!("the stream is a diff from snapshot {from:?}, but {found}"))
-                    .help(match held {
-                        Some(held) => {
-                            format!("export the diff with --from-snap {held}, or a full one without it")
-                        }
-                        None => "export a full stream first, without --from-snap".to_owned(),
-                    }))
-            }
-        }
+    let Some(parent) = past.parent.map(|p| &p.snapshot) else { return Ok(None) };
+    let (before, sequence) = (parent.size_bytes, parent.sequence);
+    if size_bytes >= before {
+        return Ok(None);
     }
-
-    /// Refuses what may be a part of the volume: raw bytes that are fewer than its last backup has.
-    pub(super) fn check_size(&mut self, ground: &Ground, size_bytes: u64, may_be_cut: bool) -> Result<()> {
-        let source = match &self.identity {
-            Identity::Stream => "the stream".to_owned(),
-            other => other.to_string(),
-        };
-        if let Some(expected) = self.options.size_bytes.filter(|_| may_be_cut) {
-            return match size_bytes == expected {
-                true => Ok(()),
-                false => Err(Error::conflict(format!(
-                    "{source} has {size_bytes} bytes, and was said to have {expected} (--size)"
-                ))
-                .help("look at the exit code and the messages of what wrote it; nothing was backed up")),
-            };
-        }
-        let Some(parent) = ground.parent.as_ref().map(|p| &p.snapshot) else { return Ok(()) };
-        let (before, sequence) = (parent.size_bytes, parent.sequence);
-        if size_bytes >= before || !may_be_cut {
-            return Ok(());
-        }
-        if self.options.accept_smaller {
-            self.note(format!(
-                "the volume is smaller than before: {size_bytes} bytes, backup {sequence} has {before}"
-            ));
-            return Ok(());
-        }
-        let volume = &self.options.volume;
-        Err(match self.identity {
-            Identity::Stream => Error::conflict(format!(
-                "the stream ended after {size_bytes} of the {before} bytes that backup {sequence} of {volume} has: did its \
-                 writer die?"
-            ))
-            .help(
-                "raw bytes do not show where they should end: look at the exit code of what writes them, or let cuttle run \
-                 it (--from-command); if the volume is smaller on purpose, add --accept-smaller",
-            ),
-            _ => Error::conflict(format!(
-                "{source} has {size_bytes} bytes, and backup {sequence} of {volume} has {before}: was it cut off?"
-            ))
-            .help("look at what wrote it; if the volume is smaller on purpose, add --accept-smaller"),
-        })
+    if past.options.accept_smaller {
+        return Ok(Some(format!(
+            "the volume is smaller than before: {size_bytes} bytes, backup {sequence} has {before}"
+        )));
     }
-
-    /// As [`check_size`](Self::check_size), for what is not read yet.
-    pub(super) fn check_frozen_size(&mut self, ground: &Ground, frozen: &Arc<dyn Frozen>) -> Result<()> {
-        // An image gets smaller when somebody says so, and not by half a copy.
-        let may_be_cut = matches!(self.identity, Identity::File { .. });
-        self.check_size(ground, frozen.reader().size_bytes(), may_be_cut)
-    }
+    let volume = &past.options.volume;
+    Err(match past.origin.identity {
+        Identity::Stream => Error::conflict(format!(
+            "the stream ended after {size_bytes} of the {before} bytes that backup {sequence} of {volume} has: did its \
+             writer die?"
+        ))
+        .help(
+            "raw bytes do not show where they should end: look at the exit code of what writes them, or let cuttle run \
+             it (--from-command); if the volume is smaller on purpose, add --accept-smaller",
+        ),
+        _ => Error::conflict(format!(
+            "{source} has {size_bytes} bytes, and backup {sequence} of {volume} has {before}: was it cut off?"
+        ))
+        .help("look at what wrote it; if the volume is smaller on purpose, add --accept-smaller"),
+    })
 }
 
 /// Whether two identities are of one volume; an image may be called otherwise meanwhile.

@@ -7,19 +7,20 @@ use std::collections::BTreeSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::backup::job::Job;
+use crate::backup::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ObjectName;
 use crate::format::lost::LostName;
 use crate::format::names::{ContentKind, ContentName, content_prefix};
 use crate::format::page::{ObjectRef, Page, PageRef, REFS_PER_PAGE, pages_of_level};
+use crate::format::record::VolumeRecord;
 use crate::plan::presence::{Gathering, Tonight};
 use crate::repo::Project;
 use crate::repo::forbidden::Forbidden;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::lost::Lost;
 use crate::repo::manifest::Manifest;
-use crate::repo::session::Session;
+use crate::units::Sequence;
 
 /// Leaves read at once.
 const LEAVES_INFLIGHT_MAX: usize = 16;
@@ -52,78 +53,90 @@ impl LostReport {
     }
 }
 
+/// Which look it is.
+pub(super) struct Look<'a> {
+    pub cx: &'a Context<'a>,
+    pub volume: &'a VolumeRecord,
+    /// The backup that looks: each looks at another part.
+    pub sequence: Sequence,
+    pub parent: &'a SnapshotEntry,
+    pub before: &'a Manifest,
+}
+
 /// What a look at the parent showed.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    pub found: Vec<LostName>,
+    /// What the parent needs and is not there as it must be.
+    pub lost: Vec<LostName>,
+    /// Of that, what is new and should be recorded.
+    pub new: Vec<LostName>,
     /// Its manifest cannot be read to the last page.
     pub is_torn: bool,
 }
 
-impl Job<'_> {
-    /// Looks at what the parent needs, and forbids and records what is lost. Whether the parent's manifest is torn.
-    pub(super) async fn look(
-        &mut self,
-        session: &Session,
-        parent: &SnapshotEntry,
-        before: &Manifest,
-        forbidden: &mut Forbidden,
-    ) -> Result<bool> {
-        self.progress.phase("looking at the last backup", None);
-        let Seen { found, is_torn } = seen(before, session, forbidden).await?;
+impl Look<'_> {
+    /// Looks at what the parent needs, but for what is known to be gone.
+    pub async fn look(&self, forbidden: &Forbidden) -> Result<Seen> {
+        self.cx.progress.phase("looking at the last backup", None);
+        let mut seen = seen(self.before, self.sequence, forbidden).await?;
         let new: Vec<LostName> =
-            found.iter().filter(|n| !forbidden.lost().contains(n.kind(), n.name())).copied().collect();
-        let at = format!("backup {} of {}", parent.snapshot.sequence, session.volume.name);
+            seen.lost.iter().filter(|n| !forbidden.lost().contains(n.kind(), n.name())).copied().collect();
         // Only what nobody forgot is missed.
-        if !new.is_empty()
-            && !self.project.is_forgotten(session.volume.number, parent.snapshot.sequence).await?
-        {
-            self.lost.lost_found = new.len() as u64;
-            let first =
-                new.first().map(|n| ObjectName::content(self.project.name(), n.kind(), n.name()).to_string());
-            self.note(format!(
-                "LOST: {} objects that {at} needs are not in the repository as they must be, the first is {}. The older \
-                 snapshots that need them are hurt: run `cuttle verify` to see which, and `cuttle verify --read-data --repair`",
-                new.len(),
-                first.unwrap_or_default(),
-            ));
-            if let Err(e) = self.project.remember_lost(forbidden.lost_mut(), &new).await {
-                if e.kind() == ErrorKind::Interrupted {
-                    return Err(e);
-                }
-                self.note(format!("what was found lost could not be recorded: {e}"));
-            }
+        let (project, volume) = (self.cx.project, self.volume.number);
+        if new.is_empty() || project.slot(volume, self.parent.snapshot.sequence).is_forgotten().await? {
+            return Ok(seen);
         }
-        forbidden.lost_mut().add(found);
-        self.tell_lost(&at, before, forbidden.lost(), is_torn).await?;
-        Ok(is_torn)
+        let first = new.first().map(|n| ObjectName::content(project.name(), n.kind(), n.name()).to_string());
+        self.cx.note(format!(
+            "LOST: {} objects that {} needs are not in the repository as they must be, the first is {}. The older \
+             snapshots that need them are hurt: run `cuttle verify` to see which, and `cuttle verify --read-data --repair`",
+            new.len(),
+            self.at(),
+            first.unwrap_or_default(),
+        ));
+        seen.new = new;
+        Ok(seen)
     }
 
-    async fn tell_lost(&mut self, at: &str, before: &Manifest, lost: &Lost, is_torn: bool) -> Result<()> {
-        self.lost.lost_records_unreadable = (lost.unreadable.len() + lost.unread) as u64;
+    /// Forbids what was seen to be lost, and tells what that and what is recorded comes to.
+    pub async fn forbid(&self, seen: Seen, forbidden: &mut Forbidden) -> Result<LostReport> {
+        forbidden.lost_mut().add(seen.lost);
+        let lost = forbidden.lost();
         if let Some((name, why)) = lost.unreadable.first() {
-            self.note(format!(
+            self.cx.note(format!(
                 "{name} tells of lost objects and does not open, so that this backup may build on some of them: {why}. Run \
                  `cuttle verify`, then put it aside with `cuttle verify --quarantine {name}`"
             ));
         }
         if lost.unread > 0 {
-            self.note(format!("{} records of lost objects were not read: there are too many", lost.unread));
+            self.cx
+                .note(format!("{} records of lost objects were not read: there are too many", lost.unread));
         }
-        if is_torn {
-            self.note(format!(
-                "the manifest of {at} cannot be read: all of the volume is, and stored again where need be"
+        let mut report = LostReport {
+            lost_found: seen.new.len() as u64,
+            lost_records_unreadable: (lost.unreadable.len() + lost.unread) as u64,
+            ..LostReport::default()
+        };
+        if seen.is_torn {
+            self.cx.note(format!(
+                "the manifest of {} cannot be read: all of the volume is, and stored again where need be",
+                self.at()
             ));
         } else if !lost.is_empty() {
-            self.lost.parent_hurt_chunks = hurt_chunks(before, lost).await?;
-            if self.lost.parent_hurt_chunks > 0 {
-                self.note(format!(
-                    "{} chunks of {at} need what is lost: they are not built upon",
-                    self.lost.parent_hurt_chunks
+            report.parent_hurt_chunks = hurt_chunks(self.before, lost).await?;
+            if report.parent_hurt_chunks > 0 {
+                self.cx.note(format!(
+                    "{} chunks of {} need what is lost: they are not built upon",
+                    report.parent_hurt_chunks,
+                    self.at()
                 ));
             }
         }
-        Ok(())
+        Ok(report)
+    }
+
+    fn at(&self) -> String {
+        format!("backup {} of {}", self.parent.snapshot.sequence, self.volume.name)
     }
 }
 
@@ -139,8 +152,8 @@ async fn hurt_chunks(manifest: &Manifest, lost: &Lost) -> Result<u64> {
     Ok(hurt)
 }
 
-async fn seen(manifest: &Manifest, session: &Session, forbidden: &Forbidden) -> Result<Seen> {
-    let (mut chunks, mut pages) = (Gathering::new(session.sequence), Gathering::new(session.sequence));
+async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden) -> Result<Seen> {
+    let (mut chunks, mut pages) = (Gathering::new(sequence), Gathering::new(sequence));
     let mut out = Seen::default();
     let mut bad = BTreeSet::new();
     // What a round may delete, and what is known to be lost, is not missed.
@@ -154,7 +167,7 @@ async fn seen(manifest: &Manifest, session: &Session, forbidden: &Forbidden) -> 
             }
         }
     }
-    let leaves = leaves_of(manifest, session.sequence.0);
+    let leaves = leaves_of(manifest, sequence.0);
     let mut read = stream::iter(leaves).map(|number| leaf(manifest, number)).buffered(LEAVES_INFLIGHT_MAX);
     while let Some(leaf) = read.try_next().await? {
         match leaf {
@@ -173,7 +186,7 @@ async fn seen(manifest: &Manifest, session: &Session, forbidden: &Forbidden) -> 
     }
     drop(read);
     out.is_torn = !bad.is_empty();
-    out.found.extend(bad);
+    out.lost.extend(bad);
     let project = manifest.project();
     for (kind, tonight) in [(ContentKind::Chunk, chunks.finish()), (ContentKind::Page, pages.finish())] {
         // Pages are few: a thirtieth of them is less than a listing.
@@ -192,7 +205,7 @@ async fn seen(manifest: &Manifest, session: &Session, forbidden: &Forbidden) -> 
         if !lost.is_empty() {
             lost = look(&tonight.thorough(), usize::MAX).await?;
         }
-        out.found.extend(lost.into_iter().map(|name| LostName::new(kind, name)));
+        out.lost.extend(lost.into_iter().map(|name| LostName::new(kind, name)));
     }
     Ok(out)
 }
@@ -257,7 +270,7 @@ async fn unlisted(project: &Project, tonight: &Tonight) -> Result<Vec<ObjectRef>
 
 /// One page of a listing, from an object on.
 async fn page(project: &Project, prefix: &str, first: &ObjectRef) -> Result<Vec<(ContentName, u64)>> {
-    let key = project.chunk_name(first.name).to_string();
+    let key = project.content().chunk_name(first.name).to_string();
     // A listing begins after a key: this one is cut short, and so before all that begin with it.
     let after = key.get(..key.len() - 1).unwrap_or_default();
     let listing = project.repository().store().list_stream(prefix, Some(after)).take(LIST_PAGE);

@@ -107,7 +107,7 @@ fn open_store(context: &Context<'_>, config: &StoreConfig) -> Result<Store> {
 
 /// Sees to it that a prune can make room in a store that is full one day. That this cannot be is nobody's failure now.
 pub async fn keep_room(context: &Context<'_>, project: &Project) {
-    if let Err(e) = project.fill_reserve().await {
+    if let Err(e) = project.reserve().fill().await {
         context.ui.warn(&format!(
             "nothing could be put aside for the day on which the store is full, so that a prune has room to begin: {e}"
         ));

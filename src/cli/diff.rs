@@ -63,9 +63,9 @@ struct Listed {
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let project = connect::project(context, false).await?;
-    let first = project.find_snapshot(&args.from).await?;
+    let first = project.volumes().snapshot(&args.from).await?;
     let (from, to) = match &args.to {
-        Some(to) => (Some(first), project.find_snapshot(to).await?),
+        Some(to) => (Some(first), project.volumes().snapshot(to).await?),
         None => (None, first),
     };
     let shape = if context.ui.is_json() { Shape::Json } else { args.format };

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use clap::builder::PossibleValuesParser;
 use serde::Serialize;
 
-use cuttle::export::{self, ChainLink, Exported, FORMATS, Format, Output};
+use cuttle::export::{self, ChainLink, Export, FORMATS, Format, Output};
 use cuttle::progress::Progress;
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
-use cuttle::restore::{self, RestoreOptions, RestoreReport};
+use cuttle::repo::history::SnapshotEntry;
+use cuttle::restore::RestoreReport;
 use cuttle::{Error, Result};
 
 use super::bar::Words;
-use super::connect::{self, blocking};
+use super::connect;
 use super::place::{self, Place, standard_output};
 use super::report::{Report, ledger_line, lines};
 use super::table::printable;
@@ -85,15 +85,6 @@ struct Summary<'a> {
     report: &'a RestoreReport,
 }
 
-/// One export.
-struct Job {
-    place: Place,
-    format: &'static dyn Format,
-    snapshot: SnapshotEntry,
-    from: Option<SnapshotEntry>,
-    what: Exported,
-}
-
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     connect::refuse_dry_run(context, "export")?;
     let format = export::format(&args.format)?;
@@ -102,19 +93,22 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     // Refused before anyone types a password.
     let output = if place == Place::Stream { Some(standard_output(context.ui)?) } else { None };
     let project = connect::project(context, false).await?;
-    let snapshot = project.find_snapshot(&args.snapshot).await?;
+    let snapshot = project.volumes().snapshot(&args.snapshot).await?;
     if args.chain {
         return chain(context, &project, &snapshot, &args).await;
     }
     let from = match &args.from {
-        Some(from) => Some(project.find_snapshot(from).await?),
+        Some(from) => Some(project.volumes().snapshot(from).await?),
         None => None,
     };
     if let Some(from) = &from {
         tell_direction(context, from, &snapshot);
     }
-    let mut what = Exported::new(&snapshot, from.as_ref());
-    what.name = args.to_name.unwrap_or(what.name);
+    let mut export = Export::new(format, snapshot, from);
+    let what = &mut export.what;
+    if let Some(name) = args.to_name {
+        what.name = name;
+    }
     if let Some(base) = &mut what.base {
         base.file = args.backing;
         base.name = args.from_name.unwrap_or_else(|| base.name.clone());
@@ -124,8 +118,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         (_, Some(output)) => Output::Pipe(Box::new(output)),
         _ => return Err(Error::internal("standard output is not open")),
     };
-    let job = Job { place, format, snapshot, from, what };
-    one(context, &project, job, output).await?;
+    one(context, &project, export, (&place, output)).await?;
     Ok(Exit::Success)
 }
 
@@ -141,7 +134,7 @@ fn check(args: &Args, format: &dyn Format) -> Result<()> {
     if args.chain && *place == Place::Stream {
         return Err(Error::invalid("--chain makes several files: expected a folder"));
     }
-    let overlay = name == "qcow2";
+    let overlay = format.takes_backing();
     if (args.chain || args.backing.is_some()) && !overlay {
         return Err(Error::invalid(format!("format {name} has no backing files: expected qcow2")));
     }
@@ -175,44 +168,30 @@ async fn chain(
             continue;
         }
         let from = below.as_ref().map(|below| below.snapshot.clone());
-        let mut what = Exported::new(&link.snapshot, from.as_ref());
-        if let (Some(base), Some(below)) = (&mut what.base, &below) {
+        let mut export = Export::new(format, link.snapshot.clone(), from);
+        if let (Some(base), Some(below)) = (&mut export.what.base, &below) {
             base.file = Some(below.file.clone());
         }
         let place = Place::File(path.clone());
-        let job = Job { place, format, snapshot: link.snapshot.clone(), from, what };
-        one(context, project, job, Output::File { path, overwrite: args.overwrite }).await?;
+        let output = Output::File { path, overwrite: args.overwrite };
+        one(context, project, export, (&place, output)).await?;
         below = Some(link);
     }
     Ok(Exit::Success)
 }
 
-async fn one(context: &Context<'_>, project: &Project, job: Job, output: Output) -> Result<()> {
-    let Job { place, format, snapshot, from, mut what } = job;
-    if format.name() == "qcow2" && what.size_bytes % 512 != 0 {
-        context.ui.warn(&format!(
-            "{} has {} bytes, no multiple of 512: the qcow2 file is filled up with zeros",
-            name(&snapshot),
-            what.size_bytes
-        ));
-    }
-    if format.wants_extents(&output) {
-        let mut cancel = context.cancel.clone();
-        let extents = &mut what.extents;
-        let mut found = |extent| {
-            extents.push(extent);
-            Ok(())
-        };
-        export::changes(project, from.as_ref(), &snapshot, &mut cancel, &mut found).await?;
-    }
-    let sink = blocking(context, move || format.open(output, &what)).await?;
-    let options = RestoreOptions { since: from.clone(), doing: "export", ..RestoreOptions::default() };
-    let bar = context.ui.progress(&name(&snapshot), WORDS, false);
+async fn one(
+    context: &Context<'_>,
+    project: &Project,
+    export: Export,
+    (place, output): (&Place, Output),
+) -> Result<()> {
+    let (format, from) = (export.format.name(), export.from.as_ref().map(SnapshotEntry::name));
+    let bar = context.ui.progress(&export.snapshot.name(), WORDS, false);
     let progress: Arc<dyn Progress> = bar.clone();
-    let report = restore::run(project, &snapshot, sink, options, progress, context.cancel.clone()).await;
+    let report = export::run(project, export, output, progress, context.cancel.clone()).await;
     bar.done();
-    let (target, format, from) = (place.to_string(), format.name(), from.as_ref().map(name));
-    let summary = Summary { target, format, from, report: &report? };
+    let summary = Summary { target: place.to_string(), format, from, report: &report? };
     // Where standard output is the export, nothing else goes there.
     match place {
         Place::Stream => context.ui.report_aside(&summary),
@@ -222,7 +201,7 @@ async fn one(context: &Context<'_>, project: &Project, job: Job, output: Output)
 
 /// Says where a change leads that is not from an older to a newer state of one volume.
 fn tell_direction(context: &Context<'_>, from: &SnapshotEntry, to: &SnapshotEntry) {
-    let (before, after) = (printable(&name(from)), printable(&name(to)));
+    let (before, after) = (printable(&from.name()), printable(&to.name()));
     let (old, new) = (&from.snapshot, &to.snapshot);
     let says = match old.sequence.cmp(&new.sequence) {
         _ if old.volume != new.volume => "a snapshot of another volume",
@@ -233,11 +212,6 @@ fn tell_direction(context: &Context<'_>, from: &SnapshotEntry, to: &SnapshotEntr
     context.ui.warn(&format!(
         "--from {before} is {says}: what is exported makes {after} of whatever holds {before}"
     ));
-}
-
-/// `vms/db@14`
-fn name(snapshot: &SnapshotEntry) -> String {
-    format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence)
 }
 
 impl Report for Summary<'_> {

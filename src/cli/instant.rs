@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use cuttle::instant::{Begun, HISTORY_MAX, InstantReport, InstantRestore};
 use cuttle::progress::Progress;
 use cuttle::rbd::advice::quoted;
 use cuttle::reading::snapshot::MEMORY_BYTES_DEFAULT;
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
-use cuttle::restore::instant::{Begun, HISTORY_MAX, InstantReport, InstantRestore};
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::{Error, Result};
 
 use super::bar::Words;
@@ -76,7 +76,7 @@ pub async fn run(
     }
     let ceph = connect::ceph_config(context)?;
     let project = connect::project(context, false).await?;
-    let entry = project.find_snapshot(snapshot).await?;
+    let entry = project.volumes().snapshot(snapshot).await?;
     // Which of them an interrupted restore took along, its image knows.
     let older_max = if options.resume { usize::MAX } else { options.history.unwrap_or(0) as usize };
     let snapshots = match older_max {
@@ -92,7 +92,7 @@ pub async fn run(
         data_pool: how.data_pool.clone(),
         image_config: how.image_config,
     };
-    let name = format!("{}@{}", entry.volume_name, entry.snapshot.sequence);
+    let name = entry.name();
     let bar = context.ui.progress(&name, WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
     let (ui, target) = (context.ui.clone(), restore.target.to_string());
@@ -109,11 +109,11 @@ pub async fn run(
 
 /// The snapshot and up to `count` before it, oldest first.
 async fn with_history(project: &Project, entry: SnapshotEntry, count: usize) -> Result<Vec<SnapshotEntry>> {
-    let catalog = project.confirmed_catalog().await?;
+    let catalog = project.volumes().confirmed().await?;
     let volume = catalog
         .by_number(entry.snapshot.volume)
         .ok_or_else(|| Error::internal("a snapshot without its volume"))?;
-    let mut all = project.snapshots(volume).await?;
+    let mut all = project.history(volume).snapshots().await?;
     all.retain(|other| other.snapshot.sequence < entry.snapshot.sequence);
     let mut found = all.split_off(all.len().saturating_sub(count));
     found.push(entry);

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::notes::{Changed, Note, Noted};
 use cuttle::{Error, ErrorKind, Result};
 
@@ -45,7 +45,7 @@ async fn find(
     let mut found = Vec::new();
     for spec in specs {
         context.cancel.check()?;
-        match project.find_snapshot(spec).await {
+        match project.volumes().snapshot(spec).await {
             Ok(entry) => found.push(entry),
             Err(e) if stops(&e) => return Err(e),
             Err(e) => context.ui.error(&Failure::from(&e), Some(spec)),
@@ -74,13 +74,13 @@ async fn change_all(
         let noted = Noted::from(entry);
         let changed = match context.global.dry_run {
             true => Ok(would_change(noted, change)),
-            false => project.change_note(&noted, change).await,
+            false => project.notes().change(&noted, change).await,
         };
         match changed {
             Ok(changed) => tell(context, entry, &changed)?,
             Err(e) if stops(&e) => return Err(left(e)),
             Err(e) => {
-                context.ui.error(&Failure::from(&e), Some(&name(entry)));
+                context.ui.error(&Failure::from(&e), Some(&entry.name()));
                 exit = Exit::Failure;
             }
         }
@@ -91,10 +91,6 @@ async fn change_all(
 /// Whether an error is no fault of what was named: then the next would fare no better.
 fn stops(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Unavailable)
-}
-
-fn name(entry: &SnapshotEntry) -> String {
-    format!("{}@{}", entry.volume_name, entry.snapshot.sequence)
 }
 
 /// What a change would come to, unless somebody else changes the note meanwhile.

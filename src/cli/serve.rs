@@ -102,7 +102,9 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let memory_bytes = args.memory.unwrap_or(MEMORY_BYTES_DEFAULT);
     let shelf = match &args.snapshot {
         None => Shelf::of_project(&project, memory_bytes).await?,
-        Some(spec) => Shelf::of_snapshots(&project, vec![project.find_snapshot(spec).await?], memory_bytes),
+        Some(spec) => {
+            Shelf::of_snapshots(&project, vec![project.volumes().snapshot(spec).await?], memory_bytes)
+        }
     };
     let snapshots = shelf.volumes().map(|(_, all)| all.len()).sum();
     let shelf = Arc::new(shelf);

@@ -7,7 +7,7 @@ use cuttle::clock::{Clock, SystemClock};
 use cuttle::format::record::{BackupStats, VolumeRecord};
 use cuttle::plan::selection::TagList;
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::units::VolumeName;
 use cuttle::volume::{Identity, ImageLayout, SnapshotPoint};
 use cuttle::{Error, Result};
@@ -105,7 +105,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
 }
 
 async fn find(project: &Project, args: &Args) -> Result<Vec<SnapshotEntry>> {
-    let catalog = project.confirmed_catalog().await?;
+    let catalog = project.volumes().confirmed().await?;
     let mut volumes: Vec<&VolumeRecord> = match &args.volume {
         None => catalog.entries().iter().collect(),
         Some(name) => vec![catalog.by_name(name).ok_or_else(|| {
@@ -116,7 +116,7 @@ async fn find(project: &Project, args: &Args) -> Result<Vec<SnapshotEntry>> {
     volumes.sort_by(|a, b| a.name.cmp(&b.name));
     let latest = args.latest.map_or(usize::MAX, |n| n as usize);
     let found: Vec<Vec<SnapshotEntry>> = stream::iter(volumes)
-        .map(|volume| project.snapshots(volume))
+        .map(|volume| project.history(volume).snapshots())
         .buffered(VOLUMES_INFLIGHT_MAX)
         .map_ok(|mut snapshots| {
             snapshots.retain(|s| TagList::any_matches(&args.tags, &s.tags));

@@ -8,7 +8,7 @@ use zstd::zstd_safe::{self, CCtx, CParameter};
 
 use super::{Base, Place, Sealed, finish, open, patch, zstd_defect};
 use crate::error::{Error, Result};
-use crate::format::envelope::{Compression, DeltaBase, HEADER_LEN_BYTES, TAG_LEN_BYTES};
+use crate::format::envelope::{Compression, DeltaBase, HEADER_LEN_BYTES};
 
 /// Levels in the order in which they are tried: likely ones first.
 const LEVELS: [i32; 26] =
@@ -25,7 +25,7 @@ pub(crate) fn seal_to_len(
     base: Option<Base<'_>>,
     len_bytes: u32,
 ) -> Result<Option<Sealed>> {
-    let around = HEADER_LEN_BYTES + if place.key.is_some() { TAG_LEN_BYTES } else { 0 };
+    let around = HEADER_LEN_BYTES + place.sealing().around_len_bytes();
     let Some(room) = (len_bytes as usize).checked_sub(around) else { return Ok(None) };
     let (compression, body) = match base {
         None if room == plain.len() => (Compression::None, plain.to_vec()),

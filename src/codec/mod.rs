@@ -14,8 +14,7 @@ use zstd::zstd_safe::{self, CCtx, CParameter, DCtx};
 
 use crate::error::{Error, Result};
 use crate::format::envelope::{
-    Compression, DeltaBase, HEADER_BOUND_LEN_BYTES, HEADER_LEN_BYTES, Header, Sealing, TAG_LEN_BYTES,
-    checksum, damaged,
+    Compression, DeltaBase, HEADER_LEN_BYTES, Header, Parts, Sealing, aad, damaged,
 };
 use crate::format::names::{ContentName, ObjectName};
 use crate::format::{ObjectType, Record};
@@ -57,6 +56,12 @@ pub struct Place<'a> {
     pub name: &'a ObjectName,
     /// `None` where nothing is sealed.
     pub key: Option<&'a SealingKey>,
+}
+
+impl Place<'_> {
+    fn sealing(&self) -> Sealing {
+        if self.key.is_some() { Sealing::Aes256Gcm } else { Sealing::None }
+    }
 }
 
 /// A delta's base.
@@ -120,14 +125,10 @@ pub fn seal(place: Place<'_>, plain: &[u8], level: i32) -> Result<Sealed> {
 /// Seals what an object holds once more, under another name: full or delta, it needs what it needed before.
 pub fn rename(from: Place<'_>, object: &Sealed, to: Place<'_>) -> Result<Sealed> {
     let header = Header::decode(&object.bytes, object.bytes.len() as u64)?;
-    let (head, body) = object.bytes.split_at(HEADER_LEN_BYTES);
     let plain_len = header.plain_len_bytes as usize;
-    let Some(key) = from.key else {
-        return finish(to, plain_len, header.compression, header.base, body);
-    };
-    let mut compressed = vec![0; body.len().saturating_sub(TAG_LEN_BYTES)];
-    key.open(&header.salt, &aad(&head[..HEADER_BOUND_LEN_BYTES], &from), body, &mut compressed)?;
-    finish(to, plain_len, header.compression, header.base, &compressed)
+    let mut opened = Vec::new();
+    let compressed = unseal(from, &object.bytes, &header, &mut opened)?;
+    finish(to, plain_len, header.compression, header.base, compressed)
 }
 
 /// Seals a record under its name, and reads it back before anybody else has to.
@@ -219,21 +220,17 @@ fn unseal<'a>(
     header: &Header,
     opened: &'a mut Vec<u8>,
 ) -> Result<&'a [u8]> {
-    let (head, body) = object.split_at(HEADER_LEN_BYTES);
-    let bound = &head[..HEADER_BOUND_LEN_BYTES];
+    let (parts, name) = (Parts::of(object)?, place.name.to_string());
     let Some(key) = place.key else {
-        let expected = checksum(bound, place.repo_id, &place.name.to_string(), body);
-        if head[HEADER_BOUND_LEN_BYTES..] != expected {
-            return Err(damaged("its checksum does not match its bytes and name"));
-        }
-        return Ok(body);
+        parts.check(place.repo_id, &name)?;
+        return Ok(parts.body);
     };
-    let compressed_len = body.len() - TAG_LEN_BYTES;
+    let compressed_len = parts.body.len().saturating_sub(Sealing::Aes256Gcm.around_len_bytes());
     if opened.len() < compressed_len {
         set_len(opened, compressed_len);
     }
     let compressed = &mut opened[..compressed_len];
-    key.open(&header.salt, &aad(bound, &place), body, compressed)?;
+    key.open(&header.salt, &aad(parts.bound, place.repo_id, &name), parts.body, compressed)?;
     Ok(compressed)
 }
 
@@ -256,7 +253,7 @@ fn check_header(
     if header.object_type != expected_type {
         return Err(damaged(format!("it is a {:?}, expected a {expected_type:?}", header.object_type)));
     }
-    let expected_sealing = if place.key.is_some() { Sealing::Aes256Gcm } else { Sealing::None };
+    let expected_sealing = place.sealing();
     if header.sealing != expected_sealing {
         return Err(damaged(format!("sealed by {:?}, expected {expected_sealing:?}", header.sealing)));
     }
@@ -278,38 +275,34 @@ fn finish(
     compressed: &[u8],
 ) -> Result<Sealed> {
     let object_type = place.name.object_type();
+    let sealing = place.sealing();
     let too_long = plain_len > object_type.plain_len_bytes_max();
-    let body_len = compressed.len() + if place.key.is_some() { TAG_LEN_BYTES } else { 0 };
+    let body_len = compressed.len() + sealing.around_len_bytes();
     if too_long || HEADER_LEN_BYTES + body_len > object_type.object_len_bytes_max() {
         return Err(Error::internal(format!("a {object_type:?} of {plain_len} bytes is over its limit")));
     }
     let header = Header {
         object_type,
-        sealing: if place.key.is_some() { Sealing::Aes256Gcm } else { Sealing::None },
+        sealing,
         compression,
         plain_len_bytes: plain_len as u32,
         body_len_bytes: body_len as u32,
         salt: random_array()?,
         base,
     };
-    let bound = header.encode();
-    let mut out = vec![0; HEADER_LEN_BYTES + body_len];
-    let (head, body) = out.split_at_mut(HEADER_LEN_BYTES);
-    match place.key {
-        None => body.copy_from_slice(compressed),
-        Some(key) => {
-            let (ciphertext, tag) = body.split_at_mut(compressed.len());
-            tag.copy_from_slice(&key.seal(&header.salt, &aad(&bound, &place), compressed, ciphertext)?);
+    let name = place.name.to_string();
+    let bytes = header.envelop(place.repo_id, &name, |bound, body| {
+        let (ciphertext, tag) = body.split_at_mut(compressed.len());
+        match place.key {
+            None => ciphertext.copy_from_slice(compressed),
+            Some(key) => {
+                let aad = aad(bound, place.repo_id, &name);
+                tag.copy_from_slice(&key.seal(&header.salt, &aad, compressed, ciphertext)?);
+            }
         }
-    }
-    head[..HEADER_BOUND_LEN_BYTES].copy_from_slice(&bound);
-    let sum = checksum(&bound, place.repo_id, &place.name.to_string(), body);
-    head[HEADER_BOUND_LEN_BYTES..].copy_from_slice(&sum);
-    Ok(Sealed { name: place.name.clone(), bytes: Bytes::from(out) })
-}
-
-fn aad(bound: &[u8], place: &Place<'_>) -> Vec<u8> {
-    [bound, place.repo_id, place.name.to_string().as_bytes()].concat()
+        Ok(())
+    })?;
+    Ok(Sealed { name: place.name.clone(), bytes: Bytes::from(bytes) })
 }
 
 /// Decompresses a patch that makes a plaintext of `plain_len` bytes into `memory`, which grows where it must.

@@ -3,41 +3,17 @@
 //! A volume changes in place: what a guest does not write stays where it was. So a patch is as small as what was written, is made at
 //! the speed of comparing, and is applied at the speed of copying what changed, however deep a chain of them is.
 
-use std::ops::Range;
-
-use crate::error::{Error, Result};
-use crate::format::envelope::damaged;
+use crate::error::Result;
+pub(super) use crate::format::patch::{Runs, len_bytes_max};
+use crate::format::patch::{decode, encode};
 
 /// Plaintexts are compared in units of so many bytes: smaller than what a file system writes, larger than a run's entry.
 const UNIT_BYTES: usize = 64;
-/// Length of the count of runs.
-const COUNT_LEN_BYTES: usize = 4;
-/// Length of a run's offset and length.
-const RUN_LEN_BYTES: usize = 8;
-/// A patch is at most so much longer than the plaintext that it makes.
-const LEN_OVER_MAX: usize = COUNT_LEN_BYTES + RUN_LEN_BYTES;
-
-/// Most bytes of a patch that makes so long a plaintext.
-pub(super) fn len_bytes_max(plain_len: usize) -> usize {
-    plain_len + LEN_OVER_MAX
-}
-
-/// The parts of a plaintext that a patch replaces: in order, apart from each other, none of them empty.
-pub(super) type Runs = Vec<Range<usize>>;
-
 /// The patch that makes `plain` of `base`, and of whatever differs from it within `also`. What is beyond the base's end counts
 /// as zero there.
 pub(super) fn make(base: &[u8], plain: &[u8], also: &Runs, out: &mut Vec<u8>) {
     let runs = union(&differences(base, plain), also);
-    out.clear();
-    out.extend((runs.len() as u32).to_le_bytes());
-    for run in &runs {
-        out.extend((run.start as u32).to_le_bytes());
-        out.extend((run.len() as u32).to_le_bytes());
-    }
-    for run in runs {
-        out.extend(&plain[run]);
-    }
+    encode(runs, plain, out);
 }
 
 /// What lies in either.
@@ -80,48 +56,14 @@ fn differences(base: &[u8], plain: &[u8]) -> Runs {
 /// Applies a patch to a base's plaintext, which becomes `plain_len` bytes long. After an error it holds anything.
 pub(super) fn apply(patch: &[u8], plain_len: usize, plain: &mut Vec<u8>) -> Result<()> {
     plain.resize(plain_len, 0);
-    each(patch, |start, bytes| {
-        let place = start.checked_add(bytes.len()).and_then(|end| plain.get_mut(start..end));
-        place.ok_or_else(|| refuse("a run beyond the end"))?.copy_from_slice(bytes);
-        Ok(())
-    })
+    decode(patch, plain_len, |start, bytes| plain[start..start + bytes.len()].copy_from_slice(bytes))
 }
 
 /// The parts that a patch replaces.
 pub(super) fn runs(patch: &[u8], plain_len: usize) -> Result<Runs> {
     let mut runs = Runs::new();
-    each(patch, |start, bytes| {
-        let end = start.checked_add(bytes.len()).filter(|end| *end <= plain_len);
-        runs.push(start..end.ok_or_else(|| refuse("a run beyond the end"))?);
-        Ok(())
-    })?;
+    decode(patch, plain_len, |start, bytes| runs.push(start..start + bytes.len()))?;
     Ok(runs)
-}
-
-fn refuse(what: &str) -> Error {
-    damaged(format!("patch: {what}"))
-}
-
-/// Takes a patch apart: where each of its runs begins, and its bytes.
-fn each(patch: &[u8], mut run: impl FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
-    let (count, rest) = patch.split_first_chunk().ok_or_else(|| refuse("cut short"))?;
-    let count = u32::from_le_bytes(*count) as usize;
-    let table_len = count.checked_mul(RUN_LEN_BYTES).filter(|len| *len <= rest.len());
-    let (table, mut data) = rest.split_at(table_len.ok_or_else(|| refuse("more runs than it has room for"))?);
-    let mut free_from = None;
-    let (entries, _) = table.as_chunks::<RUN_LEN_BYTES>();
-    for [o0, o1, o2, o3, l0, l1, l2, l3] in entries {
-        let start = u32::from_le_bytes([*o0, *o1, *o2, *o3]) as usize;
-        let len = u32::from_le_bytes([*l0, *l1, *l2, *l3]) as usize;
-        if len == 0 || free_from.is_some_and(|end| start <= end) {
-            return Err(refuse("its runs are empty or not in order"));
-        }
-        let end = start.checked_add(len).ok_or_else(|| refuse("a run without an end"))?;
-        let (bytes, behind) = data.split_at_checked(len).ok_or_else(|| refuse("cut short"))?;
-        run(start, bytes)?;
-        (data, free_from) = (behind, Some(end));
-    }
-    if data.is_empty() { Ok(()) } else { Err(refuse("more bytes than its runs have")) }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 
 /// One file of a chain.
 #[derive(Debug, Clone)]
@@ -16,10 +16,10 @@ pub struct ChainLink {
 
 /// The live snapshots of a volume up to one of them, oldest first.
 pub async fn chain(project: &Project, newest: &SnapshotEntry) -> Result<Vec<ChainLink>> {
-    let catalog = project.confirmed_catalog().await?;
+    let catalog = project.volumes().confirmed().await?;
     let volume = catalog.by_number(newest.snapshot.volume);
     let volume = volume.ok_or_else(|| Error::internal("a snapshot of no volume"))?;
-    let mut snapshots = project.snapshots(volume).await?;
+    let mut snapshots = project.history(volume).snapshots().await?;
     snapshots.retain(|s| s.snapshot.sequence <= newest.snapshot.sequence);
     snapshots.sort_by_key(|s| s.snapshot.sequence);
     let link = |snapshot: SnapshotEntry| {

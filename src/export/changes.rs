@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::plan::restore::{Action, Plan};
 use crate::reading::changes::Changes;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::units::{Content, Extent};
 
 /// Calls `found` with each range that differs, ascending and in whole chunks; neighbours are one. Reads manifest pages

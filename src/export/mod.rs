@@ -1,6 +1,6 @@
 //! Turns snapshots into what other programs read. One file is one format; [`FORMATS`] is the table of them.
 //!
-//! A format is a [`Sink`] that is written in ascending order by the pipeline of a restore, which fetches,
+//! A format is a [`Sink`] that is written in ascending order by what fills the target of a restore, which fetches,
 //! decodes and checks: memory is bounded there, and nothing wrong is ever handed to a format. Where an export is
 //! relative to another snapshot, a sink is told only of what differs from it.
 
@@ -15,9 +15,20 @@ mod raw;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::budget::Budget;
+use crate::cancel::Cancel;
+use crate::cpu;
 use crate::error::{Error, Result};
-use crate::repo::log::SnapshotEntry;
-use crate::sink::Sink;
+use crate::progress::Progress;
+use crate::reading::changes::Changes;
+use crate::reading::explained;
+use crate::reading::local::LocalReader;
+use crate::repo::Project;
+use crate::repo::history::SnapshotEntry;
+use crate::restore::fill::fill;
+use crate::restore::planner::{Found, Planner};
+use crate::restore::{INFLIGHT_BYTES_DEFAULT, RestoreReport, Started};
+use crate::sink::{Existing, Sink};
 use crate::units::Extent;
 use crate::volume::ImageLayout;
 
@@ -32,6 +43,16 @@ pub trait Format: Send + Sync {
 
     /// Whether it can hold only what differs from another snapshot.
     fn takes_base(&self) -> bool;
+
+    /// Whether it names a file that holds the snapshot which it is relative to.
+    fn takes_backing(&self) -> bool {
+        false
+    }
+
+    /// What the user should know before.
+    fn note(&self, _what: &Exported) -> Option<String> {
+        None
+    }
 
     /// Whether it has to know beforehand where data will be: [`Exported::extents`].
     fn wants_extents(&self, _output: &Output) -> bool {
@@ -54,7 +75,73 @@ pub fn format(name: &str) -> Result<&'static dyn Format> {
     })
 }
 
-/// What is exported.
+/// One snapshot on its way into a format.
+pub struct Export {
+    pub format: &'static dyn Format,
+    pub snapshot: SnapshotEntry,
+    /// What it is relative to: older or newer, even of another volume.
+    pub from: Option<SnapshotEntry>,
+    pub what: Exported,
+}
+
+impl Export {
+    pub fn new(format: &'static dyn Format, snapshot: SnapshotEntry, from: Option<SnapshotEntry>) -> Self {
+        let what = Exported::new(&snapshot, from.as_ref());
+        Self { format, snapshot, from, what }
+    }
+}
+
+/// Exports a snapshot. What it came to is what a restore to such a target comes to.
+///
+/// # Errors
+/// `Conflict` where the file exists, before anything is read; otherwise as those of a restore.
+pub async fn run(
+    project: &Project,
+    export: Export,
+    output: Output,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+) -> Result<RestoreReport> {
+    let (started, mut cancel) = (Started::now(project), cancel);
+    let Export { format, snapshot, from, mut what } = export;
+    if let Some(note) = format.note(&what) {
+        progress.warn(&format!("{} {note}", snapshot.name()));
+    }
+    if format.wants_extents(&output) {
+        let extents = &mut what.extents;
+        let mut found = |extent| {
+            extents.push(extent);
+            Ok(())
+        };
+        changes(project, from.as_ref(), &snapshot, &mut cancel, &mut found).await?;
+    }
+    let sink = cpu::block(move || format.open(output, &what)).await?;
+    let budget = Budget::new(INFLIGHT_BYTES_DEFAULT);
+    let found = match (from, sink.existing()) {
+        (Some(from), _) => Found::Since(Changes::between(project, Some(&from.snapshot), &snapshot.snapshot)?),
+        (None, Existing::Blank) => Found::Blank,
+        (None, Existing::Content(content)) => {
+            Found::Content(LocalReader::new(project.clone(), content, budget.clone()))
+        }
+        (None, Existing::Nothing) => Found::Nothing,
+    };
+    let planner = Planner::new(project, &snapshot, found, budget, &cancel)?;
+    progress.phase("restore", Some(snapshot.snapshot.size_bytes));
+    let filled = async {
+        let planned = fill(planner, Arc::clone(&sink), progress, &mut cancel).await?;
+        cpu::block(move || sink.finish()).await?;
+        Ok(planned)
+    };
+    match filled.await {
+        Ok(planned) => Ok(started.report(project, &snapshot, &planned)),
+        Err(error) => {
+            let error = explained(project, &snapshot, error).await;
+            Err(error.context(format!("export {}", snapshot.name())))
+        }
+    }
+}
+
+/// What is exported, as a format is told.
 #[derive(Debug, Clone)]
 pub struct Exported {
     pub size_bytes: u64,

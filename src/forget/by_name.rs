@@ -25,7 +25,7 @@ pub async fn by_name(
     cancel: Cancel,
 ) -> Result<ForgetReport> {
     let before = project.repository().store.ledger();
-    let catalog = project.confirmed_catalog().await?;
+    let catalog = project.volumes().confirmed().await?;
     let mut report = ForgetReport::new(project, dry_run);
     for spec in specs {
         cancel.check()?;
@@ -55,7 +55,7 @@ async fn find(project: &Project, catalog: &Catalog, spec: &str) -> Result<Judged
         return Err(Error::invalid(format!("{spec} is a volume: which of its snapshots is meant?"))
             .help(format!("for example {0}@3 or {0}@latest; see `cuttle snapshots {0}`", volume.name)));
     }
-    match project.find_snapshot(spec).await {
+    match project.volumes().snapshot(spec).await {
         Ok(entry) if entry.protected => Ok(Judged::new(&entry, Fate::Refused, vec![PROTECTED.to_owned()])),
         Ok(entry) => Ok(Judged::new(&entry, Fate::Forgotten, Vec::new())),
         Err(e) if e.kind() == ErrorKind::Corrupt => match damaged(project, catalog, spec).await? {
@@ -71,10 +71,10 @@ async fn damaged(project: &Project, catalog: &Catalog, spec: &str) -> Result<Opt
     let Some((volume, number)) = spec.rsplit_once('@') else { return Ok(None) };
     let volume = volume.parse::<VolumeName>().ok().and_then(|name| catalog.by_name(&name));
     let (Some(volume), Ok(number)) = (volume, number.parse::<u32>()) else { return Ok(None) };
-    let log = project.confirmed_log(volume.number).await?;
+    let log = project.log(volume.number).confirmed().await?;
     let found = log.candidates().find(|(sequence, _)| sequence.0 == number);
     let Some((sequence, entry)) = found else { return Ok(None) };
-    let open = project.look::<OpenRecord>(&project.open_name(volume.number, sequence)).await?;
+    let open = project.look::<OpenRecord>(&project.slot(volume.number, sequence).open_name()).await?;
     let Some(open) = open.opened() else { return Ok(None) };
     let mut noted = Noted {
         volume: volume.number,
@@ -83,7 +83,7 @@ async fn damaged(project: &Project, catalog: &Catalog, spec: &str) -> Result<Opt
         number: entry.notes,
         note: Note::default(),
     };
-    if let Some((_, record)) = project.newest_note(volume.number, sequence, entry.notes).await? {
+    if let Some((_, record)) = project.slot(volume.number, sequence).newest_note(entry.notes).await? {
         noted.note = Note { protected: record.protected, tags: record.tags };
     }
     let (fate, reason) = match noted.note.protected {
@@ -122,13 +122,13 @@ async fn newest_going(
     going: &[Sequence],
 ) -> Result<(Option<Sequence>, bool)> {
     let mut newest = None;
-    let log = project.confirmed_log(volume.number).await?;
+    let log = project.log(volume.number).confirmed().await?;
     for (sequence, entry) in log.candidates() {
         if going.contains(&sequence) {
             newest = newest.or(Some(sequence));
             continue;
         }
-        match project.outcome(volume, sequence, entry).await {
+        match project.history(volume).outcome(sequence, entry).await {
             Ok(None) => {}
             Ok(Some(_)) => return Ok((newest, true)),
             // Nothing can be based on it.

@@ -9,7 +9,7 @@ use crate::format::record::VolumeRecord;
 use crate::plan::retention::{Candidate, Decision, Policy, decide};
 use crate::plan::times::{Contradiction, Timed, Times, contradictions, may_be_in_the_future};
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 
 /// Volumes looked at once. Each holds its snapshots' root pages meanwhile, 48 KiB or less for each.
 const VOLUMES_INFLIGHT_MAX: usize = 8;
@@ -32,7 +32,7 @@ pub async fn by_policy(
 ) -> Result<ForgetReport> {
     policy.check()?;
     let before = project.repository().store.ledger();
-    let catalog = project.confirmed_catalog().await?;
+    let catalog = project.volumes().confirmed().await?;
     let mut volumes: Vec<&VolumeRecord> =
         catalog.entries().iter().filter(|v| policy.is_for_volume(&v.name)).collect();
     if volumes.is_empty() && !policy.volumes.is_empty() {
@@ -47,7 +47,7 @@ pub async fn by_policy(
     let mut judged = stream::iter(volumes)
         .map(|volume| async move {
             stop.check()?;
-            match project.all_snapshots(volume).await {
+            match project.history(volume).all().await {
                 Ok(snapshots) => match believed(project, policy.times, &snapshots, dry_run).await? {
                     Ok(()) => Ok((volume, Ok(judge(policy, &snapshots)))),
                     Err(e) => Ok((volume, Err(e))),

@@ -13,7 +13,7 @@ use futures::{TryStreamExt, stream};
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::notes::{Forgotten, Noted};
 use crate::store::Ledger;
 
@@ -112,7 +112,7 @@ async fn carry_out(
     stream::iter(going.map(Ok))
         .try_for_each_concurrent(SNAPSHOTS_INFLIGHT_MAX, |judged| async move {
             cancel.check()?;
-            match project.forget(&judged.noted).await {
+            match project.notes().forget(&judged.noted).await {
                 Ok(Forgotten::Now | Forgotten::Before) => {}
                 Ok(Forgotten::Protected) => {
                     judged.noted.note.protected = true;

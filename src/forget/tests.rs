@@ -39,9 +39,9 @@ async fn by_name_on(project: &Project, specs: &[&str], dry_run: bool) -> ForgetR
 }
 
 async fn live(project: &Project, volume: &str) -> Vec<u32> {
-    let catalog = project.confirmed_catalog().await.expect("a catalog");
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
     let volume = catalog.by_name(&volume.parse().expect("a name")).expect("a volume").clone();
-    let snapshots = project.snapshots(&volume).await.expect("a log");
+    let snapshots = project.history(&volume).snapshots().await.expect("a log");
     snapshots.iter().map(|s| s.snapshot.sequence.0).collect()
 }
 
@@ -85,8 +85,8 @@ async fn protection_that_came_later_counts() {
     let bench = with_nights(&[("v", 2)]).await;
     let entry = bench.find("v@1").await;
     let (seen, other) = (Noted::from(&entry), bench.reopened().await.expect("opened"));
-    other.change_note(&seen, |note| note.tags.push("x".into())).await.expect("tagged");
-    other.change_note(&seen, |note| note.protected = true).await.expect("protected");
+    other.notes().change(&seen, |note| note.tags.push("x".into())).await.expect("tagged");
+    other.notes().change(&seen, |note| note.protected = true).await.expect("protected");
     let mut judged = vec![Judged::new(&entry, Fate::Forgotten, Vec::new())];
     carry_out(&bench.project, &mut judged, &Cancel::never(), || Fate::Kept).await.expect("done");
     assert!(matches!(judged[0].fate, Fate::Kept) && judged[0].reasons == ["protected"]);
@@ -94,7 +94,7 @@ async fn protection_that_came_later_counts() {
 
     let refused = by_name_on(&bench.project, &["v@1"], false).await;
     assert_eq!((lines(&refused), refused.ok()), (vec!["v@1 refused: protected".to_owned()], false));
-    let unprotected = other.change_note(&seen, |note| note.protected = false).await.expect("unprotected");
+    let unprotected = other.notes().change(&seen, |note| note.protected = false).await.expect("unprotected");
     assert_eq!(unprotected.note, Note { protected: false, tags: vec!["x".into()] });
     assert!(by_name_on(&bench.project, &["v@1"], false).await.ok());
     assert_eq!(live(&bench.project, "v").await, [2]);
@@ -104,7 +104,8 @@ async fn protection_that_came_later_counts() {
 async fn notes_that_say_nothing_new_are_not_written() {
     let bench = with_nights(&[("v", 1)]).await;
     let seen = Noted::from(&bench.find("v").await);
-    let protect = async || bench.project.change_note(&seen, |n| n.protected = true).await.expect("changed");
+    let protect =
+        async || bench.project.notes().change(&seen, |n| n.protected = true).await.expect("changed");
     assert!(protect().await.changed);
     assert!(!protect().await.changed);
     let notes: Vec<_> = bench.names("").await.into_iter().filter(|n| n.contains(".note.")).collect();
@@ -142,7 +143,7 @@ async fn what_the_next_backup_will_miss_is_said() {
     let failed: Vec<&str> = report.failures.iter().map(|(what, _)| what.as_str()).collect();
     assert_eq!((failed, lines(&report)), (vec!["v", "v@9"], vec!["v@2 forget: ".to_owned()]));
     assert_eq!(live(&bench.project, "v").await, [1, 3, 4]);
-    let twice = bench.project.forget(&Noted::from(&bench.find("v@1").await)).await;
+    let twice = bench.project.notes().forget(&Noted::from(&bench.find("v@1").await)).await;
     assert_eq!(twice.expect("forgotten"), Forgotten::Now);
 }
 
@@ -168,8 +169,8 @@ async fn a_damaged_record_keeps_its_volume_but_can_be_forgotten_by_number() {
 #[tokio::test]
 async fn forged_times_change_nothing() {
     let bench = with_nights(&[("v", 3)]).await;
-    let catalog = bench.project.confirmed_catalog().await.expect("a catalog");
-    let honest = bench.project.snapshots(&catalog.entries()[0]).await.expect("a log");
+    let catalog = bench.project.volumes().confirmed().await.expect("a catalog");
+    let honest = bench.project.history(&catalog.entries()[0]).snapshots().await.expect("a log");
     let policy =
         Policy { last: 1, daily: 1, within: "1h".parse().ok(), times: Times::Store, ..Policy::default() };
     let decided = |entries: &[SnapshotEntry]| {

@@ -91,7 +91,34 @@ pub struct Header {
     pub base: Option<DeltaBase>,
 }
 
+impl Sealing {
+    /// How much longer a body is than what it holds.
+    pub fn around_len_bytes(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Aes256Gcm => TAG_LEN_BYTES,
+        }
+    }
+}
+
 impl Header {
+    /// The object of this header: `fill` writes its body, given what that is bound to.
+    pub fn envelop(
+        &self,
+        repo_id: &[u8; 16],
+        object_name: &str,
+        fill: impl FnOnce(&[u8], &mut [u8]) -> Result<()>,
+    ) -> Result<Vec<u8>> {
+        let bound = self.encode();
+        let mut out = vec![0; HEADER_LEN_BYTES + self.body_len_bytes as usize];
+        let (head, body) = out.split_at_mut(HEADER_LEN_BYTES);
+        fill(&bound, body)?;
+        head[..HEADER_BOUND_LEN_BYTES].copy_from_slice(&bound);
+        let sum = checksum(&bound, repo_id, object_name, body);
+        head[HEADER_BOUND_LEN_BYTES..].copy_from_slice(&sum);
+        Ok(out)
+    }
+
     /// The bytes that the checksum and the AEAD cover.
     pub fn encode(&self) -> [u8; HEADER_BOUND_LEN_BYTES] {
         let mut out = [0; HEADER_BOUND_LEN_BYTES];
@@ -198,14 +225,41 @@ pub fn checksum(bound: &[u8], repo_id: &[u8; 16], object_name: &str, body: &[u8]
     *hasher.finalize().as_bytes()
 }
 
+/// What the AEAD of a sealed body covers besides it (§4).
+pub fn aad(bound: &[u8], repo_id: &[u8; 16], object_name: &str) -> Vec<u8> {
+    [bound, repo_id, object_name.as_bytes()].concat()
+}
+
+/// An object taken apart.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    /// What checksum and AEAD cover of the header.
+    pub bound: &'a [u8],
+    checksum: &'a [u8],
+    pub body: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    pub fn of(object: &'a [u8]) -> Result<Self> {
+        let parts = object.split_at_checked(HEADER_LEN_BYTES);
+        let (head, body) = parts.ok_or_else(|| damaged("it is shorter than a header"))?;
+        let (bound, checksum) = head.split_at(HEADER_BOUND_LEN_BYTES);
+        Ok(Self { bound, checksum, body })
+    }
+
+    /// Holds the object against its checksum.
+    pub fn check(&self, repo_id: &[u8; 16], object_name: &str) -> Result<()> {
+        match self.checksum == checksum(self.bound, repo_id, object_name, self.body) {
+            true => Ok(()),
+            false => Err(damaged("its checksum does not match its bytes and name")),
+        }
+    }
+}
+
 /// Checks an object as far as that is possible without keys: header, size, place and checksum.
 pub fn scrub(object: &[u8], repo_id: &[u8; 16], object_name: &str) -> Result<Header> {
     let header = Header::decode(object, object.len() as u64)?;
-    let (head, body) = object.split_at(HEADER_LEN_BYTES);
-    let expected = checksum(&head[..HEADER_BOUND_LEN_BYTES], repo_id, object_name, body);
-    if head[HEADER_BOUND_LEN_BYTES..] != expected {
-        return Err(damaged("its checksum does not match its bytes and name"));
-    }
+    Parts::of(object)?.check(repo_id, object_name)?;
     Ok(header)
 }
 

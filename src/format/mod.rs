@@ -2,13 +2,16 @@
 //!
 //! Pure: no I/O, no keys, no randomness. Whatever is decoded here came from a store and is hostile until proven sane.
 
+pub mod context;
 pub mod envelope;
 pub mod gc;
 pub mod lost;
 pub mod names;
 pub mod page;
+pub mod patch;
 pub mod record;
 pub mod table;
+pub mod volume;
 
 pub use envelope::{Compression, HEADER_LEN_BYTES, Header, ObjectType, Sealing};
 pub use names::ObjectName;

@@ -143,12 +143,20 @@ pub fn keys_prefix() -> &'static str {
     "keys/"
 }
 
+/// Below it all projects are.
+pub const PROJECTS_PREFIX: &str = "projects/";
+
 pub fn project_prefix(project: &ProjectName) -> String {
     format!("projects/{project}/")
 }
 
 pub fn volumes_prefix(project: &ProjectName) -> String {
     format!("projects/{project}/volumes/")
+}
+
+/// Below it the logs of all volumes are.
+pub fn logs_prefix(project: &ProjectName) -> String {
+    format!("projects/{project}/log/")
 }
 
 pub fn log_prefix(project: &ProjectName, volume: VolumeNumber) -> String {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::format::GC_SEAL_LEN_BYTES_MAX;
+use crate::format::context::SLOT_AAD;
 use crate::format::envelope::{ObjectType, damaged};
 use crate::format::page::{Page, count_of_page, root_level};
 use crate::units::{Generation, Geometry, ProjectName, Sequence, SnapshotId, VolumeName, VolumeNumber};
@@ -95,6 +96,19 @@ pub struct KeySlotRecord {
     pub created_unix_ms: u64,
     /// Over all of the record but this, its name and the repository object, with a key of the master's.
     pub mac: [u8; 32],
+}
+
+impl KeySlotRecord {
+    /// What its MAC is over: its name, the repository object, and all of it but the MAC (§5).
+    pub fn bound(&self, slot: u64, repository: &[u8]) -> Result<Vec<u8>> {
+        let unsigned = Self { mac: [0; 32], ..self.clone() };
+        Ok([&slot.to_le_bytes()[..], blake3::hash(repository).as_bytes(), &unsigned.encode()?].concat())
+    }
+
+    /// What the wrapped key is bound to (§5).
+    pub fn wrap_bound(repository: &[u8]) -> Vec<u8> {
+        [SLOT_AAD, blake3::hash(repository).as_bytes()].concat()
+    }
 }
 
 /// How a slot's secret becomes a key (§5).

@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::format::record::VolumeRecord;
 use crate::reading::snapshot::{SnapshotReader, Snapshots};
 use crate::repo::Project;
-use crate::repo::log::{LogEntry, SnapshotEntry};
+use crate::repo::history::SnapshotEntry;
+use crate::repo::log::LogEntry;
 use crate::units::{Sequence, VolumeNumber};
 
 /// How long a listing is good: a new backup is seen after this at the latest.
@@ -95,7 +96,7 @@ impl Current {
         if let Some(fresh) = fresh(&listed) {
             return Ok(fresh);
         }
-        let found = self.project().confirmed_catalog().await.map(|c| c.entries().to_vec());
+        let found = self.project().volumes().confirmed().await.map(|c| c.entries().to_vec());
         renewed(&mut listed, found)
     }
 
@@ -145,7 +146,7 @@ impl Current {
 
     /// What a volume's log holds now; only what is new is read.
     async fn look(&self, volume: &VolumeRecord, before: &Row) -> Result<Row> {
-        let log = self.project().confirmed_log(volume.number).await?;
+        let log = self.project().log(volume.number).confirmed().await?;
         let candidates: Vec<(Sequence, LogEntry)> = log.candidates().map(|(s, entry)| (s, *entry)).collect();
         let outcomes = stream::iter(candidates)
             .map(|(sequence, entry)| async move {
@@ -164,7 +165,7 @@ impl Current {
     }
 
     async fn outcome(&self, volume: &VolumeRecord, sequence: Sequence, entry: &LogEntry) -> Outcome {
-        match self.project().outcome(volume, sequence, entry).await {
+        match self.project().history(volume).outcome(sequence, entry).await {
             Ok(Some(snapshot)) => Outcome::Snapshot(Box::new(snapshot)),
             Ok(None) => Outcome::Nothing,
             Err(error) => {

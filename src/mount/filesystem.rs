@@ -24,7 +24,7 @@ use super::tree::{FolderId, ROOT, Tree, file_name, which};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::VolumeRecord;
 use crate::reading::snapshot::SnapshotReader;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::units::{Sequence, VolumeNumber};
 
 /// How long the kernel may go without asking again. What takes time is kept by [`Current`].

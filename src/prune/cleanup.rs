@@ -48,7 +48,7 @@ impl Prune {
 
     async fn superfluous_records(&self, roster: &RosterEntry) -> Result<Vec<ObjectName>> {
         self.cancel.check()?;
-        let log = self.project.listed_log(roster.volume).await?;
+        let log = self.project.log(roster.volume).listed().await?;
         let mut names = Vec::new();
         for (&sequence, entry) in log.entries.range(..=roster.high_water) {
             // Only of what was over when the logs were confirmed: a name that came since may be anybody's.
@@ -79,7 +79,7 @@ impl Prune {
         if entry.ended_unix_ms.is_none() {
             return Ok(None);
         }
-        let name = self.project.end_name(volume, sequence);
+        let name = self.project.slot(volume, sequence).end_name();
         match self.project.read_known_record::<EndRecord>(&name).await {
             Ok(EndRecord { outcome: Outcome::Committed(_), .. }) => {
                 self.project.repository().cache.remove(&name);

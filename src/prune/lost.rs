@@ -24,7 +24,7 @@ const HEADS_INFLIGHT_MAX: usize = 32;
 impl Prune {
     /// Looks out for what is recorded as lost, so that the record can go when nobody needs it.
     pub(super) async fn watch_lost(&mut self) -> Result<()> {
-        self.marker.suspects.recorded = self.project.lost().await?.names().copied().collect();
+        self.marker.suspects.recorded = self.project.lost_records().read().await?.names().copied().collect();
         Ok(())
     }
 
@@ -32,12 +32,12 @@ impl Prune {
     pub(super) async fn unlisted(&self, below: Generation) -> Result<HashSet<u64>> {
         let mut left = self.marker.marks.fingerprints();
         for kind in [ContentKind::Chunk, ContentKind::Page] {
-            for generation in self.project.generations_of(kind).await? {
+            for generation in self.project.content().generations(kind).await? {
                 if generation >= below {
                     continue;
                 }
                 self.cancel.check()?;
-                let mut listing = std::pin::pin!(self.project.list_content(kind, generation, None));
+                let mut listing = std::pin::pin!(self.project.content().list(kind, generation, None));
                 while let Some(listed) = listing.try_next().await? {
                     left.remove(&fingerprint(&listed.name));
                 }
@@ -73,7 +73,7 @@ impl Prune {
         for name in lost {
             let Some((volume, sequence)) = named.get(&name) else { continue };
             // Forgotten meanwhile, and perhaps pruned: nobody misses it.
-            if self.project.is_forgotten(*volume, *sequence).await? {
+            if self.project.slot(*volume, *sequence).is_forgotten().await? {
                 continue;
             }
             still_needed.push(name);
@@ -88,8 +88,8 @@ impl Prune {
         if self.options.dry_run || still_needed.is_empty() {
             return Ok(());
         }
-        let mut known = self.project.lost().await?;
-        match self.project.remember_lost(&mut known, &still_needed).await {
+        let mut known = self.project.lost_records().read().await?;
+        match self.project.lost_records().remember(&mut known, &still_needed).await {
             Ok(new) => self.report.recorded += new as u64,
             Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::Internal) => return Err(e),
             Err(e) => self.progress.warn(&format!("what was found lost could not be recorded: {e}")),
@@ -109,7 +109,7 @@ impl Prune {
 
     /// Names that the live index must not have: a backup would take them for stored.
     pub(super) async fn unfit_for_index(&self) -> Result<HashSet<ContentName>> {
-        let lost = self.project.lost().await?;
+        let lost = self.project.lost_records().read().await?;
         let chunks = lost.names().filter(|name| name.kind() == ContentKind::Chunk);
         Ok(chunks.map(LostName::name).collect())
     }
@@ -120,9 +120,9 @@ impl Prune {
         if suspects.recorded.is_empty() || !suspects.is_complete {
             return Ok(());
         }
-        let lost = self.project.lost().await?;
+        let lost = self.project.lost_records().read().await?;
         let dead = |name: &LostName| suspects.recorded.contains(name) && !suspects.needed.contains(name);
-        let gone = self.project.settle_lost(&lost, dead).await?;
+        let gone = self.project.lost_records().settle(&lost, dead).await?;
         self.report.deleted_records += gone as u64;
         Ok(())
     }

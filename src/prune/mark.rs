@@ -1,6 +1,7 @@
 //! What live snapshots reference: a walk over their manifests that reads each distinct page once.
 
 use std::collections::{BTreeMap, HashSet};
+use std::convert::Infallible;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -10,23 +11,22 @@ use crate::format::GC_ENTRIES_MAX;
 use crate::format::gc::RosterEntry;
 use crate::format::lost::LostName;
 use crate::format::names::{ContentKind, ContentName};
-use crate::format::page::{ObjectRef, Page, PageRef, REFS_PER_PAGE, count_of_page};
+use crate::format::page::{Page, PageRef};
 use crate::format::table::TableEntry;
 use crate::plan::marks::{Marks, fingerprint};
 use crate::prune::survey::{Known, Survey, stopped};
 use crate::repo::Project;
-use crate::repo::log::{LogEntry, SnapshotEntry};
-use crate::units::{Generation, Geometry, Sequence, VolumeNumber};
+use crate::repo::history::SnapshotEntry;
+use crate::repo::log::LogEntry;
+use crate::repo::walk::{Node, Tree, Visit, Walk, Walker};
+use crate::units::{Generation, Sequence, VolumeNumber};
 
 /// Outcomes read ahead of the walk.
 const OUTCOMES_AHEAD_MAX: usize = 8;
-/// Pages read at once.
-const PAGES_INFLIGHT_MAX: usize = 16;
 /// Pages that are remembered as walked (about 30 MiB). Beyond, all are forgotten and some read again.
 const PAGES_SEEN_MAX: usize = 1 << 19;
 /// Full chunks that the live index names. A backup remembers fewer.
 const LIVE_MAX: usize = GC_ENTRIES_MAX / 4;
-const FANOUT: u64 = REFS_PER_PAGE as u64;
 
 /// What makes two pages the same: a page of another count does not decode.
 type PageKey = (ContentName, u8, u16);
@@ -87,13 +87,28 @@ impl Suspects {
     }
 }
 
-/// A page to be read.
-#[derive(Clone, Copy)]
-struct Node {
-    object: ObjectRef,
-    level: u8,
-    number: u64,
-    count: usize,
+/// Marks what it comes to, and reads each distinct page once.
+struct Marking<'a> {
+    marker: &'a mut Marker,
+    project: &'a Project,
+}
+
+impl Walker for Marking<'_> {
+    type Flaw = Infallible;
+
+    fn enters(&mut self, node: &Node) -> bool {
+        let Marker { seen, .. } = &mut *self.marker;
+        if seen.len() >= PAGES_SEEN_MAX {
+            seen.clear();
+        }
+        let new = seen.insert((node.object.name, node.level, node.count as u16));
+        self.marker.mark(ContentKind::Page, &node.object.name);
+        new
+    }
+
+    async fn read(&self, node: &Node) -> Result<std::result::Result<Page, Infallible>> {
+        self.project.content().read_page(&node.object, node.level, node.count).await.map(Ok)
+    }
 }
 
 impl Marker {
@@ -184,10 +199,12 @@ impl Marker {
                     let at = (volume.number, *sequence);
                     // A listing may not show yet that it was forgotten long ago. To keep what it needs would do no harm,
                     // but the live index must not name what an earlier round has deleted.
-                    let forgotten = !sealed.contains(&at) && project.is_forgotten(at.0, at.1).await?;
+                    let forgotten = !sealed.contains(&at) && project.slot(at.0, at.1).is_forgotten().await?;
                     match forgotten {
                         true => Ok((at, None)),
-                        false => project.outcome(volume, *sequence, entry).await.map(|found| (at, found)),
+                        false => {
+                            project.history(volume).outcome(*sequence, entry).await.map(|found| (at, found))
+                        }
                     }
                 })
                 .buffered(OUTCOMES_AHEAD_MAX)
@@ -228,68 +245,30 @@ impl Marker {
     async fn snapshot(&mut self, project: &Project, snapshot: &SnapshotEntry) -> Result<bool> {
         let made_in = snapshot.snapshot.generation;
         if self.made_in.as_ref().is_none_or(|(newest, _)| *newest < made_in) {
-            let name = format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence);
+            let name = snapshot.name();
             self.made_in = Some((made_in, name));
         }
         let Err(error) = self.walk(project, snapshot).await else { return Ok(true) };
         // Pages count as seen before they are read: another snapshot may need those that now were not.
         self.seen.clear();
         let (volume, sequence) = (snapshot.snapshot.volume, snapshot.snapshot.sequence);
-        if error.kind() == ErrorKind::Corrupt && project.is_forgotten(volume, sequence).await? {
+        if error.kind() == ErrorKind::Corrupt && project.slot(volume, sequence).is_forgotten().await? {
             return Ok(false);
         }
         Err(explained(error.context(format!("{}@{sequence}", snapshot.volume_name))))
     }
 
     async fn walk(&mut self, project: &Project, snapshot: &SnapshotEntry) -> Result<()> {
-        let geometry = snapshot.snapshot.geometry()?;
-        let root = snapshot.snapshot.root_page()?;
         self.suspects.walked = Some((snapshot.snapshot.volume, snapshot.snapshot.sequence));
-        self.below(project, geometry, (&root, 0)).await
-    }
-
-    /// Walks all pages below one.
-    async fn below(
-        &mut self,
-        project: &Project,
-        geometry: Geometry,
-        (page, number): (&Page, u64),
-    ) -> Result<()> {
-        let nodes = self.nodes(geometry, page, number);
-        for batch in nodes.chunks(PAGES_INFLIGHT_MAX) {
-            let read: Vec<_> = stream::iter(batch)
-                .map(|node| project.read_page(&node.object, node.level, node.count))
-                .buffered(PAGES_INFLIGHT_MAX)
-                .try_collect()
-                .await?;
-            for (node, page) in batch.iter().zip(read) {
-                self.pages += 1;
-                match node.level {
-                    0 => self.leaf(&page),
-                    _ => Box::pin(self.below(project, geometry, (&page, node.number))).await?,
-                }
+        let mut walk = Walk::over(Marking { marker: self, project }, Tree::of(&snapshot.snapshot)?);
+        while let Some(visit) = walk.next().await? {
+            if let Visit::Leaf(leaf) = visit {
+                walk.walker.marker.leaf(&leaf.page);
             }
         }
+        let pages = walk.pages;
+        self.pages += pages;
         Ok(())
-    }
-
-    /// The pages that a page names and that were not walked yet.
-    fn nodes(&mut self, geometry: Geometry, page: &Page, number: u64) -> Vec<Node> {
-        let Some(level) = page.level.checked_sub(1) else { return Vec::new() };
-        let mut nodes = Vec::new();
-        for (at, page_ref) in page.refs.iter().enumerate() {
-            let Some(object) = page_ref.object() else { continue };
-            self.mark(ContentKind::Page, &object.name);
-            let number = number.saturating_mul(FANOUT).saturating_add(at as u64);
-            let count = count_of_page(geometry.chunk_count(), level, number);
-            if self.seen.len() >= PAGES_SEEN_MAX {
-                self.seen.clear();
-            }
-            if self.seen.insert((object.name, level, count as u16)) {
-                nodes.push(Node { object: *object, level, number, count });
-            }
-        }
-        nodes
     }
 
     fn leaf(&mut self, page: &Page) {

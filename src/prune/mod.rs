@@ -167,7 +167,7 @@ impl Prune {
     async fn rounds(&mut self) -> Result<()> {
         for _ in 0..ROUNDS_MAX {
             self.cancel.check()?;
-            let rounds = self.project.rounds().await?;
+            let rounds = self.project.rounds().newest().await?;
             let newest = rounds.newest;
             // Where its end could not be written, this run knows all the same that it is over.
             let ended =
@@ -208,12 +208,12 @@ impl Prune {
     /// Looks what a prune would do.
     async fn dry_run(&mut self) -> Result<()> {
         self.marker.leave_out(&self.options.as_if_forgotten);
-        let rounds = self.project.rounds().await?;
+        let rounds = self.project.rounds().newest().await?;
         self.report.round_open = !matches!(rounds.stage, Stage::Over { .. });
         let last_seal = match rounds.stage {
             Stage::Over { last_seal } => last_seal,
             Stage::Begun(begin) => begin.last_seal,
-            Stage::Unreadable(_) => self.project.before(rounds.newest).await?.last_seal,
+            Stage::Unreadable(_) => self.project.rounds().before(rounds.newest).await?.last_seal,
         };
         self.know(last_seal).await?;
         let found = self.candidates(rounds.newest).await?;

@@ -24,7 +24,7 @@ impl Prune {
         let round = seal.generation;
         let condemned = match seal.deleted.is_empty() {
             true => Condemned::default(),
-            false => self.project.condemned_by(begin).await?,
+            false => self.project.rounds().condemned_by(begin).await?,
         };
         // What was marked before may have been forgotten when the seal was made, whatever a listing shows.
         self.marker.forget();
@@ -34,8 +34,8 @@ impl Prune {
             self.progress.phase("manifests", None);
             self.marker.cover(&self.project, survey, &self.cancel).await?;
             for part in &seal.deleted {
-                let Some(entries) = self.project.read_table(round, part).await? else {
-                    return Err(self.project.part_gone(round, part).await?);
+                let Some(entries) = self.project.parts(round).read_table(part).await? else {
+                    return Err(self.project.parts(round).gone(part).await?);
                 };
                 for entry in &entries {
                     let name = &entry.object.name;
@@ -61,7 +61,7 @@ impl Prune {
             let said = seal.roster.iter().find(|said| said.volume == now.volume);
             let wrong = |s: &&Sequence| said.is_some_and(|said| said.is_past(**s));
             if let Some(sequence) = now.live.iter().chain(&now.unfinished).find(wrong) {
-                let open = self.project.open_name(now.volume, *sequence);
+                let open = self.project.slot(now.volume, *sequence).open_name();
                 return Err(self.differs(round, &open, "is not over"));
             }
         }
@@ -93,10 +93,10 @@ impl Prune {
     /// Ends a round whose begin does not open. Perhaps it never was; perhaps somebody is at it, or at one before it that was
     /// not over. So every round that is not sealed is sealed to delete nothing, whoever comes later.
     pub(super) async fn end_without_begin(&mut self, round: Generation, why: &str) -> Result<()> {
-        let name = self.project.begin_name(round);
+        let name = self.project.rounds().begin_name(round);
         self.progress.warn(&format!("{name} does not open, so that round {round} deletes nothing: {why}"));
         self.creates_decide().await?;
-        let before = self.project.before(round).await?;
+        let before = self.project.rounds().before(round).await?;
         self.know(before.last_seal).await?;
         let mut last_seal = before.last_seal;
         let mut roster = self.known.roster().to_vec();
@@ -107,8 +107,8 @@ impl Prune {
                 live_index: Vec::new(),
                 deleted: Vec::new(),
             };
-            let sealed = match self.project.look_seal(generation).await? {
-                Found::Absent => self.project.seal_round(nothing).await?.map(|(seal, _)| seal),
+            let sealed = match self.project.rounds().look_seal(generation).await? {
+                Found::Absent => self.project.rounds().seal(nothing).await?.map(|(seal, _)| seal),
                 found => found.opened(),
             };
             if let Some(seal) = sealed {

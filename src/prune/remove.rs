@@ -20,11 +20,11 @@ impl Prune {
         let round = seal.generation;
         self.progress.phase("deleting", None);
         for part in &seal.deleted {
-            let Some(entries) = self.project.read_table(round, part).await? else {
-                if self.project.is_over(round).await? {
+            let Some(entries) = self.project.parts(round).read_table(part).await? else {
+                if self.project.rounds().is_over(round).await? {
                     return Ok(false);
                 }
-                return Err(self.project.part_gone(round, part).await?);
+                return Err(self.project.parts(round).gone(part).await?);
             };
             if let Some(young) = entries.iter().find(|e| e.object.name.generation >= round) {
                 return Err(Error::corrupt(format!(

@@ -17,7 +17,7 @@ impl Prune {
                 Err(e) if e.kind() == ErrorKind::NoSpace => e,
                 done => return done,
             };
-            let reserve = match self.project.give_up_reserve().await {
+            let reserve = match self.project.reserve().give_up().await {
                 Ok(bytes) => bytes,
                 Err(e) => {
                     tracing::debug!(error = %e, "the reserve is not given up");

@@ -77,9 +77,9 @@ impl Prune {
         let generation = Generation(newest.0.saturating_add(1));
         let more = found.is_truncated();
         let condemned = Condemned::new(found.entries.iter().map(|e| prefix(&e.object.name.id)).collect());
-        let condemned = self.project.put_condemned(generation, &condemned).await?;
+        let condemned = self.project.parts(generation).put_condemned(&condemned).await?;
         let begin = BeginRecord { generation, last_seal, condemned };
-        let Some((begin, own)) = self.project.begin_round(begin).await? else { return Ok(Start::Taken) };
+        let Some((begin, own)) = self.project.rounds().begin(begin).await? else { return Ok(Start::Taken) };
         if own {
             self.report.rounds_begun += 1;
             self.begun = Some(generation);
@@ -96,11 +96,11 @@ impl Prune {
         if last == Generation(0) || found.is_truncated() {
             return Ok(false);
         }
-        let Found::Opens(seal) = self.project.look_seal(last).await? else { return Ok(false) };
+        let Found::Opens(seal) = self.project.rounds().look_seal(last).await? else { return Ok(false) };
         let mut left: HashSet<&ContentName> = found.entries.iter().map(|e| &e.object.name).collect();
         for part in &seal.deleted {
             // One that another round of somebody else removed is as good as empty.
-            for refused in self.project.read_table(last, part).await?.unwrap_or_default() {
+            for refused in self.project.parts(last).read_table(part).await?.unwrap_or_default() {
                 if refused.object.name.generation < last {
                     left.remove(&refused.object.name);
                 }
@@ -117,19 +117,21 @@ impl Prune {
     /// Does what is left of a round.
     pub(super) async fn finish(&mut self, begun: Begun) -> Result<Outcome> {
         let round = begun.begin.generation;
-        if self.project.is_over(round).await? {
+        if self.project.rounds().is_over(round).await? {
             self.marker.forget();
             return Ok(Outcome::Done);
         }
         self.know(begun.begin.last_seal).await?;
         match self.creates_decide().await {
             // What a seal lets go of already is deleted before anything is written.
-            Err(e) if e.kind() == ErrorKind::NoSpace && self.project.look_seal(round).await?.opens() => {}
+            Err(e)
+                if e.kind() == ErrorKind::NoSpace
+                    && self.project.rounds().look_seal(round).await?.opens() => {}
             decide => drop(decide?),
         }
         let decided = match self.decide(&begun).await {
             // Somebody else ended it meanwhile, and what it takes to decide may be gone.
-            Err(_) if self.project.is_over(round).await? => {
+            Err(_) if self.project.rounds().is_over(round).await? => {
                 self.marker.forget();
                 return Ok(Outcome::Done);
             }
@@ -156,14 +158,16 @@ impl Prune {
     /// Comes to a seal that may be carried out.
     async fn decide(&mut self, begun: &Begun) -> Result<Decided> {
         let round = begun.begin.generation;
-        if let Found::Absent = self.project.look_seal(round).await? {
+        if let Found::Absent = self.project.rounds().look_seal(round).await? {
             let Some(survey) = self.settle(round).await? else { return Ok(Decided::Waiting) };
             if let Some((seal, true)) = self.seal(begun, &survey).await? {
                 let roster = seal.roster.clone();
                 return Ok(Decided::Sealed(seal, roster));
             }
         }
-        let Found::Opens(seal) = self.project.look_seal(round).await? else { return Ok(Decided::Never) };
+        let Found::Opens(seal) = self.project.rounds().look_seal(round).await? else {
+            return Ok(Decided::Never);
+        };
         // Whoever made it: what is deleted is answered for here. What is looked at now is no older than the seal.
         let Some(survey) = self.settle(round).await? else { return Ok(Decided::Waiting) };
         let roster = self.judge(&begun.begin, &survey, &seal).await?;
@@ -172,7 +176,7 @@ impl Prune {
 
     /// Makes it public that a round is over. Where something that does not open stands there, the next round must say it.
     pub(super) async fn end(&mut self, done: DoneRecord) -> Result<Outcome> {
-        let said = self.project.end_round(&done).await?;
+        let said = self.project.rounds().end(&done).await?;
         if !said {
             self.progress.warn(&format!(
                 "what stands in the place of the end of prune round {} does not open: another round is begun to say that it \
@@ -191,7 +195,7 @@ impl Prune {
         let mut deleted = Vec::new();
         let condemned = match begun.entries {
             Some(_) => Condemned::default(),
-            None => self.project.condemned_by(&begun.begin).await?,
+            None => self.project.rounds().condemned_by(&begun.begin).await?,
         };
         self.marker.first_pass(&self.known);
         loop {
@@ -217,18 +221,19 @@ impl Prune {
         let roster = self.marker.roster(survey);
         self.check_roster(survey, &roster).await?;
         self.report.snapshots = Some(roster.iter().map(|entry| entry.live.len() as u64).sum());
-        let deleted = self.project.put_table(generation, &deleted).await?;
+        let deleted = self.project.parts(generation).put_table(&deleted).await?;
         // It spares later backups uploads, and is by far the largest: in a full store it is done without.
         let live_index = match self.scarce {
             true => Vec::new(),
             false => {
                 let unfit = self.unfit_for_index().await?;
                 self.marker.live.retain(|entry| !unfit.contains(&entry.object.name));
-                self.project.put_table(generation, &self.marker.live).await?
+                self.project.parts(generation).put_table(&self.marker.live).await?
             }
         };
         self.cancel.check()?;
-        let sealed = self.project.seal_round(SealRecord { generation, roster, live_index, deleted }).await?;
+        let sealed =
+            self.project.rounds().seal(SealRecord { generation, roster, live_index, deleted }).await?;
         if let Some((_, true)) = sealed {
             self.marker.decided(generation);
         }
@@ -246,7 +251,7 @@ impl Prune {
         for lost in lost(self.known.roster(), &states) {
             // A listing may not show yet that it was forgotten.
             if let Lost::Snapshot(volume, sequence) = lost
-                && self.project.is_forgotten(volume, sequence).await?
+                && self.project.slot(volume, sequence).is_forgotten().await?
             {
                 continue;
             }

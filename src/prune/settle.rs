@@ -67,7 +67,7 @@ impl Prune {
         let mut pending = Vec::new();
         for volume in &survey.volumes {
             for sequence in volume.log.unfinished().filter(|s| !volume.is_past(*s)) {
-                let name = self.project.open_name(volume.record.number, sequence);
+                let name = self.project.slot(volume.record.number, sequence).open_name();
                 let open = self.project.look::<OpenRecord>(&name).await?.opened();
                 if open.as_ref().is_some_and(|open| open.generation >= round) {
                     continue;
@@ -127,7 +127,7 @@ impl Prune {
             // A process of this machine that is dead commits no more: nobody need wait for its lease. Not where a create may
             // overwrite an outcome that is just landing.
             let open = session.open.as_ref().filter(|_| now_unix_ms.is_some());
-            if let Some(reason) = open.and_then(|open| self.project.is_dead(open)) {
+            if let Some(reason) = open.and_then(|open| self.project.repository().environment.is_dead(open)) {
                 self.abort(&session, reason).await?;
                 continue;
             }
@@ -146,11 +146,11 @@ impl Prune {
     /// Whether it has an outcome that opens. What stands there and does not may be a snapshot that cannot be read.
     async fn is_over(&self, session: &Pending) -> Result<bool> {
         let (number, sequence) = (session.volume.number, session.sequence);
-        let end = self.project.end_name(number, sequence);
+        let end = self.project.slot(number, sequence).end_name();
         match self.project.look::<EndRecord>(&end).await? {
             Found::Opens(_) => Ok(true),
             Found::Foreign(why) => Err(stopped(format!("{end} does not open: {why}"))),
-            Found::Absent => self.project.is_forgotten(number, sequence).await,
+            Found::Absent => self.project.slot(number, sequence).is_forgotten().await,
         }
     }
 
@@ -173,7 +173,7 @@ impl Prune {
                 Found::Absent => break,
                 Found::Foreign(_) => foreign += 1,
                 Found::Opens(()) => {
-                    let name = self.project.alive_name(session.volume.number, session.sequence, next);
+                    let name = self.project.slot(session.volume.number, session.sequence).alive_name(next);
                     let info = self.project.repository().store.head(&name.to_string()).await?;
                     session.alive = next;
                     let at_unix_ms = info.map(|info| info.modified_unix_ms);
@@ -187,7 +187,7 @@ impl Prune {
     /// Whether a sign of life opens, and is of this session.
     async fn is_sign(&self, session: &Pending, k: u32) -> Result<Found<()>> {
         let (volume, sequence) = (session.volume.number, session.sequence);
-        let found = self.project.look_sign(volume, sequence, k, session.snapshot_id()).await?;
+        let found = self.project.slot(volume, sequence).look_sign(k, session.snapshot_id()).await?;
         Ok(found.map(|_| ()))
     }
 
@@ -196,7 +196,7 @@ impl Prune {
         let why = format!("{reason}, and a prune waited for it");
         let (volume, sequence) = (session.volume.number, session.sequence);
         let snapshot_id = session.snapshot_id().unwrap_or(SnapshotId([0; 16]));
-        if self.project.end_as_aborted(volume, sequence, snapshot_id, why).await? {
+        if self.project.slot(volume, sequence).end_as_aborted(snapshot_id, why).await? {
             let told = session.waiting();
             self.progress.warn(&format!(
                 "backup {} of {}, begun by process {} on {}, was ended as aborted: {reason}",

@@ -59,7 +59,7 @@ impl Prune {
         }
         let roster = match last_seal {
             Generation(0) => Vec::new(),
-            last_seal => match self.project.look_seal(last_seal).await? {
+            last_seal => match self.project.rounds().look_seal(last_seal).await? {
                 Found::Opens(seal) => seal.roster,
                 Found::Absent => {
                     return Err(stopped(format!("round {last_seal} was sealed, and its seal is gone")));
@@ -78,10 +78,10 @@ impl Prune {
     pub(super) async fn survey(&mut self) -> Result<Survey> {
         self.cancel.check()?;
         self.progress.phase("logs", None);
-        let catalog = self.project.confirmed_catalog().await?;
+        let catalog = self.project.volumes().confirmed().await?;
         for (number, why) in catalog.foreign() {
             // What was planted has no log; what has one is a volume, and its snapshots count.
-            if self.project.may_be_volume(*number).await? {
+            if self.project.volumes().may_be(*number).await? {
                 return Err(stopped(format!("catalog entry {number} does not open, and has a log: {why}")));
             }
         }
@@ -100,8 +100,8 @@ impl Prune {
     }
 
     async fn volume(&self, record: VolumeRecord, known: Option<RosterEntry>) -> Result<Surveyed> {
-        let log = self.project.log(record.number).await?;
-        let log = self.project.confirm_log(record.number, log, Proof::Settled(known.as_ref())).await?;
+        let log = self.project.log(record.number).read().await?;
+        let log = self.project.log(record.number).confirm(log, Proof::Settled(known.as_ref())).await?;
         let volume = Surveyed { record, log, known };
         let (name, number) = (&volume.record.name, volume.record.number);
         for gap in volume.log.gaps().into_iter().filter(|gap| !volume.is_past(*gap)) {
@@ -110,18 +110,23 @@ impl Prune {
             // No outcome is taken from the cache: what is kept rests on them.
             let ended = ended.map(|entry| LogEntry { end_stamp: None, ..*entry });
             if let Some(entry) = ended
-                && self.project.outcome(&volume.record, gap, &entry).await.is_ok_and(|found| found.is_none())
+                && self
+                    .project
+                    .history(&volume.record)
+                    .outcome(gap, &entry)
+                    .await
+                    .is_ok_and(|found| found.is_none())
             {
                 continue;
             }
-            let open = self.project.open_name(number, gap);
+            let open = self.project.slot(number, gap).open_name();
             let last = volume.log.last();
             return Err(stopped(format!(
                 "sequence {gap} of volume {name} is missing, though its log goes on to {last}: {open}"
             )));
         }
         if let Some((sequence, why)) = volume.log.unproven.first_key_value() {
-            let forget = self.project.forget_name(number, *sequence);
+            let forget = self.project.slot(number, *sequence).forget_name();
             return Err(stopped(format!(
                 "{forget} does not open, and may or may not forget {name}@{sequence}: {why}"
             )));

@@ -77,7 +77,7 @@ impl Prune {
         }
         if let Some((made_in, snapshot)) = self.marker.made_in.as_ref().filter(|(g, _)| *g > newest)
             // Another prune may have begun a round since.
-            && self.project.rounds().await?.newest < *made_in
+            && self.project.rounds().newest().await?.newest < *made_in
         {
             return Err(stopped(format!(
                 "{snapshot} was made in generation {made_in}, and rounds end at {newest}: some are gone"
@@ -103,7 +103,7 @@ impl Prune {
         let sieve = Sieve { project: &self.project, marks: &self.marker.marks, below, condemned };
         let mut generations = Vec::new();
         for kind in [ContentKind::Chunk, ContentKind::Page] {
-            let all = self.project.generations_of(kind).await?;
+            let all = self.project.content().generations(kind).await?;
             generations.extend(all.into_iter().filter(|g| *g < below).map(|g| (kind, g)));
         }
         let whole = sieve.marks.first_bytes() == ALL_FIRST_BYTES;
@@ -145,7 +145,7 @@ impl Sieve<'_> {
     /// One listing; `None` when it shows more than `listed_max`.
     async fn list(self, (kind, generation, first): Task, listed_max: usize) -> Result<Option<Found>> {
         let mut found = Found::default();
-        let mut listing = std::pin::pin!(self.project.list_content(kind, generation, first));
+        let mut listing = std::pin::pin!(self.project.content().list(kind, generation, first));
         while let Some(listed) = listing.try_next().await? {
             if found.stored.objects as usize >= listed_max {
                 return Ok(None);

@@ -1,6 +1,7 @@
 //! Commands that operators are told to run. Each is run by a test (`tests/ceph/object_maps`), as a shell reads it.
 
 use super::image::features;
+pub use crate::units::quoted;
 
 /// The command that gives an image what the fast diff needs. `missing` are bits of [`features`].
 pub fn enable_fast_diff(path: &str, missing: u64) -> String {
@@ -66,15 +67,6 @@ pub fn abort_migration(path: &str) -> String {
 
 fn spec(path: &str, snapshot: Option<&str>) -> String {
     snapshot.map_or_else(|| path.to_owned(), |snapshot| format!("{path}@{snapshot}"))
-}
-
-/// A word as a shell takes it for one.
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/@._-:+,=%".contains(c);
-    match !word.is_empty() && !word.starts_with('-') && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
 }
 
 #[cfg(test)]

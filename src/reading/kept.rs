@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 
+use crate::budget::{Budget, Share};
 use crate::error::{Error, Result};
 use crate::format::page::PageRef;
 use crate::plan::restore::Fetch;
-use crate::reading::budget::{Budget, Share, fetch_bytes};
+use crate::reading::budget::fetch_bytes;
 use crate::repo::Project;
-use crate::repo::chunks::check_plain_len;
+use crate::repo::content::check_plain_len;
 use crate::units::ChunkId;
 
 /// Chunks that fit at least, whatever bound is asked for: one that is fetched with its objects and base, and some kept.
@@ -139,7 +140,7 @@ impl KeptChunks {
             Some(share) => share,
             None => self.budget.take(self.cost(chunk, len_bytes)).await?,
         };
-        let plain = self.project.fetch_chunk(chunk, len_bytes).await?;
+        let plain = self.project.content().fetch_chunk(chunk, len_bytes).await?;
         // Of what it took to fetch only the plaintext stays.
         let kept =
             share.split(plain.len()).ok_or_else(|| Error::internal("a chunk takes more than its share"))?;

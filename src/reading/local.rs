@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
 
+use crate::budget::Budget;
 use crate::codec::is_zero;
 use crate::cpu;
 use crate::error::{Context, Error, Result};
 use crate::plan::restore::{Local, Window};
-use crate::reading::budget::{Budget, Buffers};
 use crate::repo::Project;
 use crate::source::ReadAt;
 use crate::units::ChunkIndex;
@@ -26,19 +26,13 @@ pub(crate) struct LocalReader {
     pub(crate) project: Project,
     pub(crate) reader: Arc<dyn ReadAt>,
     pub(crate) budget: Budget,
-    pub(crate) buffers: Arc<Buffers>,
     /// Bytes read so far.
     read_bytes: AtomicU64,
 }
 
 impl LocalReader {
-    pub(crate) fn new(
-        project: Project,
-        reader: Arc<dyn ReadAt>,
-        budget: Budget,
-        buffers: Arc<Buffers>,
-    ) -> Self {
-        Self { project, reader, budget, buffers, read_bytes: AtomicU64::new(0) }
+    pub(crate) fn new(project: Project, reader: Arc<dyn ReadAt>, budget: Budget) -> Self {
+        Self { project, reader, budget, read_bytes: AtomicU64::new(0) }
     }
 
     pub(crate) fn read_bytes(&self) -> u64 {
@@ -84,20 +78,20 @@ impl LocalReader {
         let _share = self.budget.take(len as u64).await?;
         let there = self.reader.size_bytes().saturating_sub(offset_bytes).min(len as u64) as usize;
         self.read_bytes.fetch_add(there as u64, Ordering::Relaxed);
-        let (reader, mut buffers) = (Arc::clone(&self.reader), self.buffers.take());
-        let buffers = cpu::block(move || {
-            buffers.plain.resize(len, 0);
-            let (held, beyond) = buffers.plain.split_at_mut(there);
+        let (reader, mut plain) = (Arc::clone(&self.reader), self.budget.buffer());
+        let plain = cpu::block(move || {
+            plain.resize(len, 0);
+            let (held, beyond) = plain.split_at_mut(there);
             beyond.fill(0);
             if !held.is_empty() {
                 reader.read_at(offset_bytes, held).context("look at what the target holds")?;
             }
-            Ok(buffers)
+            Ok(plain)
         })
         .await?;
         let project = self.project.clone();
-        let (found, buffers) = cpu::run(move || {
-            let mut rest = &buffers.plain[..];
+        let (found, plain) = cpu::run(move || {
+            let mut rest = &plain[..];
             let mut found = Vec::with_capacity(pieces.len());
             for (hashed, len) in pieces {
                 let (chunk, behind) = rest.split_at(len);
@@ -108,10 +102,10 @@ impl LocalReader {
                     () => Local::NotZero,
                 });
             }
-            Ok((found, buffers))
+            Ok((found, plain))
         })
         .await?;
-        self.buffers.give(buffers);
+        self.budget.give_back(plain);
         Ok(found)
     }
 }

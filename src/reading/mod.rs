@@ -1,18 +1,18 @@
-//! What the operations read alike, within a memory budget: a manifest in windows, what differs between two, a snapshot at any
-//! offset, what a volume holds, and which chunks of a volume are re-read out of distrust.
+//! What the operations read alike, within a memory budget: what differs between two snapshots, one of them at any
+//! offset, what a volume holds and whether that is the snapshot, and which chunks of a volume are re-read out of distrust.
 
 pub(crate) mod budget;
 pub(crate) mod changes;
+pub(crate) mod compare;
 mod kept;
 pub(crate) mod local;
 pub(crate) mod sample;
 pub mod snapshot;
-pub(crate) mod windows;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::Snapshot;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 
 /// Refuses a snapshot whose chunks are not those of its repository: their ids could not be compared.
 pub(crate) fn check_chunk_size(project: &Project, snapshot: &Snapshot) -> Result<()> {
@@ -29,7 +29,7 @@ pub(crate) fn check_chunk_size(project: &Project, snapshot: &Snapshot) -> Result
 /// What is missing of a snapshot that was forgotten meanwhile is no damage.
 pub(crate) async fn explained(project: &Project, snapshot: &SnapshotEntry, error: Error) -> Error {
     let at = (snapshot.snapshot.volume, snapshot.snapshot.sequence);
-    if error.kind() != ErrorKind::Corrupt || !project.is_forgotten(at.0, at.1).await.unwrap_or(false) {
+    if error.kind() != ErrorKind::Corrupt || !project.slot(at.0, at.1).is_forgotten().await.unwrap_or(false) {
         return error;
     }
     Error::conflict("the snapshot was forgotten, and a prune deleted what only it needed")

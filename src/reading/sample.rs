@@ -2,7 +2,7 @@
 
 use crate::chunker::{self, Span};
 use crate::error::Result;
-use crate::format::REFS_PER_PAGE;
+use crate::format::{REFS_PER_PAGE, context};
 use crate::repo::manifest::Manifest;
 use crate::units::{ChunkIndex, SnapshotId};
 
@@ -123,7 +123,7 @@ struct Draws(blake3::OutputReader);
 
 impl Draws {
     fn new(seed: SnapshotId) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("cuttle v1 sample");
+        let mut hasher = blake3::Hasher::new_derive_key(context::SAMPLE);
         hasher.update(&seed.0);
         Self(hasher.finalize_xof())
     }

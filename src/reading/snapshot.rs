@@ -14,7 +14,7 @@ use crate::plan::ahead::Ahead;
 use crate::reading::explained;
 use crate::reading::kept::KeptChunks;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::manifest::Manifest;
 use crate::units::{ChunkId, ChunkIndex, Content, Extent, Geometry, SnapshotId};
 

@@ -11,7 +11,7 @@ use crate::format::record::VolumeRecord;
 use crate::repo::Project;
 use crate::repo::found::Found;
 use crate::repo::project::missing;
-use crate::repo::row;
+use crate::repo::{recall, row};
 use crate::store::{Created, Stamp};
 use crate::units::{Sequence, VolumeName, VolumeNumber};
 use crate::volume::Identity;
@@ -76,26 +76,32 @@ impl Catalog {
     }
 }
 
-impl Project {
+/// The volumes of a project: its catalog.
+#[derive(Clone, Copy)]
+pub struct Volumes<'a> {
+    pub(super) project: &'a Project,
+}
+
+impl Volumes<'_> {
     /// Reads the catalog. A listing may be short, so the caller's next step decides what its tail is worth:
-    /// creating the next entry, or [`Project::confirmed_catalog`].
-    pub(crate) async fn catalog(&self) -> Result<Catalog> {
-        let expected = self.repository().memory.catalog_end(self.name());
-        let catalog = self.listed_catalog(expected).await?;
-        self.recall_catalog(expected, &catalog)?;
+    /// creating the next entry, or [`Self::confirmed`].
+    pub(crate) async fn read(self) -> Result<Catalog> {
+        let expected = self.project.repository().memory.catalog_end(self.project.name());
+        let catalog = self.listed(expected).await?;
+        recall::catalog(self.project, expected, &catalog)?;
         Ok(catalog)
     }
 
     /// As a listing shows it, whatever this client saw before; `expected` is where it ended then.
-    async fn listed_catalog(&self, expected: u32) -> Result<Catalog> {
+    async fn listed(self, expected: u32) -> Result<Catalog> {
         let mut stamps = BTreeMap::new();
-        for info in self.repository().store.list(&volumes_prefix(self.name()), None).await? {
+        for info in self.project.repository().store.list(&volumes_prefix(self.project.name()), None).await? {
             if let Some(ObjectName::Volume(_, n)) = ObjectName::parse(&info.key) {
                 stamps.insert(n.0, info.stamp);
             }
         }
         let listed: BTreeSet<u32> = stamps.keys().copied().collect();
-        let opens = |n| async move { Ok(self.look_volume(VolumeNumber(n)).await?.opens()) };
+        let opens = |n| async move { Ok(self.look(VolumeNumber(n)).await?.opens()) };
         // A listing may be short; what was seen is asked for by name.
         let last = row::end(&listed, expected, opens).await?;
         let strays = listed.range(last..).filter(|n| **n > last).copied().map(VolumeNumber).collect();
@@ -104,7 +110,7 @@ impl Project {
         let entries: Vec<_> = stream::iter((1..=last).map(VolumeNumber))
             .map(|n| async move {
                 let stamp = stamps.get(&n.0).copied();
-                Ok::<_, Error>((n, self.known_volume(n, stamp).await?))
+                Ok::<_, Error>((n, self.known(n, stamp).await?))
             })
             .buffered(ENTRIES_INFLIGHT_MAX)
             .try_collect()
@@ -114,24 +120,24 @@ impl Project {
     }
 
     /// Reads the catalog and confirms by a GET that nothing follows it. What does not open is left out, and told of.
-    pub async fn confirmed_catalog(&self) -> Result<Catalog> {
-        let catalog = self.catalog().await?;
-        let catalog = self.confirm_catalog(catalog).await?;
-        self.repository().memory.saw_volumes(self.name(), catalog.entries())?;
+    pub async fn confirmed(self) -> Result<Catalog> {
+        let catalog = self.read().await?;
+        let catalog = self.confirm(catalog).await?;
+        self.project.repository().memory.saw_volumes(self.project.name(), catalog.entries())?;
         Ok(catalog)
     }
 
-    /// As [`confirmed_catalog`](Self::confirmed_catalog), whatever this client saw before: for who tells of all that is hurt.
-    pub(crate) async fn found_catalog(&self) -> Result<Catalog> {
-        let expected = self.repository().memory.catalog_end(self.name());
-        let catalog = self.listed_catalog(expected).await?;
-        self.confirm_catalog(catalog).await
+    /// As [`confirmed`](Self::confirmed), whatever this client saw before: for who tells of all that is hurt.
+    pub(crate) async fn found(self) -> Result<Catalog> {
+        let expected = self.project.repository().memory.catalog_end(self.project.name());
+        let catalog = self.listed(expected).await?;
+        self.confirm(catalog).await
     }
 
-    async fn confirm_catalog(&self, mut catalog: Catalog) -> Result<Catalog> {
+    async fn confirm(self, mut catalog: Catalog) -> Result<Catalog> {
         let mut foreign = 0;
         while let Some(next) = row::follows(catalog.last().0).map(VolumeNumber) {
-            match self.look_volume(next).await? {
+            match self.look(next).await? {
                 Found::Absent => break,
                 found => {
                     foreign += u32::from(!found.opens());
@@ -139,39 +145,39 @@ impl Project {
                 }
             }
             if foreign > row::FOREIGN_MAX {
-                return Err(row::endless(self.volume_name(next)));
+                return Err(row::endless(self.name(next)));
             }
         }
         Ok(catalog)
     }
 
     /// Whether a number of the catalog whose entry does not open may be a volume all the same: it has a log.
-    pub(crate) async fn may_be_volume(&self, number: VolumeNumber) -> Result<bool> {
-        let log = self.log(number).await?;
+    pub(crate) async fn may_be(self, number: VolumeNumber) -> Result<bool> {
+        let log = self.project.log(number).read().await?;
         if log.last() > Sequence(0) {
             return Ok(true);
         }
-        Ok(self.probe(number, Sequence(1), false).await?.is_some())
+        Ok(self.project.slot(number, Sequence(1)).probe(false).await?.is_some())
     }
 
-    fn volume_name(&self, number: VolumeNumber) -> ObjectName {
-        ObjectName::Volume(self.name().clone(), number)
+    fn name(self, number: VolumeNumber) -> ObjectName {
+        ObjectName::Volume(self.project.name().clone(), number)
     }
 
-    async fn look_volume(&self, number: VolumeNumber) -> Result<Found<VolumeRecord>> {
+    async fn look(self, number: VolumeNumber) -> Result<Found<VolumeRecord>> {
         let of = |record: &VolumeRecord| check(record, number).map_err(|e| e.to_string());
-        self.look_bound(&self.volume_name(number), of).await
+        self.project.look_bound(&self.name(number), of).await
     }
 
     /// An entry that a listing shows, or the row leads to.
-    async fn known_volume(&self, number: VolumeNumber, stamp: Option<Stamp>) -> Result<Found<VolumeRecord>> {
-        let Some(stamp) = stamp else { return self.look_volume(number).await };
-        let name = self.volume_name(number);
-        let read = self.read_listed_record(&name, Some(stamp)).await;
+    async fn known(self, number: VolumeNumber, stamp: Option<Stamp>) -> Result<Found<VolumeRecord>> {
+        let Some(stamp) = stamp else { return self.look(number).await };
+        let name = self.name(number);
+        let read = self.project.read_listed_record(&name, Some(stamp)).await;
         match read.and_then(|record: VolumeRecord| check(&record, number).map(|()| record)) {
             Ok(record) => Ok(Found::Opens(record)),
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
-                self.repository().foreign.tell(&name, &e.to_string());
+                self.project.repository().foreign.tell(&name, &e.to_string());
                 Ok(Found::Foreign(e.to_string()))
             }
             Err(e) => Err(e),
@@ -179,8 +185,8 @@ impl Project {
     }
 
     /// The entry of a volume; made when there is none.
-    pub(crate) async fn ensure_volume(&self, name: &VolumeName, identity: &Identity) -> Result<VolumeRecord> {
-        let mut catalog = self.catalog().await?;
+    pub(crate) async fn ensure(self, name: &VolumeName, identity: &Identity) -> Result<VolumeRecord> {
+        let mut catalog = self.read().await?;
         loop {
             if let Some(found) = catalog.by_name(name) {
                 return Ok(found.clone());
@@ -189,23 +195,26 @@ impl Project {
                 .map(VolumeNumber)
                 .ok_or_else(|| Error::unsupported("the catalog is full"))?;
             if catalog.foreign.len() > row::FOREIGN_MAX as usize {
-                return Err(row::endless(self.volume_name(number)));
+                return Err(row::endless(self.name(number)));
             }
             self.refuse_doubt(&catalog, name).await?;
             let record = VolumeRecord {
                 number,
                 name: name.to_string(),
                 identity: identity.clone(),
-                created_unix_ms: self.repository().environment.clock.now_unix_ms(),
+                created_unix_ms: self.project.repository().environment.clock.now_unix_ms(),
             };
-            let object_name = self.volume_name(number);
-            match self.create_record(&object_name, &record).await? {
+            let object_name = self.name(number);
+            match self.project.create_record(&object_name, &record).await? {
                 Created::New => {
-                    self.repository().memory.saw_volumes(self.name(), std::slice::from_ref(&record))?;
+                    self.project
+                        .repository()
+                        .memory
+                        .saw_volumes(self.project.name(), std::slice::from_ref(&record))?;
                     return Ok(record);
                 }
                 // Somebody else took the number, perhaps for the same volume.
-                Created::Exists { .. } => match self.look_volume(number).await? {
+                Created::Exists { .. } => match self.look(number).await? {
                     Found::Absent => return Err(missing(&object_name)),
                     found => catalog.add(number, found),
                 },
@@ -214,12 +223,12 @@ impl Project {
     }
 
     /// A new entry is made only where none that does not open can be the volume's own.
-    async fn refuse_doubt(&self, catalog: &Catalog, name: &VolumeName) -> Result<()> {
+    async fn refuse_doubt(self, catalog: &Catalog, name: &VolumeName) -> Result<()> {
         for (number, why) in catalog.foreign() {
-            if self.may_be_volume(*number).await? {
+            if self.may_be(*number).await? {
                 return Err(Error::corrupt(format!(
                     "{}, which may be volume {name}, does not open, and has a log: {why}",
-                    self.volume_name(*number)
+                    self.name(*number)
                 ))
                 .help("bring the object back from a copy or a bucket version; see `cuttle verify`"));
             }

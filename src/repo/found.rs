@@ -4,10 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use crate::codec;
-use crate::error::{ErrorKind, Result};
-use crate::format::{ObjectName, Record};
-use crate::repo::Project;
+use crate::format::ObjectName;
 
 /// Foreign names that are told of one by one.
 const TOLD_MAX: usize = 1_000;
@@ -64,37 +61,5 @@ impl Foreign {
         if told.len() < TOLD_MAX && told.insert(name.to_string()) {
             tracing::warn!("{name} does not count, as it does not open: {why}");
         }
-    }
-}
-
-impl Project {
-    /// Gets and opens a record. Only what keeps it from looking is an error.
-    pub(crate) async fn look<R: Record>(&self, name: &ObjectName) -> Result<Found<R>> {
-        self.look_bound(name, |_| Ok(())).await
-    }
-
-    /// As [`look`](Self::look), for a record that must say where it belongs.
-    pub(crate) async fn look_bound<R: Record>(
-        &self,
-        name: &ObjectName,
-        belongs: impl FnOnce(&R) -> std::result::Result<(), String>,
-    ) -> Result<Found<R>> {
-        let opened = match self.get_object(name).await {
-            Ok(None) => return Ok(Found::Absent),
-            Ok(Some(object)) => codec::open_record(self.place(name), &object),
-            Err(error) => Err(error),
-        };
-        let found = match opened {
-            Ok(record) => Found::Opens(record).bound(belongs),
-            // Of a newer version, as far as its first bytes tell: that, too, may be planted.
-            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
-                Found::Foreign(e.to_string())
-            }
-            Err(e) => return Err(e),
-        };
-        if let Found::Foreign(why) = &found {
-            self.repository().foreign.tell(name, why);
-        }
-        Ok(found)
     }
 }

@@ -140,7 +140,7 @@ pub(super) async fn unlock(around: Around<'_>, unlock: &Unlock, memory: &Memory)
                 }
             }
             Ok(_) => break,
-            Err(why) => unread = Some(Error::corrupt(format!("keys/{slot:016x}: {why}"))),
+            Err(why) => unread = Some(Error::corrupt(format!("{}: {why}", ObjectName::Key { slot: *slot }))),
         }
     }
     let url = around.store.url();

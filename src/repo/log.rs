@@ -4,16 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::gc::RosterEntry;
 use crate::format::names::log_prefix;
-use crate::format::record::{
-    EndRecord, ForgetRecord, NoteRecord, OpenRecord, Outcome, Snapshot, VolumeRecord,
-};
+use crate::format::record::{EndRecord, OpenRecord};
 use crate::repo::Project;
 use crate::repo::found::Found;
 use crate::repo::row;
+use crate::repo::slot::Slot;
 use crate::store::{ObjectInfo, Stamp};
 use crate::units::{Sequence, VolumeNumber};
 
@@ -47,20 +46,6 @@ pub struct VolumeLog {
     pub(crate) unproven: BTreeMap<Sequence, String>,
     /// Numbers that no row leads to, and of which nothing opens.
     pub(crate) strays: BTreeSet<Sequence>,
-}
-
-/// A live snapshot.
-#[derive(Debug, Clone)]
-pub struct SnapshotEntry {
-    pub volume_name: String,
-    pub snapshot_id: crate::units::SnapshotId,
-    pub snapshot: Snapshot,
-    /// When the store says that it was committed.
-    pub committed_unix_ms: u64,
-    pub protected: bool,
-    pub tags: Vec<String>,
-    /// The newest note that was seen; 0 for none.
-    pub notes: u32,
 }
 
 /// How much of a log is to be proven.
@@ -141,23 +126,35 @@ impl VolumeLog {
     }
 }
 
-impl Project {
-    /// Lists a volume's log up to where its numbers end. The tail is what the listing showed: see [`Project::confirmed_log`].
-    pub(crate) async fn log(&self, volume: VolumeNumber) -> Result<VolumeLog> {
-        let memory = &self.repository().memory;
-        let (expected, seen) = (memory.sequence(self.name(), volume), memory.live(self.name(), volume));
-        let mut log = self.rows_of(volume, self.listed_log(volume).await?, expected).await?;
+/// A volume's log in the store.
+#[derive(Clone, Copy)]
+pub struct Log<'a> {
+    pub(super) project: &'a Project,
+    pub(super) volume: VolumeNumber,
+}
+
+impl<'a> Log<'a> {
+    /// Lists a volume's log up to where its numbers end. The tail is what the listing showed: see [`Self::confirmed`].
+    pub(crate) async fn read(self) -> Result<VolumeLog> {
+        let memory = &self.project.repository().memory;
+        let (expected, seen) = (
+            memory.sequence(self.project.name(), self.volume),
+            memory.live(self.project.name(), self.volume),
+        );
+        let mut log = self.rows_of(self.listed().await?, expected).await?;
         if log.last() < expected {
-            return Err(memory.log_went_back(self.name(), volume, log.last(), expected));
+            return Err(memory.log_went_back(self.project.name(), self.volume, log.last(), expected));
         }
-        self.recall_log(volume, &seen, &mut log).await?;
+        self.recall_all(&seen, &mut log).await?;
         Ok(log)
     }
 
     /// As a listing shows it, whatever this client saw before, and with numbers that no row leads to.
-    pub(crate) async fn listed_log(&self, volume: VolumeNumber) -> Result<VolumeLog> {
+    pub(crate) async fn listed(self) -> Result<VolumeLog> {
         let mut log = VolumeLog::default();
-        for info in &self.repository().store.list(&log_prefix(self.name(), volume), None).await? {
+        for info in
+            &self.project.repository().store.list(&log_prefix(self.project.name(), self.volume), None).await?
+        {
             if let Some(name) = ObjectName::parse(&info.key) {
                 log.listed(name, info);
             }
@@ -172,17 +169,13 @@ impl Project {
     }
 
     /// Leaves out the numbers that no row leads to, and of which nothing opens.
-    pub(crate) async fn rows_of(
-        &self,
-        volume: VolumeNumber,
-        mut log: VolumeLog,
-        expected: Sequence,
-    ) -> Result<VolumeLog> {
+    pub(crate) async fn rows_of(self, mut log: VolumeLog, expected: Sequence) -> Result<VolumeLog> {
         let listed: BTreeSet<u32> = log.entries.keys().map(|s| s.0).collect();
         let opens = |s| async move {
-            let (open, end) = (self.open_name(volume, Sequence(s)), self.end_name(volume, Sequence(s)));
-            let opens = self.look::<OpenRecord>(&open).await?.opens();
-            Ok(opens || self.look::<EndRecord>(&end).await?.opens())
+            let slot = self.slot(Sequence(s));
+            let (open, end) = (slot.open_name(), slot.end_name());
+            let opens = self.project.look::<OpenRecord>(&open).await?.opens();
+            Ok(opens || self.project.look::<EndRecord>(&end).await?.opens())
         };
         let end = Sequence(row::end(&listed, expected.0, opens).await?);
         log.strays = log.entries.split_off(&Sequence(end.0.saturating_add(1))).into_keys().collect();
@@ -195,18 +188,13 @@ impl Project {
 
     /// Lists a volume's log, confirms its tail by a request that must find nothing, and asks again for what is missing
     /// in between: a short listing never hides a live snapshot, and nothing that does not open does.
-    pub async fn confirmed_log(&self, volume: VolumeNumber) -> Result<VolumeLog> {
-        let log = self.log(volume).await?;
-        self.confirm_log(volume, log, Proof::Hidden).await
+    pub async fn confirmed(self) -> Result<VolumeLog> {
+        let log = self.read().await?;
+        self.confirm(log, Proof::Hidden).await
     }
 
     /// Confirms what a listing showed.
-    pub(crate) async fn confirm_log(
-        &self,
-        volume: VolumeNumber,
-        mut log: VolumeLog,
-        proof: Proof<'_>,
-    ) -> Result<VolumeLog> {
+    pub(crate) async fn confirm(self, mut log: VolumeLog, proof: Proof<'_>) -> Result<VolumeLog> {
         // Numbers of which the listing shows too little, and those of which it shows nothing.
         let mut doubtful: BTreeSet<Sequence> = log.unfinished().chain(log.gaps()).collect();
         doubtful.retain(|sequence| !proof.is_past(*sequence));
@@ -218,7 +206,7 @@ impl Project {
             let probes = probes.map(|s| async move {
                 // Nothing ends that was not begun: the tail is confirmed by one request.
                 let is_tail = Some(s) == next;
-                Ok::<_, Error>((s, self.probe(volume, s, is_tail).await?))
+                Ok::<_, Error>((s, self.slot(s).probe(is_tail).await?))
             });
             let found: Vec<_> = stream::iter(probes).buffered(RECORDS_INFLIGHT_MAX).try_collect().await?;
             for (sequence, found) in found {
@@ -234,27 +222,18 @@ impl Project {
             if next.is_none_or(|next| log.last() < next) {
                 break;
             }
-            if log.last().0 - listed.0 > row::FOREIGN_MAX && !self.opens(volume, log.last()).await? {
-                return Err(row::endless(self.open_name(volume, log.last())));
+            if log.last().0 - listed.0 > row::FOREIGN_MAX && !self.slot(log.last()).opens().await? {
+                return Err(row::endless(self.slot(log.last()).open_name()));
             }
         }
-        self.prove_forgotten(volume, &mut log, proof).await?;
+        self.prove_forgotten(&mut log, proof).await?;
         Ok(log)
     }
 
-    pub(super) async fn opens(&self, volume: VolumeNumber, sequence: Sequence) -> Result<bool> {
-        Ok(self.look::<OpenRecord>(&self.open_name(volume, sequence)).await?.opens())
-    }
-
     /// Opens each `.forget` that would hide something, or let it count as over.
-    async fn prove_forgotten(
-        &self,
-        volume: VolumeNumber,
-        log: &mut VolumeLog,
-        proof: Proof<'_>,
-    ) -> Result<()> {
+    async fn prove_forgotten(self, log: &mut VolumeLog, proof: Proof<'_>) -> Result<()> {
         let wanted = log.entries.iter().filter(|(s, e)| e.forgotten && proof.wants(**s, e)).map(|(s, _)| *s);
-        let looks = wanted.map(|s| async move { Ok::<_, Error>((s, self.forget_of(volume, s).await?)) });
+        let looks = wanted.map(|s| async move { Ok::<_, Error>((s, self.slot(s).forget_of().await?)) });
         let looks: Vec<_> =
             stream::iter(looks.collect::<Vec<_>>()).buffered(RECORDS_INFLIGHT_MAX).try_collect().await?;
         for (sequence, found) in looks {
@@ -268,152 +247,7 @@ impl Project {
         Ok(())
     }
 
-    /// What the store itself says of one sequence, whether it opens or not; `None` where there is nothing, and where
-    /// `opened_only` where it was never begun.
-    pub(crate) async fn probe(
-        &self,
-        volume: VolumeNumber,
-        sequence: Sequence,
-        opened_only: bool,
-    ) -> Result<Option<LogEntry>> {
-        let store = &self.repository().store;
-        let open = store.head(&self.open_name(volume, sequence).to_string()).await?;
-        if open.is_none() && opened_only {
-            return Ok(None);
-        }
-        let end = store.head(&self.end_name(volume, sequence).to_string()).await?;
-        let forget = store.head(&self.forget_name(volume, sequence).to_string()).await?;
-        if open.is_none() && end.is_none() && forget.is_none() {
-            return Ok(None);
-        }
-        Ok(Some(LogEntry {
-            opened_unix_ms: open.map(|i| i.modified_unix_ms),
-            ended_unix_ms: end.map(|i| i.modified_unix_ms),
-            forgotten: forget.is_some(),
-            ..LogEntry::default()
-        }))
-    }
-
-    pub(crate) fn open_name(&self, volume: VolumeNumber, sequence: Sequence) -> ObjectName {
-        ObjectName::Open(self.name().clone(), volume, sequence)
-    }
-
-    pub(crate) fn end_name(&self, volume: VolumeNumber, sequence: Sequence) -> ObjectName {
-        ObjectName::End(self.name().clone(), volume, sequence)
-    }
-
-    pub(crate) fn forget_name(&self, volume: VolumeNumber, sequence: Sequence) -> ObjectName {
-        ObjectName::Forget(self.name().clone(), volume, sequence)
-    }
-
-    /// What makes a sequence forgotten: it opens, and is of the snapshot that the sequence is of.
-    pub(crate) async fn forget_of(
-        &self,
-        volume: VolumeNumber,
-        sequence: Sequence,
-    ) -> Result<Found<ForgetRecord>> {
-        let name = self.forget_name(volume, sequence);
-        let found = self.look::<ForgetRecord>(&name).await?;
-        let Found::Opens(forget) = &found else { return Ok(found) };
-        let open = self.look::<OpenRecord>(&self.open_name(volume, sequence)).await?;
-        let of = match open.opened() {
-            Some(open) => Some(open.snapshot_id),
-            None => {
-                let end = self.look::<EndRecord>(&self.end_name(volume, sequence)).await?;
-                end.opened().map(|end| end.snapshot_id)
-            }
-        };
-        match of {
-            Some(of) if of != forget.snapshot_id => {
-                let why = format!("it is of snapshot {}, its sequence of {of}", forget.snapshot_id);
-                self.repository().foreign.tell(&name, &why);
-                Ok(Found::Foreign(why))
-            }
-            _ => Ok(found),
-        }
-    }
-
-    /// Whether a sequence is forgotten by now, whatever a listing said.
-    pub(crate) async fn is_forgotten(&self, volume: VolumeNumber, sequence: Sequence) -> Result<bool> {
-        Ok(self.forget_of(volume, sequence).await?.opens())
-    }
-
-    /// The outcome of a sequence that has one; `None` when it was aborted, or forgotten and removed meanwhile.
-    pub(crate) async fn outcome(
-        &self,
-        volume: &VolumeRecord,
-        sequence: Sequence,
-        entry: &LogEntry,
-    ) -> Result<Option<SnapshotEntry>> {
-        let name = self.end_name(volume.number, sequence);
-        let end: EndRecord = match self.read_listed_record(&name, entry.end_stamp).await {
-            Err(e)
-                if e.kind() == ErrorKind::Corrupt && self.is_forgotten(volume.number, sequence).await? =>
-            {
-                return Ok(None);
-            }
-            end => end?,
-        };
-        // What opened is remembered, and nothing else.
-        self.repository().memory.saw_sequence(self.name(), volume.number, sequence);
-        let Outcome::Committed(snapshot) = end.outcome else { return Ok(None) };
-        if (snapshot.volume, snapshot.sequence) != (volume.number, sequence) {
-            return Err(Error::corrupt(format!(
-                "{name} holds the snapshot {} of volume {}",
-                snapshot.sequence, snapshot.volume
-            )));
-        }
-        let mut out = SnapshotEntry {
-            volume_name: volume.name.clone(),
-            snapshot_id: end.snapshot_id,
-            tags: snapshot.tags.clone(),
-            snapshot: *snapshot,
-            committed_unix_ms: entry.ended_unix_ms.unwrap_or_default(),
-            protected: false,
-            notes: entry.notes,
-        };
-        let mut opened = 0;
-        if let Some((k, note)) = self.newest_note(volume.number, sequence, entry.notes).await? {
-            (opened, out.protected, out.tags) = (k, note.protected, note.tags);
-        }
-        self.recall_snapshot(&out, opened)?;
-        Ok(Some(out))
-    }
-
-    /// The newest note that opens, of those up to a number, and its number.
-    pub(crate) async fn newest_note(
-        &self,
-        volume: VolumeNumber,
-        sequence: Sequence,
-        last: u32,
-    ) -> Result<Option<(u32, NoteRecord)>> {
-        for k in (1..=last).rev().take(row::FOREIGN_MAX as usize) {
-            let name = ObjectName::Note(self.name().clone(), volume, sequence, k);
-            match self.read_known_record(&name).await {
-                Ok(note) => return Ok(Some((k, note))),
-                Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
-                    self.repository().foreign.tell(&name, &e.to_string());
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(None)
-    }
-
-    /// As [`outcome`](Self::outcome), for those who go on around what does not open: it is told of, and no snapshot.
-    pub(crate) async fn outcome_if_any(
-        &self,
-        volume: &VolumeRecord,
-        sequence: Sequence,
-        entry: &LogEntry,
-    ) -> Result<Option<SnapshotEntry>> {
-        match self.outcome(volume, sequence, entry).await {
-            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
-                let name = self.end_name(volume.number, sequence);
-                self.repository().foreign.tell(&name, &e.to_string());
-                Ok(None)
-            }
-            found => found,
-        }
+    pub(super) fn slot(self, sequence: Sequence) -> Slot<'a> {
+        self.project.slot(self.volume, sequence)
     }
 }

@@ -58,16 +58,22 @@ impl Lost {
     }
 }
 
-impl Project {
+/// The records of what was found lost.
+#[derive(Clone, Copy)]
+pub(crate) struct LostRecords<'a> {
+    pub(super) project: &'a Project,
+}
+
+impl LostRecords<'_> {
     /// Reads the records that a listing showed.
-    async fn read_lost(&self, mut listed: Vec<u128>) -> Result<Lost> {
+    async fn read_listed(self, mut listed: Vec<u128>) -> Result<Lost> {
         listed.sort_unstable();
         let mut lost = Lost { unread: listed.len().saturating_sub(LOST_RECORDS_MAX), ..Lost::default() };
         listed.truncate(LOST_RECORDS_MAX);
         let mut records = stream::iter(listed)
             .map(|record| async move {
-                let name = ObjectName::Lost(self.name().clone(), record);
-                (self.look::<LostRecord>(&name).await, name)
+                let name = ObjectName::Lost(self.project.name().clone(), record);
+                (self.project.look::<LostRecord>(&name).await, name)
             })
             .buffered(RECORDS_INFLIGHT_MAX);
         while let Some((found, name)) = records.next().await {
@@ -85,17 +91,17 @@ impl Project {
     }
 
     /// What is known to be lost now.
-    pub(crate) async fn lost(&self) -> Result<Lost> {
-        let listed = self.repository().store.list(&lost_prefix(self.name()), None).await?;
+    pub(crate) async fn read(self) -> Result<Lost> {
+        let listed = self.project.repository().store.list(&lost_prefix(self.project.name()), None).await?;
         let record = |key: &str| match ObjectName::parse(key) {
             Some(ObjectName::Lost(_, record)) => Some(record),
             _ => None,
         };
-        self.read_lost(listed.iter().filter_map(|info| record(&info.key)).collect()).await
+        self.read_listed(listed.iter().filter_map(|info| record(&info.key)).collect()).await
     }
 
     /// Remembers what was found lost, unless it is known. How many names are new.
-    pub(crate) async fn remember_lost(&self, known: &mut Lost, found: &[LostName]) -> Result<usize> {
+    pub(crate) async fn remember(self, known: &mut Lost, found: &[LostName]) -> Result<usize> {
         let new: BTreeSet<LostName> =
             found.iter().filter(|name| !known.names.contains(name)).copied().collect();
         let new: Vec<LostName> = new.into_iter().collect();
@@ -106,22 +112,22 @@ impl Project {
                 ))
                 .help("mend what can be mended with `cuttle verify --read-data --repair`, forget the snapshots that stay hurt, and prune"));
             }
-            let name = self.record_lost(names).await?;
+            let name = self.record(names).await?;
             known.names.extend(names);
             known.records.push((name, names.to_vec()));
         }
         Ok(new.len())
     }
 
-    async fn record_lost(&self, names: &[LostName]) -> Result<ObjectName> {
-        let environment = &self.repository().environment;
-        let name = ObjectName::Lost(self.name().clone(), u128::from_be_bytes(random_array()?));
+    async fn record(self, names: &[LostName]) -> Result<ObjectName> {
+        let environment = &self.project.repository().environment;
+        let name = ObjectName::Lost(self.project.name().clone(), u128::from_be_bytes(random_array()?));
         let record = LostRecord {
             names: names.to_vec(),
             host: environment.host.clone(),
             at_unix_ms: environment.clock.now_unix_ms(),
         };
-        match self.create_record(&name, &record).await? {
+        match self.project.create_record(&name, &record).await? {
             Created::New => Ok(name),
             Created::Exists { .. } => Err(Error::internal(format!("a random name exists: {name}"))),
         }
@@ -129,24 +135,20 @@ impl Project {
 
     /// Lets go of names that are mended, or that nobody needs. What else a record lists is recorded anew when it is gone: a
     /// store that refuses to delete keeps it as it is, which costs uploads. Returns the records that went.
-    pub(crate) async fn settle_lost(
-        &self,
-        lost: &Lost,
-        settled: impl Fn(&LostName) -> bool,
-    ) -> Result<usize> {
+    pub(crate) async fn settle(self, lost: &Lost, settled: impl Fn(&LostName) -> bool) -> Result<usize> {
         let mut gone = 0;
         for (record, names) in &lost.records {
             let rest: Vec<LostName> = names.iter().filter(|name| !settled(name)).copied().collect();
             if rest.len() == names.len() {
                 continue;
             }
-            let store = &self.repository().store;
+            let store = &self.project.repository().store;
             if store.delete_unless_refused(&record.to_string()).await? == Deleted::Refused {
                 continue;
             }
             gone += 1;
             if !rest.is_empty() {
-                self.record_lost(&rest).await?;
+                self.record(&rest).await?;
             }
         }
         Ok(gone)

@@ -129,7 +129,7 @@ impl Manifest {
         let count = count_of_page(self.geometry.chunk_count(), level, number);
         let page = match Box::pin(self.page_ref(level, number)).await?.object() {
             None => Page::zero(level, count),
-            Some(object) => self.project.read_page(object, level, count).await?,
+            Some(object) => self.project.content().read_page(object, level, count).await?,
         };
         Ok(self.keep(level, number, page))
     }
@@ -250,7 +250,7 @@ impl ManifestBuilder {
         if let Some(written) = self.written.get(&number) {
             return match written.object() {
                 None => Ok(Page::zero(0, count)),
-                Some(object) => self.base.project.read_page(object, 0, count).await,
+                Some(object) => self.base.project.content().read_page(object, 0, count).await,
             };
         }
         self.base_page(0, number).await
@@ -400,13 +400,13 @@ impl ManifestBuilder {
             if forbidden.name(ContentKind::Page, name) {
                 name.variant = u32::from_le_bytes(random_array()?).max(1);
             }
-            let name = project.page_name(name);
+            let name = project.content().page_name(name);
             codec::seal(project.place(&name), &plain, METADATA_LEVEL).map(Some)
         })
         .await?;
         match sealed {
             None => Ok(old),
-            Some(sealed) => Ok(PageRef::full(self.base.project.put_content(sealed, false).await?.object)),
+            Some(sealed) => Ok(PageRef::full(self.base.project.content().put(sealed, false).await?.object)),
         }
     }
 }

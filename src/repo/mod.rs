@@ -4,11 +4,11 @@
 
 pub mod cache;
 pub mod catalog;
-pub mod chunks;
-mod contents;
+pub mod content;
 mod find;
 pub mod forbidden;
 pub(crate) mod found;
+pub mod history;
 pub mod keys;
 pub mod log;
 pub mod lost;
@@ -23,6 +23,9 @@ mod reserve;
 pub(crate) mod rounds;
 pub(crate) mod row;
 pub mod session;
+pub(crate) mod slot;
+pub(crate) mod walk;
+pub(crate) mod windows;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,7 +33,8 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::codec::{self, LEVEL_DEFAULT, Place};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::record::{KeySlotRecord, RepositoryRecord};
+use crate::format::names::PROJECTS_PREFIX;
+use crate::format::record::{KeySlotRecord, OpenRecord, RepositoryRecord};
 use crate::format::{ObjectName, ObjectType};
 use crate::keys::{MasterKey, SlotPlace, Unlock, random_array};
 use crate::repo::found::Foreign;
@@ -38,7 +42,7 @@ use crate::store::{Created, Store};
 use crate::units::{ProjectName, check_chunk_size};
 
 pub use cache::Cache;
-pub(crate) use contents::Listed;
+pub(crate) use content::Listed;
 pub use keys::KeySlot;
 pub use memory::{AtPlace, Memory};
 pub use project::Project;
@@ -60,6 +64,15 @@ pub struct Environment {
     pub memory_dir: Option<PathBuf>,
     /// The store is believed as it is now, whatever is remembered of the repository at its place.
     pub trust_store: bool,
+}
+
+impl Environment {
+    /// Why a session is surely over: this very machine began it, and its process is dead. `None` where it may live.
+    pub(crate) fn is_dead(&self, open: &OpenRecord) -> Option<String> {
+        let here = open.machine == self.machine && !self.machine.is_empty();
+        let dead = here && open.process != self.process && !(self.is_process_alive)(open.process);
+        dead.then(|| format!("its process {} on {} is dead", open.process, open.host))
+    }
 }
 
 /// Name and version, as records show it.
@@ -153,7 +166,7 @@ impl Repository {
                 if let Some(slot) = slot
                     && let Err(error) = store.delete(&ObjectName::Key { slot }.to_string()).await
                 {
-                    tracing::warn!(%error, "keys/{slot:016x} is left, and opens nothing: see `cuttle key list`");
+                    tracing::warn!(%error, "{} is left, and opens nothing: see `cuttle key list`", ObjectName::Key { slot });
                 }
                 return Err(already_there(&store));
             }
@@ -236,7 +249,7 @@ impl Repository {
 
     /// Projects by name, as a listing shows them.
     pub async fn projects(&self) -> Result<Vec<ProjectName>> {
-        let found = self.store.list_prefixes("projects/").await?;
+        let found = self.store.list_prefixes(PROJECTS_PREFIX).await?;
         let name = |p: &String| p.trim_end_matches('/').rsplit('/').next().and_then(|s| s.parse().ok());
         Ok(found.iter().filter_map(name).collect())
     }

@@ -8,10 +8,11 @@ use crate::format::ObjectName;
 use crate::format::record::{ForgetRecord, NoteRecord};
 use crate::repo::Project;
 use crate::repo::found::Found;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::memory::SeenSnapshot;
 use crate::repo::project::missing;
 use crate::repo::row;
+use crate::repo::slot::Slot;
 use crate::store::Created;
 use crate::units::{Sequence, SnapshotId, VolumeNumber};
 
@@ -67,28 +68,34 @@ impl From<&SnapshotEntry> for Noted {
     }
 }
 
-impl Project {
+/// The notes of a project, and who forgets.
+#[derive(Clone, Copy)]
+pub struct Notes<'a> {
+    pub(super) project: &'a Project,
+}
+
+impl<'a> Notes<'a> {
     /// Changes what is said of a snapshot.
     ///
     /// # Errors
     /// `Conflict` when the snapshot was forgotten meanwhile: nothing protects it any more.
-    pub async fn change_note(&self, noted: &Noted, change: impl Fn(&mut Note)) -> Result<Changed> {
-        let environment = &self.repository().environment;
+    pub async fn change(self, noted: &Noted, change: impl Fn(&mut Note)) -> Result<Changed> {
+        let environment = &self.project.repository().environment;
         let mut newest = noted.clone();
         for _ in 0..CHANGES_MAX {
-            let opened = self.read_newest_note(&mut newest).await?;
+            let opened = self.read_newest(&mut newest).await?;
             let mut note = newest.note.clone();
             change(&mut note);
             let changed = note != newest.note;
             if changed {
-                let name = self.note_name(noted, newest.number.saturating_add(1));
+                let name = self.slot(noted).note_name(newest.number.saturating_add(1));
                 let record = NoteRecord {
                     protected: note.protected,
                     tags: note.tags.clone(),
                     host: environment.host.clone(),
                     at_unix_ms: environment.clock.now_unix_ms(),
                 };
-                if let Created::Exists { .. } = self.create_record(&name, &record).await? {
+                if let Created::Exists { .. } = self.project.create_record(&name, &record).await? {
                     continue;
                 }
             }
@@ -96,10 +103,10 @@ impl Project {
             let number = if changed { Some(newest.number.saturating_add(1)) } else { opened };
             if let Some(number) = number {
                 let seen = SeenSnapshot::new(noted.sequence, noted.snapshot_id);
-                self.made(noted.volume, seen.with_note(number, note.protected));
+                self.project.log(noted.volume).made(seen.with_note(number, note.protected));
             }
             // Who forgets looks at the notes first. So a note that came too late shows here.
-            if self.is_forgotten(noted.volume, noted.sequence).await? {
+            if self.slot(noted).is_forgotten().await? {
                 return Err(Error::conflict("it was forgotten meanwhile")
                     .help("protect another snapshot of the volume, or make one"));
             }
@@ -112,10 +119,10 @@ impl Project {
     ///
     /// # Errors
     /// `Conflict` when it was protected in the very moment: it is forgotten all the same.
-    pub async fn forget(&self, noted: &Noted) -> Result<Forgotten> {
-        let environment = &self.repository().environment;
+    pub async fn forget(self, noted: &Noted) -> Result<Forgotten> {
+        let environment = &self.project.repository().environment;
         let mut newest = noted.clone();
-        self.read_newest_note(&mut newest).await?;
+        self.read_newest(&mut newest).await?;
         if newest.note.protected {
             return Ok(Forgotten::Protected);
         }
@@ -124,9 +131,9 @@ impl Project {
             host: environment.host.clone(),
             at_unix_ms: environment.clock.now_unix_ms(),
         };
-        let name = self.forget_name(noted.volume, noted.sequence);
-        if let Created::Exists { .. } = self.create_record_always(&name, &record).await? {
-            return match self.forget_of(noted.volume, noted.sequence).await? {
+        let name = self.slot(noted).forget_name();
+        if let Created::Exists { .. } = self.project.reserve().create_record(&name, &record).await? {
+            return match self.slot(noted).forget_of().await? {
                 Found::Opens(_) => Ok(Forgotten::Before),
                 Found::Absent => Err(missing(&name)),
                 Found::Foreign(why) => Err(taken(&name, &why)),
@@ -134,7 +141,7 @@ impl Project {
         }
         // A protection may have come between the look and the create. What is forgotten stays so, but one of the two is
         // told: who protects looks for this record after the note, and here the notes are looked at after the record.
-        self.read_newest_note(&mut newest).await?;
+        self.read_newest(&mut newest).await?;
         match newest.note.protected {
             false => Ok(Forgotten::Now),
             true => Err(Error::conflict("it was protected while it was forgotten, and is forgotten")
@@ -144,11 +151,11 @@ impl Project {
 
     /// Goes on from the note that was seen to the one that nothing follows. What does not open takes a number, and says
     /// nothing. The number of the newest that opened here is returned.
-    async fn read_newest_note(&self, noted: &mut Noted) -> Result<Option<u32>> {
+    async fn read_newest(self, noted: &mut Noted) -> Result<Option<u32>> {
         let (mut foreign, mut opened) = (0, None);
         while let Some(number) = row::follows(noted.number) {
-            let name = self.note_name(noted, number);
-            match self.look::<NoteRecord>(&name).await? {
+            let name = self.slot(noted).note_name(number);
+            match self.project.look::<NoteRecord>(&name).await? {
                 Found::Absent => return Ok(opened),
                 Found::Opens(NoteRecord { protected, tags, .. }) => {
                     (noted.note, opened) = (Note { protected, tags }, Some(number));
@@ -163,8 +170,8 @@ impl Project {
         Err(Error::unsupported("it has no room for another note"))
     }
 
-    fn note_name(&self, noted: &Noted, number: u32) -> ObjectName {
-        ObjectName::Note(self.name().clone(), noted.volume, noted.sequence, number)
+    fn slot(self, noted: &Noted) -> Slot<'a> {
+        self.project.slot(noted.volume, noted.sequence)
     }
 }
 

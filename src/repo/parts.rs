@@ -12,52 +12,47 @@ use crate::repo::{METADATA_LEVEL, Project};
 use crate::store::Created;
 use crate::units::{ChunkId, Generation};
 
-impl Project {
-    pub(crate) fn part_name(&self, generation: Generation, id: ChunkId) -> ObjectName {
-        ObjectName::GcPart(self.name().clone(), generation, id)
+/// The tables of one prune round in the store.
+#[derive(Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    pub(super) project: &'a Project,
+    pub(super) generation: Generation,
+}
+
+impl Parts<'_> {
+    pub(crate) fn name(self, id: ChunkId) -> ObjectName {
+        ObjectName::GcPart(self.project.name().clone(), self.generation, id)
     }
 
     /// Uploads a condemned table.
-    pub(crate) async fn put_condemned(
-        &self,
-        generation: Generation,
-        condemned: &Condemned,
-    ) -> Result<Vec<PartRef>> {
+    pub(crate) async fn put_condemned(self, condemned: &Condemned) -> Result<Vec<PartRef>> {
         let mut parts = Vec::new();
         for prefixes in condemned.prefixes().chunks(PREFIXES_PER_PART_MAX) {
-            parts.push(self.put_part(generation, prefixes.concat(), prefixes.len()).await?);
+            parts.push(self.put_part(prefixes.concat(), prefixes.len()).await?);
         }
         Ok(parts)
     }
 
     /// Uploads a table of chunks and pages.
-    pub(crate) async fn put_table(
-        &self,
-        generation: Generation,
-        entries: &[TableEntry],
-    ) -> Result<Vec<PartRef>> {
+    pub(crate) async fn put_table(self, entries: &[TableEntry]) -> Result<Vec<PartRef>> {
         let mut parts = Vec::new();
         for entries in entries.chunks(ENTRIES_PER_PART_MAX) {
-            parts.push(self.put_part(generation, table::encode(entries), entries.len()).await?);
+            parts.push(self.put_part(table::encode(entries), entries.len()).await?);
         }
         Ok(parts)
     }
 
     /// Reads a part of a table of chunks and pages; `None` where it is gone.
-    pub(crate) async fn read_table(
-        &self,
-        generation: Generation,
-        part: &PartRef,
-    ) -> Result<Option<Vec<TableEntry>>> {
-        let Some(plain) = self.read_part(generation, part).await? else { return Ok(None) };
-        table::decode(&plain, part.entries).context(self.part_name(generation, part.id)).map(Some)
+    pub(crate) async fn read_table(self, part: &PartRef) -> Result<Option<Vec<TableEntry>>> {
+        let Some(plain) = self.read(part).await? else { return Ok(None) };
+        table::decode(&plain, part.entries).context(self.name(part.id)).map(Some)
     }
 
     /// Reads a part's plaintext; `None` where it is gone.
-    pub(crate) async fn read_part(&self, generation: Generation, part: &PartRef) -> Result<Option<Vec<u8>>> {
-        let name = self.part_name(generation, part.id);
-        let Some(object) = self.get_object(&name).await? else { return Ok(None) };
-        let (project, id) = (self.clone(), part.id);
+    pub(crate) async fn read(self, part: &PartRef) -> Result<Option<Vec<u8>>> {
+        let name = self.name(part.id);
+        let Some(object) = self.project.get_object(&name).await? else { return Ok(None) };
+        let (project, id) = (self.project.clone(), part.id);
         let opened = cpu::run(move || {
             let mut plain = Vec::new();
             codec::open(project.place(&name), &object, None, GC_PART_LEN_BYTES_MAX, &mut plain)
@@ -71,25 +66,25 @@ impl Project {
     }
 
     /// Why a part that a round names is not there: that round is long over, or it is damage.
-    pub(crate) async fn part_gone(&self, generation: Generation, part: &PartRef) -> Result<Error> {
-        if self.is_over(generation).await? {
-            return Ok(Error::conflict(format!("prune round {generation} ended meanwhile"))
+    pub(crate) async fn gone(self, part: &PartRef) -> Result<Error> {
+        if self.project.rounds().is_over(self.generation).await? {
+            return Ok(Error::conflict(format!("prune round {} ended meanwhile", self.generation))
                 .help("run the same command again"));
         }
-        Ok(missing(&self.part_name(generation, part.id)))
+        Ok(missing(&self.name(part.id)))
     }
 
-    async fn put_part(&self, generation: Generation, plain: Vec<u8>, entries: usize) -> Result<PartRef> {
-        let project = self.clone();
+    async fn put_part(self, plain: Vec<u8>, entries: usize) -> Result<PartRef> {
+        let (project, generation) = (self.project.clone(), self.generation);
         let sealed = cpu::run(move || {
-            let name = project.part_name(generation, project.identify_page(&plain));
+            let name = project.parts(generation).name(project.identify_page(&plain));
             codec::seal(project.place(&name), &plain, METADATA_LEVEL)
         });
         let sealed = sealed.await?;
         let ObjectName::GcPart(_, _, id) = *sealed.name() else {
             return Err(Error::internal("a part under another name"));
         };
-        let sealed_len_bytes = match self.create_sealed(&sealed).await? {
+        let sealed_len_bytes = match self.project.create_sealed(&sealed).await? {
             Created::New => sealed.len_bytes(),
             // Another pruner came to the same table.
             Created::Exists { size_bytes, .. } => u32::try_from(size_bytes).unwrap_or(u32::MAX),

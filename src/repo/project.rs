@@ -7,13 +7,24 @@ use zeroize::Zeroize;
 
 use crate::codec::{self, Place, Sealed};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::record::{ProjectRecord, check_project};
+use crate::format::record::{ProjectRecord, VolumeRecord, check_project};
 use crate::format::{ObjectName, ObjectType, Record};
 use crate::keys::{ProjectKeys, SealingKey, random_array};
 use crate::repo::Repository;
-use crate::repo::remains::exists;
+use crate::repo::catalog::Volumes;
+use crate::repo::content::Content;
+use crate::repo::found::Found;
+use crate::repo::history::History;
+use crate::repo::log::Log;
+use crate::repo::lost::LostRecords;
+use crate::repo::notes::Notes;
+use crate::repo::parts::Parts;
+use crate::repo::remains::{exists, refuse_project};
+use crate::repo::reserve::Reserve;
+use crate::repo::rounds::Rounds;
+use crate::repo::slot::Slot;
 use crate::store::{Created, Stamp};
-use crate::units::{ChunkId, ProjectName};
+use crate::units::{ChunkId, Generation, ProjectName, Sequence, VolumeNumber};
 
 /// An open project. Cheap to clone.
 #[derive(Clone)]
@@ -29,7 +40,7 @@ struct Inner {
 
 impl Project {
     pub(super) async fn create(repository: &Arc<Repository>, name: &ProjectName) -> Result<Self> {
-        Self::refuse_remains(repository, name).await?;
+        refuse_project(repository, name).await?;
         let record = ProjectRecord {
             project_id: random_array()?,
             root: random_array()?,
@@ -166,6 +177,86 @@ impl Project {
         let record = codec::open_record(self.place(name), &object)?;
         cache.put_record(name, &stamp, &object);
         Ok(record)
+    }
+
+    /// Gets and opens a record. Only what keeps it from looking is an error.
+    pub(crate) async fn look<R: Record>(&self, name: &ObjectName) -> Result<Found<R>> {
+        self.look_bound(name, |_| Ok(())).await
+    }
+
+    /// As [`look`](Self::look), for a record that must say where it belongs.
+    pub(crate) async fn look_bound<R: Record>(
+        &self,
+        name: &ObjectName,
+        belongs: impl FnOnce(&R) -> std::result::Result<(), String>,
+    ) -> Result<Found<R>> {
+        let opened = match self.get_object(name).await {
+            Ok(None) => return Ok(Found::Absent),
+            Ok(Some(object)) => codec::open_record(self.place(name), &object),
+            Err(error) => Err(error),
+        };
+        let found = match opened {
+            Ok(record) => Found::Opens(record).bound(belongs),
+            // Of a newer version, as far as its first bytes tell: that, too, may be planted.
+            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+                Found::Foreign(e.to_string())
+            }
+            Err(e) => return Err(e),
+        };
+        if let Found::Foreign(why) = &found {
+            self.repository().foreign.tell(name, why);
+        }
+        Ok(found)
+    }
+
+    /// The volumes, by number and name.
+    pub fn volumes(&self) -> Volumes<'_> {
+        Volumes { project: self }
+    }
+
+    /// The snapshots of a volume.
+    pub fn history<'a>(&'a self, volume: &'a VolumeRecord) -> History<'a> {
+        History { project: self, volume }
+    }
+
+    /// What happened to a volume, sequence by sequence.
+    pub fn log(&self, volume: VolumeNumber) -> Log<'_> {
+        Log { project: self, volume }
+    }
+
+    /// The records of one sequence.
+    pub(crate) fn slot(&self, volume: VolumeNumber, sequence: Sequence) -> Slot<'_> {
+        Slot { project: self, volume, sequence }
+    }
+
+    /// What is said of snapshots after they were committed.
+    pub fn notes(&self) -> Notes<'_> {
+        Notes { project: self }
+    }
+
+    /// The prune rounds.
+    pub(crate) fn rounds(&self) -> Rounds<'_> {
+        Rounds { project: self }
+    }
+
+    /// The tables of one round.
+    pub(crate) fn parts(&self, generation: Generation) -> Parts<'_> {
+        Parts { project: self, generation }
+    }
+
+    /// Chunks and pages.
+    pub fn content(&self) -> Content<'_> {
+        Content { project: self }
+    }
+
+    /// The records of what was found lost.
+    pub(crate) fn lost_records(&self) -> LostRecords<'_> {
+        LostRecords { project: self }
+    }
+
+    /// Room that is kept for when the store is full.
+    pub fn reserve(&self) -> Reserve<'_> {
+        Reserve { project: self }
     }
 }
 

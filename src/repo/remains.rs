@@ -4,7 +4,7 @@ use futures::TryStreamExt;
 
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
-use crate::repo::Project;
+use crate::format::names::{PROJECTS_PREFIX, project_prefix};
 use crate::store::Store;
 use crate::units::ProjectName;
 
@@ -46,7 +46,7 @@ impl Remains {
 
 /// No repository is made over what is left of another. Keys alone are left by an `init` that was killed, and hold nothing.
 pub(super) async fn refuse_repository(store: &Store) -> Result<()> {
-    let Some(remains) = Remains::below(store, "projects/").await? else { return Ok(()) };
+    let Some(remains) = Remains::below(store, PROJECTS_PREFIX).await? else { return Ok(()) };
     Err(Error::conflict(format!(
         "at {} there is what is left of a repository whose object `repository` is gone: {}",
         store.url(),
@@ -60,7 +60,7 @@ pub(super) async fn refuse_repository(store: &Store) -> Result<()> {
 
 /// Says of a place without repository what is left of one there.
 pub(super) async fn explain(store: &Store, error: Error) -> Error {
-    match Remains::below(store, "projects/").await {
+    match Remains::below(store, PROJECTS_PREFIX).await {
         Ok(Some(remains)) => {
             Error::no_repository(format!("{error}, but what is left of one: {}", remains.text()))
                 .help("bring its object `repository` back, from the bucket's older versions or a copy")
@@ -70,27 +70,27 @@ pub(super) async fn explain(store: &Store, error: Error) -> Error {
     }
 }
 
-impl Project {
-    /// No project is made over what is left of another, nor where this host saw one.
-    pub(super) async fn refuse_remains(repository: &super::Repository, name: &ProjectName) -> Result<()> {
-        let (store, memory) = (&repository.store, &repository.memory);
-        let record = ObjectName::Project(name.clone());
-        if store.head(&record.to_string()).await?.is_some() {
-            return Err(exists(name));
-        }
-        const BACK: &str = "bring it back, from the bucket's older versions or a copy: with it all is as it was. For a new \
-                            project choose another name";
-        if let Some(remains) = Remains::below(store, &format!("projects/{name}/")).await? {
-            let what = remains.text();
-            return Err(Error::conflict(format!(
-                "there is what is left of project {name}, but {record} is gone: {what}"
-            ))
-            .help(BACK));
-        }
-        match memory.volumes_of(name) {
-            None => Ok(()),
-            Some(volumes) => Err(memory
-                .went_back(format!("project {name}, which had {volumes} volumes, is not there any more"))),
+/// No project is made over what is left of another, nor where this host saw one.
+pub(super) async fn refuse_project(repository: &super::Repository, name: &ProjectName) -> Result<()> {
+    let (store, memory) = (&repository.store, &repository.memory);
+    let record = ObjectName::Project(name.clone());
+    if store.head(&record.to_string()).await?.is_some() {
+        return Err(exists(name));
+    }
+    const BACK: &str = "bring it back, from the bucket's older versions or a copy: with it all is as it was. For a new \
+                        project choose another name";
+    if let Some(remains) = Remains::below(store, &project_prefix(name)).await? {
+        let what = remains.text();
+        return Err(Error::conflict(format!(
+            "there is what is left of project {name}, but {record} is gone: {what}"
+        ))
+        .help(BACK));
+    }
+    match memory.volumes_of(name) {
+        None => Ok(()),
+        Some(volumes) => {
+            Err(memory
+                .went_back(format!("project {name}, which had {volumes} volumes, is not there any more")))
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::units::Generation;
 
 /// The newest generation, and what became of the round that began it.
 #[derive(Debug)]
-pub(crate) struct Rounds {
+pub(crate) struct NewestRound {
     pub(crate) newest: Generation,
     pub(crate) stage: Stage,
 }
@@ -43,15 +43,22 @@ pub(crate) struct Before {
     pub(crate) last_seal: Generation,
 }
 
-impl Project {
+/// A project's prune rounds in the store.
+#[derive(Clone, Copy)]
+pub(crate) struct Rounds<'a> {
+    pub(super) project: &'a Project,
+}
+
+impl Rounds<'_> {
     /// The newest generation as a listing shows it (repo-format.md §8.1, step 1).
-    pub(crate) async fn generation(&self) -> Result<Generation> {
-        let memory = &self.repository().memory;
-        let expected = memory.generation(self.name());
+    pub(crate) async fn generation(self) -> Result<Generation> {
+        let memory = &self.project.repository().memory;
+        let expected = memory.generation(self.project.name());
         let listed: BTreeSet<u32> = self
+            .project
             .repository()
             .store
-            .list(&gc_prefix(self.name()), None)
+            .list(&gc_prefix(self.project.name()), None)
             .await?
             .iter()
             .filter_map(|info| match ObjectName::parse(&info.key) {
@@ -65,14 +72,14 @@ impl Project {
         };
         let newest = Generation(row::end(&listed, expected.0, opens).await?);
         match newest < expected {
-            true => Err(memory.generation_went_back(self.name(), newest, expected)),
+            true => Err(memory.generation_went_back(self.project.name(), newest, expected)),
             false => Ok(newest),
         }
     }
 
     /// The newest generation, confirmed by a request that must find nothing: a short listing never hides a round (§8.1,
     /// step 3). And whether its round is over, as its own objects say.
-    pub(crate) async fn rounds(&self) -> Result<Rounds> {
+    pub(crate) async fn newest(self) -> Result<NewestRound> {
         let listed = self.generation().await?;
         let mut newest = listed;
         while let Some(next) = row::follows(newest.0).map(Generation) {
@@ -86,12 +93,12 @@ impl Project {
         }
         let stage = self.stage(newest).await?;
         if !matches!(stage, Stage::Unreadable(_)) {
-            self.repository().memory.saw_generation(self.name(), newest);
+            self.project.repository().memory.saw_generation(self.project.name(), newest);
         }
-        Ok(Rounds { newest, stage })
+        Ok(NewestRound { newest, stage })
     }
 
-    async fn stage(&self, newest: Generation) -> Result<Stage> {
+    async fn stage(self, newest: Generation) -> Result<Stage> {
         if newest == Generation(0) {
             return Ok(Stage::Over { last_seal: newest });
         }
@@ -106,7 +113,7 @@ impl Project {
     }
 
     /// What the newest round may delete.
-    pub(crate) async fn condemned(&self, rounds: &Rounds) -> Result<Condemned> {
+    pub(crate) async fn condemned(self, rounds: &NewestRound) -> Result<Condemned> {
         match &rounds.stage {
             Stage::Over { .. } => Ok(Condemned::default()),
             Stage::Begun(begin) => self.condemned_by(begin).await,
@@ -115,20 +122,21 @@ impl Project {
     }
 
     /// What one round may delete.
-    pub(crate) async fn condemned_by(&self, begin: &BeginRecord) -> Result<Condemned> {
+    pub(crate) async fn condemned_by(self, begin: &BeginRecord) -> Result<Condemned> {
         let mut all = Condemned::default();
+        let parts = self.project.parts(begin.generation);
         for part in &begin.condemned {
-            let Some(plain) = self.read_part(begin.generation, part).await? else {
-                return Err(self.part_gone(begin.generation, part).await?);
+            let Some(plain) = parts.read(part).await? else {
+                return Err(parts.gone(part).await?);
             };
-            let name = self.part_name(begin.generation, part.id);
+            let name = parts.name(part.id);
             all = all.merge(Condemned::decode(&plain, part.entries).map_err(|e| e.context(name))?);
         }
         Ok(all)
     }
 
     /// Whether a round is over: it says so itself, or a later one that was begun or ended.
-    pub(crate) async fn is_over(&self, generation: Generation) -> Result<bool> {
+    pub(crate) async fn is_over(self, generation: Generation) -> Result<bool> {
         if self.look_done(generation).await?.opens() {
             return Ok(true);
         }
@@ -137,7 +145,7 @@ impl Project {
             Found::Opens(_) => Ok(true),
             Found::Absent => Ok(false),
             Found::Foreign(_) => {
-                let rounds = self.rounds().await?;
+                let rounds = self.newest().await?;
                 Ok(match rounds.stage {
                     // One before it may have been begun all the same.
                     Stage::Unreadable(_) => self.before(rounds.newest).await?.over >= generation,
@@ -148,7 +156,7 @@ impl Project {
     }
 
     /// What came before a round whose begin does not open.
-    pub(crate) async fn before(&self, round: Generation) -> Result<Before> {
+    pub(crate) async fn before(self, round: Generation) -> Result<Before> {
         for steps in 1..=row::FOREIGN_MAX {
             let Some(lower) = round.0.checked_sub(steps).filter(|g| *g > 0).map(Generation) else {
                 return Ok(Before { over: Generation(0), last_seal: Generation(0) });
@@ -166,10 +174,10 @@ impl Project {
 
     /// Begins a round, or finds that it was begun; whichever record stands is returned, and whether it is this one. `None`
     /// where something stands there that does not open.
-    pub(crate) async fn begin_round(&self, begin: BeginRecord) -> Result<Option<(BeginRecord, bool)>> {
-        match self.create_record(&self.begin_name(begin.generation), &begin).await? {
+    pub(crate) async fn begin(self, begin: BeginRecord) -> Result<Option<(BeginRecord, bool)>> {
+        match self.project.create_record(&self.begin_name(begin.generation), &begin).await? {
             Created::New => {
-                self.repository().memory.saw_generation(self.name(), begin.generation);
+                self.project.repository().memory.saw_generation(self.project.name(), begin.generation);
                 Ok(Some((begin, true)))
             }
             Created::Exists { .. } => {
@@ -181,9 +189,9 @@ impl Project {
 
     /// Seals a round, or finds that it was sealed; whether it is by this record. `None` where something stands there that does
     /// not open: nobody can seal it any more.
-    pub(crate) async fn seal_round(&self, seal: SealRecord) -> Result<Option<(SealRecord, bool)>> {
-        let name = ObjectName::GcSeal(self.name().clone(), seal.generation);
-        match self.create_record(&name, &seal).await? {
+    pub(crate) async fn seal(self, seal: SealRecord) -> Result<Option<(SealRecord, bool)>> {
+        let name = ObjectName::GcSeal(self.project.name().clone(), seal.generation);
+        match self.project.create_record(&name, &seal).await? {
             Created::New => Ok(Some((seal, true))),
             Created::Exists { .. } => match self.look_seal(seal.generation).await? {
                 Found::Opens(found) => Ok(Some((found, false))),
@@ -195,39 +203,39 @@ impl Project {
 
     /// Ends a round; that somebody else did is as good. False where something stands there that does not open: then only the
     /// next round's begin can say it.
-    pub(crate) async fn end_round(&self, done: &DoneRecord) -> Result<bool> {
-        let name = ObjectName::GcDone(self.name().clone(), done.generation);
-        match self.create_record(&name, done).await? {
+    pub(crate) async fn end(self, done: &DoneRecord) -> Result<bool> {
+        let name = ObjectName::GcDone(self.project.name().clone(), done.generation);
+        match self.project.create_record(&name, done).await? {
             Created::New => Ok(true),
             Created::Exists { .. } => Ok(self.look_done(done.generation).await?.opens()),
         }
     }
 
-    pub(crate) async fn look_begin(&self, generation: Generation) -> Result<Found<BeginRecord>> {
+    pub(crate) async fn look_begin(self, generation: Generation) -> Result<Found<BeginRecord>> {
         let of = |begin: &BeginRecord| {
             is_of(begin.generation, generation)?;
             comes_before(begin.last_seal, generation)
         };
-        self.look_bound(&self.begin_name(generation), of).await
+        self.project.look_bound(&self.begin_name(generation), of).await
     }
 
     /// What a round keeps and deletes; nothing while that is not decided.
-    pub(crate) async fn look_seal(&self, generation: Generation) -> Result<Found<SealRecord>> {
-        let name = ObjectName::GcSeal(self.name().clone(), generation);
-        self.look_bound(&name, |seal: &SealRecord| is_of(seal.generation, generation)).await
+    pub(crate) async fn look_seal(self, generation: Generation) -> Result<Found<SealRecord>> {
+        let name = ObjectName::GcSeal(self.project.name().clone(), generation);
+        self.project.look_bound(&name, |seal: &SealRecord| is_of(seal.generation, generation)).await
     }
 
-    async fn look_done(&self, generation: Generation) -> Result<Found<DoneRecord>> {
-        let name = ObjectName::GcDone(self.name().clone(), generation);
+    async fn look_done(self, generation: Generation) -> Result<Found<DoneRecord>> {
+        let name = ObjectName::GcDone(self.project.name().clone(), generation);
         let of = |done: &DoneRecord| {
             is_of(done.generation, generation)?;
             comes_before(done.last_seal, Generation(generation.0.saturating_add(1)))
         };
-        self.look_bound(&name, of).await
+        self.project.look_bound(&name, of).await
     }
 
-    pub(crate) fn begin_name(&self, generation: Generation) -> ObjectName {
-        ObjectName::GcBegin(self.name().clone(), generation)
+    pub(crate) fn begin_name(self, generation: Generation) -> ObjectName {
+        ObjectName::GcBegin(self.project.name().clone(), generation)
     }
 }
 
@@ -257,19 +265,23 @@ mod tests {
         let project = &bench.project;
         let begin = async |generation: u32| {
             let generation = Generation(generation);
-            let condemned = project.put_condemned(generation, &Condemned::default()).await.expect("a table");
+            let condemned =
+                project.parts(generation).put_condemned(&Condemned::default()).await.expect("a table");
             let begin = BeginRecord { generation, last_seal: Generation(0), condemned };
-            assert!(project.begin_round(begin).await.expect("asked").is_some_and(|(_, own)| own));
+            assert!(project.rounds().begin(begin).await.expect("asked").is_some_and(|(_, own)| own));
         };
         let plant = async |name: &str| bench.put(&format!("projects/default/gc/{name}"), Vec::new()).await;
         begin(1).await;
         plant("0000000001.done").await;
         plant("0000000002.begin").await;
-        assert!(!project.is_over(Generation(1)).await.expect("asked"));
+        assert!(!project.rounds().is_over(Generation(1)).await.expect("asked"));
         begin(3).await;
-        assert!(project.is_over(Generation(1)).await.expect("asked"));
+        assert!(project.rounds().is_over(Generation(1)).await.expect("asked"));
         plant("0000000004.begin").await;
-        assert!(project.is_over(Generation(1)).await.expect("asked"), "the newest that opens says it");
-        assert!(!project.is_over(Generation(3)).await.expect("asked"));
+        assert!(
+            project.rounds().is_over(Generation(1)).await.expect("asked"),
+            "the newest that opens says it"
+        );
+        assert!(!project.rounds().is_over(Generation(3)).await.expect("asked"));
     }
 }

@@ -4,19 +4,20 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
-use crate::format::record::{AliveRecord, EndRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
+use crate::format::record::{EndRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
 use crate::keys::random_array;
 use crate::plan::lease::Signs;
 use crate::repo::forbidden::Forbidden;
 use crate::repo::found::Found;
-use crate::repo::log::{SnapshotEntry, VolumeLog};
+use crate::repo::history::SnapshotEntry;
+use crate::repo::log::VolumeLog;
 use crate::repo::memory::SeenSnapshot;
 use crate::repo::project::missing;
 use crate::repo::rounds::Stage;
 use crate::repo::row;
 use crate::repo::{PROGRAM, Project};
 use crate::store::Created;
-use crate::units::{Generation, Sequence, SnapshotId, VolumeNumber};
+use crate::units::{Generation, Sequence, SnapshotId};
 
 /// How often a registration is begun anew because the generation changed meanwhile.
 const REGISTRATIONS_MAX: usize = 16;
@@ -66,8 +67,8 @@ impl Session {
     /// Registers a backup of a volume (steps 1 to 3).
     pub async fn register(project: &Project, volume: &VolumeRecord) -> Result<Self> {
         for _ in 0..REGISTRATIONS_MAX {
-            let generation = project.generation().await?;
-            let log = project.log(volume.number).await?;
+            let generation = project.rounds().generation().await?;
+            let log = project.log(volume.number).read().await?;
             let mut session = Self::open(project, volume, log, generation).await?;
             match session.confirm().await {
                 Ok(true) => return Ok(session),
@@ -87,19 +88,19 @@ impl Session {
 
     /// Looks at the generation again, and at what must not be referenced (step 3). False when it changed.
     async fn confirm(&mut self) -> Result<bool> {
-        let rounds = self.project.rounds().await?;
+        let rounds = self.project.rounds().newest().await?;
         if rounds.newest != self.generation {
             return Ok(false);
         }
         if let Stage::Unreadable(why) = &rounds.stage {
-            let name = self.project.begin_name(rounds.newest);
+            let name = self.project.rounds().begin_name(rounds.newest);
             tracing::warn!(
                 "{name} does not open ({why}), so nobody can tell what a prune may delete: what older generations hold is \
                  uploaded again. The next prune sets this right"
             );
         }
-        let condemned = self.project.condemned(&rounds).await?;
-        let lost = self.project.lost().await?;
+        let condemned = self.project.rounds().condemned(&rounds).await?;
+        let lost = self.project.lost_records().read().await?;
         self.forbidden = Forbidden::new(self.generation, condemned, lost);
         Ok(true)
     }
@@ -126,7 +127,7 @@ impl Session {
                 Error::unsupported(format!("the log of volume {} is full", volume.name))
                     .help("back the volume up under another name with --volume")
             })?);
-            let name = project.open_name(volume.number, sequence);
+            let name = project.slot(volume.number, sequence).open_name();
             // Taken by another host, hidden by a short listing, or by what does not open: the next one then. Numbers stay
             // without gaps.
             if let Created::New = project.create_record(&name, &record).await? {
@@ -165,9 +166,9 @@ impl Session {
     pub async fn live(&self, sequence: Sequence) -> Result<Option<SnapshotEntry>> {
         let candidate = self.log.candidates().find(|(s, _)| *s == sequence && *s < self.sequence);
         let Some((_, entry)) = candidate else { return Ok(None) };
-        let found = self.project.outcome_if_any(&self.volume, sequence, entry).await?;
+        let found = self.project.history(&self.volume).outcome_if_any(sequence, entry).await?;
         let Some(found) = found else { return Ok(None) };
-        if self.project.is_forgotten(self.volume.number, sequence).await? {
+        if self.project.slot(self.volume.number, sequence).is_forgotten().await? {
             return Ok(None);
         }
         if found.snapshot.generation > self.generation {
@@ -196,15 +197,15 @@ impl Session {
         }
         let (project, volume) = (&self.project, self.volume.number);
         let store = &project.repository().store;
-        let own = project.open_name(volume, self.sequence);
+        let own = project.slot(volume, self.sequence).open_name();
         let Some(now) = store.head(&own.to_string()).await? else { return Ok(None) };
         for sequence in others {
-            let name = project.open_name(volume, sequence);
+            let name = project.slot(volume, sequence).open_name();
             let Some(begun) = store.head(&name.to_string()).await? else { continue };
             // Whoever cannot be heard is not waited for: rot and what was put there by others must not stop backups.
             let Found::Opens(open) = project.look::<OpenRecord>(&name).await? else { continue };
-            let ended = project.look::<EndRecord>(&project.end_name(volume, sequence)).await?.opens();
-            if ended || project.is_forgotten(volume, sequence).await? {
+            let ended = project.look::<EndRecord>(&project.slot(volume, sequence).end_name()).await?.opens();
+            if ended || project.slot(volume, sequence).is_forgotten().await? {
                 continue;
             }
             let opened_unix_ms = begun.modified_unix_ms;
@@ -225,7 +226,7 @@ impl Session {
     async fn newest_sign(&self, sequence: Sequence, of: SnapshotId) -> Result<Option<u64>> {
         let listed = self.log.signs.get(&sequence).into_iter().flatten().rev();
         for (k, at_unix_ms) in listed.take(row::FOREIGN_MAX as usize) {
-            if self.project.look_sign(self.volume.number, sequence, *k, Some(of)).await?.opens() {
+            if self.project.slot(self.volume.number, sequence).look_sign(*k, Some(of)).await?.opens() {
                 return Ok(Some(*at_unix_ms));
             }
         }
@@ -256,11 +257,11 @@ impl Session {
         let created = match record.outcome {
             Outcome::Committed(_) => self.project.create_record(&name, &record).await?,
             // Else a prune of another host would wait for a backup that failed as the store is full.
-            Outcome::Aborted { .. } => self.project.create_record_always(&name, &record).await?,
+            Outcome::Aborted { .. } => self.project.reserve().create_record(&name, &record).await?,
         };
         if let Created::New = created {
             if let Outcome::Committed(_) = record.outcome {
-                self.project.made(self.volume.number, SeenSnapshot::new(self.sequence, self.snapshot_id));
+                self.project.log(self.volume.number).made(SeenSnapshot::new(self.sequence, self.snapshot_id));
             }
             return Ok(Committed::Done);
         }
@@ -289,63 +290,18 @@ impl Session {
         let mut settled = Vec::new();
         let unfinished: Vec<Sequence> = self.log.unfinished().filter(|s| *s < self.sequence).collect();
         for sequence in unfinished {
-            let name = self.project.open_name(self.volume.number, sequence);
+            let name = self.project.slot(self.volume.number, sequence).open_name();
             // One that does not open is left to a prune.
             let Found::Opens(open) = self.project.look::<OpenRecord>(&name).await? else { continue };
-            if let Some(reason) = self.project.is_dead(&open) {
+            if let Some(reason) = self.project.repository().environment.is_dead(&open) {
                 // Whoever creates the outcome first decides; either way it is settled.
-                self.project.end_as_aborted(self.volume.number, sequence, open.snapshot_id, reason).await?;
+                self.project
+                    .slot(self.volume.number, sequence)
+                    .end_as_aborted(open.snapshot_id, reason)
+                    .await?;
                 settled.push(sequence);
             }
         }
         Ok(settled)
-    }
-}
-
-impl Project {
-    /// Why a session is surely over: this very machine began it, and its process is dead. `None` where it may live.
-    pub(crate) fn is_dead(&self, open: &OpenRecord) -> Option<String> {
-        let environment = &self.repository().environment;
-        let here = open.machine == environment.machine && !environment.machine.is_empty();
-        let dead =
-            here && open.process != environment.process && !(environment.is_process_alive)(open.process);
-        dead.then(|| format!("its process {} on {} is dead", open.process, open.host))
-    }
-
-    /// Creates the outcome of somebody else's session. Whether it is this one that stands is returned; whoever was first
-    /// decided.
-    pub(crate) async fn end_as_aborted(
-        &self,
-        volume: VolumeNumber,
-        sequence: Sequence,
-        snapshot_id: SnapshotId,
-        reason: String,
-    ) -> Result<bool> {
-        let by = self.repository().environment.host.clone();
-        let outcome = Outcome::Aborted { by, reason };
-        let end = EndRecord { snapshot_id, outcome };
-        let name = self.end_name(volume, sequence);
-        Ok(matches!(self.create_record_always(&name, &end).await?, Created::New))
-    }
-
-    /// A sign of life: it opens, and is of the session that the sequence is of, where that is known.
-    pub(crate) async fn look_sign(
-        &self,
-        volume: VolumeNumber,
-        sequence: Sequence,
-        k: u32,
-        of: Option<SnapshotId>,
-    ) -> Result<Found<AliveRecord>> {
-        let belongs = |alive: &AliveRecord| match of {
-            Some(of) if of != alive.snapshot_id => {
-                Err(format!("it is of snapshot {}, its sequence of {of}", alive.snapshot_id))
-            }
-            _ => Ok(()),
-        };
-        self.look_bound(&self.alive_name(volume, sequence, k), belongs).await
-    }
-
-    pub(crate) fn alive_name(&self, volume: VolumeNumber, sequence: Sequence, k: u32) -> ObjectName {
-        ObjectName::Alive(self.name().clone(), volume, sequence, k)
     }
 }

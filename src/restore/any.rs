@@ -7,14 +7,15 @@ use std::sync::atomic::Ordering;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
+use crate::budget::Share;
 use crate::cancel::{Cancel, interrupted};
 use crate::codec;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Fetch, Plan};
 use crate::progress::Outcome;
-use crate::reading::budget::{Share, fetch_bytes};
-use crate::restore::Work;
+use crate::reading::budget::fetch_bytes;
+use crate::restore::fill::Work;
 use crate::sink::Existing;
 use crate::units::Content;
 
@@ -32,7 +33,7 @@ const LUKS_HOLE_LEN: usize = 4 << 10;
 const LUKS_MAGICS: [&[u8]; 2] = [b"LUKS\xba\xbe", b"RBDL\xba\xbe"];
 
 /// Carries out all plans that come, then returns. Before it returns an error, no write is under way any more.
-pub(crate) async fn carry_out(
+pub(super) async fn carry_out(
     work: &Arc<Work>,
     plans: &mut mpsc::Receiver<Result<Plan>>,
     cancel: &mut Cancel,
@@ -164,27 +165,27 @@ async fn fetch_and_write(
     fetch: Fetch,
     share: Share,
 ) -> Result<()> {
-    let buffers = work.fetch(&fetch).await?;
+    let plain = work.fetch(&fetch).await?;
     if fetch.offsets_bytes.contains(&0) {
-        work.luks.store(is_luks(&buffers.plain), Ordering::Relaxed);
+        work.luks.store(is_luks(&plain), Ordering::Relaxed);
     }
     let (sink, blank, luks) = (Arc::clone(&work.sink), work.blank, work.luks.load(Ordering::Relaxed));
     let bytes = u64::from(fetch.len_bytes) * fetch.offsets_bytes.len() as u64;
-    let buffers = write(writers, move || {
-        let parts = parts(&buffers.plain, luks, blank);
+    let plain = write(writers, move || {
+        let parts = parts(&plain, luks, blank);
         for &offset in &fetch.offsets_bytes {
             for (range, content) in parts.iter().cloned() {
                 let at = offset + range.start as u64;
                 match content {
-                    Content::Data => sink.write_at(at, &buffers.plain[range])?,
+                    Content::Data => sink.write_at(at, &plain[range])?,
                     Content::Zero => sink.zero_at(at, range.len() as u64)?,
                 }
             }
         }
-        Ok(buffers)
+        Ok(plain)
     })
     .await?;
-    work.buffers.give(buffers);
+    work.budget.give_back(plain);
     drop(share);
     work.step(bytes, Outcome::New);
     Ok(())

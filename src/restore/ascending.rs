@@ -7,15 +7,15 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 
+use crate::budget::Share;
 use crate::cancel::{Cancel, interrupted};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Plan};
 use crate::progress::Outcome;
-use crate::reading::budget::{Share, fetch_bytes};
-use crate::repo::chunks::ChunkBuffers;
-use crate::restore::Work;
+use crate::reading::budget::fetch_bytes;
 use crate::restore::any::pieces;
+use crate::restore::fill::Work;
 
 /// Pieces that may wait for their turn.
 const QUEUE_LEN_MAX: usize = 4096;
@@ -24,7 +24,7 @@ const QUEUE_LEN_MAX: usize = 4096;
 ///
 /// A chunk that belongs at several offsets is fetched once where the memory in flight reaches from one to the next,
 /// otherwise again.
-pub(crate) async fn carry_out(
+pub(super) async fn carry_out(
     work: &Arc<Work>,
     plans: &mut mpsc::Receiver<Result<Plan>>,
     cancel: &mut Cancel,
@@ -57,7 +57,7 @@ struct Slot {
 }
 
 struct Loaded {
-    buffers: ChunkBuffers,
+    plain: Vec<u8>,
     _share: Share,
 }
 
@@ -112,8 +112,8 @@ impl Line {
         self.slots.insert(action, Slot { queued: 1, loaded: None });
         let work = Arc::clone(&self.work);
         self.tasks.spawn(async move {
-            let buffers = work.fetch(&fetch).await?;
-            Ok((action, Loaded { buffers, _share: share }))
+            let plain = work.fetch(&fetch).await?;
+            Ok((action, Loaded { plain, _share: share }))
         });
         Ok(())
     }
@@ -135,9 +135,9 @@ impl Line {
             }
             Some(Piece::Chunk(action, offset)) => {
                 let loaded = self.loaded(action, cancel).await?;
-                let bytes = loaded.buffers.plain.len() as u64;
+                let bytes = loaded.plain.len() as u64;
                 let loaded = write(cancel, move || {
-                    sink.write_at(offset, &loaded.buffers.plain)?;
+                    sink.write_at(offset, &loaded.plain)?;
                     Ok(loaded)
                 })
                 .await?;
@@ -149,7 +149,7 @@ impl Line {
                     }
                     _ => {
                         self.slots.remove(&action);
-                        work.buffers.give(loaded.buffers);
+                        work.budget.give_back(loaded.plain);
                     }
                 }
                 Ok(())

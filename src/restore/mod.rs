@@ -6,44 +6,35 @@
 
 mod any;
 mod ascending;
-pub mod instant;
-mod planner;
+pub(crate) mod fill;
+pub(crate) mod planner;
 mod proof;
 pub mod rewind;
 
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
 
+use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::cpu;
-use crate::error::{Context, Error, Result};
-use crate::format::CLOSURE_LEN_MAX;
-use crate::format::page::ObjectRef;
-use crate::plan::restore::{Fetch, Totals};
+use crate::error::{Context, Result};
+use crate::plan::restore::Totals;
 use crate::progress::{Outcome, Progress, Step};
-use crate::reading::budget::{Budget, Buffers};
+use crate::reading::changes::Changes;
 use crate::reading::explained;
+use crate::reading::local::LocalReader;
 use crate::repo::Project;
-use crate::repo::chunks::ChunkBuffers;
-use crate::repo::log::SnapshotEntry;
-use crate::restore::planner::{Planned, Planner};
+use crate::repo::history::SnapshotEntry;
+use crate::restore::fill::fill;
+use crate::restore::planner::{Found, Planned, Planner};
 use crate::restore::rewind::Rewind;
-use crate::sink::{Existing, Order, Sink};
+use crate::sink::{Existing, Sink};
 use crate::store::Ledger;
 
 /// Memory in flight unless asked otherwise: more than 16 chunks of 4 MiB, sealed and plain.
 pub const INFLIGHT_BYTES_DEFAULT: u64 = 96 << 20;
-
-/// Chunks of a local store that are read and decoded at once, for each thread that decodes. It answers at once, so more of them
-/// would only wait for their turn, and be gone from the CPU's cache when it comes: a restore takes 7 % longer.
-const LOCAL_CHUNKS_PER_THREAD: usize = 3;
 
 /// How a restore is done.
 #[derive(Debug, Clone)]
@@ -54,13 +45,8 @@ pub struct RestoreOptions {
     pub trust_blank: bool,
     /// Whether what the target holds is read, so that only what differs is fetched. Otherwise everything is.
     pub compare: bool,
-    /// A snapshot that the target is known to hold: only what differs from it is fetched, by the pages of both, and the
-    /// target is not read. Beyond that snapshot's end the target reads as zeros.
-    pub since: Option<SnapshotEntry>,
     /// What is known of the target without reading it; only where it is compared.
     pub rewind: Option<Rewind>,
-    /// What it is called in messages: an export is a restore into another format.
-    pub doing: &'static str,
     /// Whether all of the target is read again and held against the manifest, before it counts as whole.
     pub verify: bool,
 }
@@ -71,9 +57,7 @@ impl Default for RestoreOptions {
             inflight_bytes: INFLIGHT_BYTES_DEFAULT,
             trust_blank: true,
             compare: true,
-            since: None,
             rewind: None,
-            doing: "restore",
             verify: false,
         }
     }
@@ -120,53 +104,28 @@ pub async fn run(
     cancel: Cancel,
 ) -> Result<RestoreReport> {
     let (started, mut cancel) = (Started::now(project), cancel);
-    let planner = Planner::new(project, snapshot, sink.existing(), &options, &*progress, &cancel).await?;
-    if planner.distrusts_target() {
-        let sink = Arc::clone(&sink);
-        cpu::block(move || sink.distrust()).await.context(format!("{} {}", options.doing, name(snapshot)))?;
-    }
+    let budget = Budget::new(options.inflight_bytes);
+    let (found, rewound_from) =
+        look(project, snapshot, sink.existing(), &options, (&budget, &*progress)).await?;
+    let planner = Planner::new(project, snapshot, found, budget.clone(), &cancel)?;
     progress.phase("restore", Some(snapshot.snapshot.size_bytes));
-    let work = Arc::new(Work {
-        project: project.clone(),
-        sink: Arc::clone(&sink),
-        budget: planner.budget.clone(),
-        buffers: Arc::clone(&planner.buffers),
-        progress: Arc::clone(&progress),
-        blank: planner.target_is_blank(),
-        luks: AtomicBool::new(false),
-        ahead: Semaphore::new(chunks_ahead_max(project)),
-    });
-    let (sender, mut plans) = mpsc::channel(1);
-    // Dropped with this function, whatever ends it.
-    let mut planning = JoinSet::new();
-    planning.spawn(planner.send(sender));
-    let order = sink.order();
-    let done = match order {
-        Order::Any => any::carry_out(&work, &mut plans, &mut cancel).await,
-        Order::Ascending => ascending::carry_out(&work, &mut plans, &mut cancel).await,
+    let planned = match fill(planner, Arc::clone(&sink), Arc::clone(&progress), &mut cancel).await {
+        Ok(planned) => planned,
+        Err(error) => {
+            let error = explained(project, snapshot, error).await;
+            return Err(error.context(format!("restore {}", snapshot.name())));
+        }
     };
-    if let Err(error) = done {
-        return Err(explained(project, snapshot, error).await.context(format!(
-            "{} {}",
-            options.doing,
-            name(snapshot)
-        )));
-    }
-    let planned = match planning.join_next().await {
-        Some(Ok(planned)) => planned,
-        _ => return Err(Error::internal("the planning task failed")),
-    };
-    cancel.check()?;
     let verified_bytes = match options.verify {
         true => Some(
-            proof::check(&work, snapshot, &mut cancel)
+            proof::check(project, snapshot, &sink, (budget, &*progress), &mut cancel)
                 .await
-                .context(format!("verify what was restored of {}", name(snapshot)))?,
+                .context(format!("verify what was restored of {}", snapshot.name()))?,
         ),
         false => None,
     };
-    cpu::block(move || sink.finish()).await.context(format!("{} {}", options.doing, name(snapshot)))?;
-    Ok(RestoreReport { verified_bytes, ..started.report(project, snapshot, &planned, false) })
+    cpu::block(move || sink.finish()).await.context(format!("restore {}", snapshot.name()))?;
+    Ok(RestoreReport { rewound_from, verified_bytes, ..started.report(project, snapshot, &planned) })
 }
 
 /// Finds out what a restore would do. `existing` is what the target holds; it is read, never written.
@@ -179,7 +138,9 @@ pub async fn plan(
     cancel: Cancel,
 ) -> Result<RestoreReport> {
     let started = Started::now(project);
-    let mut planner = Planner::new(project, snapshot, existing, &options, &*progress, &cancel).await?;
+    let budget = Budget::new(options.inflight_bytes);
+    let (found, rewound_from) = look(project, snapshot, existing, &options, (&budget, &*progress)).await?;
+    let mut planner = Planner::new(project, snapshot, found, budget.clone(), &cancel)?;
     progress.phase("plan", Some(snapshot.snapshot.size_bytes));
     let mut totals = Totals::default();
     loop {
@@ -188,7 +149,7 @@ pub async fn plan(
             Ok(Some(plan)) => plan,
             Err(error) => {
                 let error = explained(project, snapshot, error).await;
-                return Err(error.context(format!("plan {}", name(snapshot))));
+                return Err(error.context(format!("plan {}", snapshot.name())));
             }
         };
         let done = plan.totals;
@@ -201,31 +162,52 @@ pub async fn plan(
         }
         totals += done;
     }
-    Ok(started.report(project, snapshot, &planner.planned(totals), true))
+    let planned = planner.planned(totals);
+    Ok(RestoreReport { dry_run: true, rewound_from, ..started.report(project, snapshot, &planned) })
 }
 
-/// `volume@sequence`, as a user names a snapshot.
-pub(crate) fn name(snapshot: &SnapshotEntry) -> String {
-    format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence)
+/// What the target holds, as far as that is known without reading all of it, and the backup that told.
+async fn look(
+    project: &Project,
+    snapshot: &SnapshotEntry,
+    existing: Existing,
+    options: &RestoreOptions,
+    (budget, progress): (&Budget, &dyn Progress),
+) -> Result<(Found, Option<u32>)> {
+    match existing {
+        Existing::Blank if options.trust_blank => Ok((Found::Blank, None)),
+        Existing::Content(content) if options.compare => {
+            let content = LocalReader::new(project.clone(), content, budget.clone());
+            let rewind = options.rewind.as_ref();
+            match rewind::plan(&content, snapshot, rewind, progress).await? {
+                Some((base, spans)) => {
+                    let changes = Changes::between(project, Some(base), &snapshot.snapshot)?;
+                    let found = Found::Since(changes.written_since(content, spans));
+                    Ok((found, Some(base.sequence.0)))
+                }
+                None => Ok((Found::Content(content), None)),
+            }
+        }
+        Existing::Blank | Existing::Nothing | Existing::Content(_) => Ok((Found::Nothing, None)),
+    }
 }
 
 /// When it began and what the store had been asked by then.
-struct Started {
+pub(crate) struct Started {
     at: Instant,
     ledger: Ledger,
 }
 
 impl Started {
-    fn now(project: &Project) -> Self {
+    pub(crate) fn now(project: &Project) -> Self {
         Self { at: Instant::now(), ledger: project.repository().store.ledger() }
     }
 
-    fn report(
+    pub(crate) fn report(
         &self,
         project: &Project,
         snapshot: &SnapshotEntry,
         planned: &Planned,
-        dry_run: bool,
     ) -> RestoreReport {
         let ledger = project.repository().store.ledger() - self.ledger;
         RestoreReport {
@@ -233,84 +215,16 @@ impl Started {
             sequence: snapshot.snapshot.sequence.0,
             snapshot_id: snapshot.snapshot_id.to_string(),
             size_bytes: snapshot.snapshot.size_bytes,
-            dry_run,
+            dry_run: false,
             totals: planned.totals,
             target_read_bytes: planned.target_read_bytes,
-            rewound_from: planned.rewound_from,
+            rewound_from: None,
             verified_bytes: None,
             downloaded_bytes: ledger.downloaded_bytes,
             requests: ledger.requests(),
             ledger,
             seconds: self.at.elapsed().as_secs_f64(),
         }
-    }
-}
-
-/// What all tasks of a restore share.
-pub(crate) struct Work {
-    project: Project,
-    sink: Arc<dyn Sink>,
-    budget: Budget,
-    buffers: Arc<Buffers>,
-    progress: Arc<dyn Progress>,
-    /// Whether the target reads as zeros everywhere, so that zeros need not be written.
-    blank: bool,
-    /// Whether it is a LUKS volume, as its first chunk shows; that is fetched before all others.
-    luks: AtomicBool,
-    /// For each chunk from before its objects are read until it is decoded.
-    ahead: Semaphore,
-}
-
-fn chunks_ahead_max(project: &Project) -> usize {
-    match project.repository().store.is_local() {
-        true => LOCAL_CHUNKS_PER_THREAD * cpu::threads(),
-        false => Semaphore::MAX_PERMITS,
-    }
-}
-
-impl Work {
-    /// Fetches a chunk with all it needs, and decodes it. The caller holds the memory that this takes.
-    async fn fetch(&self, fetch: &Fetch) -> Result<ChunkBuffers> {
-        let at = fetch.offsets_bytes.first().copied().unwrap_or_default();
-        let chunk = || match fetch.chunk.id() {
-            Some(id) => format!("chunk {id} at offset {at}"),
-            None => format!("zeros at offset {at}"),
-        };
-        self.open(fetch).await.map_err(|e| {
-            let e = e.context(chunk());
-            match e.help_text() {
-                Some(_) => e,
-                None => e.help("nothing wrong was written; run the same command again to go on from here"),
-            }
-        })
-    }
-
-    async fn open(&self, fetch: &Fetch) -> Result<ChunkBuffers> {
-        let _ahead =
-            self.ahead.acquire().await.map_err(|_| Error::internal("nobody reads ahead any more"))?;
-        let objects: Vec<ObjectRef> = fetch.chunk.objects().copied().collect();
-        let bodies: Vec<_> = stream::iter(objects.clone())
-            .map(|object| self.project.get_chunk_object(object))
-            .buffered(CLOSURE_LEN_MAX + 1)
-            .try_collect()
-            .await?;
-        let (project, len_bytes, pool) = (self.project.clone(), fetch.len_bytes, Arc::clone(&self.buffers));
-        cpu::run(move || {
-            // Taken here and not sooner: the fewer buffers go around, the more of them the CPU's cache holds.
-            let mut buffers = pool.take();
-            project.open_chunk_into(&objects, &bodies, len_bytes, &mut buffers)?;
-            Ok(buffers)
-        })
-        .await
-    }
-
-    fn step(&self, bytes: u64, outcome: Outcome) {
-        let chunks = bytes.div_ceil(u64::from(self.project.chunk_size_bytes()));
-        self.progress.step(Step { bytes, chunks, outcome });
-    }
-
-    fn kept(&self, range_bytes: &Range<u64>) {
-        self.step(range_bytes.end - range_bytes.start, Outcome::Known);
     }
 }
 

@@ -1,32 +1,25 @@
 //! Plans one window after the other, ahead of who carries the plans out.
 
-use std::sync::Arc;
-
 use tokio::sync::mpsc;
 
+use crate::budget::Budget;
 use crate::cancel::{Cancel, interrupted};
 use crate::error::Result;
 use crate::plan::restore::{Plan, Target, Totals, plan as plan_window};
-use crate::progress::Progress;
-use crate::reading::budget::{Budget, Buffers};
 use crate::reading::changes::Changes;
 use crate::reading::check_chunk_size;
 use crate::reading::local::LocalReader;
-use crate::reading::windows::Windows;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
-use crate::repo::manifest::Manifest;
-use crate::restore::{RestoreOptions, rewind};
-use crate::sink::Existing;
-use crate::source::ReadAt;
+use crate::repo::history::SnapshotEntry;
+use crate::repo::walk::{Reading, Tree, Walk};
+use crate::repo::windows::{Part, Windows};
 
 pub(crate) struct Planner {
-    windows: Windows,
-    target: Found,
+    pub(crate) project: Project,
     pub(crate) budget: Budget,
-    pub(crate) buffers: Arc<Buffers>,
+    windows: Windows<Reading>,
+    target: Found,
     cancel: Cancel,
-    rewound_from: Option<u32>,
 }
 
 /// What was planned, all in all.
@@ -34,12 +27,10 @@ pub(crate) struct Planned {
     pub(crate) totals: Totals,
     /// Bytes of the target that were read to find out what it holds.
     pub(crate) target_read_bytes: u64,
-    /// The backup that told what else it holds.
-    pub(crate) rewound_from: Option<u32>,
 }
 
 /// What the target is.
-enum Found {
+pub(crate) enum Found {
     Blank,
     Nothing,
     /// What another snapshot says, page by page, but for what was written since.
@@ -48,44 +39,20 @@ enum Found {
 }
 
 impl Planner {
-    pub(crate) async fn new(
+    pub(crate) fn new(
         project: &Project,
         snapshot: &SnapshotEntry,
-        existing: Existing,
-        options: &RestoreOptions,
-        progress: &dyn Progress,
+        target: Found,
+        budget: Budget,
         cancel: &Cancel,
     ) -> Result<Self> {
         check_chunk_size(project, &snapshot.snapshot)?;
-        let budget = Budget::new(options.inflight_bytes);
-        let buffers = Arc::new(Buffers::new(options.inflight_bytes, project.chunk_size_bytes()));
-        let reader = |reader: Arc<dyn ReadAt>| {
-            LocalReader::new(project.clone(), reader, budget.clone(), Arc::clone(&buffers))
+        let walk = Walk::over(Reading(project.clone()), Tree::of(&snapshot.snapshot)?);
+        let windows = match target {
+            Found::Content(_) => Windows::compared(walk),
+            _ => Windows::new(walk),
         };
-        let mut rewound_from = None;
-        let target = match existing {
-            _ if options.since.is_some() => {
-                let since = options.since.as_ref().map(|since| &since.snapshot);
-                Found::Since(Changes::between(project, since, &snapshot.snapshot)?)
-            }
-            Existing::Blank if options.trust_blank => Found::Blank,
-            Existing::Content(content) if options.compare => {
-                let content = reader(content);
-                let rewind = options.rewind.as_ref();
-                match rewind::plan(&content, snapshot, rewind, progress).await? {
-                    Some((base, spans)) => {
-                        rewound_from = Some(base.sequence.0);
-                        let changes = Changes::between(project, Some(base), &snapshot.snapshot)?;
-                        Found::Since(changes.written_since(content, spans))
-                    }
-                    None => Found::Content(content),
-                }
-            }
-            Existing::Blank | Existing::Nothing | Existing::Content(_) => Found::Nothing,
-        };
-        let compared = matches!(target, Found::Content(_));
-        let windows = Windows::new(Manifest::of(project, &snapshot.snapshot)?, compared);
-        Ok(Self { windows, target, budget, buffers, cancel: cancel.clone(), rewound_from })
+        Ok(Self { project: project.clone(), budget, windows, target, cancel: cancel.clone() })
     }
 
     /// Whether the target's own account of what it holds is not relied upon.
@@ -115,7 +82,7 @@ impl Planner {
     }
 
     async fn plan_window(&mut self) -> Result<Option<Plan>> {
-        let Some(window) = self.windows.next().await? else { return Ok(None) };
+        let Some(Part { window, .. }) = self.windows.next().await? else { return Ok(None) };
         let locals;
         let target = match &self.target {
             Found::Blank => Target::Blank,
@@ -134,7 +101,7 @@ impl Planner {
             Found::Since(changes) => changes.read_bytes(),
             Found::Content(reader) => reader.read_bytes(),
         };
-        Planned { totals, target_read_bytes, rewound_from: self.rewound_from }
+        Planned { totals, target_read_bytes }
     }
 
     /// Plans ahead of who carries the plans out, and ends when nobody does any more.

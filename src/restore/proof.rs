@@ -3,52 +3,40 @@
 
 use std::sync::Arc;
 
-use crate::cancel::{Cancel, interrupted};
+use crate::budget::Budget;
+use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::plan::restore::Local;
-use crate::progress::{Outcome, Step};
+use crate::progress::Progress;
+use crate::reading::compare::compare;
 use crate::reading::local::LocalReader;
-use crate::reading::windows::Windows;
-use crate::repo::log::SnapshotEntry;
-use crate::repo::manifest::Manifest;
-use crate::restore::Work;
-use crate::units::ChunkIndex;
+use crate::repo::Project;
+use crate::repo::history::SnapshotEntry;
+use crate::sink::Sink;
 
 /// How many bytes were read again, and are the snapshot's: all of it.
 ///
 /// # Errors
 /// `Corrupt` where the target is not the snapshot.
-pub(crate) async fn check(work: &Work, snapshot: &SnapshotEntry, cancel: &mut Cancel) -> Result<u64> {
-    let sink = Arc::clone(&work.sink);
+pub(crate) async fn check(
+    project: &Project,
+    snapshot: &SnapshotEntry,
+    sink: &Arc<dyn Sink>,
+    (budget, progress): (Budget, &dyn Progress),
+    cancel: &mut Cancel,
+) -> Result<u64> {
+    let sink = Arc::clone(sink);
     let reader = cpu::block(move || sink.read_back()).await?;
     let (size_bytes, found_bytes) = (snapshot.snapshot.size_bytes, reader.size_bytes());
     if found_bytes < size_bytes {
         return Err(differs(format!("it ends at {found_bytes} of {size_bytes} bytes")));
     }
-    work.progress.phase("verify", Some(size_bytes));
-    let (project, budget, buffers) = (work.project.clone(), work.budget.clone(), Arc::clone(&work.buffers));
-    let local = LocalReader::new(project, reader, budget, buffers);
-    let mut windows = Windows::new(Manifest::of(&work.project, &snapshot.snapshot)?, true);
-    while let Some(window) = windows.next().await? {
-        let found = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Err(interrupted()),
-            found = local.look(&window) => found?,
-        };
-        for (index, found) in window.chunks().map(ChunkIndex).zip(found) {
-            if found != window.get(index).id().map_or(Local::Zero, Local::Content) {
-                let at = window.geometry().offset_bytes(index);
-                return Err(differs(format!("at offset {at} it holds something else")));
-            }
-        }
-        let (range, chunks) = (window.range_bytes(), window.chunks());
-        work.progress.step(Step {
-            bytes: range.end - range.start,
-            chunks: chunks.end - chunks.start,
-            outcome: Outcome::Known,
-        });
-    }
+    progress.phase("verify", Some(size_bytes));
+    let local = LocalReader::new(project.clone(), reader, budget);
+    let mut found = |range: std::ops::Range<u64>| {
+        Err(differs(format!("at offset {} it holds something else", range.start)))
+    };
+    compare(&local, &snapshot.snapshot, progress, cancel, &mut found).await?;
     Ok(local.read_bytes())
 }
 

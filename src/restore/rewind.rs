@@ -16,7 +16,7 @@ use crate::progress::Progress;
 use crate::reading::local::LocalReader;
 use crate::reading::sample;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::repo::manifest::Manifest;
 use crate::source::{Content, Extent, Head, Since};
 use crate::units::{ChunkIndex, Geometry};
@@ -35,11 +35,11 @@ pub async fn find(
     snapshot: &SnapshotEntry,
     head: Arc<dyn Head>,
 ) -> Result<std::result::Result<Rewind, String>> {
-    let catalog = project.confirmed_catalog().await?;
+    let catalog = project.volumes().confirmed().await?;
     let Some(volume) = catalog.by_number(snapshot.snapshot.volume) else {
         return Ok(Err("the volume is not in the catalog".to_owned()));
     };
-    let backups = match project.snapshots(volume).await {
+    let backups = match project.history(volume).snapshots().await {
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             return Ok(Err(format!("the volume's backups cannot all be read: {error}")));
         }

@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::cancel;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::format::names::ContentName;
-use crate::format::page::PageRef;
+use crate::format::page::{ObjectRef, PageRef};
 use crate::progress::Silent;
+use crate::sink::Order;
 use crate::sink::pipe::PipeSink;
 use crate::sink::raw_file::{PARTIAL_SUFFIX, RawFileSink};
 use crate::testing::{Bench, CHUNK, MemorySink, Random};
@@ -371,14 +372,14 @@ async fn ten_thousand_flips_in_chunks_are_all_found() {
         let objects: Vec<ObjectRef> = refs[1].objects().copied().collect();
         let mut bodies = Vec::new();
         for object in &objects {
-            bodies.push(bench.project.get_chunk_object(*object).await.expect("there"));
+            bodies.push(bench.project.content().get_chunk_object(*object).await.expect("there"));
         }
-        let mut buffers = ChunkBuffers::default();
-        let open = |bodies: &[bytes::Bytes], buffers: &mut ChunkBuffers| {
-            bench.project.open_chunk_into(&objects, bodies, CHUNK, buffers)
+        let mut plain = Vec::new();
+        let open = |bodies: &[bytes::Bytes], plain: &mut Vec<u8>| {
+            bench.project.content().open_chunk_into(&objects, bodies, CHUNK, plain)
         };
-        open(&bodies, &mut buffers).expect("good");
-        assert_eq!(buffers.plain, plains[1]);
+        open(&bodies, &mut plain).expect("good");
+        assert_eq!(plain, plains[1]);
         for _ in 0..5000 {
             let which = random.below(2);
             let mut hurt = bodies[which].to_vec();
@@ -387,7 +388,7 @@ async fn ten_thousand_flips_in_chunks_are_all_found() {
             let mut all = bodies.clone();
             all[which] = hurt.into();
             // The checksum itself is not looked at where there is a stronger one.
-            let found = open(&all, &mut buffers).is_err();
+            let found = open(&all, &mut plain).is_err();
             let in_checksum = (96..128).contains(&at);
             assert!(found || (encrypted && in_checksum), "byte {at} of object {which}");
         }
@@ -420,7 +421,7 @@ async fn no_flipped_byte_of_metadata_restores_a_wrong_one() {
 /// What one command does: opens the repository, finds the snapshot, restores it.
 async fn from_scratch(bench: &Bench, sink: &Arc<MemorySink>) -> Result<RestoreReport> {
     let project = bench.reopened().await?;
-    let snapshot = project.find_snapshot("v").await?;
+    let snapshot = project.volumes().snapshot("v").await?;
     if snapshot.snapshot.size_bytes != sink.content().len() as u64 {
         return Err(Error::corrupt("another size"));
     }

@@ -25,7 +25,7 @@ use super::Shelf;
 use crate::error::{Error, Result};
 use crate::qcow2::{Compression, Internal, Layout, Tables, ZERO, encode, snapshot_table};
 use crate::reading::snapshot::SnapshotReader;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 
 /// Most snapshots in one file, the image among them.
 pub const IMAGES_MAX: usize = 101;

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::error::Result;
 use crate::reading::snapshot::{SnapshotReader, Snapshots};
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 
 /// Volumes whose logs are read at once.
 const VOLUMES_INFLIGHT_MAX: usize = 8;
@@ -32,9 +32,9 @@ pub struct Shelf {
 impl Shelf {
     /// All snapshots of a project. `memory_bytes` bounds the chunks in memory, see [`Snapshots::new`].
     pub async fn of_project(project: &Project, memory_bytes: u64) -> Result<Self> {
-        let catalog = project.confirmed_catalog().await?;
+        let catalog = project.volumes().confirmed().await?;
         let found: Vec<Vec<SnapshotEntry>> = stream::iter(catalog.entries())
-            .map(|volume| project.snapshots(volume))
+            .map(|volume| project.history(volume).snapshots())
             .buffered(VOLUMES_INFLIGHT_MAX)
             .try_collect()
             .await?;

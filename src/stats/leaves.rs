@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::convert::Infallible;
 
 use crate::error::{Error, Result};
 use crate::format::names::ContentName;
-use crate::format::page::{ObjectRef, REFS_PER_PAGE, count_of_page};
-use crate::repo::manifest::Manifest;
+use crate::format::page::{Page, REFS_PER_PAGE};
+use crate::repo::Project;
+use crate::repo::walk::{Node, Tree, Walk, Walker};
 use crate::stats::tally::Owner;
-use crate::units::ChunkIndex;
+use crate::units::{ChunkIndex, Geometry};
 
 /// Distinct pages that are remembered over all volumes (about 250 MiB): leaves for 8 PiB at 4 MiB a chunk.
 const PAGES_MAX: usize = 1 << 21;
-const FANOUT: u64 = REFS_PER_PAGE as u64;
 
 /// A leaf that is the same wherever it stands. At the end of a volume it may stand for fewer bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,57 +47,61 @@ impl Pages {
     }
 
     /// Adds the pages of a snapshot. Pages above the leaves, which volumes beyond 1,024² chunks have, are read.
-    pub(super) async fn add(&mut self, manifest: &Manifest, snapshot: u32) -> Result<()> {
-        let owner = Owner::One(snapshot);
-        let root_level = manifest.root().level;
-        let mut number = 0;
-        // The page of each level that the last leaf lay below.
-        let mut above: Vec<Option<u64>> = vec![None; usize::from(root_level)];
-        while number < manifest.leaf_count() {
-            let zeros = manifest.zero_leaves_at(number).await?;
-            if zeros > 0 {
-                number += zeros;
-                continue;
-            }
-            for (level, last) in (0..root_level).zip(&mut above).skip(1) {
-                let page = number / FANOUT.pow(u32::from(level));
-                if last.replace(page) != Some(page)
-                    && let Some(object) = manifest.page_ref(level, page).await?.object()
-                {
-                    self.add_upper(object, owner);
-                }
-            }
-            if let Some(object) = manifest.leaf_ref(number).await?.object() {
-                self.add_leaf(manifest, number, object, owner)?;
-            }
-            number += 1;
-        }
+    pub(super) async fn add(&mut self, project: &Project, tree: Tree, snapshot: u32) -> Result<()> {
+        let (geometry, owner) = (tree.geometry(), Owner::One(snapshot));
+        let mut walk = Walk::over(Adding { pages: self, project, geometry, owner }, tree);
+        while walk.next().await?.is_some() {}
         Ok(())
     }
+}
 
-    fn add_upper(&mut self, object: &ObjectRef, owner: Owner) {
-        let known = self.upper.entry(object.name).or_insert((object.sealed_len_bytes, owner));
-        known.1 = known.1.and(owner);
+/// Adds what it comes to.
+struct Adding<'a> {
+    pages: &'a mut Pages,
+    project: &'a Project,
+    geometry: Geometry,
+    owner: Owner,
+}
+
+impl Walker for Adding<'_> {
+    type Flaw = Infallible;
+
+    fn enters(&mut self, node: &Node) -> bool {
+        match node.level {
+            0 => self.add_leaf(node),
+            _ => self.add_upper(node),
+        }
+        node.level > 0
     }
 
-    fn add_leaf(&mut self, manifest: &Manifest, number: u64, object: &ObjectRef, owner: Owner) -> Result<()> {
-        let geometry = manifest.geometry();
-        let count = count_of_page(geometry.chunk_count(), 0, number);
-        let last = ChunkIndex((number * FANOUT + count as u64).saturating_sub(1));
+    async fn read(&self, node: &Node) -> Result<std::result::Result<Page, Infallible>> {
+        self.project.content().read_page(&node.object, node.level, node.count).await.map(Ok)
+    }
+}
+
+impl Adding<'_> {
+    fn add_upper(&mut self, node: &Node) {
+        let new = (node.object.sealed_len_bytes, self.owner);
+        let known = self.pages.upper.entry(node.object.name).or_insert(new);
+        known.1 = known.1.and(self.owner);
+    }
+
+    fn add_leaf(&mut self, node: &Node) {
+        let (object, geometry) = (&node.object, self.geometry);
+        let last = ChunkIndex((node.number * REFS_PER_PAGE as u64 + node.count as u64).saturating_sub(1));
         let short_bytes = geometry.chunk_size_bytes.saturating_sub(geometry.chunk_len_bytes(last));
-        match self.leaves.entry(LeafKey { name: object.name, short_bytes }) {
+        match self.pages.leaves.entry(LeafKey { name: object.name, short_bytes }) {
             Entry::Occupied(mut known) => {
                 let known = known.get_mut();
                 known.times += 1;
-                known.owner = known.owner.and(owner);
+                known.owner = known.owner.and(self.owner);
             }
             Entry::Vacant(slot) => {
                 // A page has 1,024 refs at most.
-                let count = u16::try_from(count).map_err(|_| Error::internal("a page of too many refs"))?;
+                let (count, owner) = (node.count as u16, self.owner);
                 slot.insert(Leaf { sealed_len_bytes: object.sealed_len_bytes, count, times: 1, owner });
             }
         }
-        Ok(())
     }
 }
 

@@ -21,8 +21,8 @@ use crate::format::page::{ObjectRef, Page, PageRef};
 use crate::format::record::VolumeRecord;
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
-use crate::repo::manifest::Manifest;
+use crate::repo::history::SnapshotEntry;
+use crate::repo::walk::Tree;
 use crate::stats::leaves::{Leaf, LeafKey, Pages, check_count};
 use crate::stats::tally::{Object, Owner, Role, Tally, fingerprint};
 use crate::store::Ledger;
@@ -214,7 +214,7 @@ struct Survey<'a> {
 impl Survey<'_> {
     /// Reads the logs, and what stands above the leaves.
     async fn volumes(&self, options: &StatsOptions) -> Result<Vec<Surveyed>> {
-        let catalog = self.project.confirmed_catalog().await?;
+        let catalog = self.project.volumes().confirmed().await?;
         for name in &options.volumes {
             if catalog.by_name(name).is_none() {
                 return Err(Error::not_found(format!(
@@ -230,9 +230,12 @@ impl Survey<'_> {
         let mut entries: Vec<&VolumeRecord> =
             catalog.entries().iter().filter(|v| options.snapshots || chosen(v)).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut logs = stream::iter(entries)
-            .map(|volume| async move { Ok::<_, Error>((volume, self.project.snapshots(volume).await?)) })
-            .buffered(VOLUMES_INFLIGHT_MAX);
+        let mut logs =
+            stream::iter(entries)
+                .map(|volume| async move {
+                    Ok::<_, Error>((volume, self.project.history(volume).snapshots().await?))
+                })
+                .buffered(VOLUMES_INFLIGHT_MAX);
         let (mut volumes, mut next_place, mut pages) = (Vec::new(), 0, 0);
         while let Some((volume, snapshots)) = logs.try_next().await? {
             let surveyed = self.volume(volume, &snapshots, (chosen(volume), next_place)).await?;
@@ -260,8 +263,8 @@ impl Survey<'_> {
         };
         for (place, entry) in (first_place..).zip(snapshots) {
             self.cancel.check()?;
-            let manifest = Manifest::of(self.project, &entry.snapshot)?;
-            surveyed.pages.add(&manifest, place).await.map_err(unreadable)?;
+            let tree = Tree::of(&entry.snapshot)?;
+            surveyed.pages.add(self.project, tree, place).await.map_err(unreadable)?;
             check_count(surveyed.pages.len())?;
             surveyed.usage.add_snapshot(entry.snapshot.size_bytes);
             surveyed.snapshots.push(snapshot_stats(entry));
@@ -313,7 +316,7 @@ impl Survey<'_> {
 
     async fn read(&self, key: &LeafKey, leaf: &Leaf) -> Result<Page> {
         let object = ObjectRef { name: key.name, sealed_len_bytes: leaf.sealed_len_bytes };
-        self.project.read_page(&object, 0, usize::from(leaf.count)).await.map_err(unreadable)
+        self.project.content().read_page(&object, 0, usize::from(leaf.count)).await.map_err(unreadable)
     }
 
     /// Length of a leaf's chunk; of the last one of a volume it may be less.

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::format::names::ContentName;
 use crate::progress::Silent;
+use crate::repo::manifest::Manifest;
 use crate::repo::notes::Noted;
 use crate::testing::{Bench, CHUNK, Random};
 use crate::units::ChunkIndex;
@@ -156,10 +157,10 @@ async fn pages_above_the_leaves_count() {
 
 async fn check_all(bench: &Bench, context: &str) {
     let report = stats(bench, &[], true).await;
-    let catalog = bench.project.confirmed_catalog().await.expect("a catalog");
+    let catalog = bench.project.volumes().confirmed().await.expect("a catalog");
     let mut all = BTreeMap::new();
     for volume in catalog.entries() {
-        for entry in bench.project.snapshots(volume).await.expect("a log") {
+        for entry in bench.project.history(volume).snapshots().await.expect("a log") {
             let key = (volume.name.clone(), entry.snapshot.sequence.0);
             all.insert(key, Needs::of(&bench.project, &entry).await);
         }
@@ -204,7 +205,7 @@ async fn forgetting_a_snapshot_frees_what_was_said() {
         let Some(volume) = before.volumes.iter().find(|v| !v.snapshots.is_empty()) else { break };
         let snapshot = &volume.snapshots[0];
         let entry = bench.find(&format!("{}@{}", volume.volume, snapshot.sequence)).await;
-        bench.project.forget(&Noted::from(&entry)).await.expect("forgotten");
+        bench.project.notes().forget(&Noted::from(&entry)).await.expect("forgotten");
         let after = stats(&bench, &[], true).await;
         assert_eq!(before.total.stored_bytes - after.total.stored_bytes, snapshot.freed_bytes);
     }

@@ -5,18 +5,15 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::cancel::{Cancel, interrupted};
+use crate::budget::Budget;
+use crate::cancel::Cancel;
 use crate::error::Result;
-use crate::plan::restore::Local;
-use crate::progress::{Outcome, Progress, Step};
-use crate::reading::budget::{Budget, Buffers};
+use crate::progress::Progress;
+use crate::reading::compare::compare;
 use crate::reading::local::LocalReader;
-use crate::reading::windows::Windows;
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
-use crate::repo::manifest::Manifest;
+use crate::repo::history::SnapshotEntry;
 use crate::source::ReadAt;
-use crate::units::ChunkIndex;
 use crate::verify::report::{ByteRange, merge};
 
 /// Differing ranges that are listed; more are counted.
@@ -81,37 +78,16 @@ pub async fn against(
     progress.phase("compare", Some(size_bytes));
     let budget = Budget::new(inflight_bytes);
     let other_size_bytes = reader.size_bytes();
-    let buffers = Arc::new(Buffers::new(inflight_bytes, project.chunk_size_bytes()));
-    let local = LocalReader::new(project.clone(), reader, budget, buffers);
-    let mut windows = Windows::new(Manifest::of(project, &snapshot.snapshot)?, true);
-    while let Some(window) = windows.next().await? {
-        let found = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Err(interrupted()),
-            found = local.look(&window) => found?,
-        };
-        for (index, found) in window.chunks().map(ChunkIndex).zip(found) {
-            let same = match (window.get(index).id(), found) {
-                (None, Local::Zero) => true,
-                (Some(id), Local::Content(found)) => id == found,
-                _ => false,
-            };
-            let mut range = window.geometry().range_bytes(index);
-            // What the other does not have is counted below, once.
-            range.end = range.end.min(other_size_bytes.max(range.start));
-            if !same && !range.is_empty() {
-                report.differs(range.into());
-            }
+    let local = LocalReader::new(project.clone(), reader, budget);
+    let mut differs = |mut range: std::ops::Range<u64>| {
+        // What the other does not have is counted below, once.
+        range.end = range.end.min(other_size_bytes.max(range.start));
+        if !range.is_empty() {
+            report.differs(range.into());
         }
-        let range = window.range_bytes();
-        let chunks = window.chunks();
-        let step = Step {
-            bytes: range.end - range.start,
-            chunks: chunks.end - chunks.start,
-            outcome: Outcome::Known,
-        };
-        progress.step(step);
-    }
+        Ok(())
+    };
+    compare(&local, &snapshot.snapshot, &*progress, &mut cancel, &mut differs).await?;
     let (less, more) = (size_bytes.min(other_size_bytes), size_bytes.max(other_size_bytes));
     if less < more {
         report.differs((less..more).into());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::codec;
 use crate::cpu;
@@ -12,9 +13,8 @@ use crate::format::envelope::scrub;
 use crate::format::page::ObjectRef;
 use crate::format::{ObjectName, Page, Record};
 use crate::progress::Progress;
-use crate::reading::budget::{Budget, Buffers};
 use crate::repo::Project;
-use crate::repo::chunks::chunk_object_len_bytes_max;
+use crate::repo::content::chunk_object_len_bytes_max;
 use crate::verify::VerifyOptions;
 use crate::verify::metadata::Subject;
 use crate::verify::report::{Flaw, Looked, looked};
@@ -23,7 +23,6 @@ use crate::verify::report::{Flaw, Looked, looked};
 pub(crate) struct Audit {
     pub(crate) project: Project,
     pub(crate) budget: Budget,
-    pub(crate) buffers: Buffers,
     pub(crate) progress: Arc<dyn Progress>,
     pub(crate) cancel: Cancel,
 }
@@ -38,7 +37,6 @@ impl Audit {
         Arc::new(Self {
             project: project.clone(),
             budget: Budget::new(options.inflight_bytes),
-            buffers: Buffers::new(options.inflight_bytes, project.chunk_size_bytes()),
             progress,
             cancel,
         })
@@ -78,22 +76,24 @@ impl Audit {
 
     /// Reads a page and checks every byte of its object.
     pub(crate) async fn page(&self, object: &ObjectRef, level: u8, count: usize) -> Looked<Page> {
-        let name = self.project.page_name(object.name);
+        let name = self.project.content().page_name(object.name);
         let bytes = match self.sized_object(&name, object).await? {
             Ok(bytes) => bytes,
             Err(flaw) => return Ok(Err(flaw)),
         };
-        let page = match looked(self.project.open_page(&name, object, bytes.clone(), level, count).await)? {
-            Ok(page) => page,
-            Err(flaw) => return Ok(Err(flaw)),
-        };
+        let page =
+            match looked(self.project.content().open_page(&name, object, bytes.clone(), level, count).await)?
+            {
+                Ok(page) => page,
+                Err(flaw) => return Ok(Err(flaw)),
+            };
         let project = self.project.clone();
         looked(cpu::run(move || project.scrub(&name, &bytes).map(|()| page)).await)
     }
 
     /// Whether a snapshot was forgotten since its log was read. What it needs may then be gone, rightly.
     pub(crate) async fn is_forgotten(&self, subject: &Subject) -> Result<bool> {
-        self.project.is_forgotten(subject.volume, subject.sequence).await
+        self.project.slot(subject.volume, subject.sequence).is_forgotten().await
     }
 
     /// Whether a chunk's object may be as a manifest says.

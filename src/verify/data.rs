@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
+use crate::budget::Share;
 use crate::cancel::interrupted;
 use crate::codec::Base;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::format::page::ObjectRef;
 use crate::progress::{Outcome, Step};
-use crate::reading::budget::Share;
-use crate::repo::chunks::{check_plain_len, chunk_object_len_bytes_max};
+use crate::repo::content::{check_plain_len, chunk_object_len_bytes_max};
 use crate::verify::audit::Audit;
 use crate::verify::report::{ChunkKey, Findings, Flaw, looked};
 use crate::verify::slice::Slice;
@@ -85,7 +85,7 @@ impl Audit {
         let Some(done) = done else { return Ok(()) };
         let read = done.map_err(|e| Error::internal("a task failed").caused_by(e))??;
         for (object, key, flaw) in read.flaws {
-            let name = self.project.chunk_name(object.name).to_string();
+            let name = self.project.content().chunk_name(object.name).to_string();
             findings.chunk(key, name, flaw)?;
         }
         totals.0 += read.chunks;
@@ -122,16 +122,16 @@ impl Audit {
         let Some(body) = self.fetch(root, read).await? else { return Ok(()) };
         let audit = Arc::clone(self);
         let decoded = cpu::run(move || {
-            let mut buffers = audit.buffers.take();
-            audit.decode(&root, &body, None, &mut buffers.plain)?;
-            Ok(buffers)
+            let mut plain = audit.budget.buffer();
+            audit.decode(&root, &body, None, &mut plain)?;
+            Ok(plain)
         });
         match looked(decoded.await)? {
             Err(flaw) => read.flaws.push((root, (root.name, None), flaw)),
-            Ok(buffers) => {
-                read.count(buffers.plain.len());
-                read.check_lens(root, buffers.plain.len(), group.lens_bytes.iter().copied());
-                self.buffers.give(buffers);
+            Ok(plain) => {
+                read.count(plain.len());
+                read.check_lens(root, plain.len(), group.lens_bytes.iter().copied());
+                self.budget.give_back(plain);
             }
         }
         Ok(())
@@ -201,7 +201,7 @@ impl Audit {
     }
 
     async fn fetch(&self, object: ObjectRef, read: &mut Read) -> Result<Option<Bytes>> {
-        let name = self.project.chunk_name(object.name);
+        let name = self.project.content().chunk_name(object.name);
         let found = match self.sane(&object) {
             Ok(()) => self.sized_object(&name, &object).await?,
             Err(flaw) => Err(flaw),
@@ -217,8 +217,8 @@ impl Audit {
         base: Option<Base<'_>>,
         plain: &mut Vec<u8>,
     ) -> Result<()> {
-        self.project.open_object(object, body, base, plain)?;
-        self.project.scrub(&self.project.chunk_name(object.name), body)
+        self.project.content().open_object(object, body, base, plain)?;
+        self.project.scrub(&self.project.content().chunk_name(object.name), body)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::format::page::PageRef;
 use crate::units::{ChunkIndex, Geometry};
 use crate::verify::audit::Audit;
 use crate::verify::metadata::Subject;
-use crate::verify::pages::{Manner, Visit, Walk};
+use crate::verify::pages::{Manner, Pages, Visit};
 use crate::verify::report::{Findings, Hurt, Problem, merge};
 
 /// Ranges that are listed over all damage; more are counted.
@@ -19,7 +19,7 @@ impl Audit {
     pub(crate) async fn find_hurt(&self, subjects: &[Subject], findings: &mut Findings) -> Result<u64> {
         let mut listed = 0;
         let mut omitted = 0;
-        let mut walk = Walk::new(self, Manner::Often);
+        let mut pages = Pages::new(self, Manner::Often);
         for subject in subjects {
             self.cancel.check()?;
             let mut hurts: HashMap<usize, Hurt> = HashMap::new();
@@ -32,7 +32,7 @@ impl Audit {
                 }
             };
             let geometry = subject.geometry;
-            let walked = walk
+            let walked = pages
                 .snapshot(subject, findings, &mut |findings, visit| {
                     let mut clean = true;
                     for (at, range) in hurt_by(self, geometry, findings, visit)? {
@@ -69,7 +69,7 @@ fn hurt_by(
     match visit {
         Visit::Bad { object, flaw, chunks } => {
             let name = object.name;
-            findings.page(name, audit.project.page_name(name).to_string(), flaw)?;
+            findings.page(name, audit.project.content().page_name(name).to_string(), flaw)?;
             let at = |chunk| geometry.offset_bytes(ChunkIndex(chunk)).min(geometry.size_bytes);
             if let Some(found) = findings.pages.get(&name) {
                 out.push((*found, at(chunks.start)..at(chunks.end)));

@@ -55,11 +55,11 @@ impl Audit {
         let mut out = LogAudit::default();
         let log = self.volume_log(&volume, &mut out).await?;
         for (sequence, why) in &log.unproven {
-            out.flaw(&self.project.forget_name(number, *sequence), Flaw::damaged(why.as_str()));
+            out.flaw(&self.project.slot(number, *sequence).forget_name(), Flaw::damaged(why.as_str()));
         }
         for stray in &log.strays {
             let message = "it does not open, and no number leads to it";
-            out.flaw(&self.project.open_name(number, *stray), Flaw::damaged(message));
+            out.flaw(&self.project.slot(number, *stray).open_name(), Flaw::damaged(message));
         }
         for (sequence, notes) in &log.notes {
             let last = log.entries.get(sequence).map_or(0, |entry| entry.notes);
@@ -93,13 +93,13 @@ impl Audit {
         let memory = &project.repository().memory;
         let expected = memory.sequence(project.name(), volume.number);
         let seen = memory.live(project.name(), volume.number);
-        let listed = project.listed_log(volume.number).await?;
-        let mut log = project.rows_of(volume.number, listed, expected).await?;
-        for gone in project.missing_of(volume.number, &seen, &mut log).await? {
+        let listed = project.log(volume.number).listed().await?;
+        let mut log = project.log(volume.number).rows_of(listed, expected).await?;
+        for gone in project.log(volume.number).missing_of(&seen, &mut log).await? {
             let message = memory.went_back(gone.what).to_string();
             out.flaw(&gone.object, Flaw { problem: Problem::WentBack, message });
         }
-        let log = project.confirm_log(volume.number, log, Proof::Hidden).await?;
+        let log = project.log(volume.number).confirm(log, Proof::Hidden).await?;
         if log.last() < expected {
             let error = memory.log_went_back(project.name(), volume.number, log.last(), expected);
             out.flaw(&name(log.last()), Flaw { problem: Problem::WentBack, message: error.to_string() });
@@ -135,7 +135,7 @@ impl Audit {
             && entry.ended_unix_ms.is_some()
         {
             // Perhaps it was forgotten, and a prune removed its outcome, since the log was listed.
-            forgotten = forgotten || self.project.is_forgotten(n, sequence).await?;
+            forgotten = forgotten || self.project.slot(n, sequence).is_forgotten().await?;
         }
         if forgotten {
             let name = ObjectName::Forget(p.clone(), n, sequence);

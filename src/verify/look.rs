@@ -10,7 +10,7 @@ use crate::units::{ChunkId, ChunkIndex, Generation};
 use crate::verify::VerifyOptions;
 use crate::verify::audit::Audit;
 use crate::verify::metadata::{Metadata, Subject};
-use crate::verify::pages::{Manner, Visit, Walk};
+use crate::verify::pages::{Manner, Pages, Visit};
 use crate::verify::report::{ByteRange, Findings, Flaw, Hurt, VerifyReport};
 use crate::verify::slice::Slice;
 use crate::verify::wanted::Wanted;
@@ -67,14 +67,14 @@ impl Look<'_> {
         // What is not read is at least looked for.
         let table_slice = if options.read_data { None } else { options.slice };
         let mut wanted = Wanted::new(from, options.objects_per_pass_max);
-        let mut walk = Walk::new(audit, manner);
+        let mut pages = Pages::new(audit, manner);
         for subject in &self.metadata.subjects {
             let geometry = subject.geometry;
             let mut visitor = |findings: &mut Findings, visit: Visit<'_>| {
                 match visit {
                     Visit::Bad { object, flaw, .. } => {
                         let name = object.name;
-                        findings.page(name, audit.project.page_name(name).to_string(), flaw)?;
+                        findings.page(name, audit.project.content().page_name(name).to_string(), flaw)?;
                     }
                     Visit::Leaf { first, page, generation } => {
                         for (at, chunk) in page.refs.iter().enumerate() {
@@ -83,7 +83,7 @@ impl Look<'_> {
                                 continue;
                             }
                             if let Some((object, flaw)) = insane(audit, chunk, generation) {
-                                let name = audit.project.chunk_name(object.name).to_string();
+                                let name = audit.project.content().chunk_name(object.name).to_string();
                                 findings.chunk((object.name, None), name, flaw)?;
                             } else if in_slice(table_slice, chunk) {
                                 wanted.add(chunk, (range.end - range.start) as u32);
@@ -93,10 +93,10 @@ impl Look<'_> {
                 }
                 Ok(true)
             };
-            walk.snapshot(subject, findings, &mut visitor).await?;
+            pages.snapshot(subject, findings, &mut visitor).await?;
         }
         if manner == Manner::Fresh {
-            report.pages = walk.pages;
+            report.pages = pages.read;
         }
         let next = wanted.finish();
         // Reading everything finds what is missing as well.

@@ -10,7 +10,7 @@ use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::{BeginRecord, DoneRecord, SealRecord};
 use crate::format::lost::LostRecord;
-use crate::format::names::{gc_prefix, keys_prefix, lost_prefix};
+use crate::format::names::{gc_prefix, keys_prefix, logs_prefix, lost_prefix};
 use crate::format::page::Page;
 use crate::format::record::{EndRecord, KeySlotRecord, Outcome, VolumeRecord};
 use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName};
@@ -119,7 +119,7 @@ impl Metadata {
     async fn of_snapshots(audit: &Audit, specs: &[String], findings: &mut Findings) -> Result<Self> {
         let mut metadata = Self::default();
         for spec in specs {
-            let entry = match audit.project.find_snapshot(spec).await {
+            let entry = match audit.project.volumes().snapshot(spec).await {
                 Ok(entry) => entry,
                 Err(e) if e.kind() == ErrorKind::Corrupt => {
                     findings.note(spec.as_str(), Flaw::of(e)?)?;
@@ -258,22 +258,21 @@ impl Audit {
 
     /// Whether a volume has a log, whatever this host saw of it.
     async fn is_begun(&self, number: VolumeNumber) -> Result<bool> {
-        let listed = self.project.listed_log(number).await?;
-        Ok(self.project.rows_of(number, listed, Sequence(0)).await?.last() > Sequence(0))
+        let listed = self.project.log(number).listed().await?;
+        Ok(self.project.log(number).rows_of(listed, Sequence(0)).await?.last() > Sequence(0))
     }
 
     /// The volumes by number, with their names; those whose entries are hurt too.
     async fn volumes(&self, findings: &mut Findings) -> Result<Vec<(VolumeNumber, Arc<str>)>> {
         let project = self.project.name();
-        let catalog = self.project.found_catalog().await?;
+        let catalog = self.project.volumes().found().await?;
         for stray in catalog.strays() {
             let name = ObjectName::Volume(project.clone(), *stray);
             findings.note(name.to_string(), Flaw::damaged("it does not open, and no number leads to it"))?;
         }
         // A volume whose entry is gone may show by its log.
         let mut highest = catalog.last();
-        for name in self.project.repository().store.list_prefixes(&format!("projects/{project}/log/")).await?
-        {
+        for name in self.project.repository().store.list_prefixes(&logs_prefix(project)).await? {
             let number = name.parse().ok().map(VolumeNumber).filter(|n| *n > highest);
             if let Some(number) = number
                 && self.is_begun(number).await?

@@ -1,20 +1,16 @@
 //! Walks the trees of pages of many snapshots, each distinct page once.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-
-use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::{ErrorKind, Result};
 use crate::format::names::ContentName;
-use crate::format::page::{ObjectRef, Page, PageRef, REFS_PER_PAGE, count_of_page, pages_of_level};
+use crate::format::page::{ObjectRef, Page, REFS_PER_PAGE, pages_of_level};
+use crate::repo::walk::{self, Node, Tree, Walk, Walker};
 use crate::units::{ChunkIndex, Generation, Geometry};
 use crate::verify::audit::Audit;
 use crate::verify::metadata::Subject;
 use crate::verify::report::{Findings, Flaw, Looked, looked};
 
-/// Pages read at once.
-const PAGES_INFLIGHT_MAX: usize = 16;
 /// Pages that are remembered as seen (about 50 MiB). Beyond, all are forgotten and some read again.
 const PAGES_SEEN_MAX: usize = 1 << 19;
 const FANOUT: u64 = REFS_PER_PAGE as u64;
@@ -45,32 +41,21 @@ pub(crate) enum Manner {
     Often,
 }
 
-/// A walk over the pages of many snapshots.
-pub(crate) struct Walk<'a> {
+/// The pages of many snapshots.
+pub(crate) struct Pages<'a> {
     audit: &'a Audit,
     manner: Manner,
     seen: HashSet<(ContentName, u64)>,
-    /// Pages read.
-    pub(crate) pages: u64,
-}
-
-/// A page to be read.
-#[derive(Clone, Copy)]
-struct Node {
-    number: u64,
-    object: ObjectRef,
-    /// The newest generation that may be in its name.
-    newest: Generation,
-    /// It was found damaged before.
-    bad: bool,
+    /// How many were read.
+    pub(crate) read: u64,
 }
 
 /// Told of each page. Whether the same leaf need not be visited again; asked by [`Manner::Often`] only.
 pub(crate) type Visitor<'v> = dyn FnMut(&mut Findings, Visit<'_>) -> Result<bool> + Send + 'v;
 
-impl<'a> Walk<'a> {
+impl<'a> Pages<'a> {
     pub(crate) fn new(audit: &'a Audit, manner: Manner) -> Self {
-        Self { audit, manner, seen: HashSet::new(), pages: 0 }
+        Self { audit, manner, seen: HashSet::new(), read: 0 }
     }
 
     /// Walks one snapshot. Pages that are known as bad are not read again.
@@ -80,124 +65,107 @@ impl<'a> Walk<'a> {
         findings: &mut Findings,
         visit: &mut Visitor<'_>,
     ) -> Result<()> {
-        let root = match subject.root(self.audit).await {
+        let (audit, often) = (self.audit, self.manner == Manner::Often);
+        let root = match subject.root(audit).await {
             // Forgotten meanwhile, and its outcome removed: nobody asks for it any more.
-            Err(e) if e.kind() == ErrorKind::Corrupt && self.audit.is_forgotten(subject).await? => {
+            Err(e) if e.kind() == ErrorKind::Corrupt && audit.is_forgotten(subject).await? => {
                 return Ok(());
             }
             root => root?,
         };
-        self.below(subject, findings, visit, (&root, 0, subject.generation)).await
-    }
-
-    /// Walks all pages below one.
-    async fn below(
-        &mut self,
-        subject: &Subject,
-        findings: &mut Findings,
-        visit: &mut Visitor<'_>,
-        (page, number, newest): (&Page, u64, Generation),
-    ) -> Result<()> {
-        let Some(level) = page.level.checked_sub(1) else { return Ok(()) };
-        let geometry = subject.geometry;
-        let nodes = self.nodes(page, number, newest, (level, geometry, &*findings));
-        let (audit, fresh) = (self.audit, self.manner == Manner::Fresh);
-        let mut read = stream::iter(nodes)
-            .map(|node| async move {
-                let found = audit.node(node, level, geometry, fresh).await?;
-                Ok::<_, crate::Error>((node, found))
-            })
-            .buffered(PAGES_INFLIGHT_MAX);
-        while let Some((node, found)) = read.try_next().await? {
+        let bad = findings.pages.keys().copied().collect();
+        let auditing = Auditing { pages: self, geometry: subject.geometry, made_in: subject.generation, bad };
+        let mut walk = Walk::over(auditing, Tree::new(subject.geometry, root));
+        while let Some(step) = walk.next().await? {
             audit.cancel.check()?;
-            let name = node.object.name;
-            let page = match found {
-                Ok(page) => page,
-                Err(flaw) => {
-                    let chunks = chunks_below(geometry, level, node.number);
-                    visit(findings, Visit::Bad { object: node.object, flaw, chunks })?;
-                    continue;
+            match step {
+                walk::Visit::Skipped(_) => {}
+                walk::Visit::Flawed(Node { object, level, number, .. }, flaw) => {
+                    walk.walker.bad.insert(object.name);
+                    let chunks = chunks_below(subject.geometry, level, number);
+                    visit(findings, Visit::Bad { object, flaw, chunks })?;
                 }
-            };
-            self.pages += 1;
-            if level > 0 {
-                let below = (&*page, node.number, name.generation);
-                Box::pin(self.below(subject, findings, visit, below)).await?;
-                continue;
-            }
-            let first = ChunkIndex(node.number * FANOUT);
-            let done = visit(findings, Visit::Leaf { first, page: &page, generation: name.generation })?;
-            if done && self.manner == Manner::Often {
-                self.saw(&node, level, geometry);
+                walk::Visit::Leaf(leaf) => {
+                    let Some(node) = leaf.node else { continue };
+                    let first = ChunkIndex(leaf.number * FANOUT);
+                    let generation = node.object.name.generation;
+                    let done = visit(findings, Visit::Leaf { first, page: &leaf.page, generation })?;
+                    if done && often {
+                        walk.walker.saw(&node);
+                    }
+                }
             }
         }
+        let read = walk.pages;
+        self.read += read;
         Ok(())
-    }
-
-    /// The pages that a page names and that are to be read.
-    fn nodes(
-        &mut self,
-        page: &Page,
-        number: u64,
-        newest: Generation,
-        (level, geometry, findings): (u8, Geometry, &Findings),
-    ) -> Vec<Node> {
-        let mut nodes = Vec::new();
-        for (at, page_ref) in page.refs.iter().enumerate() {
-            let PageRef::Stored { object, .. } = page_ref else { continue };
-            let bad = findings.pages.contains_key(&object.name);
-            let node = Node { number: number * FANOUT + at as u64, object: *object, newest, bad };
-            if self.seen.contains(&key(&node, level, geometry)) {
-                continue;
-            }
-            if self.manner != Manner::Often {
-                self.saw(&node, level, geometry);
-            }
-            nodes.push(node);
-        }
-        nodes
-    }
-
-    fn saw(&mut self, node: &Node, level: u8, geometry: Geometry) {
-        if self.seen.len() >= PAGES_SEEN_MAX {
-            self.seen.clear();
-        }
-        self.seen.insert(key(node, level, geometry));
     }
 }
 
-/// What makes two pages the same to verify: the last one of a level depends on the volume's size too.
-fn key(node: &Node, level: u8, geometry: Geometry) -> (ContentName, u64) {
-    let last = node.number + 1 == pages_of_level(geometry.chunk_count(), level);
-    (node.object.name, if last { geometry.size_bytes } else { 0 })
+/// Walks one snapshot.
+struct Auditing<'p, 'a> {
+    pages: &'p mut Pages<'a>,
+    geometry: Geometry,
+    /// The generation of the snapshot: none of its pages is of a newer one.
+    made_in: Generation,
+    /// Pages that were found damaged before.
+    bad: HashSet<ContentName>,
+}
+
+impl Auditing<'_, '_> {
+    fn saw(&mut self, node: &Node) {
+        let key = self.key(node);
+        let seen = &mut self.pages.seen;
+        if seen.len() >= PAGES_SEEN_MAX {
+            seen.clear();
+        }
+        seen.insert(key);
+    }
+
+    /// What makes two pages the same to verify: the last one of a level depends on the volume's size too.
+    fn key(&self, node: &Node) -> (ContentName, u64) {
+        let last = node.number + 1 == pages_of_level(self.geometry.chunk_count(), node.level);
+        (node.object.name, if last { self.geometry.size_bytes } else { 0 })
+    }
+}
+
+impl Walker for Auditing<'_, '_> {
+    type Flaw = Flaw;
+
+    fn enters(&mut self, node: &Node) -> bool {
+        if self.pages.seen.contains(&self.key(node)) {
+            return false;
+        }
+        if self.pages.manner != Manner::Often {
+            self.saw(node);
+        }
+        true
+    }
+
+    async fn read(&self, node: &Node) -> Looked<Page> {
+        let (audit, object) = (self.pages.audit, &node.object);
+        if self.bad.contains(&object.name) {
+            return Ok(Err(Flaw::damaged("it was found damaged before")));
+        }
+        let newest = node.above.map_or(self.made_in, |name| name.generation);
+        if object.name.generation > newest {
+            return Ok(Err(Flaw::damaged(format!(
+                "generation {}, but what names it is of {newest}",
+                object.name.generation
+            ))));
+        }
+        if self.pages.manner != Manner::Fresh
+            && let Ok(page) = looked(audit.project.content().read_page(object, node.level, node.count).await)?
+        {
+            return Ok(Ok(page));
+        }
+        // What it is exactly that is wrong, the store tells.
+        audit.page(object, node.level, node.count).await
+    }
 }
 
 fn chunks_below(geometry: Geometry, level: u8, number: u64) -> std::ops::Range<u64> {
     let each = FANOUT.pow(u32::from(level) + 1);
     let start = number.saturating_mul(each);
     start..start.saturating_add(each).min(geometry.chunk_count())
-}
-
-impl Audit {
-    async fn node(&self, node: Node, level: u8, geometry: Geometry, fresh: bool) -> Looked<Arc<Page>> {
-        if node.bad {
-            return Ok(Err(Flaw::damaged("it was found damaged before")));
-        }
-        if node.object.name.generation > node.newest {
-            return Ok(Err(Flaw::damaged(format!(
-                "generation {}, but what names it is of {}",
-                node.object.name.generation, node.newest
-            ))));
-        }
-        let count = count_of_page(geometry.chunk_count(), level, node.number);
-        let page = match fresh {
-            true => self.page(&node.object, level, count).await?,
-            false => match looked(self.project.read_page(&node.object, level, count).await)? {
-                // What it is exactly that is wrong, the store tells.
-                Err(_) => self.page(&node.object, level, count).await?,
-                page => page,
-            },
-        };
-        Ok(page.map(Arc::new))
-    }
 }

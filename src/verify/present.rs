@@ -78,7 +78,7 @@ impl Audit {
         while let Some((object, flaw)) = heads.try_next().await? {
             self.cancel.check()?;
             if let Some(flaw) = flaw {
-                let name = self.project.chunk_name(object.name).to_string();
+                let name = self.project.content().chunk_name(object.name).to_string();
                 findings.chunk((object.name, None), name, flaw)?;
             }
         }
@@ -111,7 +111,7 @@ impl Audit {
     }
 
     async fn head(&self, object: ObjectRef) -> Result<(ObjectRef, Option<Flaw>)> {
-        let name = self.project.chunk_name(object.name).to_string();
+        let name = self.project.content().chunk_name(object.name).to_string();
         let flaw = match looked(self.project.repository().store.head(&name).await)? {
             Ok(Some(info)) if info.size_bytes == u64::from(object.sealed_len_bytes) => None,
             Ok(Some(info)) => Some(wrong_size(info.size_bytes, &object)),

@@ -44,16 +44,16 @@ impl Audit {
         if hurt.is_empty() && mended.is_none() {
             return Ok(());
         }
-        let mut known = self.project.lost().await?;
+        let mut known = self.project.lost_records().read().await?;
         if let Some(mended) = mended.filter(|_| !known.is_empty()) {
             let hurt: HashSet<&LostName> = hurt.iter().collect();
             let mended: HashSet<LostName> = mended.iter().filter_map(|object| lost_name(object)).collect();
             // What was read and is not hurt is good, or nobody needs it.
             let settled =
                 |name: &LostName| !hurt.contains(name) && (mended.contains(name) || read_all && all_listed);
-            self.project.settle_lost(&known, settled).await?;
+            self.project.lost_records().settle(&known, settled).await?;
         }
-        report.recorded = self.project.remember_lost(&mut known, &hurt).await? as u64;
+        report.recorded = self.project.lost_records().remember(&mut known, &hurt).await? as u64;
         Ok(())
     }
 }

@@ -23,10 +23,10 @@ impl Audit {
     /// Reads the roster of the newest seal.
     pub(crate) async fn said(&self, findings: &mut Findings) -> Result<Said> {
         let mut said = Said { roster: Vec::new(), newest: Generation(u32::MAX) };
-        let rounds = match self.project.rounds().await {
+        let rounds = match self.project.rounds().newest().await {
             Ok(rounds) => rounds,
             Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::Corrupt) => {
-                let name = self.project.begin_name(Generation(1));
+                let name = self.project.rounds().begin_name(Generation(1));
                 let flaw = Flaw { problem: Problem::WentBack, message: e.to_string() };
                 findings.note(name.to_string(), flaw)?;
                 return Ok(said);
@@ -37,12 +37,12 @@ impl Audit {
         let last_seal = match rounds.stage {
             Stage::Over { last_seal } => last_seal,
             Stage::Begun(begin) => begin.last_seal,
-            Stage::Unreadable(_) => self.project.before(rounds.newest).await?.last_seal,
+            Stage::Unreadable(_) => self.project.rounds().before(rounds.newest).await?.last_seal,
         };
         if last_seal == Generation(0) {
             return Ok(said);
         }
-        match self.project.look_seal(last_seal).await? {
+        match self.project.rounds().look_seal(last_seal).await? {
             Found::Opens(seal) => said.roster = seal.roster,
             // It is listed, and so was found damaged.
             Found::Foreign(_) => {}
@@ -70,16 +70,16 @@ impl Audit {
                     findings.note(name.to_string(), Flaw { problem: Problem::Missing, message })?;
                 }
                 Lost::Log { volume, high_water, .. } => {
-                    let name = self.project.open_name(volume, high_water);
+                    let name = self.project.slot(volume, high_water).open_name();
                     findings.note(name.to_string(), Flaw { problem: Problem::Missing, message })?;
                 }
                 Lost::Snapshot(volume, sequence) => {
-                    if self.project.is_forgotten(volume, sequence).await? {
+                    if self.project.slot(volume, sequence).is_forgotten().await? {
                         continue;
                     }
                     let of = subjects.iter().find(|s| s.volume == volume).map(|s| s.volume_name.to_string());
                     let hurt = whole(of.unwrap_or_else(|| format!("(volume {volume})")), sequence);
-                    let name = self.project.end_name(volume, sequence);
+                    let name = self.project.slot(volume, sequence).end_name();
                     findings.snapshot(name.to_string(), Flaw { problem: Problem::Missing, message }, hurt)?;
                 }
             }
@@ -88,13 +88,13 @@ impl Audit {
         let newest = subjects.iter().max_by_key(|s| s.generation).filter(|s| s.generation > said.newest);
         if let Some(subject) = newest
             // A prune may have begun one since.
-            && self.project.rounds().await.is_ok_and(|rounds| rounds.newest < subject.generation)
+            && self.project.rounds().newest().await.is_ok_and(|rounds| rounds.newest < subject.generation)
         {
             let message = format!(
                 "{}@{} was made in this generation, and no round began it",
                 subject.volume_name, subject.sequence
             );
-            let name = self.project.begin_name(subject.generation);
+            let name = self.project.rounds().begin_name(subject.generation);
             findings.note(name.to_string(), Flaw { problem: Problem::Missing, message })?;
         }
         Ok(())

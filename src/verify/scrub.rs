@@ -8,6 +8,7 @@ use futures::TryStreamExt;
 use serde::Serialize;
 use tokio::task::{JoinError, JoinSet};
 
+use crate::budget::Budget;
 use crate::cancel::{Cancel, interrupted};
 use crate::cpu;
 use crate::error::{Error, Result};
@@ -16,7 +17,6 @@ use crate::format::names::{QUARANTINE_PREFIX, is_reserve, log_prefix, volumes_pr
 use crate::format::record::RepositoryRecord;
 use crate::format::{ObjectName, ObjectType, Sealing};
 use crate::progress::{Outcome, Progress, Step};
-use crate::reading::budget::Budget;
 use crate::repo::read_repository;
 use crate::store::{Ledger, ObjectInfo, Store};
 use crate::units::{ChunkId, ProjectName, Sequence, VolumeNumber};

@@ -283,7 +283,7 @@ async fn a_damaged_outcome_loses_its_snapshot_and_no_other() {
     for spec in ["a@1", "a@3", "a@latest", "a"] {
         bench.find(spec).await;
     }
-    assert_eq!(bench.project.find_snapshot("a@2").await.expect_err("hurt").kind(), ErrorKind::Corrupt);
+    assert_eq!(bench.project.volumes().snapshot("a@2").await.expect_err("hurt").kind(), ErrorKind::Corrupt);
     let named = VerifyOptions { snapshots: vec!["a@2".into(), "a@3".into()], ..reading() };
     let report = verify(&bench, named).await;
     assert_eq!((report.damage.len(), report.snapshots), (1, 1));
@@ -293,7 +293,7 @@ async fn a_damaged_outcome_loses_its_snapshot_and_no_other() {
 async fn a_backup_under_way_is_no_damage() {
     let bench = Bench::new(true).await;
     bench.backup("a", &[1; 10]).await;
-    let catalog = bench.project.catalog().await.expect("catalog");
+    let catalog = bench.project.volumes().read().await.expect("catalog");
     let record = catalog.by_number(VolumeNumber(1)).expect("there").clone();
     let session = crate::repo::session::Session::register(&bench.project, &record).await.expect("registered");
     let report = verify(&bench, reading()).await;
@@ -332,7 +332,8 @@ async fn deltas_are_read_once_and_hurt_by_their_bases() {
         let whole = verify(&bench, reading()).await;
         assert!(whole.ok(), "{:?}", whole.damage);
         assert_eq!(whole.chunks_read, 6, "each object once");
-        let name = |i: usize| bench.project.chunk_name(refs[i].object().expect("stored").name).to_string();
+        let name =
+            |i: usize| bench.project.content().chunk_name(refs[i].object().expect("stored").name).to_string();
         for (hurt, v, w) in [
             (0, vec![(0, 6)], true),
             (1, vec![(1, 4)], true),

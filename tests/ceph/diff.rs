@@ -9,13 +9,12 @@ use crate::support::ceph::Ceph;
 use crate::support::repo::{back_up_stream, default, init_on, latest, options, store};
 use cuttle::cancel::Cancel;
 use cuttle::diff::Limits;
-use cuttle::export::{self, Exported, Output};
+use cuttle::export::{self, Output};
 use cuttle::import::{ImportOptions, ImportReport, Input, import};
 use cuttle::progress::Silent;
 use cuttle::rbd::Access;
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
-use cuttle::restore::{self, RestoreOptions};
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::units::{Content, Extent};
 use cuttle::{ErrorKind, Result};
 use object_store::memory::InMemory;
@@ -93,10 +92,9 @@ async fn export_as(
 ) -> Vec<u8> {
     let pipe = Pipe::default();
     let output = Output::Pipe(Box::new(pipe.clone()));
-    let what = Exported::new(to, from);
-    let sink = export::format(format).expect("a format").open(output, &what).expect("begun");
-    let options = RestoreOptions { since: from.cloned(), ..RestoreOptions::default() };
-    restore::run(project, to, sink, options, Arc::new(Silent), Cancel::never()).await.expect("exported");
+    let format = export::format(format).expect("a format");
+    let what = export::Export::new(format, to.clone(), from.cloned());
+    export::run(project, what, output, Arc::new(Silent), Cancel::never()).await.expect("exported");
     let bytes = pipe.0.lock().expect("not poisoned");
     bytes.clone()
 }

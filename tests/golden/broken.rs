@@ -280,7 +280,7 @@ async fn a_diff_onto_a_broken_chunk_is_refused() {
         let error = back_up_stream(&project, diff, &options("from a stream")).await.expect_err(name);
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{name}: {error}");
         assert!(error.message().contains("/chunks/") && error.help_text().is_some(), "{name}: {error}");
-        let newest = project.find_snapshot("from a stream").await.expect("found").snapshot.sequence.0;
+        let newest = project.volumes().snapshot("from a stream").await.expect("found").snapshot.sequence.0;
         assert_eq!(newest, 2, "{name}: nothing is committed");
     }
 }

@@ -61,7 +61,7 @@ pub async fn open(inner: Arc<dyn ObjectStore>, unlock: Opener) -> Result<Arc<Rep
 }
 
 pub async fn restored(project: &Project, spec: &str) -> Result<Vec<u8>> {
-    let snapshot = project.find_snapshot(spec).await?;
+    let snapshot = project.volumes().snapshot(spec).await?;
     let sink = Arc::new(PipeSink::new(Vec::new(), snapshot.snapshot.size_bytes));
     let (options, progress) = (RestoreOptions::default(), Arc::new(Silent));
     restore::run(project, &snapshot, Arc::clone(&sink) as _, options, progress, Cancel::never()).await?;
@@ -83,8 +83,8 @@ async fn check(at: &Path, unlock: Opener, expected: &Expected, context: &str) {
     for name in repository.projects().await.expect("listed") {
         let project = repository.project(&name).await.expect("opened");
         assert_eq!(damage(&project).await, Vec::<String>::new(), "{context}: {name}");
-        for volume in project.confirmed_catalog().await.expect("a catalog").entries() {
-            let log = project.confirmed_log(volume.number).await.expect("a log");
+        for volume in project.volumes().confirmed().await.expect("a catalog").entries() {
+            let log = project.log(volume.number).confirmed().await.expect("a log");
             assert_eq!((log.gaps(), log.unfinished().count()), (vec![], 0), "{context}: {}", volume.name);
             for (sequence, entry) in &log.entries {
                 let state = if entry.forgotten { "forgotten" } else { "aborted" };
@@ -92,7 +92,7 @@ async fn check(at: &Path, unlock: Opener, expected: &Expected, context: &str) {
                 let known = expected.get(&key).unwrap_or_else(|| panic!("{context}: {key:?} is new"));
                 found.insert(key, (state.to_owned(), known.1, known.2.clone()));
             }
-            for snapshot in project.snapshots(volume).await.expect("snapshots") {
+            for snapshot in project.history(volume).snapshots().await.expect("snapshots") {
                 let sequence = snapshot.snapshot.sequence.0;
                 let back = restored(&project, &format!("{}@{sequence}", volume.name)).await;
                 let back = back.unwrap_or_else(|e| panic!("{context}: {}@{sequence}: {e}", volume.name));
@@ -135,11 +135,11 @@ async fn the_notes_of_a_golden_snapshot_are_read() {
     for (name, unlock) in GOLDEN {
         let repository = open(copy(name).await, unlock).await.expect("opened");
         let project = repository.project(&"default".parse().expect("valid")).await.expect("opened");
-        let noted = project.find_snapshot("vms/image@4").await.expect("found");
+        let noted = project.volumes().snapshot("vms/image@4").await.expect("found");
         assert_eq!((noted.protected, &noted.tags[..]), (true, &["golden".to_owned(), "note 2".into()][..]));
-        let plain = project.find_snapshot("vms/image@1").await.expect("found");
+        let plain = project.volumes().snapshot("vms/image@1").await.expect("found");
         assert_eq!((plain.protected, &plain.tags[..]), (false, &["golden".to_owned()][..]));
-        let error = project.find_snapshot("vms/image@2").await.expect_err("forgotten");
+        let error = project.volumes().snapshot("vms/image@2").await.expect_err("forgotten");
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
 }

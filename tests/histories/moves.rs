@@ -139,9 +139,9 @@ impl World<'_> {
         Ok(())
     }
 
-    fn find(&self, volume: &str, sequence: Option<u32>) -> Result<cuttle::repo::log::SnapshotEntry> {
+    fn find(&self, volume: &str, sequence: Option<u32>) -> Result<cuttle::repo::history::SnapshotEntry> {
         let spec = format!("{volume}@{}", sequence.unwrap_or_default());
-        let found = self.place.runtime.block_on(self.project.find_snapshot(&spec));
+        let found = self.place.runtime.block_on(self.project.volumes().snapshot(&spec));
         found.map_err(|e| Finding::new("backup", format!("{spec} was made and cannot be found: {e}")))
     }
 

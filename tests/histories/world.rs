@@ -7,7 +7,7 @@ use cuttle::Error;
 use cuttle::ErrorKind;
 use cuttle::cancel::Canceller;
 use cuttle::progress::{Progress, Step as Stride};
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::{InitOptions, Project};
 use object_store::memory::InMemory;
 

@@ -29,7 +29,7 @@ const C: usize = CHUNK as usize;
 /// What `cuttle snapshots`, `restore`, `verify --read-data` and the next `backup` make of a hurt repository.
 async fn everything(objects: Arc<InMemory>) -> Result<()> {
     let project = reopen(objects).await?;
-    let snapshot = project.find_snapshot("v").await?;
+    let snapshot = project.volumes().snapshot("v").await?;
     let sink = Arc::new(PipeSink::new(std::io::sink(), snapshot.snapshot.size_bytes));
     let options = RestoreOptions { inflight_bytes: 32 << 20, ..RestoreOptions::default() };
     restore::run(&project, &snapshot, sink, options, Arc::new(Silent), Cancel::never()).await?;

@@ -91,8 +91,8 @@ async fn random_nights_come_back_as_they_were() {
             volume.edit(|c| scribble(c, &mut numbers));
         }
         let project = reopen(inner).await.expect("opened");
-        let catalog = project.confirmed_catalog().await.expect("catalog");
-        let snapshots = project.snapshots(&catalog.entries()[0]).await.expect("snapshots");
+        let catalog = project.volumes().confirmed().await.expect("catalog");
+        let snapshots = project.history(&catalog.entries()[0]).snapshots().await.expect("snapshots");
         assert_eq!(snapshots.len(), nights.len());
         for (snapshot, content) in snapshots.iter().zip(&nights) {
             let back = read_back(&project, snapshot).await.expect("read");
@@ -230,6 +230,48 @@ async fn a_dry_run_writes_nothing() {
     assert_eq!(volume.snapshot_names().len(), 1);
 }
 
+/// A name, what happens to the volume before it, and how it is backed up.
+type Night = (&'static str, fn(&MemoryVolume), BackupOptions);
+
+/// What a dry run shows is decided by the same facts as what is then done: night after night, whatever happened before.
+#[tokio::test]
+async fn a_dry_run_shows_the_plan_that_is_then_carried_out() {
+    let (_, project) = in_memory().await;
+    let volume = MemoryVolume::new(filled(4096 * 300, 4));
+    let usual = options("v");
+    let nights: [Night; 6] = [
+        ("the first", |_| (), usual.clone()),
+        ("one change", |volume| volume.edit(|c| c[4096 * 7] ^= 1), usual.clone()),
+        ("grown in a chunk", |volume| volume.edit(|c| c.resize(4096 * 301 + 5, 9)), usual.clone()),
+        ("cut, and zeroed", |volume| volume.edit(|c| c[..8192].fill(0)), usual.clone()),
+        ("asked for", |volume| volume.edit(|c| c.truncate(4096 * 100 + 1)), {
+            BackupOptions { full: true, ..usual.clone() }
+        }),
+        ("another one", |volume| volume.become_another(), {
+            BackupOptions { accept_new_identity: true, ..usual.clone() }
+        }),
+    ];
+    for (what, change, opts) in nights {
+        change(&volume);
+        let dry = BackupOptions { dry_run: true, ..opts.clone() };
+        let shown = back_up(&project, &volume, &dry).await.expect(what);
+        let done = back_up(&project, &volume, &opts).await.expect(what);
+        assert_eq!(shown.plan, done.plan, "{what}");
+        assert_eq!((shown.stats, &shown.notes), (done.stats, &done.notes), "{what}");
+        assert_eq!((shown.full_read, shown.parent), (done.full_read, done.parent), "{what}");
+    }
+    for diff in [
+        diff_v1(None, "one", 4096 * 9 + 7, &[(5000, vec![3; 9000])]),
+        diff_v1(Some("one"), "two", 4096 * 5, &[(4096, vec![4; 10]), (8192, vec![0; 4096])]),
+    ] {
+        let dry = BackupOptions { dry_run: true, ..options("s") };
+        let shown = back_up_stream(&project, diff.clone(), &dry).await.expect("counted");
+        let done = back_up_stream(&project, diff, &options("s")).await.expect("backed up");
+        assert_eq!((&shown.plan, shown.size_bytes), (&done.plan, done.size_bytes));
+        assert_eq!(shown.stats, done.stats);
+    }
+}
+
 #[tokio::test]
 async fn wrong_secrets_open_nothing() {
     let (inner, _) = in_memory().await;
@@ -325,9 +367,9 @@ async fn a_cut_stream_commits_nothing() {
         let error = stream(&project, whole[..cut].to_vec()).await.expect_err("cut");
         assert_ne!(error.kind(), ErrorKind::Internal, "{error}");
     }
-    assert!(project.find_snapshot("s").await.is_err());
-    let catalog = project.confirmed_catalog().await.expect("catalog");
-    let log = project.confirmed_log(catalog.entries()[0].number).await.expect("log");
+    assert!(project.volumes().snapshot("s").await.is_err());
+    let catalog = project.volumes().confirmed().await.expect("catalog");
+    let log = project.log(catalog.entries()[0].number).confirmed().await.expect("log");
     assert_eq!(log.unfinished().count(), 0, "every failed backup has its outcome");
 }
 
@@ -351,7 +393,7 @@ async fn where_a_store_overwrites_cuttle_looks_first() {
 
 /// Registers a backup as another host would that is still at it.
 async fn begun(project: &Project) -> Session {
-    let catalog = project.confirmed_catalog().await.expect("a catalog");
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
     Session::register(project, catalog.entries().first().expect("a volume")).await.expect("registered")
 }
 
@@ -369,7 +411,7 @@ async fn a_volume_that_another_session_is_at_is_left_to_it() {
     back_up(&project, &volume, &options("v")).await.expect("whoever does not ask is not kept");
     other.abort("enough").await.expect("aborted");
     back_up(&project, &volume, &polite).await.expect("nobody is at it any more");
-    let catalog = project.confirmed_catalog().await.expect("a catalog");
-    let log = project.confirmed_log(catalog.entries()[0].number).await.expect("a log");
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
+    let log = project.log(catalog.entries()[0].number).confirmed().await.expect("a log");
     assert_eq!(log.unfinished().count(), 0, "who yields leaves an outcome");
 }

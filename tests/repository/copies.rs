@@ -95,7 +95,7 @@ async fn a_volume_has_one_entry_though_its_number_is_anothers_in_a_copy() {
     night(&host(&there, cache.path()).await, &volume, "y").await;
     for objects in [&there, &here] {
         let project = host(objects, cache.path()).await;
-        project.confirmed_catalog().await.expect("a catalog");
+        project.volumes().confirmed().await.expect("a catalog");
     }
     for _ in 0..2 {
         night(&host(&there, cache.path()).await, &volume, "y").await;
@@ -103,7 +103,7 @@ async fn a_volume_has_one_entry_though_its_number_is_anothers_in_a_copy() {
     }
     for (objects, expected) in [(&here, ["v", "x"]), (&there, ["v", "y"])] {
         let project = crate::support::repo::reopen(objects.clone()).await.expect("opened");
-        let catalog = project.confirmed_catalog().await.expect("a catalog");
+        let catalog = project.volumes().confirmed().await.expect("a catalog");
         let names: Vec<&str> = catalog.entries().iter().map(|v| v.name.as_str()).collect();
         assert_eq!(names, expected);
     }

@@ -13,7 +13,7 @@ use cuttle::ErrorKind;
 use cuttle::cancel::Cancel;
 use cuttle::format::page::{ObjectRef, PageRef};
 use cuttle::progress::Silent;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::manifest::Manifest;
 use cuttle::repo::{InitOptions, Project};
 use cuttle::units::Generation;
@@ -63,8 +63,8 @@ async fn verified(project: &Project) -> VerifyReport {
 /// Every snapshot holds what its night held, and verify finds nothing.
 async fn all_nights_stand(objects: Arc<InMemory>, nights: &[Vec<u8>], context: &str) {
     let project = reopen(objects).await.expect(context);
-    let catalog = project.confirmed_catalog().await.expect(context);
-    let snapshots = project.snapshots(&catalog.entries()[0]).await.expect(context);
+    let catalog = project.volumes().confirmed().await.expect(context);
+    let snapshots = project.history(&catalog.entries()[0]).snapshots().await.expect(context);
     assert_eq!(snapshots.len(), nights.len(), "{context}");
     for (snapshot, content) in snapshots.iter().zip(nights) {
         let back = read_back(&project, snapshot).await.unwrap_or_else(|e| panic!("{context}: {e}"));
@@ -572,8 +572,10 @@ async fn a_leaf_of_the_deepest_chains_is_written_and_read() {
         volume.edit(|content| (0..1025).for_each(|at| content[at * LONG + number * 2] ^= 1));
     }
     night(&project, &volume).await;
-    let snapshots =
-        project.snapshots(&project.confirmed_catalog().await.expect("catalog").entries()[0]).await;
+    let snapshots = project
+        .history(&project.volumes().confirmed().await.expect("catalog").entries()[0])
+        .snapshots()
+        .await;
     let snapshots = snapshots.expect("snapshots");
     let deepest = refs(&project, &snapshots[15]).await;
     assert!(deepest.iter().all(|chunk| depth(chunk) == 15), "{:?}", deepest.iter().map(depth).min());

@@ -20,8 +20,8 @@ use cuttle::format::names::ContentName;
 use cuttle::format::page::ObjectRef;
 use cuttle::progress::Silent;
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
-use cuttle::restore::{self, RestoreOptions, RestoreReport};
+use cuttle::repo::history::SnapshotEntry;
+use cuttle::restore::RestoreReport;
 use cuttle::source::diff_stream;
 use cuttle::units::{ChunkId, Content, Extent, Generation};
 use cuttle::{ErrorKind, Result};
@@ -44,17 +44,12 @@ impl<'a> Export<'a> {
     }
 
     async fn to(&self, output: Output, project: &Project, snapshot: &SnapshotEntry) -> Result<RestoreReport> {
-        let mut what = Exported::new(snapshot, self.from);
-        if let Some(base) = &mut what.base {
+        let format = export::format(self.format)?;
+        let mut export = export::Export::new(format, snapshot.clone(), self.from.cloned());
+        if let Some(base) = &mut export.what.base {
             base.file = self.backing.map(Path::to_path_buf);
         }
-        let format = export::format(self.format)?;
-        if format.wants_extents(&output) {
-            what.extents = listed(project, self.from, snapshot).await;
-        }
-        let sink = format.open(output, &what)?;
-        let options = RestoreOptions { since: self.from.cloned(), ..RestoreOptions::default() };
-        restore::run(project, snapshot, sink, options, Arc::new(Silent), Cancel::never()).await
+        export::run(project, export, output, Arc::new(Silent), Cancel::never()).await
     }
 
     async fn to_file(&self, path: &Path, project: &Project, snapshot: &SnapshotEntry) -> RestoreReport {
@@ -359,7 +354,7 @@ async fn changes_are_found_in_tall_trees() {
         async move {
             let refs = refs.into_iter().map(|(at, id)| (at, object(id)));
             let sequence = commit_by_hand(&project, "v", size_bytes, refs).await;
-            project.find_snapshot(&format!("v@{sequence}")).await.expect("a snapshot")
+            project.volumes().snapshot(&format!("v@{sequence}")).await.expect("a snapshot")
         }
     };
     let from = commit(before.to_vec(), size_bytes).await;

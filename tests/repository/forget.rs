@@ -26,8 +26,8 @@ async fn two_nights() -> Arc<InMemory> {
 
 /// The older of the two, as this client sees it now.
 async fn older(project: &Project) -> Option<Noted> {
-    let catalog = project.confirmed_catalog().await.expect("a catalog");
-    let snapshots = project.snapshots(&catalog.entries()[0]).await.expect("a log");
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
+    let snapshots = project.history(&catalog.entries()[0]).snapshots().await.expect("a log");
     snapshots.iter().find(|s| s.snapshot.sequence.0 == 1).map(Noted::from)
 }
 
@@ -37,11 +37,11 @@ async fn seen(objects: &Arc<InMemory>) -> Option<Noted> {
 }
 
 async fn protect(project: &Project, noted: &Noted) -> cuttle::Result<()> {
-    project.change_note(noted, |note| note.protected = true).await.map(drop)
+    project.notes().change(noted, |note| note.protected = true).await.map(drop)
 }
 
 async fn tag(project: &Project, noted: &Noted, tag: &str) -> cuttle::Result<()> {
-    project.change_note(noted, |note| note.tags.push(tag.to_owned())).await.map(drop)
+    project.notes().change(noted, |note| note.tags.push(tag.to_owned())).await.map(drop)
 }
 
 /// Holds the `k`-th request from now on.
@@ -80,13 +80,13 @@ async fn protecting_and_forgetting_at_once_is_told_to_one_of_them() {
             let (mut protected, mut forgotten) = (None, None);
             let reached = match protector_waits {
                 true => {
-                    let other = async || forgotten = Some(quick.forget(&noted).await);
+                    let other = async || forgotten = Some(quick.notes().forget(&noted).await);
                     protected = held(protect(&slow, &noted), gate, other).await;
                     protected.is_some()
                 }
                 false => {
                     let other = async || protected = Some(protect(&quick, &noted).await);
-                    forgotten = held(slow.forget(&noted), gate, other).await;
+                    forgotten = held(slow.notes().forget(&noted), gate, other).await;
                     forgotten.is_some()
                 }
             };
@@ -157,9 +157,9 @@ async fn failing_requests_change_nothing_about_it() {
             tag(&project, &noted, "a").await.unwrap_or_else(|e| panic!("{context}: {e}"));
             let note = seen(&objects).await.expect("live").note;
             assert_eq!(note.tags, ["a"], "{context}");
-            assert_ne!(project.forget(&noted).await.expect(&context), Forgotten::Protected);
+            assert_ne!(project.notes().forget(&noted).await.expect(&context), Forgotten::Protected);
             assert_eq!(seen(&objects).await, None, "{context}");
-            assert_eq!(project.forget(&noted).await.expect(&context), Forgotten::Before);
+            assert_eq!(project.notes().forget(&noted).await.expect(&context), Forgotten::Before);
         }
     }
 }
@@ -179,7 +179,7 @@ async fn a_note_that_no_listing_shows_counts() {
     let project = reopen(Arc::new(faults.clone())).await.expect("opened");
     let stale = older(&project).await.expect("live");
     assert!(!stale.note.protected && stale.number == 0);
-    assert_eq!(project.forget(&stale).await.expect("looked"), Forgotten::Protected);
+    assert_eq!(project.notes().forget(&stale).await.expect("looked"), Forgotten::Protected);
     tag(&project, &stale, "b").await.expect("tagged");
     let note = seen(&objects).await.expect("live").note;
     assert_eq!((note.protected, note.tags), (true, vec!["a".to_owned(), "b".to_owned()]));

@@ -180,7 +180,7 @@ impl World {
         match operation {
             Operation::Backup => self.night(&project).await,
             Operation::Restore => {
-                let entry = project.find_snapshot(&format!("{VOLUME}@3")).await?;
+                let entry = project.volumes().snapshot(&format!("{VOLUME}@3")).await?;
                 let bytes = read_back(&project, &entry).await?;
                 assert!(Some(&bytes) == self.expected[3].as_ref(), "other bytes");
                 Ok(())
@@ -198,7 +198,7 @@ impl World {
         let project = connect(self.store.clone()).await?;
         for (sequence, expected) in self.expected.iter().enumerate() {
             let Some(expected) = expected else { continue };
-            let entry = project.find_snapshot(&format!("{VOLUME}@{sequence}")).await;
+            let entry = project.volumes().snapshot(&format!("{VOLUME}@{sequence}")).await;
             let bytes = read_back(&project, &entry.context(sequence)?).await.context(sequence)?;
             if bytes != *expected {
                 return Err(Error::corrupt(format!("@{sequence}: other bytes")));

@@ -10,7 +10,7 @@ use crate::support::repo::{
 };
 use cuttle::ErrorKind;
 use cuttle::reading::snapshot::{SnapshotReader, Snapshots};
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::{InitOptions, Project};
 use cuttle::units::Content;
 use object_store::memory::InMemory;

@@ -13,7 +13,7 @@ use crate::support::repo::{CHUNK, MemoryVolume, back_up, default, init_on, lates
 use cuttle::cancel::Cancel;
 use cuttle::progress::{Progress, Silent, Step};
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::restore::{self, RestoreOptions, RestoreReport};
 use cuttle::sink::pipe::PipeSink;
 use cuttle::sink::raw_file::RawFileSink;

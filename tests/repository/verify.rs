@@ -168,7 +168,7 @@ async fn a_snapshot_is_held_against_the_volume_as_it_is_now() {
             parent: None,
         };
         let frozen = cuttle::source::Volume::freeze(&source, &request).expect("frozen");
-        let snapshot = bench.project.find_snapshot(spec).await.expect("there");
+        let snapshot = bench.project.volumes().snapshot(spec).await.expect("there");
         let (silent, never) = (Arc::new(Silent), Cancel::never());
         verify::against(&bench.project, &snapshot, frozen.reader(), 1 << 20, silent, never).await
     };

@@ -210,8 +210,8 @@ impl Process {
 
     async fn forget(&self, project: &Project, which: usize) -> Result<Done> {
         let mut all = Vec::new();
-        for volume in project.confirmed_catalog().await?.entries() {
-            all.extend(project.snapshots(volume).await?);
+        for volume in project.volumes().confirmed().await?.entries() {
+            all.extend(project.history(volume).snapshots().await?);
         }
         if all.is_empty() {
             return Ok(Done::Forgot(None));

@@ -88,7 +88,7 @@ async fn who_may_only_add_backs_up_restores_verifies_and_forgets() {
         assert!(verified(&project).await);
         let forgotten = ["v@1".to_owned()];
         cuttle::forget::by_name(&project, &forgotten, false, Cancel::never()).await.expect("forgotten");
-        assert!(project.find_snapshot("v@1").await.is_err());
+        assert!(project.volumes().snapshot("v@1").await.is_err());
         assert!(verified(&project).await);
         let after = all(&memory).await;
         assert!(before.iter().all(|(name, bytes)| after.get(name) == Some(bytes)), "{known:?}");

@@ -1,7 +1,7 @@
 //! A volume over some nights, of which each is backed up.
 
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 
 use super::Numbers;
 use super::repo::{MemoryVolume, back_up, latest, options};

@@ -11,7 +11,7 @@ use cuttle::format::PageRef;
 use cuttle::format::record::{BackupStats, Snapshot};
 use cuttle::keys::Unlock;
 use cuttle::progress::Silent;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::manifest::{Manifest, ManifestBuilder};
 use cuttle::repo::session::{Committed, Session};
 use cuttle::repo::{Environment, InitOptions, Project, Repository};
@@ -85,7 +85,7 @@ pub async fn read_back(project: &Project, snapshot: &SnapshotEntry) -> Result<Ve
             let index = ChunkIndex(number * 1024 + at as u64);
             if !chunk.is_zero() {
                 let range = geometry.range_bytes(index);
-                let plain = project.fetch_chunk(chunk, geometry.chunk_len_bytes(index)).await?;
+                let plain = project.content().fetch_chunk(chunk, geometry.chunk_len_bytes(index)).await?;
                 out[range.start as usize..range.end as usize].copy_from_slice(&plain);
             }
         }
@@ -94,7 +94,7 @@ pub async fn read_back(project: &Project, snapshot: &SnapshotEntry) -> Result<Ve
 }
 
 pub async fn latest(project: &Project, volume: &str) -> SnapshotEntry {
-    project.find_snapshot(volume).await.expect("a snapshot")
+    project.volumes().snapshot(volume).await.expect("a snapshot")
 }
 
 /// It does not step back for another backup of the same volume: many tests are about two at once, and about what a killed one leaves.
@@ -151,7 +151,7 @@ pub async fn commit_by_hand(
     let first = diff_v1(None, "nothing yet", 0, &[]);
     back_up_stream(project, first, &options(volume)).await.expect("a volume");
     let geometry = Geometry::new(size_bytes, project.chunk_size_bytes()).expect("valid");
-    let catalog = project.confirmed_catalog().await.expect("a catalog");
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
     let volume = catalog.by_name(&volume.parse().expect("valid")).expect("the volume").clone();
     let session = Session::register(project, &volume).await.expect("registered");
     let base = Arc::new(Manifest::zero(project, geometry));

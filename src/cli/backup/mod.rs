@@ -71,7 +71,7 @@ Examples:
   cuttle backup /dev/vg0/snap --volume web-root
   cuttle backup --volume vms/db --from-command -- rbd export-diff --from-snap mon vms/db@tue -
   ssh host rbd export-diff vms/db@mon - | cuttle backup - --volume vms/db
-  cuttle backup -n rbd:vms/db     what would be new; nothing is uploaded";
+  cuttle backup -n rbd:vms/db     what would be read and why, and what would be new; nothing is uploaded";
 
 /// Back up volumes
 ///

@@ -93,6 +93,9 @@ impl<'a> Gathered<'a> {
             let hurt = report.lost.needs_somebody();
             self.summary.tally.volumes_hurt += u64::from(hurt);
             self.summary.rows.push(row(report));
+            if self.summary.dry_run {
+                ui.note(&format!("{} {}", report.volume, report.plan));
+            }
             let status = if hurt { "hurt" } else { "ok" };
             ui.report(&DoneLine { status, source, report })?;
         }

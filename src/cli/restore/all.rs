@@ -11,7 +11,7 @@ use cuttle::plan::placement::{Placed, Volume, place};
 use cuttle::plan::selection::Glob;
 use cuttle::rbd::Cluster;
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::restore::INFLIGHT_BYTES_DEFAULT;
 use cuttle::sink::rbd::{RESTORED, TAGS};
 use cuttle::{Error, ErrorKind, Result};
@@ -117,12 +117,12 @@ struct Found {
 }
 
 async fn find(project: &Project, patterns: &[Glob]) -> Result<Found> {
-    let catalog = project.confirmed_catalog().await?;
+    let catalog = project.volumes().confirmed().await?;
     let wanted = |v: &&VolumeRecord| patterns.is_empty() || patterns.iter().any(|glob| glob.matches(&v.name));
     let volumes: Vec<&VolumeRecord> = catalog.entries().iter().filter(wanted).collect();
     let looked: Vec<_> = stream::iter(volumes)
         .map(|volume| async move {
-            match project.latest_snapshot(volume).await {
+            match project.history(volume).latest().await {
                 Err(e) if e.kind() != ErrorKind::Corrupt => Err(e),
                 found => Ok((volume.name.clone(), found)),
             }

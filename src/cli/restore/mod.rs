@@ -93,12 +93,12 @@ async fn one(context: &Context<'_>, snapshot: &str, place: Place, how: How) -> R
     // Refused before anyone types a password.
     let output = if place == Place::Stream { Some(standard_output(context.ui)?) } else { None };
     let project = connect::project(context, false).await?;
-    let snapshot = project.find_snapshot(snapshot).await?;
+    let snapshot = project.volumes().snapshot(snapshot).await?;
     let cluster = match &place {
         Place::Rbd(_) => Some(connect::cluster(context).await?),
         _ => None,
     };
-    let name = format!("{}@{}", snapshot.volume_name, snapshot.snapshot.sequence);
+    let name = snapshot.name();
     let bar = context.ui.progress(&name, WORDS, false);
     let work = Work { context, project: &project, how: &how, inflight_bytes: INFLIGHT_BYTES_DEFAULT };
     let target = Target { place: place.clone(), cluster, output, snapshot, leave: Vec::new() };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use cuttle::plan::restore::Totals;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::restore::RestoreReport;
 use cuttle::store::Ledger;
 

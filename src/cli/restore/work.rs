@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cuttle::progress::Progress;
 use cuttle::rbd::{Cluster, RbdSpec};
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::restore::rewind::{self, Rewind};
 use cuttle::restore::{self, RestoreOptions, RestoreReport};
 use cuttle::sink::pipe::PipeSink;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cuttle::backup::own_prefix;
 use cuttle::progress::Progress;
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::source::ReadAt;
 use cuttle::source::rbd_compare::{Compared, Comparison};
 use cuttle::store::Store;
@@ -154,7 +154,7 @@ async fn compare(
     (snapshot, as_it_is): (&str, bool),
     place: Place,
 ) -> Result<Exit> {
-    let snapshot = project.find_snapshot(snapshot).await?;
+    let snapshot = project.volumes().snapshot(snapshot).await?;
     let other = Other::open(context, project, (&snapshot, as_it_is), &place).await?;
     let label = format!("{}@{} and {place}", snapshot.volume_name, snapshot.snapshot.sequence);
     let bar = context.ui.progress(&label, COMPARED, false);

@@ -10,6 +10,7 @@ mod pipe;
 mod space;
 mod writer;
 
+use crate::qcow2::SECTOR_BYTES;
 use std::cell::RefCell;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,6 +43,17 @@ impl Format for Qcow2 {
 
     fn takes_base(&self) -> bool {
         true
+    }
+
+    fn takes_backing(&self) -> bool {
+        true
+    }
+
+    fn note(&self, what: &Exported) -> Option<String> {
+        let size_bytes = what.size_bytes;
+        (!size_bytes.is_multiple_of(SECTOR_BYTES)).then(|| {
+            format!("has {size_bytes} bytes, no multiple of 512: the qcow2 file is filled up with zeros")
+        })
     }
 
     fn wants_extents(&self, output: &Output) -> bool {

@@ -15,7 +15,7 @@ use super::page::{self, Commands};
 use super::range::{Wanted, wanted};
 use super::target::{self, Target};
 use crate::error::{Error, ErrorKind, Result};
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::serve::qcow2::Qcow2;
 use crate::serve::{Shelf, Which};
 

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use jiff::Timestamp;
 
 use super::target::encode;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::serve::{Shelf, qcow2};
-use crate::units::is_invisible;
+use crate::units::{is_invisible, quoted};
 
 const STYLE: &str = include_str!("page.css");
 /// Snapshots on the index page; of each volume at least the newest. The others are on the volume's own page.
@@ -189,12 +189,6 @@ fn use_it(out: &mut String, volume: &str, entry: &SnapshotEntry, commands: &Comm
         let _ = write!(out, "<dt>{what}</dt><dd><code>{}</code></dd>", escape(&command));
     }
     *out += "</dl>";
-}
-
-/// For a shell, in single quotes where it needs them.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/@._-:".contains(c);
-    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 fn escape(text: &str) -> String {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::exports::{Exports, Image, Listed, Opened};
 use crate::error::{Error, Result};
 use crate::reading::snapshot::SnapshotReader;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::serve::{Shelf, Which};
 use crate::units::Extent;
 

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -16,6 +16,7 @@ use super::status::descriptors;
 use super::wire::reply::{Chunk, simple};
 use super::wire::request::{Command, FLAG_DF, FLAG_REQ_ONE, REQUEST_LEN_BYTES, Request};
 use super::wire::{Errno, Malformed};
+use crate::budget::{Budget, Share};
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::units::{Content, Extent};
@@ -29,13 +30,13 @@ const PIECE_LEN_BYTES: u64 = 1 << 20;
 /// Extents that a read learns of at once.
 const EXTENTS_MAX: usize = 1024;
 /// Pieces that one connection has in memory at most, read but not taken by the client.
-const INFLIGHT_BYTES_MAX: usize = 8 << 20;
+const INFLIGHT_BYTES_MAX: u64 = 8 << 20;
 
 /// What answers need.
 struct Session<W> {
     agreed: Agreed,
     output: Arc<Output<W>>,
-    budget: Semaphore,
+    budget: Budget,
 }
 
 /// Answers requests until the client says goodbye, or does what it must not, or the server ends.
@@ -50,7 +51,7 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin + Send + 'static,
 {
-    let budget = Semaphore::new(INFLIGHT_BYTES_MAX);
+    let budget = Budget::new(INFLIGHT_BYTES_MAX);
     let session = Arc::new(Session { agreed, output: Arc::clone(output), budget });
     let slots = Arc::new(Semaphore::new(REQUESTS_INFLIGHT_MAX));
     // Dropped, it ends what is in flight: that is how a client that went away is let go.
@@ -191,9 +192,8 @@ impl<W: AsyncWrite + Unpin> Session<W> {
     }
 
     /// Room for a piece, until the client has taken it.
-    async fn room(&self, length_bytes: u64) -> io::Result<SemaphorePermit<'_>> {
-        let count = u32::try_from(length_bytes.min(INFLIGHT_BYTES_MAX as u64)).map_err(io::Error::other)?;
-        self.budget.acquire_many(count).await.map_err(io::Error::other)
+    async fn room(&self, length_bytes: u64) -> io::Result<Share> {
+        self.budget.take(length_bytes).await.map_err(io::Error::other)
     }
 
     /// Holes as holes, data piece by piece.

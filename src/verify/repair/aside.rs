@@ -96,7 +96,7 @@ impl Run<'_> {
             ObjectName::Open(_, n, s) => self.open(name, n, s).await,
             ObjectName::End(_, n, s) => self.end(name, n, s).await,
             ObjectName::Forget(_, n, s) => {
-                self.foreign(&name, self.project.forget_of(n, s).await?)?;
+                self.foreign(&name, self.project.slot(n, s).forget_of().await?)?;
                 self.known_of(n, s).await?;
                 self.remove(&name, "it forgets nothing").await
             }
@@ -114,7 +114,7 @@ impl Run<'_> {
             }
             ObjectName::GcSeal(_, g) => self.seal(name, g).await,
             ObjectName::GcBegin(_, g) => {
-                self.foreign(&name, self.project.look_begin(g).await?)?;
+                self.foreign(&name, self.project.rounds().look_begin(g).await?)?;
                 let last_seal = self.over(g).await?;
                 let begin = BeginRecord { generation: g, last_seal, condemned: Vec::new() };
                 self.put(&name, &begin, "the round is over, and condemned nothing").await
@@ -132,11 +132,11 @@ impl Run<'_> {
     async fn open(&mut self, name: ObjectName, n: VolumeNumber, s: Sequence) -> Result<()> {
         self.foreign_or_absent(&name, self.project.look::<OpenRecord>(&name).await?)?;
         self.known_of(n, s).await?;
-        let log = self.project.log(n).await?;
-        if s > self.project.confirm_log(n, log, Proof::Hidden).await?.last() {
+        let log = self.project.log(n).read().await?;
+        if s > self.project.log(n).confirm(log, Proof::Hidden).await?.last() {
             return self.remove(&name, "no number leads to it").await;
         }
-        let end = self.project.end_name(n, s);
+        let end = self.project.slot(n, s).end_name();
         let snapshot_id = match self.project.look::<EndRecord>(&end).await? {
             Found::Opens(end) => end.snapshot_id,
             Found::Foreign(why) => {
@@ -165,10 +165,10 @@ impl Run<'_> {
     async fn end(&mut self, name: ObjectName, n: VolumeNumber, s: Sequence) -> Result<()> {
         self.foreign(&name, self.project.look::<EndRecord>(&name).await?)?;
         self.known_of(n, s).await?;
-        let open = self.project.look::<OpenRecord>(&self.project.open_name(n, s)).await?;
+        let open = self.project.look::<OpenRecord>(&self.project.slot(n, s).open_name()).await?;
         let snapshot_id = open.opened().map_or(NOBODY, |open| open.snapshot_id);
-        let forget = self.project.forget_name(n, s);
-        match self.project.forget_of(n, s).await? {
+        let forget = self.project.slot(n, s).forget_name();
+        match self.project.slot(n, s).forget_of().await? {
             Found::Opens(_) => {}
             Found::Foreign(why) => {
                 return Err(Error::invalid(format!("{forget} does not open either: {why}"))
@@ -208,11 +208,11 @@ impl Run<'_> {
         };
         self.foreign_or_absent(&name, self.project.look_bound(&name, of).await?)?;
         self.cached(&name);
-        if self.project.may_be_volume(n).await? {
+        if self.project.volumes().may_be(n).await? {
             return Err(Error::invalid(format!("{name}: it is a volume, as it has a log"))
                 .help("bring the object back from a copy or a bucket version"));
         }
-        if n > self.project.confirmed_catalog().await?.last() {
+        if n > self.project.volumes().confirmed().await?.last() {
             return self.remove(&name, "no number leads to it").await;
         }
         let environment = &self.project.repository().environment;
@@ -227,21 +227,21 @@ impl Run<'_> {
 
     /// A seal that does not open, or that a prune refuses to carry out.
     async fn seal(&mut self, name: ObjectName, g: Generation) -> Result<()> {
-        self.aside.found = match self.project.look_seal(g).await? {
+        self.aside.found = match self.project.rounds().look_seal(g).await? {
             Found::Absent => return Err(Error::not_found(format!("{name} is not there"))),
             Found::Foreign(why) => why,
-            Found::Opens(_) if self.project.is_over(g).await? => {
+            Found::Opens(_) if self.project.rounds().is_over(g).await? => {
                 return Err(Error::invalid(format!("{name}: it opens, and its round is over")));
             }
             Found::Opens(seal) => format!("a seal that deletes {} tables", seal.deleted.len()),
         };
-        let last_seal = match self.project.look_begin(g).await? {
+        let last_seal = match self.project.rounds().look_begin(g).await? {
             Found::Opens(begin) => begin.last_seal,
-            _ => self.project.before(g).await?.last_seal,
+            _ => self.project.rounds().before(g).await?.last_seal,
         };
         let roster = match last_seal {
             Generation(0) => Vec::new(),
-            last_seal => match self.project.look_seal(last_seal).await? {
+            last_seal => match self.project.rounds().look_seal(last_seal).await? {
                 Found::Opens(seal) => seal.roster,
                 _ => Vec::new(),
             },
@@ -252,13 +252,13 @@ impl Run<'_> {
 
     /// The newest seal up to a round that is over.
     async fn over(&self, g: Generation) -> Result<Generation> {
-        if !self.project.is_over(g).await? {
+        if !self.project.rounds().is_over(g).await? {
             return Err(Error::invalid(format!("round {g} is not over"))
                 .help("run `cuttle prune`: it goes on around it"));
         }
-        match self.project.look_seal(g).await? {
+        match self.project.rounds().look_seal(g).await? {
             Found::Opens(_) => Ok(g),
-            _ => Ok(self.project.before(g).await?.last_seal),
+            _ => Ok(self.project.rounds().before(g).await?.last_seal),
         }
     }
 
@@ -282,16 +282,16 @@ impl Run<'_> {
 
     /// What the last round's roster says of a sequence.
     async fn known_of(&mut self, n: VolumeNumber, s: Sequence) -> Result<()> {
-        self.cached(&self.project.end_name(n, s));
-        let rounds = self.project.rounds().await?;
+        self.cached(&self.project.slot(n, s).end_name());
+        let rounds = self.project.rounds().newest().await?;
         let last_seal = match rounds.stage {
             Stage::Over { last_seal } => last_seal,
             Stage::Begun(begin) => begin.last_seal,
-            Stage::Unreadable(_) => self.project.before(rounds.newest).await?.last_seal,
+            Stage::Unreadable(_) => self.project.rounds().before(rounds.newest).await?.last_seal,
         };
         let seal = match last_seal {
             Generation(0) => None,
-            last_seal => self.project.look_seal(last_seal).await?.opened(),
+            last_seal => self.project.rounds().look_seal(last_seal).await?.opened(),
         };
         let entry = seal.iter().flat_map(|seal| &seal.roster).find(|entry| entry.volume == n);
         self.aside.known.push(told(last_seal, entry, s));

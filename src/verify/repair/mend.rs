@@ -75,7 +75,7 @@ impl Mender<'_> {
         let Some((plain, from)) = self.finder.find(target).await? else {
             return Ok(Attempt::Left("no source has its content".to_owned()));
         };
-        let name = project.chunk_name(object.name);
+        let name = project.content().chunk_name(object.name);
         let good = {
             let (project, name, base) = (project.clone(), name.clone(), Arc::clone(&base));
             cpu::run(move || {
@@ -95,7 +95,7 @@ impl Mender<'_> {
             let name = name.clone();
             Arc::new(move |body| {
                 let base = (*base).as_ref().map(BasePlain::base);
-                project.open_object(&object, body, base, &mut Vec::new())?;
+                project.content().open_object(&object, body, base, &mut Vec::new())?;
                 project.scrub(&name, body)
             })
         };
@@ -104,7 +104,8 @@ impl Mender<'_> {
 
     /// Mends a page from the copy that this host keeps.
     pub(super) async fn page(&self, object: ObjectRef) -> Result<Attempt> {
-        let (name, project) = (self.audit.project.page_name(object.name), self.audit.project.clone());
+        let (name, project) =
+            (self.audit.project.content().page_name(object.name), self.audit.project.clone());
         let Some(copy) = project.repository().cache.page(&name) else {
             return Ok(Attempt::Left("this host's cache has no copy".to_owned()));
         };
@@ -145,7 +146,7 @@ impl Mender<'_> {
         {
             return base(plain);
         }
-        let name = self.audit.project.chunk_name(below.name);
+        let name = self.audit.project.content().chunk_name(below.name);
         Ok(Err(format!("it is a delta, and what it is a delta against cannot be read: {name}")))
     }
 

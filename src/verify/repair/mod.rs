@@ -170,7 +170,7 @@ impl Run {
         for object in targets.pages.values() {
             audit.cancel.check()?;
             let attempt = mender.page(*object).await?;
-            let name = audit.project.page_name(object.name).to_string();
+            let name = audit.project.content().page_name(object.name).to_string();
             good += report.tell(name, attempt, &mut self.found_good);
         }
         // What others are deltas against comes first.
@@ -184,7 +184,7 @@ impl Run {
                 audit.cancel.check()?;
                 let bytes = u64::from(audit.project.chunk_size_bytes());
                 audit.progress.step(Step { bytes, chunks: 1, outcome: Outcome::New });
-                let name = audit.project.chunk_name(target.object.name).to_string();
+                let name = audit.project.content().chunk_name(target.object.name).to_string();
                 good += report.tell(name, attempt, &mut self.found_good);
             }
         }

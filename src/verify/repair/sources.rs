@@ -93,7 +93,7 @@ impl Finder {
         let id = target.object.name.id;
         for twin in &target.twins {
             if let Some(plain) = passable(content(&self.project, twin).await)? {
-                let name = twin.first().map(|o| self.project.chunk_name(o.name).to_string());
+                let name = twin.first().map(|o| self.project.content().chunk_name(o.name).to_string());
                 return Ok(Some((plain, name.unwrap_or_default())));
             }
         }
@@ -145,7 +145,7 @@ impl Finder {
             if chunk.object().is_none_or(|object| !seen.insert((label, *object))) {
                 continue;
             }
-            let fetched = manifest.project().fetch_chunk(&chunk, spot.len_bytes).await;
+            let fetched = manifest.project().content().fetch_chunk(&chunk, spot.len_bytes).await;
             if let Some(plain) = passable(fetched.map(Some))?
                 && let Some(plain) = self.if_it_is(plain, id).await?
             {
@@ -165,13 +165,13 @@ impl Finder {
 pub(super) async fn content(project: &Project, chain: &[ObjectRef]) -> Result<Option<Vec<u8>>> {
     let mut bodies = Vec::with_capacity(chain.len());
     for object in chain {
-        bodies.push(project.get_chunk_object(*object).await?);
+        bodies.push(project.content().get_chunk_object(*object).await?);
     }
     let (project, chain) = (project.clone(), chain.to_vec());
     cpu::run(move || {
         let Some(first) = bodies.first() else { return Ok(None) };
         let len_bytes = Header::decode(first, first.len() as u64)?.plain_len_bytes;
-        project.open_chunk_or_zero(&chain, &bodies, len_bytes).map(Some)
+        project.content().open_chunk_or_zero(&chain, &bodies, len_bytes).map(Some)
     })
     .await
 }
@@ -223,9 +223,9 @@ async fn copies(
             "it has chunks of {found} bytes, this repository of {expected}"
         )));
     }
-    let catalog = project.confirmed_catalog().await?;
+    let catalog = project.volumes().confirmed().await?;
     let Some(volume) = catalog.by_name(&name) else { return Ok(Vec::new()) };
-    let snapshots = project.snapshots(volume).await?;
+    let snapshots = project.history(volume).snapshots().await?;
     let newest = snapshots.iter().rev().take(SNAPSHOTS_PER_VOLUME_MAX);
     newest
         .map(|s| Ok((format!("{label} {name}@{}", s.snapshot.sequence), Manifest::of(project, &s.snapshot)?)))

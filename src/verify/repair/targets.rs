@@ -9,7 +9,7 @@ use crate::units::{ChunkId, ChunkIndex, VolumeNumber};
 use crate::verify::audit::Audit;
 use crate::verify::look::insane;
 use crate::verify::metadata::Subject;
-use crate::verify::pages::{Manner, Visit, Walk};
+use crate::verify::pages::{Manner, Pages, Visit};
 use crate::verify::report::Findings;
 
 /// Places of one chunk that are remembered.
@@ -52,7 +52,7 @@ impl Audit {
         let ids: HashSet<ChunkId> =
             findings.chunks.keys().filter(|(_, len)| len.is_none()).map(|(name, _)| name.id).collect();
         let mut twins: HashMap<ChunkId, Vec<Vec<ObjectRef>>> = HashMap::new();
-        let mut walk = Walk::new(self, Manner::Often);
+        let mut pages = Pages::new(self, Manner::Often);
         for subject in subjects {
             self.cancel.check()?;
             let geometry = subject.geometry;
@@ -90,7 +90,7 @@ impl Audit {
                 }
                 Ok(clean)
             };
-            walk.snapshot(subject, findings, &mut visitor).await?;
+            pages.snapshot(subject, findings, &mut visitor).await?;
         }
         for target in targets.chunks.values_mut() {
             target.twins = twins.get(&target.object.name.id).cloned().unwrap_or_default();
@@ -122,7 +122,7 @@ impl Targets {
     /// Drops what is not among these objects.
     pub(super) fn retain(&mut self, audit: &Audit, objects: &HashSet<&str>) {
         let needed = |name: String| objects.contains(name.as_str());
-        self.chunks.retain(|name, _| needed(audit.project.chunk_name(*name).to_string()));
-        self.pages.retain(|name, _| needed(audit.project.page_name(*name).to_string()));
+        self.chunks.retain(|name, _| needed(audit.project.content().chunk_name(*name).to_string()));
+        self.pages.retain(|name, _| needed(audit.project.content().page_name(*name).to_string()));
     }
 }

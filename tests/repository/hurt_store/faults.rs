@@ -102,7 +102,7 @@ async fn restore(faults: &FaultStore, target: &Path) -> Result<()> {
 }
 
 async fn restore_in(project: &Project, target: &Path) -> Result<()> {
-    let snapshot = project.find_snapshot(VOLUME).await?;
+    let snapshot = project.volumes().snapshot(VOLUME).await?;
     let sink = RawFileSink::open(target, snapshot.snapshot.size_bytes, false)?;
     let options = RestoreOptions::default();
     let (progress, cancel) = (Arc::new(Silent), Cancel::never());

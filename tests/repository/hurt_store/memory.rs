@@ -240,8 +240,8 @@ async fn whatever_this_host_opened_is_missed_by_every_look() {
         let open = || connect(round.objects.clone(), remembering(folder.path()));
         let project = open().await.expect("opened");
         round.backup_in(&project).await.expect("backed up");
-        let first = project.find_snapshot("pool/image@1").await.expect("found");
-        project.change_note(&(&first).into(), |note| note.protected = true).await.expect("protected");
+        let first = project.volumes().snapshot("pool/image@1").await.expect("found");
+        project.notes().change(&(&first).into(), |note| note.protected = true).await.expect("protected");
         drop(project);
         for name in names(&*round.objects, "projects/").await {
             if is_gone(&name) && (what != "snapshot 1" || name.contains("log/0000000002")) {
@@ -250,13 +250,13 @@ async fn whatever_this_host_opened_is_missed_by_every_look() {
         }
         let project = open().await.expect("opened");
         let listed = async {
-            let catalog = project.confirmed_catalog().await?;
+            let catalog = project.volumes().confirmed().await?;
             let volume = catalog.entries().last().expect("a volume");
-            project.snapshots(volume).await.map(drop)
+            project.history(volume).snapshots().await.map(drop)
         };
         let looks = [
             listed.await,
-            project.find_snapshot("pool/image").await.map(drop),
+            project.volumes().snapshot("pool/image").await.map(drop),
             round.backup_in(&project).await.map(drop),
             cuttle::prune::run(
                 &project,
@@ -284,7 +284,7 @@ async fn whatever_this_host_opened_is_missed_by_every_look() {
         let trusting = Environment { trust_store: true, ..remembering(folder.path()) };
         drop(connect(round.objects.clone(), trusting).await.expect("trusted"));
         if !what.starts_with("and lacks") {
-            open().await.expect("opened").find_snapshot("pool/image").await.expect(what);
+            open().await.expect("opened").volumes().snapshot("pool/image").await.expect(what);
         }
     }
 }
@@ -299,22 +299,22 @@ async fn what_was_seen_and_does_not_open_any_more_is_missed() {
     let open = || connect(round.objects.clone(), remembering(folder.path()));
     let project = open().await.expect("opened");
     round.backup_in(&project).await.expect("backed up");
-    let first = project.find_snapshot("pool/image@1").await.expect("found");
-    project.change_note(&(&first).into(), |note| note.protected = true).await.expect("protected");
-    assert!(project.find_snapshot("pool/image@1").await.expect("found").protected);
+    let first = project.volumes().snapshot("pool/image@1").await.expect("found");
+    project.notes().change(&(&first).into(), |note| note.protected = true).await.expect("protected");
+    assert!(project.volumes().snapshot("pool/image@1").await.expect("found").protected);
     drop(project);
     let all = names(&*round.objects, "projects/").await;
     let note = all.iter().find(|name| name.contains(".note.")).expect("a note");
     let bytes = get(&*round.objects, note).await;
     put(&*round.objects, note, Vec::new()).await;
     let project = open().await.expect("opened");
-    let error = project.find_snapshot("pool/image@1").await.expect_err("its protection is hidden");
+    let error = project.volumes().snapshot("pool/image@1").await.expect_err("its protection is hidden");
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     assert!(error.message().contains("was protected"), "{error}");
     put(&*round.objects, note, bytes).await;
-    project.find_snapshot("pool/image@1").await.expect("as before");
+    project.volumes().snapshot("pool/image@1").await.expect("as before");
     delete(&*round.objects, "projects/default/volumes/0000000001").await;
-    let error = project.confirmed_catalog().await.expect_err("a volume is gone");
+    let error = project.volumes().confirmed().await.expect_err("a volume is gone");
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     assert!(error.message().contains("lacks volume 1"), "{error}");
 }
@@ -329,21 +329,21 @@ async fn what_is_lawful_is_no_rollback() {
     let other = connect(round.objects.clone(), environment()).await.expect("opened");
     let look = async |expected: &[u32]| {
         let project = open().await.expect("opened");
-        let catalog = project.confirmed_catalog().await.expect("a catalog");
+        let catalog = project.volumes().confirmed().await.expect("a catalog");
         let volume = catalog.by_name(&"pool/image".parse().expect("valid")).expect("a volume").clone();
-        let live = project.snapshots(&volume).await.expect("no rollback");
+        let live = project.history(&volume).snapshots().await.expect("no rollback");
         assert_eq!(live.iter().map(|s| s.snapshot.sequence.0).collect::<Vec<_>>(), expected);
     };
     round.backup_in(&open().await.expect("opened")).await.expect("backed up");
     look(&[1, 2, 3]).await;
     for protected in [true, false] {
-        let first = other.find_snapshot("pool/image@1").await.expect("found");
-        other.change_note(&(&first).into(), |note| note.protected = protected).await.expect("changed");
+        let first = other.volumes().snapshot("pool/image@1").await.expect("found");
+        other.notes().change(&(&first).into(), |note| note.protected = protected).await.expect("changed");
         look(&[1, 2, 3]).await;
     }
     for spec in ["pool/image@1", "pool/image@3"] {
-        let one = other.find_snapshot(spec).await.expect("found");
-        other.forget(&(&one).into()).await.expect("forgotten");
+        let one = other.volumes().snapshot(spec).await.expect("found");
+        other.notes().forget(&(&one).into()).await.expect("forgotten");
     }
     let options = cuttle::prune::PruneOptions::default();
     let (silent, never) = (Arc::new(cuttle::progress::Silent), cuttle::cancel::Cancel::never());
@@ -383,21 +383,27 @@ async fn a_copy_is_set_apart_and_both_are_guarded() {
     round.backup_in(&here).await.expect("backed up");
     // The same, moved: nothing is to be said.
     std::fs::rename(place("a"), place("moved")).expect("moved");
-    open("moved", false).await.expect("opened").find_snapshot("pool/image@3").await.expect("found");
+    open("moved", false).await.expect("opened").volumes().snapshot("pool/image@3").await.expect("found");
     // An older copy beside it.
     put_files("copy", &before).await;
     let there = open("copy", false).await.expect("opened");
-    let error = there.find_snapshot("pool/image").await.expect_err("it lacks a snapshot");
+    let error = there.volumes().snapshot("pool/image").await.expect_err("it lacks a snapshot");
     assert!(error.message().contains("ends at 2, expected at least 3"), "{error}");
-    open("copy", true).await.expect("opened").find_snapshot("pool/image@2").await.expect("found");
+    open("copy", true).await.expect("opened").volumes().snapshot("pool/image@2").await.expect("found");
     round.backup_in(&open("copy", false).await.expect("opened")).await.expect("another third snapshot");
     for at in ["moved", "copy", "moved"] {
-        open(at, false).await.expect("opened").find_snapshot("pool/image@3").await.expect(at);
+        open(at, false).await.expect("opened").volumes().snapshot("pool/image@3").await.expect(at);
     }
     // Each is guarded by what was seen of it.
     std::fs::remove_file(format!("{}/projects/default/log/0000000002/0000000003.end", place("copy")))
         .expect("gone");
-    open("copy", false).await.expect("opened").find_snapshot("pool/image").await.expect_err("it went back");
+    open("copy", false)
+        .await
+        .expect("opened")
+        .volumes()
+        .snapshot("pool/image")
+        .await
+        .expect_err("it went back");
 }
 
 /// An honest store raises no alarm, whoever else uses it and however many processes share the memory.

@@ -7,7 +7,7 @@ use cuttle::format::ObjectName;
 use cuttle::format::page::{ObjectRef, PageRef};
 use cuttle::format::record::{ForgetRecord, OpenRecord};
 use cuttle::repo::Project;
-use cuttle::repo::log::SnapshotEntry;
+use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::manifest::Manifest;
 use cuttle::units::{ChunkId, ChunkIndex, Generation, Sequence, VolumeNumber};
 use cuttle::{ErrorKind, Result};
@@ -187,7 +187,7 @@ async fn condemned_pages_between_root_and_leaves_are_written_anew() {
         let manifest = Manifest::of(&again, &latest(&again, VOLUME).await.snapshot).expect("a manifest");
         for (index, expected) in [(0, &near), (far_index, &far)] {
             let chunk = manifest.chunk(ChunkIndex(index)).await.expect("its pages are there");
-            assert_eq!(&again.fetch_chunk(&chunk, CHUNK).await.expect("it is there"), expected);
+            assert_eq!(&again.content().fetch_chunk(&chunk, CHUNK).await.expect("it is there"), expected);
         }
     }
 }

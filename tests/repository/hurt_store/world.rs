@@ -228,13 +228,13 @@ impl Round<'_> {
     /// source held. Returns the volume's log and the sequences of its live snapshots.
     pub async fn audit(&self, context: &str) -> (VolumeLog, Vec<u32>) {
         let project = connect(self.objects.clone(), environment()).await.expect(context);
-        let catalog = project.confirmed_catalog().await.expect(context);
+        let catalog = project.volumes().confirmed().await.expect(context);
         let mut seen = BTreeMap::new();
         let mut volume_log = VolumeLog::default();
         for volume in catalog.entries() {
-            let log = project.confirmed_log(volume.number).await.expect(context);
+            let log = project.log(volume.number).confirmed().await.expect(context);
             assert!(log.gaps().is_empty(), "{context}: gaps {:?} in the log of {}", log.gaps(), volume.name);
-            for snapshot in project.snapshots(volume).await.expect(context) {
+            for snapshot in project.history(volume).snapshots().await.expect(context) {
                 let sequence = snapshot.snapshot.sequence.0;
                 let back = read_back(&project, &snapshot).await;
                 let back = back.unwrap_or_else(|e| panic!("{context}: {}@{sequence}: {e}", volume.name));

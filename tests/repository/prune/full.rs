@@ -17,7 +17,7 @@ const RESERVE: &str = "projects/default/reserve/";
 /// With something to delete.
 async fn world() -> World {
     let mut world = World::usual().await;
-    world.project().await.fill_reserve().await.expect("there is room");
+    world.project().await.reserve().fill().await.expect("there is room");
     world.forget("pool/a", 1).await;
     world.prune().await;
     world.edit("pool/b");
@@ -61,9 +61,9 @@ async fn a_store_that_is_full_at_any_request_is_pruned_all_the_same() {
         world.check(&context).await;
         world.check_tidy(&context).await;
         // What is free now may be too little for all of the reserve.
-        let filled = project.fill_reserve().await;
+        let filled = project.reserve().fill().await;
         assert!(filled.is_ok() || filled.is_err_and(|e| e.kind() == ErrorKind::NoSpace), "{context}");
-        world.project().await.fill_reserve().await.expect("there is room");
+        world.project().await.reserve().fill().await.expect("there is room");
         assert_eq!(names(&*world.objects, RESERVE).await.len(), 8, "{context}");
     }
 }

@@ -214,7 +214,7 @@ async fn what_is_forgotten_and_pruned_while_verify_reads_it_is_no_damage() {
 async fn a_restore_of_what_was_forgotten_and_pruned_says_so() {
     let mut world = World::usual().await;
     let project = world.project().await;
-    let snapshot = project.find_snapshot("pool/a@1").await.expect("a snapshot");
+    let snapshot = project.volumes().snapshot("pool/a@1").await.expect("a snapshot");
     world.forget("pool/a", 1).await;
     world.prune().await;
     let planned = restore::plan(

@@ -54,7 +54,7 @@ async fn a_planted_done_ends_no_round() {
         world.prune().await;
         world.forget("x", 1).await;
         let project = world.project().await;
-        let catalog = project.confirmed_catalog().await.expect("a catalog");
+        let catalog = project.volumes().confirmed().await.expect("a catalog");
         let slow = Session::register(&project, &catalog.entries()[1]).await.expect("registered");
         let no_wait = || PruneOptions { wait: false, ..world.options() };
         assert!(prune_on(&project, no_wait()).await.expect("begun").round_open);
@@ -174,7 +174,7 @@ async fn what_would_hide_a_snapshot_is_opened_first() {
             world.forget("pool/a", 1).await;
             let project = world.project().await;
             if open {
-                let catalog = project.confirmed_catalog().await.expect("a catalog");
+                let catalog = project.volumes().confirmed().await.expect("a catalog");
                 let session = Session::register(&project, &catalog.entries()[1]).await.expect("registered");
                 let no_wait = PruneOptions { wait: false, ..world.options() };
                 assert!(prune_on(&project, no_wait).await.expect("begun").round_open);
@@ -288,7 +288,7 @@ async fn planted_volumes_stop_nobody() {
     world.volume("pool/new").edit(|c| c[..C].fill(9));
     world.back_up("pool/new").await;
     world.back_up("pool/new").await;
-    let catalog = world.project().await.confirmed_catalog().await.expect("a catalog");
+    let catalog = world.project().await.volumes().confirmed().await.expect("a catalog");
     let numbers: Vec<u32> = catalog.entries().iter().map(|v| v.number.0).collect();
     assert_eq!(numbers, [1, 2, 4]);
     world.forget("pool/a", 1).await;

@@ -75,7 +75,7 @@ async fn what_is_damaged_or_gone_stops_a_prune_before_anything_is_deleted() {
             let project = world.project().await;
             if open {
                 // The round waits for a session, until that is given up.
-                let catalog = project.confirmed_catalog().await.expect("a catalog");
+                let catalog = project.volumes().confirmed().await.expect("a catalog");
                 let session = Session::register(&project, &catalog.entries()[1]).await.expect("registered");
                 let options = PruneOptions { wait: false, ..world.options() };
                 assert!(prune_on(&project, options).await.expect("begun").round_open);

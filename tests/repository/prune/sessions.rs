@@ -26,7 +26,7 @@ async fn with_stalled_session() -> (World, Session) {
     let mut world = World::usual().await;
     world.forget("pool/a", 1).await;
     let project = world.project().await;
-    let catalog = project.confirmed_catalog().await.expect("a catalog");
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
     let session = Session::register(&project, &catalog.entries()[0]).await.expect("registered");
     (world, session)
 }
@@ -159,7 +159,7 @@ async fn where_creates_always_overwrote_a_dead_session_is_named_and_not_ended() 
     }
     let hand = ByHand::open(Arc::new(timed.clone()), &secret(), "default").await;
     hand.forget(1, 1).await;
-    let catalog = project.confirmed_catalog().await.expect("a catalog");
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
     let session = Session::register(&project, &catalog.entries()[1]).await.expect("registered");
     timed.advance_ms(1000 * 3_600_000);
     let prune = || PruneOptions { wait: false, pause: Passing::new(&timed, None), ..PruneOptions::default() };
@@ -177,7 +177,7 @@ async fn sessions_of_the_rounds_own_generation_are_not_waited_for() {
     let (world, session) = with_stalled_session().await;
     let project = world.project().await;
     prune_on(&project, PruneOptions { wait: false, ..world.options() }).await.expect("begun");
-    let catalog = project.confirmed_catalog().await.expect("a catalog");
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
     let young = Session::register(&project, &catalog.entries()[1]).await.expect("registered");
     assert_eq!(young.generation.0, 1);
     session.abort("given up").await.expect("settled");

@@ -187,7 +187,7 @@ impl World {
 
     pub async fn forget(&mut self, name: &str, sequence: u32) {
         self.expected.remove(&(name.to_owned(), sequence)).expect("a live snapshot");
-        let catalog = self.project().await.confirmed_catalog().await.expect("a catalog");
+        let catalog = self.project().await.volumes().confirmed().await.expect("a catalog");
         let number = catalog.by_name(&name.parse().expect("valid")).expect("a volume").number;
         self.by_hand().await.forget(number.0, sequence).await;
     }
@@ -204,8 +204,8 @@ impl World {
     pub async fn check(&self, context: &str) {
         let project = self.project().await;
         let mut seen = BTreeSet::new();
-        for volume in project.confirmed_catalog().await.expect(context).entries() {
-            for snapshot in project.snapshots(volume).await.expect(context) {
+        for volume in project.volumes().confirmed().await.expect(context).entries() {
+            for snapshot in project.history(volume).snapshots().await.expect(context) {
                 let key = (volume.name.clone(), snapshot.snapshot.sequence.0);
                 let back = read_back(&project, &snapshot).await;
                 let back = back.unwrap_or_else(|e| panic!("{context}: {key:?}: {e}"));

@@ -16,11 +16,12 @@ use tokio::task::JoinHandle;
 
 use crate::cancel::{self, Cancel, Canceller};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::context::INSTANT_TOKEN;
 use crate::progress::{Outcome, Progress, Step};
 use crate::random::random_array;
 use crate::rbd::{CephConfig, RbdSpec, advice};
 use crate::repo::Project;
-use crate::repo::log::SnapshotEntry;
+use crate::repo::history::SnapshotEntry;
 use crate::serve::Shelf;
 use crate::serve::http::{Access, HttpOptions, HttpServer, Token};
 use crate::serve::qcow2::{self, IMAGES_MAX};
@@ -147,7 +148,7 @@ impl InstantRestore {
             return Err(Error::conflict(format!(
                 "{} is being restored from {volume}@{sequence}, not from {}",
                 self.target,
-                name(wanted)
+                wanted.name()
             )));
         }
         let mut older = older.to_vec();
@@ -164,7 +165,7 @@ impl InstantRestore {
         let project = self.project.clone();
         move |begin| {
             let text = [text.as_bytes(), begin].concat();
-            project.keys().token("cuttle v1 instant restore token", &text)
+            project.keys().token(INSTANT_TOKEN, &text)
         }
     }
 
@@ -213,7 +214,7 @@ impl InstantRestore {
     ) -> Result<()> {
         let done = self.copy_and_commit(migration, state, snapshot, progress).await;
         done.map_err(|error| {
-            let (path, name) = (self.target.path(), name(snapshot));
+            let (path, name) = (self.target.path(), snapshot.name());
             let busy = match error.kind() {
                 ErrorKind::Conflict => "some steps want nobody to have the image open; then ",
                 _ => "",
@@ -295,11 +296,6 @@ fn last(snapshots: &[SnapshotEntry]) -> Result<(&SnapshotEntry, &[SnapshotEntry]
     snapshots.split_last().ok_or_else(|| Error::invalid("no snapshot to restore"))
 }
 
-/// `volume@sequence`, as a user names a snapshot.
-fn name(snapshot: &SnapshotEntry) -> String {
-    super::name(snapshot)
-}
-
 /// A server in the background; gone when this is dropped.
 struct Served {
     canceller: Canceller,
@@ -335,7 +331,7 @@ fn format(snapshot: &SnapshotEntry, older: &[SnapshotEntry]) -> Result<Format> {
         (false, []) => Ok(Format::Raw),
         (false, _) => Err(Error::unsupported(format!(
             "{} has {} bytes: not whole sectors of 512",
-            name(snapshot),
+            snapshot.name(),
             snapshot.snapshot.size_bytes
         ))
         .help("leave --history out")),

@@ -1,4 +1,4 @@
-//! Backs up a stream: cut it into chunks as it arrives, patch what it covers in part onto what the volume held, encode.
+//! Takes a stream's chunks as they come, patches what they cover in part onto what the volume held, and encodes.
 //!
 //! The stream is read once, by a thread of its own. A chunk that comes back after it was passed on is taken up again only
 //! when everything before is in the manifest (a barrier), so its content is always the newest.
@@ -9,82 +9,73 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
-use crate::backup::assemble::{Assembler, Item, Uploads};
-use crate::backup::cutter::{Cutter, Piece};
+use crate::backup::cut::{Cutter, Piece};
 use crate::backup::delta::{Below, joined};
-use crate::backup::encode::{Before, Encoder, Found};
-use crate::backup::pipeline::{Budget, spawn_thread, without_base};
+use crate::backup::encode::{Before, Found};
+use crate::backup::manifest::Draft;
+use crate::backup::store::{Item, Storer};
+use crate::budget::{Budget, Share, shrink};
 use crate::cancel::{Cancel, interrupted};
 use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::page::{ObjectRef, PageRef};
 use crate::plan::delta::Chain;
-use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
 use crate::repo::forbidden::Forbidden;
 use crate::repo::manifest::Manifest;
 use crate::source::StreamSource;
 use crate::units::{ChunkIndex, Geometry};
 
-/// What the pipeline needs besides the stream.
-pub struct StreamPlan {
+/// What it takes besides the stream.
+pub(super) struct Patching {
     pub project: Project,
     /// Where an equal chunk may be found by its place: the parent's manifest, also where the stream is a full one.
     pub before: Arc<Manifest>,
     pub forbidden: Arc<Forbidden>,
-    pub encoder: Arc<Encoder>,
-    pub budget: Arc<Budget>,
-    pub progress: Arc<dyn Progress>,
-    pub chunk_size_bytes: u32,
     /// How deep deltas may be, where there are to be any.
     pub delta_depth_max: Option<u8>,
+    pub budget: Budget,
 }
 
-/// Reads a stream to its end. Returns the volume's final size.
-pub async fn run(
-    plan: &StreamPlan,
+/// Reads a stream to its end, and stores it. Returns the volume's final size.
+pub(super) async fn run<D: Draft>(
+    patching: &Patching,
     source: Box<dyn StreamSource>,
-    assembler: &mut Assembler,
+    storer: &mut Storer<D>,
     cancel: &mut Cancel,
 ) -> Result<u64> {
     let (pieces_tx, mut pieces) = mpsc::channel(16);
-    let cutter = Cutter::new(source, Arc::clone(&plan.budget), pieces_tx, plan.chunk_size_bytes);
-    spawn_thread("stream".to_owned(), move || cutter.run())?;
-    let mut consumer =
-        Consumer { plan, assembler, uploads: FuturesUnordered::new(), patches: FuturesUnordered::new() };
-    let result = consumer.run(&mut pieces, cancel).await;
-    if result.is_err() {
-        plan.budget.stop();
-    }
-    result
+    let cutter = Cutter::new(source, patching.budget.clone(), pieces_tx, patching.project.chunk_size_bytes());
+    cpu::thread("stream", move || cutter.run())?;
+    let mut consumer = Consumer { patching, storer, patches: FuturesUnordered::new() };
+    consumer.run(&mut pieces, cancel).await
 }
 
 /// The async side.
-struct Consumer<'a> {
-    plan: &'a StreamPlan,
-    assembler: &'a mut Assembler,
-    uploads: Uploads,
+struct Consumer<'a, D> {
+    patching: &'a Patching,
+    storer: &'a mut Storer<D>,
     patches: FuturesUnordered<BoxFuture<'static, Result<Item>>>,
 }
 
-impl Consumer<'_> {
+impl<D: Draft> Consumer<'_, D> {
     async fn run(&mut self, pieces: &mut mpsc::Receiver<Piece>, cancel: &mut Cancel) -> Result<u64> {
         loop {
             // What is further on its way goes first, and makes room for the next.
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Err(interrupted()),
-                Some(stored) = self.uploads.next(), if !self.uploads.is_empty() => {
-                    self.assembler.stored(stored?).await?;
+                Some(durable) = self.storer.uploads.next(), if !self.storer.uploads.is_empty() => {
+                    self.storer.stored(durable?).await?;
                 }
                 Some(item) = self.patches.next(), if !self.patches.is_empty() => {
-                    self.assembler.accept(item?, &self.uploads).await?;
+                    self.storer.accept(item?).await?;
                 }
                 piece = pieces.recv() => match piece {
-                    Some(Piece::Chunk { index, plain, given, permit }) => {
-                        self.chunk(index, plain, given, permit).await?;
+                    Some(Piece::Chunk { index, plain, given, share }) => {
+                        self.chunk(index, plain, given, share).await?;
                     }
                     Some(Piece::Zeros { first, end }) => self.zeros(first, end).await?,
                     Some(Piece::Barrier { size_bytes, passed }) => {
@@ -108,34 +99,29 @@ impl Consumer<'_> {
     }
 
     async fn drain(&mut self, cancel: &mut Cancel) -> Result<()> {
-        while !self.patches.is_empty() || !self.uploads.is_empty() {
+        while !self.patches.is_empty() || !self.storer.uploads.is_empty() {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Err(interrupted()),
-                Some(stored) = self.uploads.next(), if !self.uploads.is_empty() => {
-                    self.assembler.stored(stored?).await?;
+                Some(durable) = self.storer.uploads.next(), if !self.storer.uploads.is_empty() => {
+                    self.storer.stored(durable?).await?;
                 }
                 Some(item) = self.patches.next(), if !self.patches.is_empty() => {
-                    self.assembler.accept(item?, &self.uploads).await?;
+                    self.storer.accept(item?).await?;
                 }
             }
         }
         Ok(())
     }
 
-    fn geometry(&mut self) -> Option<Geometry> {
-        self.assembler.builder().map(|b| b.geometry())
-    }
-
     /// The volume's bytes that lie in a chunk; raw bytes make the volume grow as they come.
     async fn chunk_len(&mut self, index: ChunkIndex, given_end: usize) -> Result<u32> {
-        let Some(geometry) = self.geometry() else { return Ok(given_end as u32) };
+        let geometry = self.storer.draft.geometry();
         let known = geometry.chunk_len_bytes(index);
         if known as usize >= given_end {
             return Ok(known);
         }
-        let size_bytes = index.0 * u64::from(self.plan.chunk_size_bytes) + given_end as u64;
-        self.resize(size_bytes).await?;
+        self.resize(geometry.offset_bytes(index) + given_end as u64).await?;
         Ok(given_end as u32)
     }
 
@@ -144,31 +130,31 @@ impl Consumer<'_> {
         index: ChunkIndex,
         mut plain: Vec<u8>,
         mut given: Vec<Range<usize>>,
-        permit: OwnedSemaphorePermit,
+        share: Share,
     ) -> Result<()> {
         given.sort_unstable_by_key(|r| r.start);
         let given_bytes: usize = given.iter().map(Range::len).sum();
-        self.assembler.stats.read_bytes += given_bytes as u64;
+        self.storer.stats.read_bytes += given_bytes as u64;
         let len_bytes = self.chunk_len(index, given.last().map_or(0, |r| r.end)).await?;
         plain.truncate(len_bytes as usize);
         let before = self.before(index, len_bytes).await?;
         // What the chunk held so far fills the gaps.
-        let under = match (given_bytes < len_bytes as usize, self.assembler.builder()) {
-            (true, Some(builder)) => Some(builder.get(index).await?),
-            (true, None) => Some(self.plan.before.chunk(index).await?),
-            (false, _) => None,
+        let under = match given_bytes < len_bytes as usize {
+            true => Some(self.storer.draft.get(index).await?),
+            false => None,
         };
         let chain = under.as_ref().and_then(|under| self.chain(under));
         let (project, encoder, budget) =
-            (self.plan.project.clone(), Arc::clone(&self.plan.encoder), Arc::clone(&self.plan.budget));
+            (self.patching.project.clone(), Arc::clone(&self.storer.encoder), self.patching.budget.clone());
         self.patches.push(Box::pin(async move {
             let objects: Option<Vec<ObjectRef>> = under.map(|under| under.objects().copied().collect());
-            let bodies = project.get_chunk_objects(objects.as_deref().unwrap_or_default()).await?;
+            let bodies = project.content().get_chunk_objects(objects.as_deref().unwrap_or_default()).await?;
+            let chunk_bytes = u64::from(project.chunk_size_bytes());
             let encoded = cpu::run(move || {
                 let mut below = None;
                 if let Some(objects) = objects {
                     // Checked against its id.
-                    let under = project.open_chunk_or_zero(&objects, &bodies, len_bytes)?;
+                    let under = project.content().open_chunk_or_zero(&objects, &bodies, len_bytes)?;
                     fill_gaps(&mut plain, &given, &under);
                     if let Some(chain) = chain {
                         let joined = joined(&project, &chain, &bodies, plain.len())?;
@@ -183,48 +169,46 @@ impl Consumer<'_> {
                 encoded
             })
             .await?;
-            let permit = without_base(permit);
-            Ok(Item { index, len_bytes, encoded, permit: Some(permit), sample: false })
+            Ok(Item { index, len_bytes, encoded, share: Some(shrink(share, chunk_bytes)), sample: false })
         }));
         Ok(())
     }
 
     /// The parent's chunk in that place, where it may be referenced.
     async fn before(&mut self, index: ChunkIndex, len_bytes: u32) -> Result<Option<Before>> {
-        let before = &self.plan.before;
+        let before = &self.patching.before;
         let chunk = before.chunk(index).await?;
-        if self.plan.forbidden.chunk(&chunk) || before.geometry().chunk_len_bytes(index) != len_bytes {
+        if self.patching.forbidden.chunk(&chunk) || before.geometry().chunk_len_bytes(index) != len_bytes {
             return Ok(None);
         }
-        let stands = match self.assembler.builder() {
-            Some(builder) => builder.get(index).await? == chunk,
-            None => true,
-        };
+        let stands = self.storer.draft.get(index).await? == chunk;
         Ok(Some(Before { chunk, stands }))
     }
 
     /// What a delta on that chunk would stand on: nothing that prune may delete, nothing that is lost.
     fn chain(&self, under: &PageRef) -> Option<Chain> {
-        let depth_max = self.plan.delta_depth_max?;
-        if self.plan.forbidden.chunk(under) { None } else { Chain::below(under, depth_max) }
+        let depth_max = self.patching.delta_depth_max?;
+        if self.patching.forbidden.chunk(under) { None } else { Chain::below(under, depth_max) }
     }
 
     /// Writes anew what the volume still has of chunks that prune may delete, and of those that were found lost. What is
     /// lost for good stays as it is, and is counted: the stream does not have it.
     async fn rescue(&mut self) -> Result<()> {
-        let Some(geometry) = self.geometry().filter(|_| !self.plan.forbidden.is_empty()) else {
+        if self.patching.forbidden.is_empty() {
             return Ok(());
-        };
+        }
+        let geometry = self.storer.draft.geometry();
         for index in (0..geometry.chunk_count()).map(ChunkIndex) {
-            let Some(builder) = self.assembler.builder() else { return Ok(()) };
-            let chunk = builder.get(index).await?;
-            if !self.plan.forbidden.chunk(&chunk) {
+            let chunk = self.storer.draft.get(index).await?;
+            if !self.patching.forbidden.chunk(&chunk) {
                 continue;
             }
             match self.write_anew(index, &chunk, geometry.chunk_len_bytes(index)).await {
-                Err(e) if e.kind() == ErrorKind::Corrupt && !self.plan.forbidden.condemns_chunk(&chunk) => {
+                Err(e)
+                    if e.kind() == ErrorKind::Corrupt && !self.patching.forbidden.condemns_chunk(&chunk) =>
+                {
                     tracing::warn!(error = %e, "a chunk that the stream does not have is lost");
-                    self.assembler.kept_lost += 1;
+                    self.storer.kept_lost += 1;
                 }
                 done => done?,
             }
@@ -234,57 +218,52 @@ impl Consumer<'_> {
 
     async fn write_anew(&mut self, index: ChunkIndex, chunk: &PageRef, len_bytes: u32) -> Result<()> {
         // The same content may be stored elsewhere.
-        let other = chunk.id().and_then(|id| self.plan.encoder.stored_ref(id));
+        let other = chunk.id().and_then(|id| self.storer.encoder.known.stored_ref(id));
         if let Some(other) = other {
-            return self.assembler.set(index, other).await;
+            return self.storer.draft.set(index, other).await;
         }
-        let plain = self.plan.project.fetch_chunk(chunk, len_bytes).await?;
+        let plain = self.patching.project.content().fetch_chunk(chunk, len_bytes).await?;
         self.encode_now(index, plain).await
     }
 
     /// Encodes and stores one chunk before anything else happens.
     async fn encode_now(&mut self, index: ChunkIndex, plain: Vec<u8>) -> Result<()> {
-        let (encoder, len_bytes) = (Arc::clone(&self.plan.encoder), plain.len() as u32);
+        let (encoder, len_bytes) = (Arc::clone(&self.storer.encoder), plain.len() as u32);
         let encoded = cpu::run(move || encoder.encode(&plain, None)).await?;
-        let item = Item { index, len_bytes, encoded, permit: None, sample: false };
-        self.assembler.accept(item, &self.uploads).await?;
-        while let Some(stored) = self.uploads.next().await {
-            self.assembler.stored(stored?).await?;
+        self.storer.accept(Item { index, len_bytes, encoded, share: None, sample: false }).await?;
+        while let Some(durable) = self.storer.uploads.next().await {
+            self.storer.stored(durable?).await?;
         }
         Ok(())
     }
 
     async fn zeros(&mut self, first: ChunkIndex, end: u64) -> Result<()> {
         for index in (first.0..end).map(ChunkIndex) {
-            let stands = match self.assembler.builder() {
-                Some(builder) => builder.get(index).await?,
-                None => PageRef::Zero,
-            };
-            if !stands.is_zero() {
-                self.assembler.set(index, PageRef::Zero).await?;
+            if !self.storer.draft.get(index).await?.is_zero() {
+                self.storer.draft.set(index, PageRef::Zero).await?;
             }
-            self.assembler.stats.zero_chunks += 1;
         }
-        let bytes = (end - first.0) * u64::from(self.plan.chunk_size_bytes);
-        self.plan.progress.step(Step { bytes, chunks: end - first.0, outcome: Outcome::Zero });
+        let chunks = end - first.0;
+        self.storer.zeros(chunks, chunks * u64::from(self.patching.project.chunk_size_bytes()));
         Ok(())
     }
 
     /// Cuts or grows the volume. The chunk that the smaller end lies in gets another length, so it is made anew.
     async fn resize(&mut self, size_bytes: u64) -> Result<()> {
-        let Some(builder) = self.assembler.builder() else { return Ok(()) };
-        let (old, new) = (builder.geometry(), Geometry::new(size_bytes, self.plan.chunk_size_bytes)?);
+        let draft = &mut self.storer.draft;
+        let (old, new) =
+            (draft.geometry(), Geometry::new(size_bytes, self.patching.project.chunk_size_bytes())?);
         if old == new {
             return Ok(());
         }
         let cut = old.index_of(old.size_bytes.min(new.size_bytes));
         let (old_len, new_len) = (old.chunk_len_bytes(cut), new.chunk_len_bytes(cut));
-        let stood = builder.get(cut).await?;
-        builder.resize(new).await?;
+        let stood = draft.get(cut).await?;
+        draft.resize(new).await?;
         if old_len == new_len || old_len == 0 || new_len == 0 || stood.is_zero() {
             return Ok(());
         }
-        let mut plain = self.plan.project.fetch_chunk(&stood, old_len).await?;
+        let mut plain = self.patching.project.content().fetch_chunk(&stood, old_len).await?;
         plain.resize(new_len as usize, 0);
         self.encode_now(cut, plain).await
     }

@@ -2,11 +2,10 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::backup::pipeline::Budget;
+use crate::budget::{Budget, Share};
 use crate::cancel::interrupted;
 use crate::error::{Error, Result};
 use crate::source::{Content, Extent, StreamEvent, StreamSource};
@@ -14,8 +13,8 @@ use crate::units::ChunkIndex;
 
 /// Chunks passed on that are remembered (about 20 MiB); after so many a barrier lets them be forgotten.
 const PASSED_ON_MAX: usize = 1 << 20;
-/// Budget of a chunk that needs its base: itself and the base.
-const PATCH_PERMITS: u32 = 2;
+/// Memory of a chunk that needs its base: itself and the base.
+const PATCH_CHUNKS: u64 = 2;
 
 /// What the stream's thread passes on.
 pub(super) enum Piece {
@@ -24,7 +23,7 @@ pub(super) enum Piece {
         index: ChunkIndex,
         plain: Vec<u8>,
         given: Vec<Range<usize>>,
-        permit: OwnedSemaphorePermit,
+        share: Share,
     },
     /// Whole chunks of zeros.
     Zeros {
@@ -46,7 +45,7 @@ pub(super) enum Piece {
 /// The stream's thread.
 pub(super) struct Cutter {
     source: Box<dyn StreamSource>,
-    budget: Arc<Budget>,
+    budget: Budget,
     runtime: tokio::runtime::Handle,
     pieces: mpsc::Sender<Piece>,
     chunk_size_bytes: u32,
@@ -60,13 +59,13 @@ struct OpenChunk {
     index: ChunkIndex,
     plain: Vec<u8>,
     given: Vec<Range<usize>>,
-    permit: OwnedSemaphorePermit,
+    share: Share,
 }
 
 impl Cutter {
     pub(super) fn new(
         source: Box<dyn StreamSource>,
-        budget: Arc<Budget>,
+        budget: Budget,
         pieces: mpsc::Sender<Piece>,
         chunk_size_bytes: u32,
     ) -> Self {
@@ -157,19 +156,20 @@ impl Cutter {
         if self.passed_on.contains(&index.0) || self.passed_on.len() >= PASSED_ON_MAX {
             self.barrier(None)?;
         }
-        let permit = self.runtime.block_on(self.budget.acquire(PATCH_PERMITS))?;
-        let plain = self.budget.buffer(self.chunk_size_bytes);
-        self.open = Some(OpenChunk { index, plain, given: Vec::new(), permit });
+        let share = self.runtime.block_on(self.budget.take(PATCH_CHUNKS * self.chunk_size()))?;
+        let mut plain = self.budget.buffer();
+        plain.resize(self.chunk_size_bytes as usize, 0);
+        self.open = Some(OpenChunk { index, plain, given: Vec::new(), share });
         Ok(())
     }
 
     fn close(&mut self) -> Result<()> {
-        let Some(OpenChunk { index, plain, given, permit }) = self.open.take() else { return Ok(()) };
+        let Some(OpenChunk { index, plain, given, share }) = self.open.take() else { return Ok(()) };
         // Raw bytes only ever ascend: nothing comes back.
         if self.size_known {
             self.passed_on.insert(index.0);
         }
-        self.send(Piece::Chunk { index, plain, given, permit })
+        self.send(Piece::Chunk { index, plain, given, share })
     }
 
     fn barrier(&mut self, size_bytes: Option<u64>) -> Result<()> {

@@ -43,6 +43,13 @@ pub struct SnapshotPoint {
     pub objects: ObjectsBy,
 }
 
+impl SnapshotPoint {
+    /// One of which no more than the name is known.
+    pub fn named(name: String) -> Self {
+        Self { name, rbd_snap_id: 0, own: false, made: None, objects: ObjectsBy::Unknown }
+    }
+}
+
 /// By what librbd decided which objects of a snapshot are there, when a backup read it. What a valid object map lacks reads as
 /// zero, and in a clone as the parent, whatever the object holds; and a map may be wrong and marked valid: that of the image
 /// after a rollback to a snapshot whose own map is invalid is empty (seen on 16.2), until somebody rebuilds it.

@@ -1,16 +1,18 @@
-//! Backs up a volume that can be read anywhere: plan the spans, read many chunks at once, encode, assemble.
+//! Reads what a plan says of a volume that can be read anywhere: many chunks at once, each encoded where it was read.
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use crate::backup::assemble::{Assembler, Item};
-use crate::backup::delta::{Below, fetch_joined};
+use crate::backup::delta::{Below, fetch_joined, memory_chunks};
 use crate::backup::encode::{Before, Encoded, Encoder, Found};
-use crate::backup::pipeline::{Budget, ItemSender, collect, permits, without_base};
+use crate::backup::manifest::Draft;
+use crate::backup::plan::ChunkPlan;
+use crate::backup::store::{Item, Storer};
+use crate::budget::{Budget, shrink};
 use crate::cancel::{Cancel, interrupted};
-use crate::chunker::Span;
 use crate::cpu;
 use crate::error::{Context, Error, Result};
 use crate::format::REFS_PER_PAGE;
@@ -18,50 +20,29 @@ use crate::plan::delta::Chain;
 use crate::repo::forbidden::Forbidden;
 use crate::repo::manifest::Manifest;
 use crate::source::ReadAt;
-use crate::units::{ChunkId, ChunkIndex, Geometry};
+use crate::units::{ChunkId, ChunkIndex};
 
 /// Chunks planned ahead of the readers.
 const WORK_AHEAD_MAX: usize = 64;
 const FANOUT: u64 = REFS_PER_PAGE as u64;
 
 /// What is read, and compared with what.
-pub struct VolumePlan {
-    pub reader: Arc<dyn ReadAt>,
-    pub geometry: Geometry,
-    pub spans: Vec<Span>,
-    /// Unreported chunks to look at all the same.
-    pub samples: Vec<ChunkIndex>,
+pub(super) struct Reading {
+    pub plan: Arc<ChunkPlan>,
+    pub source: Arc<dyn ReadAt>,
     /// The parent's manifest, or zeros.
     pub before: Arc<Manifest>,
     pub forbidden: Arc<Forbidden>,
     /// Where new chunks may become deltas.
     pub deltas: Option<Deltas>,
+    pub budget: Budget,
 }
 
 /// What deltas are made against.
-pub struct Deltas {
+pub(super) struct Deltas {
     /// The content of the parent's snapshot.
     pub base: Arc<dyn ReadAt>,
     pub depth_max: u8,
-}
-
-impl VolumePlan {
-    /// Bytes that will be looked at: for the progress bar.
-    pub fn total_bytes(&self) -> u64 {
-        let span = |s: &Span| {
-            let last = ChunkIndex(s.first.0 + s.count - 1);
-            self.geometry.range_bytes(last).end - self.geometry.offset_bytes(s.first)
-        };
-        let samples: u64 = self.samples.iter().map(|i| u64::from(self.geometry.chunk_len_bytes(*i))).sum();
-        self.spans.iter().map(span).sum::<u64>() + samples
-    }
-
-    /// Bytes that will be read from the source.
-    pub fn read_bytes(&self) -> u64 {
-        let chunk = u64::from(self.geometry.chunk_size_bytes);
-        let read: u64 = self.spans.iter().filter(|s| s.read).map(|s| s.count).sum();
-        (read + self.samples.len() as u64) * chunk
-    }
 }
 
 /// One chunk for a reader.
@@ -73,23 +54,25 @@ struct Work {
     sample: bool,
 }
 
-/// Carries out a plan. When it returns, everything that the assembler's manifest names is durable.
-pub async fn run(
-    plan: Arc<VolumePlan>,
-    encoder: Arc<Encoder>,
-    budget: Arc<Budget>,
-    assembler: &mut Assembler,
+/// Items from the readers. Unbounded, as the budget bounds what can be in it.
+type ItemSender = mpsc::UnboundedSender<Result<Item>>;
+type Items = mpsc::UnboundedReceiver<Result<Item>>;
+
+/// Reads and stores. When it returns, everything that the draft names is durable, or the source was found wrong.
+pub(super) async fn run<D: Draft>(
+    reading: Reading,
+    storer: &mut Storer<D>,
     cancel: &mut Cancel,
 ) -> Result<()> {
     let (items_tx, mut items) = mpsc::unbounded_channel();
     let (work_tx, work_rx) = mpsc::channel(WORK_AHEAD_MAX);
-    let reads = plan.reader.reads_inflight();
+    let reads = reading.source.reads_inflight();
+    let reading = Arc::new(reading);
     let reader = Reader {
         work: Arc::new(Mutex::new(work_rx)),
         reads: Arc::new(Semaphore::new(reads)),
-        plan: Arc::clone(&plan),
-        encoder,
-        budget,
+        reading: Arc::clone(&reading),
+        encoder: Arc::clone(&storer.encoder),
         items: items_tx.clone(),
     };
     // Dropped with this function, whatever ends it.
@@ -100,12 +83,12 @@ pub async fn run(
     }
     drop(reader);
     tasks.spawn(async move {
-        if let Err(error) = produce(&plan, &work_tx, &items_tx).await {
+        if let Err(error) = produce(&reading, &work_tx, &items_tx).await {
             let _ = items_tx.send(Err(error));
         }
     });
-    collect(assembler, &mut items, cancel).await?;
-    if assembler.distrust.is_some() {
+    collect(storer, &mut items, cancel).await?;
+    if storer.distrust.is_some() {
         return Ok(());
     }
     // All items came, unless a task ended without sending its own.
@@ -115,17 +98,40 @@ pub async fn run(
     Ok(())
 }
 
-/// Walks the spans leaf by leaf. Chunks known to be zero go straight to the assembler, where the parent has something.
-async fn produce(plan: &VolumePlan, work: &mpsc::Sender<Work>, items: &ItemSender) -> Result<()> {
-    let mut samples = plan.samples.iter().copied().peekable();
+/// Takes items until all senders are gone, and waits for the uploads.
+async fn collect<D: Draft>(storer: &mut Storer<D>, items: &mut Items, cancel: &mut Cancel) -> Result<()> {
+    let mut more = true;
+    while more || !storer.uploads.is_empty() {
+        // What is stored makes room for more, so it goes first; it is never more than came in.
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(interrupted()),
+            Some(durable) = storer.uploads.next(), if !storer.uploads.is_empty() => storer.stored(durable?).await?,
+            item = items.recv(), if more => match item {
+                Some(item) => storer.accept(item?).await?,
+                None => more = false,
+            },
+        }
+        // A source that misses changes: there is no point in going on with this plan.
+        if storer.distrust.is_some() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Walks the spans leaf by leaf. Chunks known to be zero go straight to be stored, where the parent has something.
+async fn produce(reading: &Reading, work: &mpsc::Sender<Work>, items: &ItemSender) -> Result<()> {
+    let plan = &reading.plan;
+    let mut samples = plan.sample.iter().copied().peekable();
     for span in &plan.spans {
         let end = span.first.0 + span.count;
         let mut index = span.first.0;
         while index < end {
             while let Some(sample) = samples.next_if(|s| s.0 < index) {
-                send_read(plan, sample, true, work).await?;
+                send_read(reading, sample, true, work).await?;
             }
-            if !span.read && plan.before.leaf_ref_or_zero(index / FANOUT).await?.is_zero() {
+            if !span.read && reading.before.leaf_ref_or_zero(index / FANOUT).await?.is_zero() {
                 // A whole leaf of zeros that was zero before, or the part of it within the span.
                 let next = ((index / FANOUT + 1) * FANOUT).min(end);
                 send_zeros(plan, index, next, items);
@@ -133,9 +139,9 @@ async fn produce(plan: &VolumePlan, work: &mpsc::Sender<Work>, items: &ItemSende
                 continue;
             }
             if span.read {
-                send_read(plan, ChunkIndex(index), false, work).await?;
+                send_read(reading, ChunkIndex(index), false, work).await?;
             } else {
-                let before = plan.before.chunk(ChunkIndex(index)).await?;
+                let before = reading.before.chunk(ChunkIndex(index)).await?;
                 let encoded = if before.is_zero() { Encoded::Same } else { Encoded::Zero };
                 send_item(plan, ChunkIndex(index), encoded, items);
             }
@@ -143,23 +149,24 @@ async fn produce(plan: &VolumePlan, work: &mpsc::Sender<Work>, items: &ItemSende
         }
     }
     for sample in samples {
-        send_read(plan, sample, true, work).await?;
+        send_read(reading, sample, true, work).await?;
     }
     Ok(())
 }
 
 async fn send_read(
-    plan: &VolumePlan,
+    reading: &Reading,
     index: ChunkIndex,
     sample: bool,
     work: &mpsc::Sender<Work>,
 ) -> Result<()> {
-    let before = plan.before.chunk(index).await?;
-    let forbidden = plan.forbidden.chunk(&before);
+    let before = reading.before.chunk(index).await?;
+    let forbidden = reading.forbidden.chunk(&before);
     // A chunk whose length changed is another chunk.
-    let recut = plan.before.geometry().chunk_len_bytes(index) != plan.geometry.chunk_len_bytes(index);
+    let recut =
+        reading.before.geometry().chunk_len_bytes(index) != reading.plan.geometry.chunk_len_bytes(index);
     let before = (!forbidden && !recut).then_some(Before { chunk: before, stands: true });
-    let chain = match (&plan.deltas, &before) {
+    let chain = match (&reading.deltas, &before) {
         (Some(deltas), Some(before)) if !sample => Chain::below(&before.chunk, deltas.depth_max),
         _ => None,
     };
@@ -168,28 +175,27 @@ async fn send_read(
     Ok(())
 }
 
-fn send_item(plan: &VolumePlan, index: ChunkIndex, encoded: Encoded, items: &ItemSender) {
+fn send_item(plan: &ChunkPlan, index: ChunkIndex, encoded: Encoded, items: &ItemSender) {
     let len_bytes = plan.geometry.chunk_len_bytes(index);
-    let _ = items.send(Ok(Item { index, len_bytes, encoded, permit: None, sample: false }));
+    let _ = items.send(Ok(Item { index, len_bytes, encoded, share: None, sample: false }));
 }
 
-fn send_zeros(plan: &VolumePlan, first: u64, end: u64, items: &ItemSender) {
+fn send_zeros(plan: &ChunkPlan, first: u64, end: u64, items: &ItemSender) {
     let last = plan.geometry.range_bytes(ChunkIndex(end - 1));
     let bytes = last.end - plan.geometry.offset_bytes(ChunkIndex(first));
     let encoded = Encoded::StillZero { chunks: end - first, bytes };
     let _ =
-        items.send(Ok(Item { index: ChunkIndex(first), len_bytes: 0, encoded, permit: None, sample: false }));
+        items.send(Ok(Item { index: ChunkIndex(first), len_bytes: 0, encoded, share: None, sample: false }));
 }
 
-/// Takes chunks from the source to the assembler, one after the other.
+/// Takes chunks from the source to where they are stored, one after the other.
 #[derive(Clone)]
 struct Reader {
     work: Arc<Mutex<mpsc::Receiver<Work>>>,
     /// The source is asked for so much at once.
     reads: Arc<Semaphore>,
-    plan: Arc<VolumePlan>,
+    reading: Arc<Reading>,
     encoder: Arc<Encoder>,
-    budget: Arc<Budget>,
     items: ItemSender,
 }
 
@@ -200,7 +206,7 @@ impl Reader {
             let Some(next) = next else { return };
             let item = self.item(next).await;
             let failed = item.is_err();
-            // The assembler is gone only when the backup failed already.
+            // Who stores is gone only when the backup failed already.
             let _ = self.items.send(item);
             if failed {
                 return;
@@ -210,8 +216,9 @@ impl Reader {
 
     async fn item(&self, work: Work) -> Result<Item> {
         let Work { index, before, chain, sample } = work;
-        let permit = self.budget.acquire(permits(chain.as_ref())).await?;
-        let plain = self.read("the source", &self.plan.reader, index).await?;
+        let chunk_bytes = u64::from(self.reading.plan.geometry.chunk_size_bytes);
+        let share = self.reading.budget.take(memory_chunks(chain.as_ref()) * chunk_bytes).await?;
+        let plain = self.read("the source", &self.reading.source, index).await?;
         let len_bytes = plain.len() as u32;
         let (encoder, wants_base) = (Arc::clone(&self.encoder), chain.is_some());
         let (plain, found) = cpu::run(move || {
@@ -228,8 +235,8 @@ impl Reader {
             (Found::New(id), Some(chain)) => self.against_base(index, (id, plain), chain).await?,
             (Found::New(_), None) => return Err(Error::internal("a new chunk was not encoded")),
         };
-        self.budget.give_back(plain);
-        Ok(Item { index, len_bytes, encoded, permit: Some(without_base(permit)), sample })
+        self.reading.budget.give_back(plain);
+        Ok(Item { index, len_bytes, encoded, share: Some(shrink(share, chunk_bytes)), sample })
     }
 
     /// Encodes a new chunk against what the parent has in its place. Gives the chunk's buffer back.
@@ -239,15 +246,15 @@ impl Reader {
         (id, plain): (ChunkId, Vec<u8>),
         chain: Chain,
     ) -> Result<(Vec<u8>, Encoded)> {
-        let base = self.plan.deltas.as_ref().map(|deltas| &deltas.base);
-        let end = self.plan.geometry.range_bytes(index).end;
+        let base = self.reading.deltas.as_ref().map(|deltas| &deltas.base);
+        let end = self.reading.plan.geometry.range_bytes(index).end;
         let Some(base) = base.filter(|base| base.size_bytes() >= end) else {
             return Ok((plain, Encoded::BaseDiffers));
         };
         let read = self.read("the base", base, index);
         let joined = fetch_joined(&self.encoder.project, &chain, plain.len());
         let (base_plain, joined) = tokio::try_join!(read, joined)?;
-        let (encoder, budget) = (Arc::clone(&self.encoder), Arc::clone(&self.budget));
+        let (encoder, budget) = (Arc::clone(&self.encoder), self.reading.budget.clone());
         cpu::run(move || {
             if !encoder.is_base(&chain, &base_plain) {
                 return Ok((plain, Encoded::BaseDiffers));
@@ -262,10 +269,11 @@ impl Reader {
 
     async fn read(&self, what: &'static str, reader: &Arc<dyn ReadAt>, index: ChunkIndex) -> Result<Vec<u8>> {
         let _turn = self.reads.acquire().await.map_err(|_| interrupted())?;
-        let geometry = self.plan.geometry;
+        let geometry = self.reading.plan.geometry;
         let (offset_bytes, len_bytes) = (geometry.offset_bytes(index), geometry.chunk_len_bytes(index));
-        let (reader, mut plain) = (Arc::clone(reader), self.budget.buffer(len_bytes));
+        let (reader, mut plain) = (Arc::clone(reader), self.reading.budget.buffer());
         cpu::block(move || {
+            plain.resize(len_bytes as usize, 0);
             reader
                 .read_at(offset_bytes, &mut plain)
                 .context(format!("read {len_bytes} bytes at offset {offset_bytes} of {what}"))?;

@@ -1,25 +1,20 @@
-//! Chunks and pages in the store: uploading what is new, fetching with everything that is needed to decode.
+//! Chunks and pages in the store: uploading what is new, fetching with everything that is needed to decode, listing.
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use crate::codec::{self, Base, Sealed};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::envelope::{DeltaBase, Header, damaged};
-use crate::format::names::ContentName;
+use crate::format::names::{ContentKind, ContentName, content_prefix, generation_prefix};
 use crate::format::page::{ObjectRef, Page, PageRef};
 use crate::format::{CLOSURE_LEN_MAX, ObjectName, ObjectType};
 use crate::keys::random_array;
 use crate::repo::Project;
 use crate::repo::project::missing;
-use crate::store::Created;
+use crate::store::{Created, ObjectInfo};
+use crate::units::Generation;
 use crate::{cpu, units};
-
-/// Buffers that chunks are decoded in. Used again and again, they cost no fresh memory.
-#[derive(Debug, Default)]
-pub(crate) struct ChunkBuffers {
-    pub(crate) plain: Vec<u8>,
-}
 
 /// What an upload came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +24,27 @@ pub struct Uploaded {
     pub new: bool,
 }
 
-impl Project {
-    pub(crate) fn chunk_name(&self, name: ContentName) -> ObjectName {
-        ObjectName::Chunk(self.name().clone(), name)
+/// A chunk or page as a listing shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) kind: ContentKind,
+    pub(crate) name: ContentName,
+    pub(crate) size_bytes: u64,
+}
+
+/// The chunks and pages of a project.
+#[derive(Clone, Copy)]
+pub struct Content<'a> {
+    pub(super) project: &'a Project,
+}
+
+impl Content<'_> {
+    pub(crate) fn chunk_name(self, name: ContentName) -> ObjectName {
+        ObjectName::Chunk(self.project.name().clone(), name)
     }
 
-    pub(crate) fn page_name(&self, name: ContentName) -> ObjectName {
-        ObjectName::Page(self.name().clone(), name)
+    pub(crate) fn page_name(self, name: ContentName) -> ObjectName {
+        ObjectName::Page(self.project.name().clone(), name)
     }
 
     /// Uploads a chunk or page of the session's generation, or finds that it is there.
@@ -43,14 +52,14 @@ impl Project {
     /// What stands under a full object's name already is used once it was opened: anybody who may create can have put it
     /// there. What does not open is left for `verify` to report, and the content goes under a variant of the name. A variant
     /// that is taken, delta or not, is another's. Where a listing shows the name, it is looked at before anything is sent.
-    pub(crate) async fn put_content(&self, sealed: Sealed, is_listed: bool) -> Result<Uploaded> {
+    pub(crate) async fn put(self, sealed: Sealed, is_listed: bool) -> Result<Uploaded> {
         let mut sealed = sealed;
         if is_listed && let Some(object) = self.found(&sealed).await? {
             return Ok(Uploaded { object, new: false });
         }
         for _ in 0..CLOSURE_LEN_MAX {
             let name = content_name(&sealed)?;
-            match self.create_sealed(&sealed).await? {
+            match self.project.create_sealed(&sealed).await? {
                 Created::New => {
                     let object = ObjectRef { name, sealed_len_bytes: sealed.len_bytes() };
                     return Ok(Uploaded { object, new: true });
@@ -72,13 +81,13 @@ impl Project {
     }
 
     /// What stands under the name of a full object, if it opens and holds the same content.
-    async fn found(&self, sealed: &Sealed) -> Result<Option<ObjectRef>> {
+    async fn found(self, sealed: &Sealed) -> Result<Option<ObjectRef>> {
         let name = content_name(sealed)?;
         let max = match sealed.name().object_type() {
-            ObjectType::Chunk => chunk_object_len_bytes_max(self.chunk_size_bytes()),
+            ObjectType::Chunk => chunk_object_len_bytes_max(self.project.chunk_size_bytes()),
             other => other.object_len_bytes_max() as u64,
         };
-        let bytes = match self.repository().store.get(&sealed.name().to_string(), max).await {
+        let bytes = match self.project.repository().store.get(&sealed.name().to_string(), max).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(None),
             // Larger than any such object.
@@ -89,7 +98,7 @@ impl Project {
             return Ok(None);
         }
         let sealed_len_bytes = bytes.len() as u32;
-        let (project, object_name) = (self.clone(), sealed.name().clone());
+        let (project, object_name) = (self.project.clone(), sealed.name().clone());
         cpu::run(move || {
             let (mut plain, is_chunk) = (Vec::new(), object_name.object_type() == ObjectType::Chunk);
             let plain_max = match is_chunk {
@@ -105,8 +114,8 @@ impl Project {
         .await
     }
 
-    async fn rename_to_variant(&self, sealed: Sealed) -> Result<Sealed> {
-        let project = self.clone();
+    async fn rename_to_variant(self, sealed: Sealed) -> Result<Sealed> {
+        let project = self.project.clone();
         cpu::run(move || {
             let variant = u32::from_le_bytes(random_array()?).max(1);
             let name = match sealed.name() {
@@ -120,23 +129,41 @@ impl Project {
     }
 
     /// Fetches a chunk with its closure, opens it, and checks its id. `len_bytes` is what the volume's geometry says.
-    pub async fn fetch_chunk(&self, chunk: &PageRef, len_bytes: u32) -> Result<Vec<u8>> {
+    pub async fn fetch_chunk(self, chunk: &PageRef, len_bytes: u32) -> Result<Vec<u8>> {
+        if chunk.is_zero() {
+            return Ok(vec![0; len_bytes as usize]);
+        }
+        self.fetch_chunk_into(chunk, len_bytes, Vec::new).await
+    }
+
+    /// As [`fetch_chunk`](Self::fetch_chunk) for a chunk that is not zero. The buffer is taken once its objects have come.
+    pub(crate) async fn fetch_chunk_into(
+        self,
+        chunk: &PageRef,
+        len_bytes: u32,
+        take: impl FnOnce() -> Vec<u8> + Send + 'static,
+    ) -> Result<Vec<u8>> {
         let objects: Vec<ObjectRef> = chunk.objects().copied().collect();
         let bodies = self.get_chunk_objects(&objects).await?;
-        let project = self.clone();
-        cpu::run(move || project.open_chunk_or_zero(&objects, &bodies, len_bytes)).await
+        let project = self.project.clone();
+        cpu::run(move || {
+            let mut plain = take();
+            project.content().open_chunk_into(&objects, &bodies, len_bytes, &mut plain)?;
+            Ok(plain)
+        })
+        .await
     }
 
     /// The sealed bytes of the objects of one chunk, in their order.
-    pub(crate) async fn get_chunk_objects(&self, objects: &[ObjectRef]) -> Result<Vec<Bytes>> {
+    pub(crate) async fn get_chunk_objects(self, objects: &[ObjectRef]) -> Result<Vec<Bytes>> {
         let bodies = stream::iter(objects.to_vec()).map(|object| self.get_chunk_object(object));
         bodies.buffered(CLOSURE_LEN_MAX + 1).try_collect().await
     }
 
     /// The sealed bytes of one chunk object, whose size must be what its ref says.
-    pub(crate) async fn get_chunk_object(&self, object: ObjectRef) -> Result<Bytes> {
+    pub(crate) async fn get_chunk_object(self, object: ObjectRef) -> Result<Bytes> {
         let name = self.chunk_name(object.name);
-        let len_bytes_max = chunk_object_len_bytes_max(self.chunk_size_bytes());
+        let len_bytes_max = chunk_object_len_bytes_max(self.project.chunk_size_bytes());
         if u64::from(object.sealed_len_bytes) > len_bytes_max {
             return Err(Error::corrupt(format!(
                 "{name}: its manifest says {} bytes, at most {len_bytes_max}",
@@ -144,15 +171,20 @@ impl Project {
             )));
         }
         let max = u64::from(object.sealed_len_bytes);
-        let bytes =
-            self.repository().store.get(&name.to_string(), max).await?.ok_or_else(|| missing(&name))?;
+        let bytes = self
+            .project
+            .repository()
+            .store
+            .get(&name.to_string(), max)
+            .await?
+            .ok_or_else(|| missing(&name))?;
         check_len(&name, bytes.len(), &object)?;
         Ok(bytes)
     }
 
     /// Decodes a chunk from its objects: the chunk itself first, the full object at the chain's end last; none for zeros.
     pub(crate) fn open_chunk_or_zero(
-        &self,
+        self,
         objects: &[ObjectRef],
         bodies: &[Bytes],
         len_bytes: u32,
@@ -160,36 +192,36 @@ impl Project {
         if objects.is_empty() {
             return Ok(vec![0; len_bytes as usize]);
         }
-        let mut buffers = ChunkBuffers::default();
-        self.open_chunk_into(objects, bodies, len_bytes, &mut buffers)?;
-        Ok(buffers.plain)
+        let mut plain = Vec::new();
+        self.open_chunk_into(objects, bodies, len_bytes, &mut plain)?;
+        Ok(plain)
     }
 
-    /// As [`open_chunk_or_zero`](Self::open_chunk_or_zero) for a chunk that has objects, into buffers that were used before. After an error they hold anything.
+    /// As [`open_chunk_or_zero`](Self::open_chunk_or_zero) for a chunk that has objects, into a buffer that was used before. After an error it holds anything.
     pub(crate) fn open_chunk_into(
-        &self,
+        self,
         objects: &[ObjectRef],
         bodies: &[Bytes],
         len_bytes: u32,
-        buffers: &mut ChunkBuffers,
+        plain: &mut Vec<u8>,
     ) -> Result<()> {
         let mut below: Option<ContentName> = None;
         for (depth, (object, body)) in objects.iter().zip(bodies).rev().enumerate() {
             let name = self.chunk_name(object.name);
             let base = below.map(|name| DeltaBase { name, depth: depth as u8 });
-            let max = self.chunk_size_bytes() as usize;
-            codec::open_onto(self.place(&name), body, base, max, &mut buffers.plain).context(&name)?;
+            let max = self.project.chunk_size_bytes() as usize;
+            codec::open_onto(self.project.place(&name), body, base, max, plain).context(&name)?;
             below = Some(object.name);
         }
         let name = below.ok_or_else(|| Error::internal("a chunk without objects"))?;
-        if self.identify(&buffers.plain) != name.id {
+        if self.project.identify(plain) != name.id {
             return Err(self.wrong_link(objects, bodies));
         }
-        check_plain_len(&name, buffers.plain.len(), len_bytes)
+        check_plain_len(&name, plain.len(), len_bytes)
     }
 
     /// Which object of a chain that ends in another content is the first to be wrong: only the end's id is looked at before.
-    fn wrong_link(&self, objects: &[ObjectRef], bodies: &[Bytes]) -> Error {
+    fn wrong_link(self, objects: &[ObjectRef], bodies: &[Bytes]) -> Error {
         let (mut plain, mut below) = (Vec::new(), None::<(ContentName, Vec<u8>)>);
         for (depth, (object, body)) in objects.iter().zip(bodies).rev().enumerate() {
             let base = below.as_ref().map(|(name, plain)| Base { name: *name, depth: depth as u8, plain });
@@ -203,38 +235,39 @@ impl Project {
 
     /// Decodes one object of a chunk, given its base, and checks its id.
     pub(crate) fn open_object(
-        &self,
+        self,
         object: &ObjectRef,
         body: &[u8],
         base: Option<Base<'_>>,
         plain: &mut Vec<u8>,
     ) -> Result<()> {
         let name = self.chunk_name(object.name);
-        codec::open(self.place(&name), body, base, self.chunk_size_bytes() as usize, plain).context(&name)?;
-        if self.identify(plain) == object.name.id {
+        codec::open(self.project.place(&name), body, base, self.project.chunk_size_bytes() as usize, plain)
+            .context(&name)?;
+        if self.project.identify(plain) == object.name.id {
             return Ok(());
         }
         Err(damaged(format!("{name}: its content has another id")))
     }
 
     /// Reads a manifest page; the cache may answer.
-    pub(crate) async fn read_page(&self, object: &ObjectRef, level: u8, count: usize) -> Result<Page> {
+    pub(crate) async fn read_page(self, object: &ObjectRef, level: u8, count: usize) -> Result<Page> {
         let name = self.page_name(object.name);
-        let cache = &self.repository().cache;
+        let cache = &self.project.repository().cache;
         if let Some(copy) = cache.page(&name) {
             match self.open_page(&name, object, copy, level, count).await {
                 Ok(page) => return Ok(page),
                 Err(_) => cache.remove(&name),
             }
         }
-        let bytes = self.get_object(&name).await?.ok_or_else(|| missing(&name))?;
+        let bytes = self.project.get_object(&name).await?.ok_or_else(|| missing(&name))?;
         let page = self.open_page(&name, object, bytes.clone(), level, count).await?;
         cache.put_page(&name, &bytes);
         Ok(page)
     }
 
     pub(crate) async fn open_page(
-        &self,
+        self,
         name: &ObjectName,
         object: &ObjectRef,
         bytes: Bytes,
@@ -242,7 +275,7 @@ impl Project {
         count: usize,
     ) -> Result<Page> {
         check_len(name, bytes.len(), object)?;
-        let (project, name, id) = (self.clone(), name.clone(), object.name.id);
+        let (project, name, id) = (self.project.clone(), name.clone(), object.name.id);
         cpu::run(move || {
             let mut plain = Vec::new();
             let max = ObjectType::Page.plain_len_bytes_max();
@@ -253,6 +286,40 @@ impl Project {
             Page::decode(&plain, level, count).context(&name)
         })
         .await
+    }
+
+    /// The generations that have objects of a kind, ascending.
+    pub(crate) async fn generations(self, kind: ContentKind) -> Result<Vec<Generation>> {
+        let found =
+            self.project.repository().store.list_prefixes(&content_prefix(self.project.name(), kind)).await?;
+        let mut generations: Vec<Generation> =
+            found.iter().filter_map(|name| name.parse().ok().map(Generation)).collect();
+        generations.sort_unstable();
+        Ok(generations)
+    }
+
+    /// All of a kind and generation, or those whose ids begin with one byte. Foreign names are left out.
+    pub(crate) fn list(
+        self,
+        kind: ContentKind,
+        generation: Generation,
+        first: Option<u8>,
+    ) -> impl Stream<Item = Result<Listed>> + Send + use<> {
+        let prefix = generation_prefix(self.project.name(), kind, generation, first);
+        let listed = |info: Result<ObjectInfo>| {
+            let (key, size_bytes) = match info {
+                Ok(info) => (info.key, info.size_bytes),
+                Err(e) => return Some(Err(e)),
+            };
+            let (kind, name) = match ObjectName::parse(&key)? {
+                ObjectName::Chunk(_, name) => (ContentKind::Chunk, name),
+                ObjectName::Page(_, name) => (ContentKind::Page, name),
+                _ => return None,
+            };
+            Some(Ok(Listed { kind, name, size_bytes }))
+        };
+        let listing = self.project.repository().store.list_stream(&prefix, None);
+        listing.filter_map(move |info| std::future::ready(listed(info)))
     }
 }
 

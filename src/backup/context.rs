@@ -1,0 +1,58 @@
+//! What every step of a backup is handed: the project, what was asked for, the bound of its memory, and whom to tell.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::backup::BackupOptions;
+use crate::budget::Budget;
+use crate::cancel::Cancel;
+use crate::progress::Progress;
+use crate::repo::Project;
+
+/// Chunks in flight, at least and at most, however small they are.
+const CHUNKS_INFLIGHT_MIN: u64 = 4;
+const CHUNKS_INFLIGHT_MAX: u64 = 256;
+
+pub(super) struct Context<'a> {
+    pub project: &'a Project,
+    pub options: &'a BackupOptions,
+    pub progress: Arc<dyn Progress>,
+    pub cancel: Cancel,
+    /// A chunk takes its size from before it is read until it is durable.
+    pub budget: Budget,
+    notes: Mutex<Vec<String>>,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(
+        project: &'a Project,
+        options: &'a BackupOptions,
+        progress: Arc<dyn Progress>,
+        cancel: Cancel,
+    ) -> Self {
+        let chunk = u64::from(project.chunk_size_bytes());
+        let chunks = (options.inflight_bytes / chunk).clamp(CHUNKS_INFLIGHT_MIN, CHUNKS_INFLIGHT_MAX);
+        Self {
+            project,
+            options,
+            progress,
+            cancel,
+            budget: Budget::new(chunks * chunk),
+            notes: Mutex::default(),
+        }
+    }
+
+    /// Tells the operator now, and once more in the report.
+    pub fn note(&self, note: String) {
+        self.progress.warn(&note);
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+    }
+
+    pub fn notes<'n>(&self, notes: impl IntoIterator<Item = &'n String>) {
+        notes.into_iter().for_each(|note| self.note(note.clone()));
+    }
+
+    /// What was told since the last call.
+    pub fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

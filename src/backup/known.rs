@@ -1,0 +1,171 @@
+//! What a session knows of the content that it may reference.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::format::names::ContentName;
+use crate::format::page::{ObjectRef, PageRef};
+use crate::units::{ChunkId, Generation};
+
+/// Most objects that a session remembers (about 50 MiB), those below a delta included. Beyond it, dedup is the store's: a
+/// create that finds the chunk.
+const KNOWN_MAX: usize = 900_000;
+
+/// What this session knows of a chunk that it may reference.
+#[derive(Debug, Clone)]
+pub(super) enum Known {
+    Pending,
+    Stored {
+        generation: Generation,
+        sealed_len_bytes: u32,
+        variant: u32,
+    },
+    /// Stored by this session as a delta, which nobody else knows of.
+    Delta(Arc<PageRef>),
+}
+
+impl Known {
+    pub(super) fn of(object: &ObjectRef) -> Self {
+        let ContentName { generation, variant, .. } = object.name;
+        Self::Stored { generation, sealed_len_bytes: object.sealed_len_bytes, variant }
+    }
+
+    /// The ref of the chunk; `None` while it is being uploaded.
+    pub(super) fn chunk(&self, id: ChunkId) -> Option<PageRef> {
+        match self {
+            Self::Pending => None,
+            Self::Stored { generation, sealed_len_bytes, variant } => {
+                let name = ContentName { generation: *generation, id, variant: *variant };
+                Some(PageRef::full(ObjectRef { name, sealed_len_bytes: *sealed_len_bytes }))
+            }
+            Self::Delta(chunk) => Some(PageRef::clone(chunk)),
+        }
+    }
+
+    /// Objects that must be remembered for it.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Pending | Self::Stored { .. } => 1,
+            Self::Delta(chunk) => 1 + chunk.objects().count(),
+        }
+    }
+}
+
+/// Two halves: when the newer is full, the older is dropped. So whatever a chunk in flight waits for is still known.
+#[derive(Default)]
+struct Halves {
+    newer: HashMap<ChunkId, Known>,
+    older: HashMap<ChunkId, Known>,
+    /// Of what was put into the newer half.
+    weight: usize,
+}
+
+impl Halves {
+    fn get(&self, id: &ChunkId) -> Option<Known> {
+        self.newer.get(id).or_else(|| self.older.get(id)).cloned()
+    }
+
+    fn insert(&mut self, id: ChunkId, known: Known) {
+        if self.weight >= KNOWN_MAX / 2 {
+            let older = std::mem::take(&mut self.newer);
+            let pending = older.iter().filter(|(_, k)| matches!(k, Known::Pending));
+            self.newer.extend(pending.map(|(id, k)| (*id, k.clone())));
+            self.weight = self.newer.len();
+            self.older = older;
+        }
+        self.weight += known.weight();
+        self.newer.insert(id, known);
+    }
+
+    fn len(&self) -> usize {
+        self.newer.len() + self.older.len()
+    }
+}
+
+/// Asked by many threads.
+#[derive(Default)]
+pub(super) struct KnownChunks {
+    known: Mutex<Halves>,
+    /// Chunks of the generation that a listing shows and nothing proves: to be opened before they are used.
+    listed: Mutex<HashSet<ChunkId>>,
+}
+
+impl KnownChunks {
+    fn known(&self) -> MutexGuard<'_, Halves> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listed(&self) -> MutexGuard<'_, HashSet<ChunkId>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn know(&self, id: ChunkId, known: Known) {
+        self.known().insert(id, known);
+    }
+
+    pub fn count(&self) -> usize {
+        self.known().len()
+    }
+
+    pub fn saw_listed(&self, ids: impl IntoIterator<Item = ChunkId>) {
+        self.listed().extend(ids);
+    }
+
+    /// Whether a listing shows a full object of a chunk in the generation.
+    pub fn is_listed(&self, id: &ChunkId) -> bool {
+        self.listed().contains(id)
+    }
+
+    /// Says what is known of an id; the first to ask for an unknown one is to upload it.
+    pub fn claim(&self, id: ChunkId) -> Option<Known> {
+        let mut known = self.known();
+        let found = known.get(&id);
+        if found.is_none() {
+            known.insert(id, Known::Pending);
+        }
+        found
+    }
+
+    /// An upload is durable.
+    pub fn stored(&self, chunk: &PageRef) {
+        let PageRef::Stored { object, closure } = chunk else { return };
+        let known = match closure.is_empty() {
+            true => Known::of(object),
+            false => Known::Delta(Arc::new(chunk.clone())),
+        };
+        self.know(object.name.id, known);
+    }
+
+    /// The ref of an id that is durable by now.
+    pub fn stored_ref(&self, id: ChunkId) -> Option<PageRef> {
+        self.known().get(&id)?.chunk(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: usize) -> ChunkId {
+        ChunkId(std::array::from_fn(|i| n.to_le_bytes().get(i).copied().unwrap_or(0)))
+    }
+
+    #[test]
+    fn what_deltas_stand_on_counts_in_what_is_remembered() {
+        let name = |n| ContentName { generation: Generation(0), id: id(n), variant: 1 };
+        let object = |n| ObjectRef { name: name(n), sealed_len_bytes: 200 };
+        let delta =
+            |n| Known::Delta(Arc::new(PageRef::Stored { object: object(n), closure: vec![object(0); 7] }));
+        let mut known = Halves::default();
+        known.insert(id(0), Known::Pending);
+        // Nine objects each, the map's own entry included.
+        let most = KNOWN_MAX / 9;
+        for n in 1..=3 * most {
+            known.insert(id(n), delta(n));
+            assert!(known.len() <= most + 2);
+        }
+        assert!(matches!(known.get(&id(0)), Some(Known::Pending)), "it is still on its way");
+        assert!(matches!(known.get(&id(3 * most)), Some(Known::Delta(_))));
+        assert!(known.get(&id(1)).is_none());
+    }
+}

@@ -1,0 +1,178 @@
+//! Stores what is new, and sets each chunk's ref once it is durable.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+
+use crate::backup::context::Context;
+use crate::backup::encode::{Encoded, Encoder, NewChunk};
+use crate::backup::manifest::Draft;
+use crate::backup::why::Distrust;
+use crate::budget::Share;
+use crate::error::{Error, Result};
+use crate::format::page::PageRef;
+use crate::format::record::BackupStats;
+use crate::plan::delta::Chain;
+use crate::progress::{Outcome, Progress, Step};
+use crate::repo::content::Uploaded;
+use crate::units::{ChunkId, ChunkIndex};
+
+/// A chunk on its way into the manifest.
+pub(super) struct Item {
+    pub index: ChunkIndex,
+    pub len_bytes: u32,
+    pub encoded: Encoded,
+    /// Keeps the chunk's memory accounted for until it is durable.
+    pub share: Option<Share>,
+    /// Re-read only to see that it is unchanged.
+    pub sample: bool,
+}
+
+/// An upload that ended.
+pub(super) struct Durable {
+    index: ChunkIndex,
+    id: ChunkId,
+    uploaded: Uploaded,
+    chain: Option<Chain>,
+    len_bytes: u32,
+    _share: Option<Share>,
+}
+
+pub(super) struct Storer<D> {
+    pub draft: D,
+    pub encoder: Arc<Encoder>,
+    progress: Arc<dyn Progress>,
+    /// Under way. Whoever takes one hands it to [`stored`](Self::stored).
+    pub uploads: FuturesUnordered<BoxFuture<'static, Result<Durable>>>,
+    waiting: HashMap<ChunkId, Vec<ChunkIndex>>,
+    pub stats: BackupStats,
+    /// Why what the source says of changes is not to be relied on.
+    pub distrust: Option<Distrust>,
+    /// Chunks that the manifest goes on naming although they are lost: nobody here has their content.
+    pub kept_lost: u64,
+}
+
+/// All that a backup has to commit, but for the manifest's pages.
+pub(super) struct Done<D> {
+    pub draft: D,
+    pub stats: BackupStats,
+    pub kept_lost: u64,
+}
+
+impl<D: Draft> Storer<D> {
+    pub fn new(cx: &Context<'_>, encoder: Arc<Encoder>, draft: D) -> Self {
+        Self {
+            draft,
+            encoder,
+            progress: Arc::clone(&cx.progress),
+            uploads: FuturesUnordered::new(),
+            waiting: HashMap::new(),
+            stats: BackupStats::default(),
+            distrust: None,
+            kept_lost: 0,
+        }
+    }
+
+    /// Takes a chunk; what is new begins to be uploaded.
+    pub async fn accept(&mut self, item: Item) -> Result<()> {
+        let Item { index, len_bytes, encoded, share, sample } = item;
+        if sample && !matches!(encoded, Encoded::Same) {
+            self.distrust.get_or_insert(Distrust::Missed(index));
+        }
+        match encoded {
+            Encoded::Same => self.known(len_bytes),
+            Encoded::StillZero { chunks, bytes } => self.zeros(chunks, bytes),
+            Encoded::Zero => {
+                self.zeros(1, u64::from(len_bytes));
+                self.draft.set(index, PageRef::Zero).await?;
+            }
+            Encoded::Known(chunk) => {
+                self.known(len_bytes);
+                self.draft.set(index, chunk).await?;
+            }
+            Encoded::Pending(id) => {
+                self.known(len_bytes);
+                self.wait_for(id, index).await?;
+            }
+            Encoded::New(NewChunk { id, sealed, chain }) => {
+                self.waiting.entry(id).or_default();
+                let put = self.draft.put(sealed, chain.is_none() && self.encoder.known.is_listed(&id));
+                self.uploads.push(Box::pin(async move {
+                    let uploaded = put.await?;
+                    Ok(Durable { index, id, uploaded, chain, len_bytes, _share: share })
+                }));
+            }
+            Encoded::BaseDiffers => {
+                self.distrust.get_or_insert(Distrust::Base(index));
+            }
+        }
+        Ok(())
+    }
+
+    /// An upload is durable: its chunk, and all that waited for the same content, get their ref.
+    pub async fn stored(&mut self, durable: Durable) -> Result<()> {
+        let Durable { index, id, uploaded, chain, len_bytes, .. } = durable;
+        let chunk = NewChunk::chunk_ref(chain.as_ref(), uploaded.object);
+        self.encoder.known.stored(&chunk);
+        match uploaded.new {
+            true => self.new_chunk(len_bytes, uploaded.object.sealed_len_bytes, chain.is_some()),
+            false => self.known(len_bytes),
+        }
+        for waiter in self.waiting.remove(&id).unwrap_or_default() {
+            self.draft.set(waiter, chunk.clone()).await?;
+        }
+        self.draft.set(index, chunk).await
+    }
+
+    /// The encoder saw the content before this chunk, so its upload is under way or on its way here; or it was stored
+    /// between the encoder's look and now.
+    async fn wait_for(&mut self, id: ChunkId, index: ChunkIndex) -> Result<()> {
+        match self.encoder.known.stored_ref(id) {
+            Some(chunk) => self.draft.set(index, chunk).await,
+            None => {
+                self.waiting.entry(id).or_default().push(index);
+                Ok(())
+            }
+        }
+    }
+
+    fn new_chunk(&mut self, len_bytes: u32, sealed_len_bytes: u32, is_delta: bool) {
+        let stored_bytes = u64::from(sealed_len_bytes);
+        self.stats.new_chunks += 1;
+        self.stats.new_bytes += u64::from(len_bytes);
+        self.stats.stored_bytes += stored_bytes;
+        if is_delta {
+            self.stats.delta_chunks += 1;
+            self.stats.delta_bytes += stored_bytes;
+        }
+        self.step(1, u64::from(len_bytes), Outcome::New);
+    }
+
+    fn known(&mut self, len_bytes: u32) {
+        self.stats.known_chunks += 1;
+        self.step(1, u64::from(len_bytes), Outcome::Known);
+    }
+
+    /// Chunks that are zero, whatever they were.
+    pub fn zeros(&mut self, chunks: u64, bytes: u64) {
+        self.stats.zero_chunks += chunks;
+        self.step(chunks, bytes, Outcome::Zero);
+    }
+
+    fn step(&self, chunks: u64, bytes: u64, outcome: Outcome) {
+        self.progress.step(Step { bytes, chunks, outcome });
+    }
+
+    /// Nothing is under way any more.
+    pub fn finish(self) -> Result<Done<D>> {
+        let (waiting, uploads) = (self.waiting.len(), self.uploads.len());
+        if waiting + uploads > 0 {
+            return Err(Error::internal(format!(
+                "{waiting} chunks wait for uploads that never came, and {uploads} uploads for their end"
+            )));
+        }
+        Ok(Done { draft: self.draft, stats: self.stats, kept_lost: self.kept_lost })
+    }
+}
