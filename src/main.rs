@@ -7,9 +7,7 @@ mod cli;
 use std::io::Write;
 use std::panic::catch_unwind;
 
-use clap::Parser;
-
-use cli::{Cli, Exit, Ui};
+use cli::{Exit, Ui};
 use cuttle::rbd::leave;
 
 /// Gives the buffers of chunks back; see Cargo.toml.
@@ -30,7 +28,7 @@ fn main() {
 }
 
 fn run() -> Exit {
-    let cli = match Cli::try_parse() {
+    let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(said) => return cli::usage(&said),
     };

@@ -12,8 +12,8 @@ use cuttle::store::{Limits, Store, StoreConfig};
 use cuttle::units::ProjectName;
 use cuttle::{Error, ErrorKind, Result};
 
-use super::machine::{self, path_variable, variable};
-use super::{Context, secret};
+use super::environment::{CEPH_ARGS, CONF, KEYRING, PROJECT, REPOSITORY, REPOSITORY_FILE};
+use super::{Context, machine, secret};
 
 /// How often a mistyped password may be typed again.
 const PROMPTS_MAX: u32 = 3;
@@ -38,7 +38,7 @@ pub fn store_config(context: &Context<'_>) -> Result<StoreConfig> {
 fn address(context: &Context<'_>) -> Result<String> {
     let given = match &context.global.repository.repo {
         Some(repo) => Some(repo.clone()),
-        None => match (variable("CUTTLE_REPOSITORY")?, path_variable("CUTTLE_REPOSITORY_FILE")) {
+        None => match (REPOSITORY.text()?, REPOSITORY_FILE.path()) {
             (Some(_), Some(_)) => {
                 return Err(Error::invalid("CUTTLE_REPOSITORY and CUTTLE_REPOSITORY_FILE are both set")
                     .help("unset one of them, or say which with -r/--repo"));
@@ -145,7 +145,7 @@ pub async fn project(context: &Context<'_>, stdin_is_data: bool) -> Result<Proje
 }
 
 fn project_name(context: &Context<'_>) -> Result<ProjectName> {
-    match (&context.global.repository.project, variable("CUTTLE_PROJECT")?) {
+    match (&context.global.repository.project, PROJECT.text()?) {
         (Some(name), _) => Ok(name.clone()),
         (None, Some(name)) => name.parse().map_err(|e: Error| e.context("CUTTLE_PROJECT")),
         (None, None) => Ok(default_project()),
@@ -170,10 +170,10 @@ pub fn ceph_config(context: &Context<'_>) -> Result<CephConfig> {
         mon_host: options.mon_host.clone(),
         ..CephConfig::default()
     };
-    let words = variable("CEPH_ARGS")?.unwrap_or_default();
+    let words = CEPH_ARGS.text()?.unwrap_or_default();
     let mut config = config.with_args(words.split_whitespace().map(str::to_owned))?;
-    config.conf = config.conf.or_else(|| path_variable("CEPH_CONF"));
-    config.keyring = config.keyring.or_else(|| path_variable("CEPH_KEYRING"));
+    config.conf = config.conf.or_else(|| CONF.path());
+    config.keyring = config.keyring.or_else(|| KEYRING.path());
     Ok(config)
 }
 
@@ -202,7 +202,7 @@ pub async fn blocking<T: Send + 'static>(
 pub fn refuse_dry_run(context: &Context<'_>, command: &str) -> Result<()> {
     match context.global.dry_run {
         true => Err(Error::invalid(format!("{command} knows no --dry-run"))
-            .help("it is for backup, restore, forget, prune, import-diff, verify --repair and verify --quarantine; leave it out here")),
+            .help("it is for backup, restore, forget, prune, protect, unprotect, tag, import-diff, verify --repair and verify --quarantine; leave it out here")),
         false => Ok(()),
     }
 }

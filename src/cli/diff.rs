@@ -138,7 +138,7 @@ impl Printer<'_> {
                 _ => ",",
             };
             let (offset, length) = (extent.offset_bytes, extent.length_bytes);
-            text += &super::ui::json_text(&Listed { offset, length, exists: exists(extent) })?;
+            text += &super::report::list(&Listed { offset, length, exists: exists(extent) })?;
         }
         if last {
             text += if self.begun || !extents.is_empty() { "]" } else { "[]" };

@@ -1,7 +1,7 @@
 //! `cuttle export`: turns a snapshot into what other programs read.
 
 use std::cmp::Ordering;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::builder::PossibleValuesParser;
@@ -16,10 +16,9 @@ use cuttle::{Error, Result};
 
 use super::bar::Words;
 use super::connect;
-use super::place::{Place, standard_output};
-use super::summary::ledger_line;
+use super::place::{self, Place, standard_output};
+use super::report::{Report, ledger_line, lines};
 use super::table::printable;
-use super::ui::json_text;
 use super::{Context, Exit, human};
 
 const WORDS: Words = Words { unit: "chunk", new: "fetched", known: "unchanged", zero: "zero" };
@@ -43,9 +42,7 @@ Examples:
   cuttle export vms/db@12 monday.qcow2 --format qcow2 --from vms/db@11 --backing sunday.qcow2
   cuttle export vms/db /srv/db/ --format qcow2 --chain      all snapshots, each on top of the one before
   cuttle export vms/db@11 - --format image-v2 | rbd import --export-format 2 - vms/db-copy
-  cuttle export vms/db@12 - --format diff-v1 --from vms/db@11 | rbd import-diff - vms/db-copy
-
-JSON: as that of restore, with \"target\", \"format\" and \"from\"; with --chain a line for each file.";
+  cuttle export vms/db@12 - --format diff-v1 --from vms/db@11 | rbd import-diff - vms/db-copy";
 
 /// Turn a snapshot into a raw, qcow2 or RBD stream, or into what changed since another one
 #[derive(Debug, clap::Args)]
@@ -54,7 +51,8 @@ pub struct Args {
     /// What to export
     snapshot: String,
     /// Where to: a file, - or with --chain a folder
-    target: String,
+    #[arg(value_parser = place::parse)]
+    target: Place,
     /// As what
     #[arg(long, value_parser = PossibleValuesParser::new(FORMATS.map(Format::name)))]
     format: String,
@@ -80,7 +78,6 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Summary<'a> {
-    message_type: &'static str,
     target: String,
     format: &'static str,
     from: Option<String>,
@@ -91,8 +88,8 @@ struct Summary<'a> {
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     connect::refuse_dry_run(context, "export")?;
     let format = export::format(&args.format)?;
-    let place = Place::parse(&args.target)?;
-    check(&args, format, &place)?;
+    check(&args, format)?;
+    let place = args.target.clone();
     // Refused before anyone types a password.
     let output = if place == Place::Stream { Some(standard_output(context.ui)?) } else { None };
     let project = connect::project(context, false).await?;
@@ -125,14 +122,17 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn check(args: &Args, format: &dyn Format, place: &Place) -> Result<()> {
-    let name = format.name();
+fn check(args: &Args, format: &dyn Format) -> Result<()> {
+    let (name, place) = (format.name(), &args.target);
     if matches!(place, Place::Rbd(_)) {
         return Err(Error::invalid(format!("{place}: expected a file or -"))
             .help("to bring a snapshot back into an image, use `cuttle restore`"));
     }
     if args.from.is_some() && !format.takes_base() {
         return Err(Error::invalid(format!("format {name} holds a whole volume: expected no --from")));
+    }
+    if args.chain && *place == Place::Stream {
+        return Err(Error::invalid("--chain makes several files: expected a folder"));
     }
     let overlay = format.takes_backing();
     if (args.chain || args.backing.is_some()) && !overlay {
@@ -141,9 +141,6 @@ fn check(args: &Args, format: &dyn Format, place: &Place) -> Result<()> {
     if args.from.is_some() && overlay && args.backing.is_none() {
         return Err(Error::invalid("a qcow2 file with --from needs --backing FILE")
             .help("export the snapshot given with --from first; or all in one: --chain"));
-    }
-    if args.chain && *place == Place::Stream {
-        return Err(Error::invalid("--chain makes several files: expected a folder"));
     }
     Ok(())
 }
@@ -156,7 +153,9 @@ async fn chain(
     newest: &SnapshotEntry,
     args: &Args,
 ) -> Result<Exit> {
-    let folder = Path::new(&args.target);
+    let Place::File(folder) = &args.target else {
+        return Err(Error::internal("--chain without a folder"));
+    };
     std::fs::create_dir_all(folder)
         .map_err(|e| cuttle::error::io_error(format!("make folder {}", folder.display()), e))?;
     let format = export::format(&args.format)?;
@@ -192,7 +191,12 @@ async fn one(
     let progress: Arc<dyn Progress> = bar.clone();
     let report = export::run(project, export, output, progress, context.cancel.clone()).await;
     bar.done();
-    tell(context, (place, format), from, &report?)
+    let summary = Summary { target: place.to_string(), format, from, report: &report? };
+    // Where standard output is the export, nothing else goes there.
+    match place {
+        Place::Stream => context.ui.report_aside(&summary),
+        _ => context.ui.report(&summary),
+    }
 }
 
 /// Says where a change leads that is not from an older to a newer state of one volume.
@@ -210,34 +214,16 @@ fn tell_direction(context: &Context<'_>, from: &SnapshotEntry, to: &SnapshotEntr
     ));
 }
 
-fn tell(
-    context: &Context<'_>,
-    (place, format): (&Place, &'static str),
-    from: Option<String>,
-    report: &RestoreReport,
-) -> Result<()> {
-    let ui = context.ui;
-    // Where standard output is the export, nothing else goes there.
-    let show = |text: &str| {
-        if *place == Place::Stream {
-            ui.line(text);
-            return Ok(());
-        }
-        ui.print(text)
-    };
-    if ui.is_json() {
-        let target = place.to_string();
-        return show(&json_text(&Summary { message_type: "summary", target, format, from, report })?);
+impl Report for Summary<'_> {
+    fn summary(&self) -> String {
+        let Self { target, format, from, report } = self;
+        let what = printable(&format!("{}@{}", report.volume, report.sequence));
+        let since = from.as_deref().map(|from| format!(" since {}", printable(from))).unwrap_or_default();
+        let (size, time) = (human::size(report.size_bytes), human::duration(report.seconds));
+        let [fetch, zero] = [report.totals.fetch, report.totals.zero].map(|share| human::size(share.bytes));
+        let told = format!(
+            "exported {what}{since} ({size}) to {target} as {format} in {time}: {fetch} of data, {zero} zeroed"
+        );
+        lines([told, ledger_line(&report.ledger)])
     }
-    if !ui.is_talkative() {
-        return Ok(());
-    }
-    let what = printable(&format!("{}@{}", report.volume, report.sequence));
-    let since = from.map(|from| format!(" since {}", printable(&from))).unwrap_or_default();
-    let (size, time) = (human::size(report.size_bytes), human::duration(report.seconds));
-    let [fetch, zero] = [report.totals.fetch, report.totals.zero].map(|share| human::size(share.bytes));
-    show(&format!(
-        "exported {what}{since} ({size}) to {place} as {format} in {time}: {fetch} of data, {zero} zeroed"
-    ))?;
-    show(&ledger_line(&report.ledger))
 }

@@ -2,14 +2,15 @@
 
 use std::error::Error as StdError;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use cuttle::{Error, ErrorKind};
 
 /// What an error says, to be kept, shown and serialised.
 #[derive(Debug, Clone, Serialize)]
 pub struct Failure {
-    pub kind: &'static str,
+    #[serde(serialize_with = "named")]
+    pub kind: ErrorKind,
     pub message: String,
     pub causes: Vec<String>,
     pub help: Option<String>,
@@ -29,13 +30,15 @@ impl From<&Error> for Failure {
             }
             cause = e.source();
         }
-        Self { kind: kind(error.kind()), message, causes, help: error.help_text().map(str::to_owned) }
+        Self { kind: error.kind(), message, causes, help: error.help_text().map(str::to_owned) }
     }
 }
 
 /// Kinds as JSON names them.
-fn kind(kind: ErrorKind) -> &'static str {
-    match kind {
+// serde hands a field by reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn named<S: Serializer>(kind: &ErrorKind, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match kind {
         ErrorKind::NotFound => "not_found",
         ErrorKind::NoRepository => "no_repository",
         ErrorKind::Corrupt => "corrupt",
@@ -49,13 +52,13 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Unsupported => "unsupported",
         ErrorKind::Interrupted => "interrupted",
         ErrorKind::Internal => "internal",
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::Failure;
-    use cuttle::Error;
+    use cuttle::{Error, ErrorKind};
 
     #[test]
     fn causes_are_told_once() {
@@ -63,6 +66,6 @@ mod tests {
         let outer = Error::corrupt("the top: the middle").caused_by(inner).help("do this");
         let failure = Failure::from(&outer);
         assert_eq!(failure.causes, ["the root"]);
-        assert_eq!((failure.kind, failure.help.as_deref()), ("corrupt", Some("do this")));
+        assert_eq!((failure.kind, failure.help.as_deref()), (ErrorKind::Corrupt, Some("do this")));
     }
 }

@@ -14,8 +14,8 @@ use cuttle::{Error, Result};
 
 use super::failure::Failure;
 use super::prune;
+use super::report::{Report, ledger_line, lines};
 use super::snapshots::short;
-use super::summary::ledger_line;
 use super::table::{Column, table};
 use super::{Context, Exit, connect, human};
 
@@ -44,10 +44,7 @@ Examples:
   cuttle forget --keep-daily 7 --keep-weekly 4 --prune                 and free what only they needed
   cuttle forget vms/db@3 vms/db@4                                      these two
 
-Exit code 1 when something could not be forgotten, or not be looked at.
-
-JSON: {\"message_type\":\"summary\",\"project\",\"dry_run\",\"kept\",\"forgotten\",\"snapshots\":[{\"id\",\"volume\",\"sequence\",\"time\",
-\"tags\",\"protected\",\"action\":\"keep\"|\"forget\"|\"refused\"|\"failed\",\"reasons\":[]}],\"ledger\":{…}}";
+Exit code 1 when something could not be forgotten, or not be looked at.";
 
 /// Let go of snapshots, by name or by policy
 #[derive(Debug, clap::Args)]
@@ -58,7 +55,7 @@ pub struct Args {
     snapshots: Vec<String>,
     #[command(flatten)]
     policy: PolicyArgs,
-    /// Then delete what no snapshot needs any more, as `cuttle prune` does; with --dry-run, what it would delete by now
+    /// Then delete what no snapshot needs any more, as `cuttle prune` does; with --dry-run, say what that would be
     #[arg(long)]
     prune: bool,
 }
@@ -166,7 +163,10 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     if !args.prune {
         return Ok(told);
     }
-    let pruned = prune::pruned(context, &project, prune::Args::default()).await?;
+    // A dry run forgot nothing: it counts as if it had.
+    let going = report.snapshots.iter().filter(|j| report.dry_run && matches!(j.fate, Fate::Forgotten));
+    let as_if_forgotten = going.map(|j| (j.noted.volume, j.noted.sequence)).collect();
+    let pruned = prune::pruned(context, &project, prune::Args::default(), as_if_forgotten).await?;
     Ok(if told == Exit::Success { pruned } else { told })
 }
 
@@ -187,7 +187,6 @@ async fn forgotten(
 
 #[derive(Serialize)]
 struct Summary<'a> {
-    message_type: &'static str,
     project: &'a str,
     dry_run: bool,
     kept: u64,
@@ -198,31 +197,28 @@ struct Summary<'a> {
 
 #[derive(Serialize)]
 struct Row<'a> {
-    id: String,
     volume: &'a str,
     sequence: u32,
-    time: Option<String>,
+    snapshot_id: String,
+    committed_at: Option<String>,
     tags: &'a [String],
     protected: bool,
     action: &'static str,
     reasons: &'a [String],
+    #[serde(skip)]
+    committed_unix_ms: Option<u64>,
 }
 
 fn tell(context: &Context<'_>, report: &ForgetReport) -> Result<Exit> {
     let ui = context.ui;
-    if ui.is_json() {
-        ui.print_json(&Summary {
-            message_type: "summary",
-            project: &report.project,
-            dry_run: report.dry_run,
-            kept: report.kept(),
-            forgotten: report.forgotten(),
-            snapshots: report.snapshots.iter().map(row).collect(),
-            ledger: report.ledger,
-        })?;
-    } else if ui.is_talkative() {
-        show(context, report)?;
-    }
+    ui.report(&Summary {
+        project: &report.project,
+        dry_run: report.dry_run,
+        kept: report.kept(),
+        forgotten: report.forgotten(),
+        snapshots: report.snapshots.iter().map(row).collect(),
+        ledger: report.ledger,
+    })?;
     for (what, error) in &report.failures {
         ui.error(&Failure::from(error), Some(what));
     }
@@ -239,20 +235,18 @@ fn tell(context: &Context<'_>, report: &ForgetReport) -> Result<Exit> {
 }
 
 fn row(judged: &Judged) -> Row<'_> {
+    let committed_unix_ms = (judged.committed_unix_ms > 0).then_some(judged.committed_unix_ms);
     Row {
-        id: judged.noted.snapshot_id.to_string(),
         volume: &judged.volume_name,
         sequence: judged.noted.sequence.0,
-        time: known_time(judged).and_then(human::utc_time),
+        snapshot_id: judged.noted.snapshot_id.to_string(),
+        committed_at: committed_unix_ms.and_then(human::utc_time),
         tags: &judged.noted.note.tags,
         protected: judged.noted.note.protected,
         action: action(&judged.fate),
         reasons: &judged.reasons,
+        committed_unix_ms,
     }
-}
-
-fn known_time(judged: &Judged) -> Option<u64> {
-    (judged.committed_unix_ms > 0).then_some(judged.committed_unix_ms)
 }
 
 fn action(fate: &Fate) -> &'static str {
@@ -264,10 +258,9 @@ fn action(fate: &Fate) -> &'static str {
     }
 }
 
-fn show(context: &Context<'_>, report: &ForgetReport) -> Result<()> {
-    use Column::{Number, Text};
-    let ui = context.ui;
-    if !report.snapshots.is_empty() {
+impl Report for Summary<'_> {
+    fn summary(&self) -> String {
+        use Column::{Number, Text};
         let columns = [
             Text("ID"),
             Text("VOLUME"),
@@ -277,27 +270,30 @@ fn show(context: &Context<'_>, report: &ForgetReport) -> Result<()> {
             Text("ACTION"),
             Text("REASONS"),
         ];
-        let row = |judged: &Judged| {
+        let row = |row: &Row<'_>| {
             vec![
-                short(&judged.noted.snapshot_id.to_string()),
-                judged.volume_name.clone(),
-                judged.noted.sequence.to_string(),
-                known_time(judged).map_or_else(|| "?".to_owned(), human::local_time),
-                judged.noted.note.tags.join(","),
-                action(&judged.fate).to_owned(),
-                judged.reasons.join(", "),
+                short(&row.snapshot_id),
+                row.volume.to_owned(),
+                row.sequence.to_string(),
+                row.committed_unix_ms.map_or_else(|| "?".to_owned(), human::local_time),
+                row.tags.join(","),
+                row.action.to_owned(),
+                row.reasons.join(", "),
             ]
         };
-        ui.print(&table(&columns, report.snapshots.iter().map(row)))?;
+        let judged = match self.snapshots.is_empty() {
+            true => String::new(),
+            false => table(&columns, self.snapshots.iter().map(row)),
+        };
+        let forgotten = human::counted(self.forgotten, "snapshot");
+        let kept = match self.kept {
+            0 => String::new(),
+            n => format!(", {} kept", human::count(n)),
+        };
+        let told = match self.dry_run {
+            true => format!("dry run: {forgotten} would be forgotten{kept}"),
+            false => format!("{forgotten} forgotten{kept}"),
+        };
+        lines([judged, told, ledger_line(&self.ledger)])
     }
-    let forgotten = human::counted(report.forgotten(), "snapshot");
-    let kept = match report.kept() {
-        0 => String::new(),
-        n => format!(", {} kept", human::count(n)),
-    };
-    match report.dry_run {
-        true => ui.print(&format!("dry run: {forgotten} would be forgotten{kept}"))?,
-        false => ui.print(&format!("{forgotten} forgotten{kept}"))?,
-    }
-    ui.print(&ledger_line(&report.ledger))
 }

@@ -31,10 +31,9 @@ pub struct Global {
 #[derive(Debug, Clone, Args)]
 pub struct RepositoryOptions {
     /// The repository: a path, file://, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
-    /// [env: CUTTLE_REPOSITORY, CUTTLE_REPOSITORY_FILE]
     #[arg(short, long, value_name = "PLACE", global = true, help_heading = REPOSITORY)]
     pub repo: Option<String>,
-    /// Project within the repository [env: CUTTLE_PROJECT] [default: default]
+    /// Project within the repository [default: default]
     #[arg(long, value_name = "NAME", global = true, help_heading = REPOSITORY)]
     pub project: Option<ProjectName>,
     /// Option of the store, may be repeated, all on the same side of the command's name; an unknown one is an error that
@@ -48,7 +47,7 @@ pub struct RepositoryOptions {
     /// Most that is received per second, such as 50MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size_nonzero, global = true, help_heading = REPOSITORY)]
     pub limit_download: Option<u64>,
-    /// Where copies of metadata are kept [env: CUTTLE_CACHE_DIR] [default: ~/.cache/cuttle]
+    /// Where copies of metadata are kept [default: ~/.cache/cuttle]
     #[arg(long, value_name = "DIR", global = true, help_heading = REPOSITORY)]
     pub cache_dir: Option<PathBuf>,
     /// Believe the store as it is, whatever this host remembers of the repository: after you rolled it back, brought an
@@ -63,13 +62,13 @@ pub struct RepositoryOptions {
 /// At most one of them; they go before the environment.
 #[derive(Debug, Clone, Args)]
 pub struct SecretOptions {
-    /// Read the password from a file [env: CUTTLE_PASSWORD_FILE]
+    /// Read the password from a file
     #[arg(long, value_name = "FILE", global = true, help_heading = REPOSITORY)]
     pub password_file: Option<PathBuf>,
-    /// Read the password from what a command prints; a shell runs it [env: CUTTLE_PASSWORD_COMMAND]
+    /// Read the password from what a command prints; a shell runs it
     #[arg(long, value_name = "COMMAND", global = true, help_heading = REPOSITORY)]
     pub password_command: Option<String>,
-    /// Open the repository with a key file instead of a password [env: CUTTLE_KEY_FILE]
+    /// Open the repository with a key file instead of a password
     #[arg(long, value_name = "FILE", global = true, help_heading = REPOSITORY)]
     pub key_file: Option<PathBuf>,
     /// Make, or open for the first time from this host, a repository in which nothing is encrypted: whoever reads the store
@@ -80,7 +79,7 @@ pub struct SecretOptions {
 
 #[derive(Debug, Clone, Args)]
 pub struct CephOptions {
-    /// Ceph's configuration file [env: CEPH_CONF]
+    /// Ceph's configuration file
     #[arg(short = 'c', long, value_name = "FILE", global = true, help_heading = CEPH)]
     pub conf: Option<PathBuf>,
     /// Ceph user without "client."
@@ -89,7 +88,7 @@ pub struct CephOptions {
     /// Ceph user with its type, such as client.backup
     #[arg(id = "ceph_name", long = "name", value_name = "TYPE.ID", global = true, help_heading = CEPH)]
     pub name: Option<String>,
-    /// Keyring that holds the user's key [env: CEPH_KEYRING]
+    /// Keyring that holds the user's key
     #[arg(long, value_name = "FILE", global = true, help_heading = CEPH)]
     pub keyring: Option<PathBuf>,
     /// Name of the cluster

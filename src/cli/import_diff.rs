@@ -1,18 +1,17 @@
 //! `cuttle import-diff`: applies a diff to an image that is in the state for it.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use cuttle::error::io_error;
 use cuttle::import::{ImportOptions, ImportReport, Input, import};
 use cuttle::progress::Progress;
 use cuttle::{Error, Result, cpu};
 
 use super::bar::Words;
 use super::connect;
-use super::place::{Place, standard_input};
+use super::place::{self, Place};
+use super::report::{Report, lines};
 use super::table::printable;
 use super::{Context, Exit, human};
 
@@ -32,19 +31,18 @@ command with --discard-changes begins again.
 Examples:
   cuttle import-diff monday.diff rbd:vms/db-copy
   cuttle import-diff -n monday.diff rbd:vms/db-copy        only look whether it could be applied
-  cuttle export vms/db@12 - --format diff-v1 --from vms/db@11 | cuttle import-diff - rbd:vms/db-copy
-
-JSON: {\"message_type\":\"summary\",\"target\",\"from\",\"to\",\"size_bytes\",\"data\":{\"extents\",\"bytes\"},\"zero\":{…},
-\"discarded_changes\",\"dry_run\",\"seconds\"}.";
+  cuttle export vms/db@12 - --format diff-v1 --from vms/db@11 | cuttle import-diff - rbd:vms/db-copy";
 
 /// Apply an RBD diff to an image, and refuse an image in the wrong state
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
     /// The diff: a file, or - for standard input
-    file: String,
+    #[arg(value_parser = place::parse)]
+    file: Place,
     /// The image: rbd:[POOL/[NAMESPACE/]]IMAGE
-    image: String,
+    #[arg(value_parser = place::parse)]
+    image: Place,
     /// Roll the image back where it was changed since the snapshot that the diff is relative to
     #[arg(long)]
     discard_changes: bool,
@@ -52,25 +50,21 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Summary<'a> {
-    message_type: &'static str,
     target: &'a str,
     #[serde(flatten)]
     report: &'a ImportReport,
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
-    let Place::Rbd(spec) = Place::parse(&args.image)? else {
+    let Place::Rbd(spec) = args.image else {
         return Err(Error::invalid(format!("{}: expected an RBD image as target", args.image))
             .help("expected rbd:[POOL/[NAMESPACE/]]IMAGE"));
     };
-    let input = match args.file.as_str() {
-        "-" => Input::Pipe(Box::new(standard_input()?)),
-        path => {
-            let file = File::open(path).map_err(|e| io_error(format!("open {path}"), e))?;
-            let metadata = file.metadata().map_err(|e| io_error(format!("look at {path}"), e))?;
-            // What cannot be read twice is as good as a pipe.
-            if metadata.is_file() { Input::File(file) } else { Input::Pipe(Box::new(file)) }
-        }
+    let file = place::input(&args.file)?;
+    // What cannot be read twice is as good as a pipe.
+    let input = match args.file != Place::Stream && file.metadata().is_ok_and(|m| m.is_file()) {
+        true => Input::File(file),
+        false => Input::Pipe(Box::new(file)),
     };
     let cluster = connect::cluster(context).await?;
     let options = ImportOptions {
@@ -84,29 +78,27 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     // Waited for even when it is to stop: it says what became of the image.
     let report = cpu::block(move || import(input, &cluster, &spec, options, &*progress, &cancel)).await;
     bar.done();
-    tell(context, &target, &report?)?;
+    context.ui.report(&Summary { target: &target, report: &report? })?;
     Ok(Exit::Success)
 }
 
-fn tell(context: &Context<'_>, target: &str, report: &ImportReport) -> Result<()> {
-    let ui = context.ui;
-    if ui.is_json() {
-        return ui.print_json(&Summary { message_type: "summary", target, report });
-    }
-    if !ui.is_talkative() {
-        return Ok(());
-    }
-    let name = |name: &Option<String>| name.as_deref().map_or_else(|| "-".to_owned(), printable);
-    let (from, to, time) = (name(&report.from), name(&report.to), human::duration(report.seconds));
-    let [data, zero] = [report.data, report.zero].map(|total| human::size(total.bytes));
-    if report.discarded_changes {
+impl Report for Summary<'_> {
+    fn summary(&self) -> String {
+        let Self { target, report } = self;
+        let name = |name: &Option<String>| name.as_deref().map_or_else(|| "-".to_owned(), printable);
+        let (from, to, time) = (name(&report.from), name(&report.to), human::duration(report.seconds));
+        let [data, zero] = [report.data, report.zero].map(|total| human::size(total.bytes));
         let was = if report.dry_run { "would be" } else { "were" };
-        ui.print(&format!("changes since {from} {was} discarded"))?;
-    }
-    match report.dry_run {
-        true => ui.print(&format!("dry run: the diff from {from} to {to} can be applied to {target}")),
-        false => ui.print(&format!(
-            "imported the diff from {from} to {to} into {target} in {time}: {data} of data, {zero} zeroed"
-        )),
+        let discarded = match report.discarded_changes {
+            true => format!("changes since {from} {was} discarded"),
+            false => String::new(),
+        };
+        let told = match report.dry_run {
+            true => format!("dry run: the diff from {from} to {to} can be applied to {target}"),
+            false => format!(
+                "imported the diff from {from} to {to} into {target} in {time}: {data} of data, {zero} zeroed"
+            ),
+        };
+        lines([discarded, told])
     }
 }

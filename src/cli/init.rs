@@ -11,6 +11,7 @@ use cuttle::units::{CHUNK_SIZE_BYTES_DEFAULT, hex};
 use cuttle::{Error, ErrorKind, Result};
 
 use super::connect::{keep_room, refuse_dry_run, store_config};
+use super::report::{Report, lines};
 use super::secret::{self, SecretSource};
 use super::{Context, Exit, human, machine};
 
@@ -20,10 +21,7 @@ Examples:
   cuttle init -r s3://my-bucket/ceph --password-file /etc/cuttle/password
   head -c 32 /dev/urandom > /etc/cuttle/key && cuttle init -r gs://my-bucket/ceph --key-file /etc/cuttle/key
 
-Without the password or key nothing in the repository can ever be read again: keep a copy elsewhere.
-
-JSON: {\"message_type\":\"initialized\",\"repository\",\"id\",\"encrypted\",\"create_if_absent\",\"chunk_size_bytes\",\"delta_depth_max\",
-  \"ledger\"}";
+Without the password or key nothing in the repository can ever be read again: keep a copy elsewhere.";
 
 /// Make a new repository
 ///
@@ -45,10 +43,9 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
-    message_type: &'static str,
+struct Initialized<'a> {
     repository: &'a str,
-    id: String,
+    repository_id: String,
     encrypted: bool,
     create_if_absent: bool,
     chunk_size_bytes: u32,
@@ -117,31 +114,34 @@ fn tell(context: &Context<'_>, repository: &Repository) -> Result<()> {
     if !record.encrypted {
         ui.warn("the repository is not encrypted: whoever reads the store reads the volumes");
     }
-    if ui.is_json() {
-        return ui.print_json(&Report {
-            message_type: "initialized",
-            repository: repository.store().url(),
-            id: hex(&record.repo_id),
-            encrypted: record.encrypted,
-            create_if_absent: record.create_if_absent,
-            chunk_size_bytes: record.chunk_size_bytes,
-            delta_depth_max: record.delta_depth_max,
-            ledger: repository.store().ledger(),
-        });
+    ui.report(&Initialized {
+        repository: repository.store().url(),
+        repository_id: hex(&record.repo_id),
+        encrypted: record.encrypted,
+        create_if_absent: record.create_if_absent,
+        chunk_size_bytes: record.chunk_size_bytes,
+        delta_depth_max: record.delta_depth_max,
+        ledger: repository.store().ledger(),
+    })
+}
+
+impl Report for Initialized<'_> {
+    const MESSAGE_TYPE: &'static str = "initialized";
+
+    fn summary(&self) -> String {
+        let made = format!("made repository {} at {}", &self.repository_id[..8], self.repository);
+        let refuses = match self.create_if_absent {
+            true => {
+                "the store refuses to overwrite what is there (create-if-absent): many hosts may use it at once"
+            }
+            false => "",
+        };
+        let keep = match self.encrypted {
+            true => {
+                "keep a copy of the password or key file elsewhere: without it nothing here can be read again"
+            }
+            false => "",
+        };
+        lines([made, refuses.to_owned(), keep.to_owned()])
     }
-    if !ui.is_talkative() {
-        return Ok(());
-    }
-    ui.print(&format!("made repository {} at {}", &hex(&record.repo_id)[..8], repository.store().url()))?;
-    if record.create_if_absent {
-        ui.print(
-            "the store refuses to overwrite what is there (create-if-absent): many hosts may use it at once",
-        )?;
-    }
-    if record.encrypted {
-        ui.print(
-            "keep a copy of the password or key file elsewhere: without it nothing here can be read again",
-        )?;
-    }
-    Ok(())
 }

@@ -1,18 +1,15 @@
 //! `cuttle inspect`: what a diff or export holds, and whether it is whole.
 
-use std::fs::File;
-use std::path::PathBuf;
-
 use serde::Serialize;
 
+use cuttle::Result;
 use cuttle::diff::inspect::{InspectedDiff, Inspection, Total, inspect};
 use cuttle::diff::{DiffEvent, Limits};
-use cuttle::error::io_error;
 use cuttle::units::{Content, Extent};
-use cuttle::{Error, Result};
 
 use super::connect::blocking;
-use super::place::standard_input;
+use super::place::{self, Place};
+use super::report::{Report, lines};
 use super::table::{Column, printable, table};
 use super::ui::Ui;
 use super::{Context, Exit, human};
@@ -28,19 +25,15 @@ there is qemu-img check.
 Examples:
   cuttle inspect monday.diff
   rbd export-diff --from-snap a vms/db@b - | cuttle inspect -
-  cuttle inspect --extents monday.diff
-
-JSON: {\"message_type\":\"summary\",\"kind\",\"sane\",\"problem\",\"stream_bytes\",\"image\":{\"object_bytes\",\"features\",
-\"stripe_unit_bytes\",\"stripe_count\",\"metadata\"},\"diff_count\",\"diffs\":[{\"from\",\"to\",\"protected\",\"size_bytes\",
-\"data\":{\"extents\",\"bytes\"},\"zero\":{…}}],\"data\":{…},\"zero\":{…}}; with --extents before it a line for each:
-{\"message_type\":\"extent\",\"diff\",\"offset\",\"length\",\"exists\"}.";
+  cuttle inspect --extents monday.diff";
 
 /// Show what an RBD diff or export holds, and whether it is whole and sane
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
     /// A file, or - for standard input
-    file: PathBuf,
+    #[arg(value_parser = place::parse)]
+    file: Place,
     /// List all extents, in the stream's order
     #[arg(long)]
     extents: bool,
@@ -48,14 +41,12 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Summary<'a> {
-    message_type: &'static str,
     #[serde(flatten)]
     found: &'a Inspection,
 }
 
 #[derive(Serialize)]
 struct Listed {
-    message_type: &'static str,
     diff: u64,
     offset: u64,
     length: u64,
@@ -64,18 +55,7 @@ struct Listed {
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     super::connect::refuse_dry_run(context, "inspect")?;
-    let file = match args.file.to_str() {
-        Some("-") => standard_input()?,
-        _ => {
-            let doing = || format!("open {}", args.file.display());
-            let file = File::open(&args.file).map_err(|e| io_error(doing(), e))?;
-            let metadata = file.metadata().map_err(|e| io_error(doing(), e))?;
-            if metadata.is_dir() {
-                return Err(Error::invalid(format!("{} is a folder: expected a file", args.file.display())));
-            }
-            file
-        }
-    };
+    let file = place::input(&args.file)?;
     let (ui, cancel) = (context.ui.clone(), context.cancel.clone());
     let found = blocking(context, move || {
         let mut diffs: u64 = 0;
@@ -90,48 +70,61 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         })
     })
     .await?;
-    match context.ui.is_json() {
-        true => context.ui.print_json(&Summary { message_type: "summary", found: &found })?,
-        false => show(context.ui, &found)?,
-    }
+    context.ui.report(&Summary { found: &found })?;
     Ok(if found.sane == Some(false) { Exit::Failure } else { Exit::Success })
 }
 
 fn list(ui: &Ui, diff: u64, extent: &Extent) -> Result<()> {
     let exists = extent.content == Content::Data;
     let (offset, length) = (extent.offset_bytes, extent.length_bytes);
-    if ui.is_json() {
-        return ui.print_json(&Listed { message_type: "extent", diff, offset, length, exists });
-    }
-    ui.print(&format!("{offset}  {length}  {}", if exists { "data" } else { "zero" }))
+    ui.report(&Listed { diff, offset, length, exists })
 }
 
-fn show(ui: &Ui, found: &Inspection) -> Result<()> {
-    let bytes = format!("{} ({} bytes)", human::size(found.stream_bytes), human::count(found.stream_bytes));
-    match (found.sane, &found.problem) {
-        (None, _) => {
-            ui.print(&format!("kind: {}; nothing was checked", found.kind))?;
-        }
-        (Some(true), _) => ui.print(&format!("kind: {}, whole and sane, {bytes}", found.kind))?,
-        (Some(false), problem) => {
-            ui.print(&format!("kind: {}, NOT sane, read {bytes}", found.kind))?;
-            ui.print(&format!("problem: {}", printable(problem.as_deref().unwrap_or_default())))?;
-        }
+impl Report for Listed {
+    const MESSAGE_TYPE: &'static str = "extent";
+
+    fn answer(&self) -> String {
+        format!("{}  {}  {}", self.offset, self.length, if self.exists { "data" } else { "zero" })
     }
-    if let Some(image) = &found.image {
-        let striping = match image.stripe_unit_bytes {
-            0 => "not striped".to_owned(),
-            unit => format!("striped by {} over {}", human::size(unit), image.stripe_count),
+}
+
+impl Report for Summary<'_> {
+    fn answer(&self) -> String {
+        let found = self.found;
+        let bytes =
+            format!("{} ({} bytes)", human::size(found.stream_bytes), human::count(found.stream_bytes));
+        let mut told = match (found.sane, &found.problem) {
+            (None, _) => vec![format!("kind: {}; nothing was checked", found.kind)],
+            (Some(true), _) => vec![format!("kind: {}, whole and sane, {bytes}", found.kind)],
+            (Some(false), problem) => vec![
+                format!("kind: {}, NOT sane, read {bytes}", found.kind),
+                format!("problem: {}", printable(problem.as_deref().unwrap_or_default())),
+            ],
         };
-        let object = human::size(image.object_bytes);
-        ui.print(&format!("image: objects of {object}, features {}, {striping}", image.features))?;
-        for (key, value) in &image.metadata {
-            ui.print(&format!("metadata: {} = {}", printable(key), printable(value)))?;
+        if let Some(image) = &found.image {
+            let striping = match image.stripe_unit_bytes {
+                0 => "not striped".to_owned(),
+                unit => format!("striped by {} over {}", human::size(unit), image.stripe_count),
+            };
+            let object = human::size(image.object_bytes);
+            told.push(format!("image: objects of {object}, features {}, {striping}", image.features));
+            let metadata = |(key, value): &(String, String)| {
+                format!("metadata: {} = {}", printable(key), printable(value))
+            };
+            told.extend(image.metadata.iter().map(metadata));
         }
+        if !found.diffs.is_empty() {
+            told.push(diffs(&found.diffs));
+        }
+        let more = found.diff_count.saturating_sub(found.diffs.len() as u64);
+        if found.sane == Some(true) && more > 0 && !found.diffs.is_empty() {
+            told.push(format!("and {} more", human::counted(more, "diff")));
+        }
+        lines(told)
     }
-    if found.diffs.is_empty() {
-        return Ok(());
-    }
+}
+
+fn diffs(diffs: &[InspectedDiff]) -> String {
     use Column::{Number, Text};
     let columns = [
         Text("FROM"),
@@ -148,10 +141,5 @@ fn show(ui: &Ui, found: &Inspection) -> Result<()> {
         let names = [name(&diff.from), name(&diff.to), human::size(diff.size_bytes)];
         names.into_iter().chain(numbers(&diff.data)).chain(numbers(&diff.zero)).collect::<Vec<_>>()
     };
-    ui.print(&table(&columns, found.diffs.iter().map(row)))?;
-    let told = found.diffs.len() as u64;
-    if found.sane == Some(true) && told < found.diff_count {
-        ui.print(&format!("and {} more", human::counted(found.diff_count - told, "diff")))?;
-    }
-    Ok(())
+    table(&columns, diffs.iter().map(row))
 }

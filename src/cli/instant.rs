@@ -16,8 +16,8 @@ use cuttle::{Error, Result};
 use super::bar::Words;
 use super::connect::refuse_dry_run;
 use super::place::Place;
+use super::report::{Report, ledger_line, lines};
 use super::restore::How;
-use super::summary::ledger_line;
 use super::table::printable;
 use super::{Context, Exit, Ui, connect, human};
 
@@ -43,8 +43,7 @@ pub struct Options {
 }
 
 #[derive(Serialize)]
-struct Told {
-    message_type: &'static str,
+struct Usable {
     target: String,
     address: SocketAddr,
     seconds: f64,
@@ -54,7 +53,6 @@ struct Told {
 
 #[derive(Serialize)]
 struct Summary<'a> {
-    message_type: &'static str,
     target: String,
     #[serde(flatten)]
     report: &'a InstantReport,
@@ -105,7 +103,7 @@ pub async fn run(
         false => restore.run(snapshots, &usable, progress, cancel).await,
     };
     bar.done();
-    tell(context, &restore, &report?)?;
+    context.ui.report(&Summary { target: restore.target.to_string(), report: &report? })?;
     Ok(Exit::Success)
 }
 
@@ -127,32 +125,37 @@ fn tell_usable(ui: &Ui, given: &str, target: &str, name: &str, begun: &Begun) {
     let name = quoted(&printable(name));
     let resume =
         format!("cuttle restore{given} --instant --resume --listen {address} {name} {}", quoted(target));
-    // Where nobody reads it, nothing more can be said.
-    let _ = if ui.is_json() {
-        ui.print_json(&Told { message_type: "usable", target: target.to_owned(), address, seconds, resume })
-    } else {
+    if !ui.is_json() {
         ui.note(&format!(
             "it is copied meanwhile, and reads from here until it is done. If this should die, go on with\n  {resume}"
         ));
-        ui.print(&format!("{target} can be used now, after {}", human::duration(seconds)))
-    };
+    }
+    // Where nobody reads it, nothing more can be said.
+    let _ = ui.report(&Usable { target: target.to_owned(), address, seconds, resume });
 }
 
-fn tell(context: &Context<'_>, restore: &InstantRestore, report: &InstantReport) -> Result<()> {
-    let ui = context.ui;
-    let target = restore.target.to_string();
-    if ui.is_json() {
-        return ui.print_json(&Summary { message_type: "summary", target, report });
+impl Report for Usable {
+    const MESSAGE_TYPE: &'static str = "usable";
+
+    fn answer(&self) -> String {
+        format!("{} can be used now, after {}", self.target, human::duration(self.seconds))
     }
-    if !ui.is_talkative() {
-        return Ok(());
-    }
-    let (size, time) = (human::size(report.size_bytes), human::duration(report.seconds));
-    let from = printable(&format!("{}@{}", report.volume, report.sequence));
-    ui.print(&format!("restored {from} ({size}) to {target} in {time}; it depends on nothing any more"))?;
-    if !report.history.is_empty() {
+}
+
+impl Report for Summary<'_> {
+    fn summary(&self) -> String {
+        let Self { target, report } = self;
+        let (size, time) = (human::size(report.size_bytes), human::duration(report.seconds));
+        let from = printable(&format!("{}@{}", report.volume, report.sequence));
         let names: Vec<&str> = report.history.iter().map(|h| h.name.as_str()).collect();
-        ui.print(&format!("its snapshots: {}", printable(&names.join(", "))))?;
+        let history = match names.is_empty() {
+            true => String::new(),
+            false => format!("its snapshots: {}", printable(&names.join(", "))),
+        };
+        lines([
+            format!("restored {from} ({size}) to {target} in {time}; it depends on nothing any more"),
+            history,
+            ledger_line(&report.ledger),
+        ])
     }
-    ui.print(&ledger_line(&report.ledger))
 }

@@ -10,6 +10,7 @@ use cuttle::repo::KeySlot;
 use cuttle::{Error, Result};
 
 use super::connect::{refuse_dry_run, repository};
+use super::report::Report;
 use super::secret::{self, SecretSource};
 use super::table::{Column, table};
 use super::{Context, Exit, human};
@@ -25,10 +26,7 @@ Examples:
   cuttle key remove 3f2a91c04b5d6e7f
 
 A key that was planted, damaged, or left by an `init` that came to nothing opens nothing and does not count: it is listed
-as foreign, and removed when its whole id is given.
-
-JSON: list prints [{\"id\",\"kind\",\"label\",\"created\",\"problem\"}] with kind \"password\", \"key_file\" or \"foreign\";
-add and remove print {\"message_type\":\"key_added\"|\"key_removed\",\"id\"}";
+as foreign, and removed when its whole id is given.";
 
 /// List, add and remove passwords and key files
 #[derive(Debug, clap::Args)]
@@ -67,18 +65,38 @@ struct AddArgs {
 
 #[derive(Serialize)]
 struct Listed {
-    id: String,
+    key_id: String,
     kind: &'static str,
     label: String,
-    created: Option<String>,
+    created_at: Option<String>,
     /// Why it does not count.
     problem: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Changed {
-    message_type: &'static str,
-    id: String,
+struct Added {
+    key_id: String,
+}
+
+#[derive(Serialize)]
+struct Removed {
+    key_id: String,
+}
+
+impl Report for Added {
+    const MESSAGE_TYPE: &'static str = "key_added";
+
+    fn summary(&self) -> String {
+        format!("added key {}", self.key_id)
+    }
+}
+
+impl Report for Removed {
+    const MESSAGE_TYPE: &'static str = "key_removed";
+
+    fn summary(&self) -> String {
+        format!("removed key {}", self.key_id)
+    }
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
@@ -97,14 +115,14 @@ async fn list(context: &Context<'_>) -> Result<Exit> {
         let listed = |key: &KeySlot| {
             let record = key.record.as_ref().ok();
             Listed {
-                id: id(key.slot),
+                key_id: id(key.slot),
                 kind: record.map_or("foreign", |record| kind(record).0),
                 label: record.map_or_else(String::new, |record| record.label.clone()),
-                created: record.and_then(|record| human::utc_time(record.created_unix_ms)),
+                created_at: record.and_then(|record| human::utc_time(record.created_unix_ms)),
                 problem: key.record.as_ref().err().cloned(),
             }
         };
-        ui.print_json(&keys.iter().map(listed).collect::<Vec<_>>())?;
+        ui.print_list(&keys.iter().map(listed).collect::<Vec<_>>())?;
         return Ok(Exit::Success);
     }
     if !repository.record().encrypted {
@@ -150,7 +168,8 @@ async fn add(context: &Context<'_>, args: AddArgs) -> Result<Exit> {
     let label =
         args.label.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
     let slot = repository.add_key(&unlock, &label).await?;
-    tell(context, "key_added", "added", slot)
+    context.ui.report(&Added { key_id: id(slot) })?;
+    Ok(Exit::Success)
 }
 
 async fn remove(context: &Context<'_>, given: &str) -> Result<Exit> {
@@ -174,16 +193,7 @@ async fn remove(context: &Context<'_>, given: &str) -> Result<Exit> {
         }
     };
     repository.remove_key(slot).await?;
-    tell(context, "key_removed", "removed", slot)
-}
-
-fn tell(context: &Context<'_>, message_type: &'static str, verb: &str, slot: u64) -> Result<Exit> {
-    let ui = context.ui;
-    if ui.is_json() {
-        ui.print_json(&Changed { message_type, id: id(slot) })?;
-    } else if ui.is_talkative() {
-        ui.print(&format!("{verb} key {}", id(slot)))?;
-    }
+    context.ui.report(&Removed { key_id: id(slot) })?;
     Ok(Exit::Success)
 }
 

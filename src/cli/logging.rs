@@ -2,29 +2,41 @@
 
 use std::io::{self, Write};
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::{MakeWriter, layer};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Ui;
+use super::environment::LOG;
 
 /// Shows the log: warnings; with `-v` what is going on, with `-vv` each request, with `-vvv` everything.
-/// `CUTTLE_LOG` says it in the words of tracing-subscriber's `EnvFilter` instead.
+/// `CUTTLE_LOG` says it instead, as `LEVEL` and `MODULE=LEVEL` with commas between them: `warn,cuttle::store=debug`.
 pub fn start(ui: &Ui) {
-    let filter = match ui.verbose() {
+    let level = match ui.verbose() {
         // What verify finds is in its report.
         0 => "warn,cuttle::verify=error",
         1 => "warn,cuttle=info",
         2 => "info,cuttle=debug",
         _ => "debug,cuttle=trace",
     };
-    let filter = EnvFilter::try_from_env("CUTTLE_LOG").unwrap_or_else(|_| EnvFilter::new(filter));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(ui.is_colored())
-        .with_target(ui.verbose() > 1)
-        .with_writer(Above(ui.clone()));
+    let said = LOG.text().unwrap_or_else(|e| {
+        ui.warn(&e.to_string());
+        None
+    });
+    let said = said.and_then(|said| {
+        let parsed = said.parse::<Targets>();
+        parsed.inspect_err(|e| ui.warn(&format!("{} {said:?} is left out of account: {e}", LOG.name))).ok()
+    });
+    let Some(filter) = said.or_else(|| level.parse().ok()) else { return };
+    let lines =
+        layer().with_ansi(ui.is_colored()).with_target(ui.verbose() > 1).with_writer(Above(ui.clone()));
     // It is the only one that is ever set.
-    let _ = if ui.verbose() > 1 { log.try_init() } else { log.without_time().try_init() };
+    let _ = match ui.verbose() > 1 {
+        true => registry().with(lines.with_filter(filter)).try_init(),
+        false => registry().with(lines.without_time().with_filter(filter)).try_init(),
+    };
 }
 
 /// Writes above the progress bars.

@@ -12,28 +12,14 @@ use rustix::process::{Pid, test_kill_process};
 use cuttle::clock::SystemClock;
 use cuttle::repo::Environment;
 use cuttle::units::hex;
-use cuttle::{Error, Result};
 
+use super::environment::{
+    CACHE_DIR, CACHE_DIRECTORY, HOME, STATE_DIRECTORY, Variable, XDG_CACHE_HOME, XDG_STATE_HOME,
+};
 use super::global::RepositoryOptions;
 
 /// Prefixes of the variables that the stores understand.
 const STORE_VARIABLES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
-
-/// A variable's value, without line ends after it; an empty one is as good as none.
-pub fn variable(name: &str) -> Result<Option<String>> {
-    let Some(value) = path_variable(name) else { return Ok(None) };
-    let mut text = value
-        .into_os_string()
-        .into_string()
-        .map_err(|_| Error::invalid(format!("the environment variable {name} is not UTF-8")))?;
-    text.truncate(text.trim_end_matches(['\r', '\n']).len());
-    Ok(Some(text).filter(|text| !text.is_empty()))
-}
-
-/// A variable that holds a path.
-pub fn path_variable(name: &str) -> Option<PathBuf> {
-    env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
-}
 
 /// The variables that configure stores. What is not UTF-8 is no value that any of them takes.
 pub fn store_variables() -> Vec<(String, String)> {
@@ -53,10 +39,10 @@ pub fn environment(options: &RepositoryOptions) -> Environment {
         false => options
             .cache_dir
             .clone()
-            .or_else(|| path_variable("CUTTLE_CACHE_DIR"))
-            .or_else(|| own_dir("XDG_CACHE_HOME", ".cache", "CACHE_DIRECTORY")),
+            .or_else(|| CACHE_DIR.path())
+            .or_else(|| own_dir(&XDG_CACHE_HOME, ".cache", &CACHE_DIRECTORY)),
     };
-    let memory_dir = own_dir("XDG_STATE_HOME", ".local/state", "STATE_DIRECTORY");
+    let memory_dir = own_dir(&XDG_STATE_HOME, ".local/state", &STATE_DIRECTORY);
     if memory_dir.is_none() {
         // Some commands open two repositories.
         static TOLD: Once = Once::new();
@@ -80,10 +66,10 @@ pub fn environment(options: &RepositoryOptions) -> Environment {
 }
 
 /// The folder of ours below an XDG base folder, or the one that a service manager gave us.
-fn own_dir(xdg: &str, below_home: &str, service: &str) -> Option<PathBuf> {
-    let base = path_variable(xdg).filter(|p| p.is_absolute());
-    let base = base.or_else(|| path_variable("HOME").map(|home| home.join(below_home)));
-    base.map(|base| base.join("cuttle")).or_else(|| path_variable(service))
+fn own_dir(xdg: &Variable, below_home: &str, service: &Variable) -> Option<PathBuf> {
+    let base = xdg.path().filter(|p| p.is_absolute());
+    let base = base.or_else(|| HOME.path().map(|home| home.join(below_home)));
+    base.map(|base| base.join("cuttle")).or_else(|| service.path())
 }
 
 /// Names this machine, its boot and its space of process numbers, so that "no such process" means that it is dead.

@@ -8,6 +8,7 @@ mod bar;
 mod completions;
 mod connect;
 mod diff;
+mod environment;
 mod exit;
 mod export;
 mod failure;
@@ -28,6 +29,7 @@ mod producer;
 mod project;
 mod protect;
 mod prune;
+mod report;
 mod restore;
 mod secret;
 mod serve;
@@ -35,7 +37,6 @@ mod several;
 mod signals;
 mod snapshots;
 mod stats;
-mod summary;
 mod table;
 mod tag;
 mod terminal;
@@ -44,7 +45,7 @@ mod verify;
 
 use std::io::ErrorKind as Io;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use cuttle::Result;
 use cuttle::cancel::Cancel;
@@ -72,11 +73,7 @@ Examples:
   cuttle prune                                    delete what no snapshot needs any more
 
 Environment:
-  CUTTLE_REPOSITORY, CUTTLE_REPOSITORY_FILE       the repository, or a file that names it
-  CUTTLE_PASSWORD, CUTTLE_PASSWORD_FILE, CUTTLE_PASSWORD_COMMAND, CUTTLE_KEY_FILE
-  CUTTLE_PROJECT, CUTTLE_CACHE_DIR, CUTTLE_LOG, CUTTLE_SERVE_TOKEN
-  AWS_*, GOOGLE_*, AZURE_*                        credentials, as the providers name them
-  CEPH_CONF, CEPH_ARGS, CEPH_KEYRING              as for Ceph's own programs
+{variables}  AWS_*, GOOGLE_*, AZURE_*  credentials, as the providers name them
 
 Exit codes:
   0    all went well
@@ -88,11 +85,11 @@ Exit codes:
 
 Output:
   Listings, summaries, JSON and raw data go to standard output; progress, warnings and errors to standard
-  error. With --json, each warning and error is a line of JSON too: {\"message_type\":\"warning\"|\"error\", …}.";
+  error. With --json, each warning and error is a line of JSON too. What the keys mean is in docs/json.md.";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
-#[command(name = "cuttle", version, about = ABOUT, after_long_help = EXAMPLES, subcommand_required = true)]
+#[command(name = "cuttle", version, about = ABOUT, subcommand_required = true)]
 #[command(arg_required_else_help = true, max_term_width = 110, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(flatten)]
@@ -123,7 +120,23 @@ enum Command {
     Key(key::Args),
     Project(project::Args),
     Completions(completions::Args),
-    Man(completions::ManArgs),
+}
+
+/// The command line: as it is derived, and what the environment may say in the help of each option.
+pub fn command() -> clap::Command {
+    let examples = EXAMPLES.replace("{variables}", &environment::described());
+    Cli::command().after_long_help(examples).mut_args(|arg| match environment::told(arg.get_id().as_str()) {
+        Some(told) => {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            arg.help(format!("{help} {told}"))
+        }
+        None => arg,
+    })
+}
+
+/// What was said, or why that makes no sense.
+pub fn parse() -> clap::error::Result<Cli> {
+    Cli::from_arg_matches(&command().try_get_matches()?)
 }
 
 /// What every command gets.
@@ -169,7 +182,6 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Key(args) => key::run(context, args).await,
         Command::Project(args) => project::run(context, args).await,
         Command::Completions(args) => completions::run(context, &args),
-        Command::Man(args) => completions::man(&args),
     }
 }
 
@@ -184,29 +196,4 @@ pub fn usage(said: &clap::Error) -> Exit {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Cli;
-    use clap::{Command, CommandFactory};
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    /// An argument with the id of a global one would silently be that one.
-    #[test]
-    fn no_argument_hides_a_global_one() {
-        fn check(command: &Command, globals: &[&str]) {
-            for sub in command.get_subcommands() {
-                let hidden = sub.get_arguments().find(|a| globals.contains(&a.get_id().as_str()));
-                assert!(hidden.is_none(), "{}: {hidden:?}", sub.get_name());
-                check(sub, globals);
-            }
-        }
-        let command = Cli::command();
-        let globals: Vec<&str> =
-            command.get_arguments().filter(|a| a.is_global_set()).map(|a| a.get_id().as_str()).collect();
-        assert!(globals.contains(&"repo") && globals.len() > 15);
-        check(&command, &globals);
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use cuttle::mount::current::Current;
 use cuttle::mount::{self, Event, MountOptions};
 use cuttle::reading::snapshot::MEMORY_BYTES_DEFAULT;
 
+use super::report::Report;
 use super::{Context, Exit, connect, human};
 
 const EXAMPLES: &str = "\
@@ -24,9 +25,7 @@ Examples:
   mount -o loop,ro,noload /mnt/backups/vms/db/latest.raw /mnt/db      one file back: ext4 on the whole volume
   mount -o loop,ro,norecovery /mnt/backups/vms/db/17.raw /mnt/db      the same for xfs
   losetup -rPf --show /mnt/backups/vms/web/latest.raw                 partitions: then mount -o ro /dev/loop0p1
-  umount /mnt/db && umount /mnt/backups
-
-JSON: {\"message_type\":\"mounted\",\"mountpoint\"} when the files are there.";
+  umount /mnt/db && umount /mnt/backups";
 
 /// Show all snapshots as read-only files
 #[derive(Debug, clap::Args)]
@@ -44,7 +43,6 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Mounted {
-    message_type: &'static str,
     mountpoint: String,
 }
 
@@ -68,10 +66,11 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
 }
 
 fn mounted(context: &Context<'_>, mountpoint: &str) -> Result<()> {
-    let ui = context.ui;
-    if ui.is_json() {
-        return ui.print_json(&Mounted { message_type: "mounted", mountpoint: mountpoint.to_owned() });
-    }
-    ui.note(&format!("snapshots are in {mountpoint}; `umount {mountpoint}` or Ctrl-C ends it"));
-    Ok(())
+    context.ui.note(&format!("snapshots are in {mountpoint}; `umount {mountpoint}` or Ctrl-C ends it"));
+    context.ui.report(&Mounted { mountpoint: mountpoint.to_owned() })
+}
+
+/// People were told on standard error.
+impl Report for Mounted {
+    const MESSAGE_TYPE: &'static str = "mounted";
 }

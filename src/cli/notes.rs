@@ -7,32 +7,26 @@ use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::notes::{Changed, Note, Noted};
 use cuttle::{Error, ErrorKind, Result};
 
-use super::connect::{self, refuse_dry_run};
+use super::connect;
 use super::failure::Failure;
-use super::summary::note_requests;
+use super::report::{Report, note_requests};
 use super::table::printable;
 use super::{Context, Exit};
 
-/// A snapshot that was found and its new note, as JSON shows them.
+/// A snapshot and its new note.
 #[derive(Serialize)]
 struct Line<'a> {
-    message_type: &'static str,
     volume: &'a str,
     sequence: u32,
     snapshot_id: String,
     protected: bool,
     tags: &'a [String],
     changed: bool,
+    dry_run: bool,
 }
 
 /// Changes the notes of the snapshots that are named; where one of them is not found, of none.
-pub async fn change(
-    context: &Context<'_>,
-    command: &str,
-    specs: &[String],
-    change: impl Fn(&mut Note),
-) -> Result<Exit> {
-    refuse_dry_run(context, command)?;
+pub async fn change(context: &Context<'_>, specs: &[String], change: impl Fn(&mut Note)) -> Result<Exit> {
     let project = connect::project(context, false).await?;
     let exit = match find(context, &project, specs).await? {
         Some(found) => change_all(context, &project, &found, &change).await?,
@@ -77,7 +71,12 @@ async fn change_all(
             _ => e.context(format!("after {done} of {} were changed", found.len())),
         };
         context.cancel.check().map_err(left)?;
-        match project.notes().change(&Noted::from(entry), change).await {
+        let noted = Noted::from(entry);
+        let changed = match context.global.dry_run {
+            true => Ok(would_change(noted, change)),
+            false => project.notes().change(&noted, change).await,
+        };
+        match changed {
             Ok(changed) => tell(context, entry, &changed)?,
             Err(e) if stops(&e) => return Err(left(e)),
             Err(e) => {
@@ -94,27 +93,37 @@ fn stops(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Unavailable)
 }
 
-/// `vms/db@3: protected, tags a, b`
+/// What a change would come to, unless somebody else changes the note meanwhile.
+fn would_change(noted: Noted, change: &impl Fn(&mut Note)) -> Changed {
+    let mut note = noted.note.clone();
+    change(&mut note);
+    Changed { changed: note != noted.note, note }
+}
+
 fn tell(context: &Context<'_>, entry: &SnapshotEntry, changed: &Changed) -> Result<()> {
-    let (ui, note) = (context.ui, &changed.note);
-    if ui.is_json() {
-        return ui.print_json(&Line {
-            message_type: "snapshot",
-            volume: &entry.volume_name,
-            sequence: entry.snapshot.sequence.0,
-            snapshot_id: entry.snapshot_id.to_string(),
-            protected: note.protected,
-            tags: &note.tags,
-            changed: changed.changed,
-        });
+    context.ui.report(&Line {
+        volume: &entry.volume_name,
+        sequence: entry.snapshot.sequence.0,
+        snapshot_id: entry.snapshot_id.to_string(),
+        protected: changed.note.protected,
+        tags: &changed.note.tags,
+        changed: changed.changed,
+        dry_run: context.global.dry_run,
+    })
+}
+
+/// `vms/db@3: protected, tags a, b`
+impl Report for Line<'_> {
+    const MESSAGE_TYPE: &'static str = "snapshot";
+
+    fn summary(&self) -> String {
+        let protected = if self.protected { "protected" } else { "not protected" };
+        let tags = match self.tags.is_empty() {
+            true => "no tags".to_owned(),
+            false => format!("tags {}", self.tags.join(", ")),
+        };
+        let before = if self.changed { "" } else { ", as it was" };
+        let dry = if self.dry_run { "dry run: " } else { "" };
+        printable(&format!("{dry}{}@{}: {protected}, {tags}{before}", self.volume, self.sequence))
     }
-    if !ui.is_talkative() {
-        return Ok(());
-    }
-    let protected = if note.protected { "protected" } else { "not protected" };
-    let tags =
-        if note.tags.is_empty() { "no tags".to_owned() } else { format!("tags {}", note.tags.join(", ")) };
-    let before = if changed.changed { "" } else { ", as it was" };
-    let name = entry.name();
-    ui.print(&printable(&format!("{name}: {protected}, {tags}{before}")))
 }

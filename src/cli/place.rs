@@ -5,15 +5,19 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::makedev;
 
 use cuttle::error::io_error;
 use cuttle::rbd::{RbdSpec, SCHEME};
+use cuttle::source::raw_file::RawFile;
+use cuttle::source::{FreezeRequest, Frozen, Volume};
 use cuttle::units::VolumeName;
 use cuttle::{Error, ErrorKind, Result};
 
-use super::Ui;
+use super::connect::blocking;
+use super::{Context, Ui};
 
 /// Major and minor number of /dev/null (Linux, Documentation/admin-guide/devices.txt).
 const NULL_DEVICE: (u32, u32) = (1, 3);
@@ -28,6 +32,14 @@ pub enum Place {
     Stream,
     /// A command that prints a volume; never what [`Place::parse`] finds.
     Command(Vec<String>),
+}
+
+/// A place as the command line takes it: with what was expected in its message.
+pub fn parse(text: &str) -> Result<Place, String> {
+    Place::parse(text).map_err(|e| match e.help_text() {
+        Some(help) => format!("{e}: {help}"),
+        None => e.to_string(),
+    })
 }
 
 impl Place {
@@ -80,6 +92,36 @@ pub fn hint_at_rbd(error: Error, path: &Path) -> Error {
         true => error.help(format!("for an RBD image write {SCHEME}{text}")),
         false => error,
     }
+}
+
+/// A file or standard input, to be read from its beginning to its end.
+pub fn input(place: &Place) -> Result<File> {
+    let path = match place {
+        Place::Stream => return standard_input(),
+        Place::File(path) => path,
+        Place::Rbd(_) | Place::Command(_) => {
+            return Err(Error::invalid(format!("{place}: expected a file, or - for standard input")));
+        }
+    };
+    let doing = || format!("open {place}");
+    let file = File::open(path).map_err(|e| io_error(doing(), e))?;
+    if file.metadata().map_err(|e| io_error(doing(), e))?.is_dir() {
+        return Err(Error::invalid(format!("{place} is a folder: expected a file")));
+    }
+    Ok(file)
+}
+
+/// A file or device that is read anywhere, and can say whether it held still.
+pub async fn still(context: &Context<'_>, path: &Path) -> Result<Arc<dyn Frozen>> {
+    let at = path.to_owned();
+    let open = move || open_still(&at);
+    blocking(context, open).await.map_err(|e| hint_at_rbd(e, path))
+}
+
+/// The same, where one may wait.
+pub fn open_still(path: &Path) -> Result<Arc<dyn Frozen>> {
+    let request = FreezeRequest { own_name: String::new(), own_prefix: String::new(), parent: None };
+    Ok(RawFile::find(path)?.freeze(&request)?.into())
 }
 
 /// Standard input as a file: without a buffer and a lock of its own.

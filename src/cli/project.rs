@@ -7,6 +7,7 @@ use cuttle::Result;
 use cuttle::units::ProjectName;
 
 use super::connect::{keep_room, refuse_dry_run, repository};
+use super::report::Report;
 use super::{Context, Exit};
 
 const EXAMPLES: &str = "\
@@ -15,9 +16,7 @@ A project shares no data with another, not even equal chunks, and has its own ke
 Examples:
   cuttle project create tenant-a
   cuttle --project tenant-a backup rbd:tenant-a/db
-  cuttle project list
-
-JSON: list prints [{\"name\"}], create prints {\"message_type\":\"project_created\",\"name\"}";
+  cuttle project list";
 
 /// List and make projects
 #[derive(Debug, clap::Args)]
@@ -40,13 +39,20 @@ enum Command {
 
 #[derive(Serialize)]
 struct Listed {
-    name: String,
+    project: String,
 }
 
 #[derive(Serialize)]
 struct Created {
-    message_type: &'static str,
-    name: String,
+    project: String,
+}
+
+impl Report for Created {
+    const MESSAGE_TYPE: &'static str = "project_created";
+
+    fn summary(&self) -> String {
+        format!("made project {}", self.project)
+    }
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
@@ -56,8 +62,8 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
             let mut names = repository(context, false).await?.projects().await?;
             names.sort();
             if ui.is_json() {
-                let listed: Vec<_> = names.iter().map(|n| Listed { name: n.to_string() }).collect();
-                ui.print_json(&listed)?;
+                let listed: Vec<_> = names.iter().map(|n| Listed { project: n.to_string() }).collect();
+                ui.print_list(&listed)?;
             } else {
                 names.iter().try_for_each(|name| ui.print(name.as_str()))?;
             }
@@ -66,11 +72,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
             refuse_dry_run(context, "project create")?;
             let project = repository(context, false).await?.create_project(&name).await?;
             keep_room(context, &project).await;
-            if ui.is_json() {
-                ui.print_json(&Created { message_type: "project_created", name: name.to_string() })?;
-            } else if ui.is_talkative() {
-                ui.print(&format!("made project {name}"))?;
-            }
+            ui.report(&Created { project: name.to_string() })?;
         }
     }
     Ok(Exit::Success)

@@ -11,9 +11,7 @@ is changed.
 
 Examples:
   cuttle protect vms/db@14            keep this one until it is unprotected
-  cuttle unprotect vms/db@14
-
-JSON: {\"message_type\":\"snapshot\",\"volume\",\"sequence\",\"snapshot_id\",\"protected\",\"tags\":[],\"changed\"}, a line for each";
+  cuttle unprotect vms/db@14";
 
 /// Keep snapshots, whatever a policy says
 #[derive(Debug, clap::Args)]
@@ -34,9 +32,9 @@ pub struct UnprotectArgs {
 }
 
 pub async fn protect(context: &Context<'_>, args: Args) -> Result<Exit> {
-    notes::change(context, "protect", &args.snapshots, |note| note.protected = true).await
+    notes::change(context, &args.snapshots, |note| note.protected = true).await
 }
 
 pub async fn unprotect(context: &Context<'_>, args: UnprotectArgs) -> Result<Exit> {
-    notes::change(context, "unprotect", &args.snapshots, |note| note.protected = false).await
+    notes::change(context, &args.snapshots, |note| note.protected = false).await
 }

@@ -9,12 +9,13 @@ use cuttle::plan::lease::LEASE_DEFAULT;
 use cuttle::progress::Progress;
 use cuttle::prune::{self, Counted, PruneOptions, PruneReport, Waiting};
 use cuttle::repo::Project;
+use cuttle::units::{Sequence, VolumeNumber};
 use cuttle::{Error, Result};
 
 use super::bar::Words;
 use super::failure::Failure;
-use super::summary::ledger_line;
-use super::table::{Column, printable, table};
+use super::report::{Report, ledger_line, lines};
+use super::table::{Column, table};
 use super::{Context, Exit, connect, human};
 
 const WORDS: Words = Words { unit: "object", new: "deleted", known: "", zero: "" };
@@ -35,14 +36,7 @@ Examples:
   cuttle prune -n                 what would be deleted, and what that would ask of the store
   cuttle prune                    delete it
   cuttle prune --no-wait          do not wait for backups under way; the next prune finishes the round
-  cuttle prune --lease 3d         give silent backups three days
-
-JSON: {\"message_type\":\"summary\",\"dry_run\",\"volumes\",\"snapshots\",\"pages\",\"stored\":{\"objects\",\"bytes\"},
-\"unreferenced\":{…},\"deleted_chunks\":{…},\"deleted_pages\":{…},\"deleted_records\",\"swept\":{…},\"locked\":{…},
-\"lost_objects\",\"lost\":[{\"object\",\"snapshot\"}],\"recorded\",
-\"rounds_begun\",\"rounds_joined\",\"rounds_finished\",\"round_open\",\"aborted\":[…],\"waiting\":[{\"volume\",\"sequence\",
-\"host\",\"process\",\"last_sign_unix_ms\"}],\"deletes_to_come\",\"puts_to_come\",\"lists_to_come\",\"ledger\":{…},\"seconds\"};
-\"snapshots\" and \"stored\" are null where an earlier round waits and they were not counted";
+  cuttle prune --lease 3d         give silent backups three days";
 
 /// Delete what no snapshot needs any more
 #[derive(Debug, Default, clap::Args)]
@@ -58,20 +52,25 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Summary<'a> {
-    message_type: &'static str,
     #[serde(flatten)]
     report: &'a PruneReport,
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let project = connect::project(context, false).await?;
-    pruned(context, &project, args).await
+    pruned(context, &project, args, Vec::new()).await
 }
 
-/// Prunes an open project, and tells about it.
-pub async fn pruned(context: &Context<'_>, project: &Project, args: Args) -> Result<Exit> {
+/// Prunes an open project, and tells about it. A dry run counts as if some snapshots were forgotten.
+pub async fn pruned(
+    context: &Context<'_>,
+    project: &Project,
+    args: Args,
+    as_if_forgotten: Vec<(VolumeNumber, Sequence)>,
+) -> Result<Exit> {
     let options = PruneOptions {
         dry_run: context.global.dry_run,
+        as_if_forgotten,
         lease: args.lease.unwrap_or(LEASE_DEFAULT),
         wait: !args.no_wait,
         ..PruneOptions::default()
@@ -85,7 +84,13 @@ pub async fn pruned(context: &Context<'_>, project: &Project, args: Args) -> Res
         connect::keep_room(context, project).await;
     }
     report.ledger = project.repository().store().ledger();
-    tell(context, &report)?;
+    if report.locked.objects > 0 && !context.ui.is_json() {
+        context.ui.warn(&format!(
+            "{} could not be deleted: the store keeps them locked, or these credentials may not delete",
+            objects(report.locked)
+        ));
+    }
+    context.ui.report(&Summary { report: &report })?;
     if report.lost_objects == 0 {
         return Ok(Exit::Success);
     }
@@ -107,77 +112,63 @@ fn lost(report: &PruneReport) -> Error {
     )
 }
 
-fn tell(context: &Context<'_>, report: &PruneReport) -> Result<()> {
-    let ui = context.ui;
-    if ui.is_json() {
-        return ui.print_json(&Summary { message_type: "summary", report });
+impl Report for Summary<'_> {
+    fn summary(&self) -> String {
+        let (report, n) = (self.report, human::counted);
+        let mut found = vec![n(report.volumes, "volume")];
+        found.extend(report.snapshots.map(|snapshots| n(snapshots, "snapshot")));
+        found.extend(report.stored.map(|stored| format!("{} stored", objects(stored))));
+        lines([
+            waiting(&report.waiting),
+            format!("project {}: {}", report.project, found.join(", ")),
+            if report.dry_run { would(report) } else { did(report) },
+            ledger_line(&report.ledger),
+        ])
     }
-    if report.locked.objects > 0 {
-        ui.warn(&format!(
-            "{} could not be deleted: the store keeps them locked, or these credentials may not delete",
-            objects(report.locked)
-        ));
-    }
-    if !ui.is_talkative() {
-        return Ok(());
-    }
-    show_waiting(context, &report.waiting)?;
-    let n = human::counted;
-    let mut found = vec![n(report.volumes, "volume")];
-    found.extend(report.snapshots.map(|snapshots| n(snapshots, "snapshot")));
-    found.extend(report.stored.map(|stored| format!("{} stored", objects(stored))));
-    ui.print(&format!("project {}: {}", report.project, found.join(", ")))?;
-    match report.dry_run {
-        true => would(context, report)?,
-        false => did(context, report)?,
-    }
-    ui.print(&ledger_line(&report.ledger))
 }
 
-fn would(context: &Context<'_>, report: &PruneReport) -> Result<()> {
-    let ui = context.ui;
-    ui.print(&format!(
-        "dry run: {} would be deleted, less what backups under way need",
-        objects(report.unreferenced)
-    ))?;
+fn would(report: &PruneReport) -> String {
+    let unreferenced = objects(report.unreferenced);
+    let mut told =
+        vec![format!("dry run: {unreferenced} would be deleted, less what backups under way need")];
     if report.round_open {
-        ui.print("a round is open, which the next prune finishes first")?;
+        told.push("a round is open, which the next prune finishes first".to_owned());
     }
     if report.deletes_to_come > 0 {
         let [deletes, puts, lists] =
             [report.deletes_to_come, report.puts_to_come, report.lists_to_come].map(human::count);
-        ui.print(&format!("requests to come: about {deletes} delete, {puts} put, {lists} list"))?;
+        told.push(format!("requests to come: about {deletes} delete, {puts} put, {lists} list"));
     }
-    Ok(())
+    lines(told)
 }
 
-fn did(context: &Context<'_>, report: &PruneReport) -> Result<()> {
-    let ui = context.ui;
+fn did(report: &PruneReport) -> String {
     let time = human::duration(report.seconds);
-    if report.is_idle() {
-        ui.print(&format!("nothing to delete; looked in {time}"))?;
+    let told = if report.is_idle() {
+        format!("nothing to delete; looked in {time}")
     } else if report.round_open {
-        ui.print("nothing was deleted yet: the next prune goes on when these backups are over")?;
+        "nothing was deleted yet: the next prune goes on when these backups are over".to_owned()
     } else {
         // Stores do not tell who was first.
         let deleted =
             if report.rounds_joined > 0 { "deleted, or found deleted by another prune," } else { "deleted" };
-        ui.print(&format!(
+        format!(
             "{deleted} {} ({}, {}) in {time}",
             objects(report.deleted()),
             human::counted(report.deleted_chunks.objects, "chunk"),
             human::counted(report.deleted_pages.objects, "page"),
-        ))?;
-    }
-    if report.swept.objects > 0 {
-        ui.print(&format!("removed {} that a crash left", objects(report.swept)))?;
-    }
-    Ok(())
+        )
+    };
+    let swept = match report.swept.objects {
+        0 => String::new(),
+        _ => format!("removed {} that a crash left", objects(report.swept)),
+    };
+    lines([told, swept])
 }
 
-fn show_waiting(context: &Context<'_>, waiting: &[Waiting]) -> Result<()> {
+fn waiting(waiting: &[Waiting]) -> String {
     if waiting.is_empty() {
-        return Ok(());
+        return String::new();
     }
     let columns = [
         Column::Text("UNDER WAY"),
@@ -189,9 +180,9 @@ fn show_waiting(context: &Context<'_>, waiting: &[Waiting]) -> Result<()> {
     let row = |one: &Waiting| {
         let (sequence, process) = (one.sequence.to_string(), one.process.to_string());
         let sign = human::local_time(one.last_sign_unix_ms);
-        vec![printable(&one.volume), sequence, one.host.clone(), process, sign]
+        vec![one.volume.clone(), sequence, one.host.clone(), process, sign]
     };
-    context.ui.print(&table(&columns, waiting.iter().map(row)))
+    table(&columns, waiting.iter().map(row))
 }
 
 /// `12 objects (3.4 GiB)`

@@ -1,5 +1,6 @@
 //! Passwords and key files: where they come from. None is ever on a command line, and all are wiped after use.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
@@ -11,13 +12,23 @@ use cuttle::error::io_error;
 use cuttle::keys::{KEY_FILE_LEN_BYTES_MAX, Unlock};
 use cuttle::{Error, Result};
 
+use super::environment::{KEY_FILE, PASSWORD, PASSWORD_COMMAND, PASSWORD_FILE};
 use super::global::SecretOptions;
-use super::machine::{path_variable, variable};
 
 /// Longest password, in bytes.
 const PASSWORD_LEN_BYTES_MAX: usize = 4096;
-/// How the error begins where nobody can be asked.
-pub const NO_PASSWORD: &str = "no password is given";
+
+/// The cause of an error where no secret is given and nobody can be asked for one.
+#[derive(Debug)]
+pub struct NoPassword;
+
+impl fmt::Display for NoPassword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no password is given")
+    }
+}
+
+impl std::error::Error for NoPassword {}
 
 /// Where the secret is to be found.
 #[derive(Debug)]
@@ -40,14 +51,11 @@ pub fn source(options: &SecretOptions) -> Result<SecretSource> {
     if let Some(source) = only(given)? {
         return Ok(source);
     }
-    let password = variable("CUTTLE_PASSWORD")?.map(Zeroizing::new);
     let environment = [
-        path_variable("CUTTLE_KEY_FILE").map(|p| ("CUTTLE_KEY_FILE", SecretSource::KeyFile(p))),
-        password.map(|p| ("CUTTLE_PASSWORD", SecretSource::Password(p))),
-        path_variable("CUTTLE_PASSWORD_FILE")
-            .map(|p| ("CUTTLE_PASSWORD_FILE", SecretSource::PasswordFile(p))),
-        variable("CUTTLE_PASSWORD_COMMAND")?
-            .map(|c| ("CUTTLE_PASSWORD_COMMAND", SecretSource::PasswordCommand(c))),
+        KEY_FILE.path().map(|p| (KEY_FILE.name, SecretSource::KeyFile(p))),
+        PASSWORD.text()?.map(|p| (PASSWORD.name, SecretSource::Password(Zeroizing::new(p)))),
+        PASSWORD_FILE.path().map(|p| (PASSWORD_FILE.name, SecretSource::PasswordFile(p))),
+        PASSWORD_COMMAND.text()?.map(|c| (PASSWORD_COMMAND.name, SecretSource::PasswordCommand(c))),
     ];
     Ok(only(environment)?.unwrap_or(SecretSource::Prompt))
 }
@@ -110,10 +118,12 @@ fn prompt(question: &str, stdin_is_data: bool) -> Result<Zeroizing<String>> {
     if stdin_is_data || !std::io::stdin().is_terminal() {
         let why =
             if stdin_is_data { "standard input is the volume" } else { "standard input is no terminal" };
-        return Err(Error::invalid(format!("{NO_PASSWORD}, and {why}, so none can be asked for")).help(
-            "set CUTTLE_PASSWORD_FILE, CUTTLE_PASSWORD_COMMAND, CUTTLE_PASSWORD or CUTTLE_KEY_FILE, \
-             or use --password-file, --password-command or --key-file",
-        ));
+        return Err(Error::invalid(format!("{NoPassword}, and {why}, so none can be asked for"))
+            .caused_by(NoPassword)
+            .help(
+                "set CUTTLE_PASSWORD_FILE, CUTTLE_PASSWORD_COMMAND, CUTTLE_PASSWORD or CUTTLE_KEY_FILE, \
+                 or use --password-file, --password-command or --key-file",
+            ));
     }
     rpassword::prompt_password(question).map(Zeroizing::new).map_err(|e| match e.kind() {
         std::io::ErrorKind::Interrupted => Error::interrupted("interrupted"),

@@ -17,9 +17,9 @@ use cuttle::serve::nbd::{self, Listener, exports::Exports};
 use cuttle::{Error, Result};
 
 use super::connect::refuse_dry_run;
+use super::environment::SERVE_TOKEN;
 use super::human::parse_size_nonzero;
-use super::machine::variable;
-use super::summary::note_requests;
+use super::report::{Report, lines, note_requests};
 use super::{Context, Exit, connect, human};
 
 /// Shortest token, in bytes: what can be guessed protects nothing.
@@ -46,12 +46,7 @@ Examples:
   cuttle serve --nbd                               over NBD too, on 127.0.0.1:10809
   nbdcopy nbd://127.0.0.1/vms/db/12 db.raw         or nbdinfo --list nbd://127.0.0.1, qemu-nbd -r -c /dev/nbd0 …
   curl -r 0-511 http://127.0.0.1:8420/vms/db/latest.raw | xxd
-  cuttle serve --listen 10.0.0.5:8420 --token-file /etc/cuttle/serve-token --tls-cert cert.pem --tls-key key.pem
-
-Environment:
-  CUTTLE_SERVE_TOKEN       the token, unless --token-file names a file
-
-JSON: {\"message_type\":\"serving\",\"url\",\"nbd\",\"snapshots\"} once it listens.";
+  cuttle serve --listen 10.0.0.5:8420 --token-file /etc/cuttle/serve-token --tls-cert cert.pem --tls-key key.pem";
 
 /// Serve snapshots over HTTP, read-only, as raw images
 #[derive(Debug, clap::Args)]
@@ -62,7 +57,7 @@ pub struct Args {
     /// Address and port; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8420")]
     listen: SocketAddr,
-    /// File with the token that readers must name
+    /// File with the token that readers must name; else CUTTLE_SERVE_TOKEN has it
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Let everybody read who can reach the address
@@ -87,7 +82,6 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Serving<'a> {
-    message_type: &'static str,
     url: &'a str,
     nbd: Option<String>,
     snapshots: usize,
@@ -119,20 +113,23 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         HttpOptions { listen: args.listen, access, tls, nbd: nbd.address(), limits: Limits::default() };
     let server = HttpServer::bind(Arc::clone(&shelf), options).await?;
     let (ui, url) = (context.ui, server.url());
-    if ui.is_json() {
-        let nbd = nbd.address().map(|address| format!("nbd://{address}"));
-        ui.print_json(&Serving { message_type: "serving", url: &url, nbd, snapshots })?;
-    } else {
-        ui.print(&format!("serving {} at {url}/", human::counted(snapshots as u64, "snapshot")))?;
-        if let Some(address) = nbd.address() {
-            ui.print(&format!("and at nbd://{address}/VOLUME/SEQ"))?;
-        }
-        ui.note("stop it with Ctrl-C");
-    }
+    let at_nbd = nbd.address().map(|address| format!("nbd://{address}"));
+    ui.report(&Serving { url: &url, nbd: at_nbd, snapshots })?;
+    ui.note("stop it with Ctrl-C");
     let (served, ()) = tokio::join!(server.run(context.cancel.clone()), nbd.run(shelf, context));
     served?;
     note_requests(context, project.repository().store());
     Ok(Exit::Success)
+}
+
+impl Report for Serving<'_> {
+    const MESSAGE_TYPE: &'static str = "serving";
+
+    fn answer(&self) -> String {
+        let serving = human::counted(self.snapshots as u64, "snapshot");
+        let nbd = self.nbd.as_ref().map(|address| format!("and at {address}/VOLUME/SEQ"));
+        lines([format!("serving {serving} at {}/", self.url), nbd.unwrap_or_default()])
+    }
 }
 
 /// The servers for NBD that were asked for: none, one or two.
@@ -166,7 +163,7 @@ impl NbdServers {
 fn access(args: &Args) -> Result<Access> {
     let token = match &args.token_file {
         Some(path) => Some((token_in(path)?, path.display().to_string())),
-        None => variable("CUTTLE_SERVE_TOKEN")?.map(|t| (Zeroizing::new(t), "CUTTLE_SERVE_TOKEN".to_owned())),
+        None => SERVE_TOKEN.text()?.map(|token| (Zeroizing::new(token), SERVE_TOKEN.name.to_owned())),
     };
     match token {
         _ if args.insecure_public => Ok(Access::Anybody),

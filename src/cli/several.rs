@@ -12,9 +12,8 @@ use cuttle::store::Ledger;
 use cuttle::{ErrorKind, cpu};
 
 use super::failure::Failure;
-use super::summary::ledger_line;
+use super::report::{ledger_line, lines};
 use super::table::{Column, table};
-use super::ui::Ui;
 use super::{Exit, human};
 
 /// What became of one volume.
@@ -46,7 +45,7 @@ impl<T> Fate<T> {
         let word = |word: &str| word.to_owned();
         match self {
             Self::Done(_) => None,
-            Self::Failed(error) if error.kind == "interrupted" => {
+            Self::Failed(error) if error.kind == ErrorKind::Interrupted => {
                 Some(("failed", word("interrupted"), error))
             }
             Self::Failed(error) => Some(("failed", word("FAILED"), error)),
@@ -75,7 +74,7 @@ impl Tally {
             Fate::Done(_) => self.volumes_ok += 1,
             Fate::Failed(error) => {
                 self.volumes_failed += 1;
-                self.interrupted |= error.kind == "interrupted";
+                self.interrupted |= error.kind == ErrorKind::Interrupted;
             }
             Fate::Skipped(_) => self.volumes_skipped += 1,
             Fate::NotStarted(_) => {
@@ -112,39 +111,26 @@ impl Tally {
     }
 }
 
-/// Tells a summary: as JSON, or as a table with the totals and the requests below it.
-pub fn tell(
-    ui: &Ui,
-    summary: &impl Serialize,
-    (columns, mut rows): (&[Column], Vec<Vec<String>>),
-    totals: &str,
-    ledger: &Ledger,
-) -> cuttle::Result<()> {
-    if ui.is_json() {
-        return ui.print_json(summary);
-    }
-    if !ui.is_talkative() {
-        return Ok(());
-    }
+/// A summary for people: a table by volume, with the totals and the requests below it.
+pub fn told(columns: &[Column], rows: &[Vec<String>], totals: String, ledger: &Ledger) -> String {
+    let mut rows = rows.to_vec();
     rows.sort();
-    ui.print(&table(columns, rows))?;
-    ui.print(totals)?;
-    ui.print(&ledger_line(ledger))
+    lines([table(columns, rows), totals, ledger_line(ledger)])
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Fate, Tally};
     use crate::cli::Exit;
-    use cuttle::Error;
     use cuttle::cancel::interrupted;
+    use cuttle::{Error, ErrorKind};
 
     #[tokio::test]
     async fn one_that_panics_is_one_that_failed() {
         let (_canceller, cancel) = cuttle::cancel::pair();
         let fate: Fate<()> = Fate::of(&cancel, async { panic!("no such thing") }).await;
         let (status, _, failure) = fate.not_done().expect("it is not done");
-        assert_eq!((status, failure.kind), ("failed", "internal"));
+        assert_eq!((status, failure.kind), ("failed", ErrorKind::Internal));
         assert!(failure.message.contains("no such thing"), "{}", failure.message);
         let fate: Fate<()> = Fate::of(&cancel, async { Err(Error::busy("in progress on b, 12 min")) }).await;
         assert_eq!(

@@ -12,7 +12,7 @@ use cuttle::units::VolumeName;
 use cuttle::volume::{Identity, ImageLayout, SnapshotPoint};
 use cuttle::{Error, Result};
 
-use super::summary::note_requests;
+use super::report::note_requests;
 use super::table::{Column, table};
 use super::{Context, Exit, connect, human};
 
@@ -28,13 +28,7 @@ Examples:
   cuttle snapshots vms/db             one volume
   cuttle snapshots --latest 1         the newest of each volume
   cuttle snapshots --tag release      those that have a tag
-  cuttle snapshots --json | jq -r '.[] | select(.time < \"2026-01-01\") | .id'
-
-JSON: [{\"id\",\"short_id\",\"volume\",\"sequence\",\"time\",\"size_bytes\",\"tags\",\"protected\",\"host\",\"program\",\"parent\",
-\"full_read\",\"source\",\"point\",\"layout\",\"read_bytes\",\"new_chunks\",\"new_bytes\",\"stored_bytes\",\"known_chunks\",\"zero_chunks\",
- \"delta_chunks\",\"delta_bytes\"}],
-by volume, oldest first. \"source\" is {\"kind\":\"rbd\",\"cluster_fsid\",\"pool\",\"namespace\",\"image\",\"image_id\"},
-{\"kind\":\"file\",\"path\"} or {\"kind\":\"stream\"}; \"point\" is its snapshot {\"name\",\"rbd_snap_id\",\"own\",\"made\"} or null.";
+  cuttle snapshots --json | jq -r '.[] | select(.committed_at < \"2026-01-01\") | .snapshot'";
 
 /// List the snapshots that can be restored
 #[derive(Debug, clap::Args)]
@@ -53,11 +47,12 @@ pub struct Args {
 /// A snapshot, as JSON shows it.
 #[derive(Serialize)]
 struct Listed<'a> {
-    id: String,
-    short_id: String,
     volume: &'a str,
     sequence: u32,
-    time: Option<String>,
+    snapshot_id: String,
+    /// By the host's clock; everything else goes by the store's.
+    taken_at: Option<String>,
+    committed_at: Option<String>,
     size_bytes: u64,
     tags: &'a [String],
     protected: bool,
@@ -98,7 +93,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let snapshots = find(&project, &args).await?;
     let ui = context.ui;
     if ui.is_json() {
-        ui.print_json(&snapshots.iter().map(listed).collect::<Vec<_>>())?;
+        ui.print_list(&snapshots.iter().map(listed).collect::<Vec<_>>())?;
     } else if snapshots.is_empty() {
         let tagged = if args.tags.is_empty() { "" } else { " with such tags" };
         ui.note(&format!("no snapshots{tagged} in project {}", project.name()));
@@ -133,13 +128,13 @@ async fn find(project: &Project, args: &Args) -> Result<Vec<SnapshotEntry>> {
 }
 
 fn listed(entry: &SnapshotEntry) -> Listed<'_> {
-    let (id, snapshot) = (entry.snapshot_id.to_string(), &entry.snapshot);
+    let snapshot = &entry.snapshot;
     Listed {
-        short_id: short(&id),
-        id,
         volume: &entry.volume_name,
         sequence: snapshot.sequence.0,
-        time: human::utc_time(entry.committed_unix_ms),
+        snapshot_id: entry.snapshot_id.to_string(),
+        taken_at: human::utc_time(snapshot.started_unix_ms),
+        committed_at: human::utc_time(entry.committed_unix_ms),
         size_bytes: snapshot.size_bytes,
         tags: &entry.tags,
         protected: entry.protected,

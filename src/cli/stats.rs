@@ -11,8 +11,8 @@ use cuttle::store::Ledger;
 use cuttle::units::VolumeName;
 
 use super::bar::Words;
+use super::report::{Report, ledger_line, lines};
 use super::snapshots::short;
-use super::summary::ledger_line;
 use super::table::{Column, table};
 use super::{Context, Exit, connect, human};
 
@@ -33,13 +33,7 @@ estimates, and it is said so. What waits for a prune is not counted.
 Examples:
   cuttle stats
   cuttle stats vms/db --snapshots
-  cuttle stats --json | jq '.total.stored_bytes'
-
-JSON: {\"message_type\":\"summary\",\"project\",\"volumes\":[{\"volume\",\"snapshot_count\",\"logical_bytes\",\"allocated_bytes\",
-\"chunks\",\"unique_bytes\",\"stored_bytes\",\"pages\",\"page_bytes\",\"deltas\",\"delta_bytes\",\"delta_stored_bytes\",\"bases\",
-\"base_stored_bytes\",\"delta_saved_bytes\",\"dedup_ratio\",\"compression_ratio\",\"one_in\",\"snapshots\":[{\"id\",\"sequence\",\"time\",
-\"size_bytes\",\"freed_bytes\"}]}],\"total\":{…},\"pages_read\",\"ledger\":{…},\"seconds\"}; \"one_in\" is 1 where all objects were
-counted.";
+  cuttle stats --json | jq '.total.stored_bytes'";
 
 /// Show what snapshots take, and what forgetting them would free
 #[derive(Debug, clap::Args)]
@@ -55,7 +49,10 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Summary<'a> {
-    message_type: &'static str,
+    #[serde(skip)]
+    report: &'a StatsReport,
+    #[serde(skip)]
+    with_snapshots: bool,
     project: &'a str,
     volumes: Vec<Volume<'a>>,
     total: &'a Usage,
@@ -74,9 +71,10 @@ struct Volume<'a> {
 
 #[derive(Serialize)]
 struct Snapshot<'a> {
-    id: &'a str,
+    volume: &'a str,
     sequence: u32,
-    time: Option<String>,
+    snapshot_id: &'a str,
+    committed_at: Option<String>,
     size_bytes: u64,
     freed_bytes: u64,
 }
@@ -90,16 +88,20 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     bar.done();
     let mut report = result?;
     report.ledger = project.repository().store().ledger();
-    match context.ui.is_json() {
-        true => context.ui.print_json(&summary(&report))?,
-        false => show(context, &report, options.snapshots)?,
+    context.ui.report(&summary(&report, options.snapshots))?;
+    if report.total.one_in > 1 {
+        context.ui.note(&format!(
+            "estimated from one object in {}: there are too many to remember them all",
+            human::count(report.total.one_in)
+        ));
     }
     Ok(Exit::Success)
 }
 
-fn summary(report: &StatsReport) -> Summary<'_> {
+fn summary(report: &StatsReport, with_snapshots: bool) -> Summary<'_> {
     Summary {
-        message_type: "summary",
+        report,
+        with_snapshots,
         project: &report.project,
         volumes: report.volumes.iter().map(volume).collect(),
         total: &report.total,
@@ -110,39 +112,34 @@ fn summary(report: &StatsReport) -> Summary<'_> {
 }
 
 fn volume(stats: &VolumeStats) -> Volume<'_> {
-    let snapshots = stats.snapshots.iter().map(snapshot).collect();
+    let snapshots = stats.snapshots.iter().map(|one| snapshot(&stats.volume, one)).collect();
     Volume { volume: &stats.volume, usage: &stats.usage, snapshots }
 }
 
-fn snapshot(snapshot: &SnapshotStats) -> Snapshot<'_> {
+fn snapshot<'a>(volume: &'a str, snapshot: &'a SnapshotStats) -> Snapshot<'a> {
     Snapshot {
-        id: &snapshot.snapshot_id,
+        volume,
         sequence: snapshot.sequence,
-        time: human::utc_time(snapshot.committed_unix_ms),
+        snapshot_id: &snapshot.snapshot_id,
+        committed_at: human::utc_time(snapshot.committed_unix_ms),
         size_bytes: snapshot.size_bytes,
         freed_bytes: snapshot.freed_bytes,
     }
 }
 
-fn show(context: &Context<'_>, report: &StatsReport, snapshots: bool) -> Result<()> {
-    let ui = context.ui;
-    ui.print(&usage_table(report))?;
-    if snapshots {
-        ui.print("")?;
-        ui.print(&snapshot_table(report))?;
+impl Report for Summary<'_> {
+    fn answer(&self) -> String {
+        let snapshots = match self.with_snapshots {
+            true => format!("\n{}", snapshot_table(self.report)),
+            false => String::new(),
+        };
+        lines([usage_table(self.report), snapshots])
     }
-    if report.total.one_in > 1 {
-        ui.note(&format!(
-            "estimated from one object in {}: there are too many to remember them all",
-            human::count(report.total.one_in)
-        ));
+
+    fn summary(&self) -> String {
+        let (pages, time) = (human::counted(self.pages_read, "page"), human::duration(self.seconds));
+        lines([format!("{pages} read in {time}"), ledger_line(self.ledger)])
     }
-    if ui.is_talkative() {
-        let (pages, time) = (human::counted(report.pages_read, "page"), human::duration(report.seconds));
-        ui.print(&format!("{pages} read in {time}"))?;
-        ui.print(&ledger_line(&report.ledger))?;
-    }
-    Ok(())
 }
 
 fn usage_table(report: &StatsReport) -> String {

@@ -1,6 +1,6 @@
 //! Tables of plain columns, as they are printed and cut by other programs.
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use unicode_width::UnicodeWidthStr;
 
 use cuttle::units::is_invisible;
 
@@ -13,24 +13,27 @@ pub enum Column {
 
 /// Lays rows out under their titles; two spaces between columns, none at the end of a line.
 pub fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    let title = |column: &Column| match column {
-        Column::Text(title) => Cell::new(title),
-        Column::Number(title) => Cell::new(title).set_alignment(CellAlignment::Right),
-    };
-    table.set_header(columns.iter().map(title));
-    for row in rows {
-        let cell = |(value, column): (String, &Column)| match column {
-            Column::Text(_) => Cell::new(printable(&value)),
-            Column::Number(_) => Cell::new(value).set_alignment(CellAlignment::Right),
-        };
-        table.add_row(row.into_iter().zip(columns).map(cell));
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    let titles = columns.iter().map(|column| match column {
+        Column::Text(title) | Column::Number(title) => (*title).to_owned(),
+    });
+    let mut lines = vec![titles.collect::<Vec<_>>()];
+    lines.extend(rows.into_iter().map(|row| row.iter().map(|cell| printable(cell)).collect()));
+    let width =
+        |at: usize| lines.iter().filter_map(|line| line.get(at)).map(|cell| cell.width()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let shown = lines.iter().map(|line| {
+        let mut text = String::new();
+        for ((cell, column), width) in line.iter().zip(columns).zip(&widths) {
+            let blank = " ".repeat(width - cell.width());
+            match column {
+                Column::Text(_) => text.extend([cell, blank.as_str(), "  "]),
+                Column::Number(_) => text.extend([blank.as_str(), cell, "  "]),
+            }
+        }
+        text.truncate(text.trim_end().len());
+        text
+    });
+    shown.collect::<Vec<_>>().join("\n")
 }
 
 /// Names come from clusters and repositories: what would move the terminal's cursor, hide, or turn what is read around is

@@ -17,9 +17,7 @@ Examples:
   cuttle tag vms/db@14 --add release,v2
   cuttle tag vms/db@14 vms/web@9 --remove nightly --add weekly
   cuttle tag vms/db@14 --set ''       no tags any more
-  cuttle snapshots --tag release
-
-JSON: {\"message_type\":\"snapshot\",\"volume\",\"sequence\",\"snapshot_id\",\"protected\",\"tags\":[],\"changed\"}, a line for each";
+  cuttle snapshots --tag release";
 
 /// Add, remove or set tags of snapshots
 #[derive(Debug, clap::Args)]
@@ -50,7 +48,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         add(note, &args.add);
         note.tags.retain(|tag| !args.remove.contains(tag));
     };
-    notes::change(context, "tag", &args.snapshots, change).await
+    notes::change(context, &args.snapshots, change).await
 }
 
 fn add<'a>(note: &mut Note, tags: impl IntoIterator<Item = &'a String>) {

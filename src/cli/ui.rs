@@ -11,8 +11,10 @@ use cuttle::{Error, Result};
 
 use super::Exit;
 use super::bar::{Bar, Words};
+use super::environment::{NO_COLOR, TERM};
 use super::failure::Failure;
 use super::global::OutputOptions;
+use super::report::{self, Report};
 use super::table::printable;
 use super::terminal;
 
@@ -58,20 +60,36 @@ pub enum Shown {
     Not,
 }
 
-/// A line of JSON that tells of something on the way.
+/// Something that must be seen.
 #[derive(Serialize)]
-struct Message<'a> {
-    message_type: &'a str,
+struct Warning<'a> {
     message: &'a str,
 }
 
-/// An error as a line of JSON.
+impl Report for Warning<'_> {
+    const MESSAGE_TYPE: &'static str = "warning";
+
+    fn summary(&self) -> String {
+        printable(self.message)
+    }
+}
+
+/// What went wrong, and with what of several things.
 #[derive(Serialize)]
-struct ErrorMessage<'a> {
-    message_type: &'static str,
+struct Mistake<'a> {
     during: Option<&'a str>,
     #[serde(flatten)]
     failure: &'a Failure,
+}
+
+impl Report for Mistake<'_> {
+    const MESSAGE_TYPE: &'static str = "error";
+
+    fn summary(&self) -> String {
+        let message = &self.failure.message;
+        let during = self.during.filter(|d| !message.contains(d)).map(|d| format!("{}: ", printable(d)));
+        format!("{}{}", during.unwrap_or_default(), printable(message))
+    }
 }
 
 impl Ui {
@@ -88,8 +106,8 @@ impl Ui {
             _ => ProgressDrawTarget::hidden(),
         };
         // https://no-color.org
-        let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-        let dumb = std::env::var_os("TERM").is_none_or(|t| t == "dumb");
+        let no_color = NO_COLOR.path().is_some();
+        let dumb = TERM.path().is_none_or(|t| t.as_os_str() == "dumb");
         let inner = Inner {
             json: options.json,
             quiet: options.quiet,
@@ -158,9 +176,28 @@ impl Ui {
         self.inner.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Prints a result as one line of JSON.
-    pub fn print_json(&self, value: &impl Serialize) -> Result<()> {
-        self.print(&json_text(value)?)
+    /// Prints a report.
+    pub fn report(&self, report: &impl Report) -> Result<()> {
+        self.told(report)?.map_or(Ok(()), |text| self.print(&text))
+    }
+
+    /// Tells a report where standard output is a volume, and nothing else goes there.
+    pub fn report_aside(&self, report: &impl Report) -> Result<()> {
+        self.told(report)?.into_iter().for_each(|text| self.line(&text));
+        Ok(())
+    }
+
+    fn told(&self, told: &impl Report) -> Result<Option<String>> {
+        if self.inner.json {
+            return report::line(told).map(Some);
+        }
+        let summary = if self.is_talkative() { told.summary() } else { String::new() };
+        Ok(Some(report::lines([told.answer(), summary])).filter(|text| !text.is_empty()))
+    }
+
+    /// Prints a list that was asked for, as JSON.
+    pub fn print_list(&self, listed: &impl Serialize) -> Result<()> {
+        self.print(&report::list(listed)?)
     }
 
     /// Tells something in passing, unless only results are wanted.
@@ -172,21 +209,20 @@ impl Ui {
 
     /// Tells something that must be seen.
     pub fn warn(&self, text: &str) {
-        if self.inner.json {
-            self.json_line(&Message { message_type: "warning", message: text });
-        } else {
-            self.line(&format!("{} {}", self.paint(YELLOW, "warning:"), printable(text)));
+        let warning = Warning { message: text };
+        match self.inner.json {
+            true => self.json_line(&warning),
+            false => self.line(&format!("{} {}", self.paint(YELLOW, "warning:"), warning.summary())),
         }
     }
 
     /// Tells what went wrong; `during` names what it went wrong with, where that is one of several things.
     pub fn error(&self, failure: &Failure, during: Option<&str>) {
+        let mistake = Mistake { during, failure };
         if self.inner.json {
-            return self.json_line(&ErrorMessage { message_type: "error", during, failure });
+            return self.json_line(&mistake);
         }
-        let during = during.filter(|d| !failure.message.contains(d));
-        let during = during.map(|d| format!("{}: ", printable(d))).unwrap_or_default();
-        let mut text = format!("{} {during}{}", self.paint(RED, "error:"), printable(&failure.message));
+        let mut text = format!("{} {}", self.paint(RED, "error:"), mistake.summary());
         for cause in &failure.causes {
             text += &format!("\n  {} {}", self.paint(BOLD, "caused by:"), printable(cause));
         }
@@ -224,8 +260,8 @@ impl Ui {
         let _ = self.above_bars(|| io::stderr().lock().write_all(format!("{text}\n").as_bytes()));
     }
 
-    fn json_line(&self, value: &impl Serialize) {
-        if let Ok(text) = json_text(value) {
+    fn json_line(&self, told: &impl Report) {
+        if let Ok(text) = report::line(told) {
             self.line(&text);
         }
     }
@@ -233,9 +269,4 @@ impl Ui {
     fn paint(&self, color: &str, text: &str) -> String {
         if self.inner.colored { format!("{color}{text}{PLAIN}") } else { text.to_owned() }
     }
-}
-
-/// JSON on one line.
-pub fn json_text(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| Error::internal("a result is no JSON").caused_by(e))
 }

@@ -49,6 +49,8 @@ pub(super) struct Marker {
     seen: HashSet<PageKey>,
     /// Sequences whose references are all marked, and whether they were live.
     covered: BTreeMap<(VolumeNumber, Sequence), bool>,
+    /// Snapshots that a dry run takes for forgotten.
+    left_out: HashSet<(VolumeNumber, Sequence)>,
     pub(super) suspects: Suspects,
 }
 
@@ -121,8 +123,14 @@ impl Marker {
             sealed: HashSet::new(),
             seen: HashSet::new(),
             covered: BTreeMap::new(),
+            left_out: HashSet::new(),
             suspects: Suspects::default(),
         }
+    }
+
+    /// Takes snapshots for forgotten: for a dry run, which deletes nothing.
+    pub(super) fn leave_out(&mut self, snapshots: &[(VolumeNumber, Sequence)]) {
+        self.left_out.extend(snapshots);
     }
 
     /// Begins with the first pass, given the newest seal. Marks that tell about every name are kept, unless somebody else sealed a round since: it may
@@ -172,7 +180,10 @@ impl Marker {
         let mut wanted = Vec::new();
         for volume in &survey.volumes {
             for (age, (sequence, entry)) in volume.log.candidates().enumerate() {
-                if !self.covered.contains_key(&(volume.record.number, sequence)) {
+                let at = (volume.record.number, sequence);
+                if self.left_out.contains(&at) {
+                    self.covered.insert(at, false);
+                } else if !self.covered.contains_key(&at) {
                     // Notes are not asked for, and no outcome is taken from the cache: what is kept rests on them.
                     let entry = LogEntry { notes: 0, end_stamp: None, ..*entry };
                     wanted.push((age > 0, &volume.record, sequence, entry));

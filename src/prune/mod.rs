@@ -40,7 +40,7 @@ use crate::prune::round::{Begun, Start};
 use crate::prune::survey::Known;
 use crate::repo::Project;
 use crate::repo::rounds::Stage;
-use crate::units::Generation;
+use crate::units::{Generation, Sequence, VolumeNumber};
 
 pub use report::{Counted, LostObject, PruneReport, Waiting};
 
@@ -69,6 +69,8 @@ impl Pause for RealTime {
 pub struct PruneOptions {
     /// Find out what would be deleted, and write nothing.
     pub dry_run: bool,
+    /// In a dry run: snapshots that count as if they were forgotten.
+    pub as_if_forgotten: Vec<(VolumeNumber, Sequence)>,
     /// Time without a sign of life after which a session is ended as aborted, by the store's clock.
     pub lease: Duration,
     /// Wait for sessions under way. Otherwise the round is left open for the next prune to finish.
@@ -84,6 +86,7 @@ impl Default for PruneOptions {
     fn default() -> Self {
         Self {
             dry_run: false,
+            as_if_forgotten: Vec::new(),
             lease: LEASE_DEFAULT,
             wait: true,
             pause: Arc::new(RealTime),
@@ -204,6 +207,7 @@ impl Prune {
 
     /// Looks what a prune would do.
     async fn dry_run(&mut self) -> Result<()> {
+        self.marker.leave_out(&self.options.as_if_forgotten);
         let rounds = self.project.rounds().newest().await?;
         self.report.round_open = !matches!(rounds.stage, Stage::Over { .. });
         let last_seal = match rounds.stage {

@@ -97,7 +97,9 @@ pub struct Usage {
     /// Chunks that are stored as deltas.
     pub deltas: u64,
     /// Their plaintext.
+    #[serde(rename = "delta_unique_bytes")]
     pub delta_bytes: u64,
+    #[serde(rename = "delta_bytes")]
     pub delta_stored_bytes: u64,
     /// Objects that are kept for deltas only.
     pub bases: u64,

@@ -29,6 +29,7 @@ pub struct VerifyReport {
     /// Chunk objects fetched, authenticated, decompressed and re-hashed.
     pub chunks_read: u64,
     /// The plaintext of these.
+    #[serde(rename = "chunks_read_bytes")]
     pub read_bytes: u64,
     pub read_data: bool,
     /// `n/N` where only a part was looked at.

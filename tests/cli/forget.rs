@@ -67,7 +67,10 @@ fn a_policy_is_shown_and_then_done() {
     ];
     assert_eq!(actions(&planned), expected);
     assert_eq!((&planned["dry_run"], &planned["forgotten"]), (&json!(true), &json!(2)));
-    assert!(planned["snapshots"][0]["time"].as_str().expect("a time").ends_with("T12:00:00Z"), "{planned}");
+    assert!(
+        planned["snapshots"][0]["committed_at"].as_str().expect("a time").ends_with("T12:00:00Z"),
+        "{planned}"
+    );
 
     let done = bench.json(&policy).remove(0);
     assert_eq!((actions(&done), &done["dry_run"]), (actions(&planned), &json!(false)));
@@ -75,6 +78,25 @@ fn a_policy_is_shown_and_then_done() {
     assert_eq!(bench.json(&policy).remove(0)["forgotten"], json!(0));
     bench.ok(&["verify"]);
     assert_eq!(bench.ok(&[&policy[..], &["-q"]].concat()), "");
+}
+
+#[test]
+fn a_dry_run_counts_what_the_prune_would_free_then() {
+    let bench = nights(&[3, 2, 1, 0]);
+    let policy = ["forget", "--keep-last", "1", "--times", "store", "--prune"];
+    let before = bench.repository();
+    let planned = bench.json(&[&policy[..], &["-n"]].concat());
+    assert!(bench.repository() == before, "nothing was changed");
+    let done = bench.json(&policy);
+    assert_eq!(planned[0]["snapshots"], done[0]["snapshots"]);
+    let count = |of: &Value, what: &str| of[what].as_u64().expect("a number");
+    let planned = &planned[1]["unreferenced"];
+    let deleted = ["deleted_chunks", "deleted_pages"].map(|kind| &done[1][kind]);
+    for what in ["objects", "bytes"] {
+        let sum: u64 = deleted.iter().map(|of| count(of, what)).sum();
+        assert!(sum > 0, "{done:?}");
+        assert_eq!(count(planned, what), sum, "{what}: {planned} {done:?}");
+    }
 }
 
 #[test]

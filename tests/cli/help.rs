@@ -1,4 +1,4 @@
-//! Help, manual pages and completions.
+//! Help and completions.
 
 use crate::bench::{Bench, ok};
 
@@ -41,13 +41,8 @@ fn every_command_explains_itself_with_examples() {
 }
 
 #[test]
-fn manual_pages_and_completions_are_made() {
+fn completions_are_made() {
     let bench = Bench::new();
-    ok(&mut bench.bare(&["man", "pages"]));
-    for page in COMMANDS.map(|c| format!("cuttle-{c}.1")).iter().map(String::as_str).chain(["cuttle.1"]) {
-        let text = String::from_utf8(bench.read(&format!("pages/{page}"))).expect("UTF-8");
-        assert!(text.contains(".TH") && text.contains("Examples:"), "{page}");
-    }
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = ok(&mut bench.bare(&["completions", shell]));
         assert!(COMMANDS.iter().all(|c| script.contains(c)), "{shell}");

@@ -14,9 +14,12 @@ fn projects_are_made_listed_and_shut_off() {
     bench.sparse("disk.img");
     assert_eq!(bench.ok(&["project", "list"]), "default\n");
     let created = bench.json(&["project", "create", "tenant-a"]).remove(0);
-    assert_eq!(created, json!({ "message_type": "project_created", "name": "tenant-a" }));
+    assert_eq!(created, json!({ "message_type": "project_created", "schema": 1, "project": "tenant-a" }));
     bench.fails(1, &["project", "create", "tenant-a"]);
-    assert_eq!(bench.json(&["project", "list"])[0], json!([{ "name": "default" }, { "name": "tenant-a" }]));
+    assert_eq!(
+        bench.json(&["project", "list"])[0],
+        json!([{ "project": "default" }, { "project": "tenant-a" }])
+    );
 
     let first = bench.json(&["backup", "disk.img"]);
     let second = bench.json(&["--project", "tenant-a", "backup", "disk.img"]);
@@ -25,7 +28,7 @@ fn projects_are_made_listed_and_shut_off() {
     bench.fails(1, &["restore", "disk.img", "x", "--project", "nobody"]);
     let mut command = bench.cuttle(&["snapshots", "--json"]);
     let output = command.env("CUTTLE_PROJECT", "tenant-a").output().expect("run cuttle");
-    let id = bench.json(&["snapshots"]).remove(0)[0]["id"].as_str().expect("an id").to_owned();
+    let id = bench.json(&["snapshots"]).remove(0)[0]["snapshot_id"].as_str().expect("an id").to_owned();
     assert!(!String::from_utf8_lossy(&output.stdout).contains(&id));
     bench.fails(1, &["--project", "tenant-a", "restore", &id, "x"]);
 

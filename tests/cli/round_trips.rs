@@ -34,8 +34,8 @@ fn a_sparse_file_comes_back_and_a_second_night_costs_what_changed() {
     assert_eq!(listed[0]["tags"], json!(["a", "b"]));
     assert_eq!(listed[0]["size_bytes"], json!(SPARSE_BYTES));
     assert_eq!(listed[0]["source"], json!({ "kind": "file", "path": bench.text("disk.img") }));
-    assert!(listed[0]["time"].as_str().expect("a time").ends_with('Z'));
-    assert_eq!(listed[0]["short_id"].as_str().map(str::len), Some(8));
+    assert!(listed[0]["committed_at"].as_str().expect("a time").ends_with('Z'));
+    assert_eq!(listed[0]["snapshot"], "disk.img@1");
 
     let report = bench.json(&["restore", "disk.img", "out.img"]).remove(0);
     assert_eq!(report["fetch"]["chunks"], json!(4), "{report}");
@@ -44,7 +44,7 @@ fn a_sparse_file_comes_back_and_a_second_night_costs_what_changed() {
     assert!(blocks * 512 < 24 << 20, "holes stay holes: {blocks} blocks");
 
     // Back to the first night, in place: only what differs is fetched or zeroed.
-    let short = listed[0]["short_id"].as_str().expect("an id");
+    let short = &listed[0]["snapshot_id"].as_str().expect("an id")[..8];
     let report = bench.json(&["restore", short, "out.img", "--overwrite"]).remove(0);
     assert_eq!((&report["fetch"]["chunks"], &report["zero"]["chunks"]), (&json!(0), &json!(1)), "{report}");
     let (before, after) = (bench.read("disk.img"), bench.read("out.img"));

@@ -102,15 +102,15 @@ fn keys_are_added_listed_and_removed() {
     let listed = bench.json(&["key", "list"]).remove(0);
     let kinds: Vec<_> = listed.as_array().expect("an array").iter().map(|k| &k["kind"]).collect();
     assert_eq!(kinds, ["key_file", "password", "key_file"]);
-    assert_eq!((&listed[1]["label"], &listed[1]["id"]), (&json!("by hand"), &added["id"]));
+    assert_eq!((&listed[1]["label"], &listed[1]["key_id"]), (&json!("by hand"), &added["key_id"]));
     assert!(bench.ok(&["key", "list"]).contains("by hand"));
 
     let open = |key: &str| bench.bare(&["-r", "repo", "snapshots", "--key-file", key]);
     ok(&mut open("k2"));
     ok(&mut bench.bare(&["-r", "repo", "snapshots", "--password-file", "p1"]));
-    let id = |n: usize| listed[n]["id"].as_str().expect("an id").to_owned();
+    let id = |n: usize| listed[n]["key_id"].as_str().expect("an id").to_owned();
     let removed = bench.json(&["key", "remove", &id(1)]).remove(0);
-    assert_eq!((&removed["message_type"], &removed["id"]), (&json!("key_removed"), &added["id"]));
+    assert_eq!((&removed["message_type"], &removed["key_id"]), (&json!("key_removed"), &added["key_id"]));
     fails(12, &mut bench.bare(&["-r", "repo", "snapshots", "--password-file", "p1"]));
     bench.fails(1, &["key", "remove", &id(1)]);
     bench.fails(1, &["key", "remove", ""]);

@@ -61,7 +61,7 @@ fn what_forgetting_frees() {
     let before = stats();
     let rows = before["volumes"][0]["snapshots"].as_array().expect("an array");
     assert_eq!(rows.iter().map(|r| number(&r["sequence"])).collect::<Vec<_>>(), [1, 2]);
-    assert!(rows[0]["time"].as_str().expect("a time").ends_with('Z'), "{}", rows[0]);
+    assert!(rows[0]["committed_at"].as_str().expect("a time").ends_with('Z'), "{}", rows[0]);
     // The first night has nothing but its page for itself.
     assert!(number(&rows[0]["freed_bytes"]) < 4096, "{before}");
     let freed = number(&rows[1]["freed_bytes"]);

@@ -65,7 +65,7 @@ fn snapshots_are_files_with_their_bytes() {
     assert_ne!(inode("1.raw"), inode("2.raw"));
     assert_eq!(fs::read(mount.path("tiny/1.raw")).expect("read"), b"x");
 
-    let time = cuttle.latest("vms/db")["time"].as_str().expect("a time").to_owned();
+    let time = cuttle.latest("vms/db")["committed_at"].as_str().expect("a time").to_owned();
     let stamp: jiff::Timestamp = time.parse().expect("a time");
     let modified = fs::metadata(mount.path("vms/db/2.raw")).expect("metadata").mtime();
     assert_eq!(modified, stamp.as_second());

@@ -8,6 +8,7 @@ mod fuzz;
 mod lint;
 mod model;
 mod numbers;
+mod pages;
 mod places;
 mod servers;
 mod simulate;
@@ -23,6 +24,7 @@ cargo xtask TASK
   lint                formatting, clippy, documentation, tidy
   ci                  lint, test, and a minute of each fuzz target
   tidy [--accept]     the rules that the compiler does not check; --accept: specification and code agree as they are
+  pages [DIR]         docs/options.md, made from the command line; with DIR manual pages and completions too
   model [--full] [--states N] [--only TEXT]   every state of the protocol, within bounds; --full takes some minutes
   model --broken [NAME]                       the shortest way to a loss when a rule is broken
   fuzz [TARGET…] [--seconds N] [--save]
@@ -50,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         "fuzz" => fuzz::command(rest),
         "lint" => lint::lint(),
         "model" => model::command(rest),
+        "pages" => pages::command(rest),
         "simulate" => simulate::command(rest),
         "soak" => soak::command(rest),
         "test" => test::command(rest),

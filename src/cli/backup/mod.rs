@@ -29,7 +29,7 @@ use super::producer::Producer;
 use super::several::Fate;
 use super::tag::parse_tag;
 use super::{Context, Exit, human};
-use report::Report;
+use report::Gathered;
 use sources::{Job, Sources};
 
 const WORDS: Words = Words { unit: "chunk", new: "new", known: "known", zero: "zero" };
@@ -71,19 +71,7 @@ Examples:
   cuttle backup /dev/vg0/snap --volume web-root
   cuttle backup --volume vms/db --from-command -- rbd export-diff --from-snap mon vms/db@tue -
   ssh host rbd export-diff vms/db@mon - | cuttle backup - --volume vms/db
-  cuttle backup -n rbd:vms/db     what would be read and why, and what would be new; nothing is uploaded
-
-JSON: one line for each volume as it ends, more for an export with snapshots, then a summary.
-  {\"message_type\":\"volume\",\"status\":\"ok\"|\"hurt\",\"source\",\"volume\",\"sequence\",\"snapshot_id\",\"point\",\"size_bytes\",
-   \"full_read\",\"changed_bytes\",\"parent\",\"parent_known_by\":\"id\"|\"name\"|null,\"read_bytes\",\"new_chunks\",\"new_bytes\",
-   \"stored_bytes\",\"known_chunks\",\"zero_chunks\",\"delta_chunks\",\"delta_bytes\",\"lost_found\",\"parent_hurt_chunks\",
-   \"kept_hurt_chunks\",\"lost_records_unreadable\",\"plan\":{\"reads\":\"all\"|\"changes\",\"why\",\"parent\",\"chunks\",\"read_chunks\",
-   \"zero_chunks\",\"forced_chunks\",\"sample_chunks\",\"delta_depth_max\",\"base\"},\"notes\":[],\"seconds\"}
-  {\"message_type\":\"volume\",\"status\":\"failed\"|\"skipped\"|\"not_started\",\"source\",\"volume\",
-   \"error\":{\"kind\",\"message\",\"causes\",\"help\"}}
-  {\"message_type\":\"summary\",\"dry_run\",\"volumes_ok\",\"volumes_hurt\",\"volumes_failed\",\"volumes_skipped\",
-   \"volumes_not_started\",\"read_bytes\",…,\"seconds\",
-   \"ledger\":{\"put_requests\",\"get_requests\",…}}";
+  cuttle backup -n rbd:vms/db     what would be read and why, and what would be new; nothing is uploaded";
 
 /// Back up volumes
 ///
@@ -155,7 +143,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let streamed = places.contains(&Place::Stream);
     let project = connect::project(context, streamed).await?;
     let Sources { jobs, cluster, failed } = sources::resolve(context, &places, args.volume.as_ref()).await?;
-    let mut report = Report::new(context, jobs.len() + failed.len());
+    let mut report = Gathered::new(context, jobs.len() + failed.len());
     for (source, failure) in failed {
         report.add(&source, &source, &[], &Fate::Failed(failure))?;
     }

@@ -9,22 +9,21 @@ use cuttle::format::record::BackupStats;
 use cuttle::store::Ledger;
 
 use crate::cli::failure::Failure;
+use crate::cli::report::Report;
 use crate::cli::several::{self, Fate, Tally};
 use crate::cli::table::Column;
 use crate::cli::{Context, Exit, human};
 
 /// Gathers what became of each volume, and tells it.
-pub struct Report<'a> {
+pub struct Gathered<'a> {
     context: &'a Context<'a>,
     /// How many volumes there will be.
     expected: usize,
-    rows: Vec<Vec<String>>,
     summary: Summary,
 }
 
 #[derive(Serialize)]
 struct DoneLine<'a> {
-    message_type: &'static str,
     status: &'static str,
     source: &'a str,
     #[serde(flatten)]
@@ -33,16 +32,25 @@ struct DoneLine<'a> {
 
 #[derive(Serialize)]
 struct FailedLine<'a> {
-    message_type: &'static str,
     status: &'static str,
     source: &'a str,
     volume: &'a str,
     error: &'a Failure,
 }
 
+/// A volume has its row in the summary; as it ends, only JSON tells of it.
+impl Report for DoneLine<'_> {
+    const MESSAGE_TYPE: &'static str = "volume";
+}
+
+impl Report for FailedLine<'_> {
+    const MESSAGE_TYPE: &'static str = "volume";
+}
+
 #[derive(Serialize)]
 struct Summary {
-    message_type: &'static str,
+    #[serde(skip)]
+    rows: Vec<Vec<String>>,
     dry_run: bool,
     #[serde(flatten)]
     tally: Tally,
@@ -52,17 +60,17 @@ struct Summary {
     ledger: Ledger,
 }
 
-impl<'a> Report<'a> {
+impl<'a> Gathered<'a> {
     pub fn new(context: &'a Context<'a>, expected: usize) -> Self {
         let summary = Summary {
-            message_type: "summary",
+            rows: Vec::new(),
             dry_run: context.global.dry_run,
             tally: Tally::default(),
             stats: BackupStats::default(),
             seconds: 0.0,
             ledger: Ledger::default(),
         };
-        Self { context, expected, rows: Vec::new(), summary }
+        Self { context, expected, summary }
     }
 
     /// Takes up what became of a volume and each of its states that was backed up; an error is told at once.
@@ -80,27 +88,22 @@ impl<'a> Report<'a> {
             Fate::Skipped(why) => ui.note(&format!("{source}: {}", why.message)),
             Fate::Done(_) | Fate::NotStarted(_) => {}
         }
-        let message_type = "volume";
         for report in done {
             add_stats(&mut self.summary.stats, &report.stats);
             let hurt = report.lost.needs_somebody();
             self.summary.tally.volumes_hurt += u64::from(hurt);
-            self.rows.push(row(report));
+            self.summary.rows.push(row(report));
             if self.summary.dry_run {
                 ui.note(&format!("{} {}", report.volume, report.plan));
             }
-            if ui.is_json() {
-                let status = if hurt { "hurt" } else { "ok" };
-                ui.print_json(&DoneLine { message_type, status, source, report })?;
-            }
+            let status = if hurt { "hurt" } else { "ok" };
+            ui.report(&DoneLine { status, source, report })?;
         }
         if let Some((status, note, error)) = fate.not_done() {
             let mut row = vec![String::new(); COLUMNS.len()];
             (row[0], row[COLUMNS.len() - 1]) = (volume.to_owned(), note);
-            self.rows.push(row);
-            if ui.is_json() {
-                ui.print_json(&FailedLine { message_type, status, source, volume, error })?;
-            }
+            self.summary.rows.push(row);
+            ui.report(&FailedLine { status, source, volume, error })?;
         }
         Ok(())
     }
@@ -108,26 +111,32 @@ impl<'a> Report<'a> {
     /// Tells the totals.
     pub fn finish(mut self, ledger: Ledger, elapsed: Duration) -> cuttle::Result<Exit> {
         (self.summary.ledger, self.summary.seconds) = (ledger, elapsed.as_secs_f64());
-        let (table, totals) = ((&COLUMNS[..], std::mem::take(&mut self.rows)), self.totals());
-        several::tell(self.context.ui, &self.summary, table, &totals, &self.summary.ledger)?;
+        self.context.ui.report(&self.summary)?;
         Ok(self.summary.tally.exit())
     }
+}
 
+impl Report for Summary {
+    fn summary(&self) -> String {
+        several::told(&COLUMNS, &self.rows, self.totals(), &self.ledger)
+    }
+}
+
+impl Summary {
     fn totals(&self) -> String {
-        let s = &self.summary;
-        let volumes = human::counted(s.tally.volumes_ok, "volume");
-        let text = s.tally.told(&match s.dry_run {
+        let volumes = human::counted(self.tally.volumes_ok, "volume");
+        let text = self.tally.told(&match self.dry_run {
             true => format!("dry run, nothing was stored: {volumes} read"),
             false => format!("{volumes} backed up"),
         });
         let [read, new, stored] =
-            [s.stats.read_bytes, s.stats.new_bytes, s.stats.stored_bytes].map(human::size);
-        let mut stored = if s.dry_run { format!("{stored} to store") } else { format!("{stored} stored") };
-        if s.stats.delta_chunks > 0 {
-            let deltas = human::counted(s.stats.delta_chunks, "delta");
-            stored += &format!(" ({deltas} of {})", human::size(s.stats.delta_bytes));
+            [self.stats.read_bytes, self.stats.new_bytes, self.stats.stored_bytes].map(human::size);
+        let mut stored = if self.dry_run { format!("{stored} to store") } else { format!("{stored} stored") };
+        if self.stats.delta_chunks > 0 {
+            let deltas = human::counted(self.stats.delta_chunks, "delta");
+            stored += &format!(" ({deltas} of {})", human::size(self.stats.delta_bytes));
         }
-        format!("{text}: {read} read, {new} new, {stored} in {}", human::duration(s.seconds))
+        format!("{text}: {read} read, {new} new, {stored} in {}", human::duration(self.seconds))
     }
 }
 

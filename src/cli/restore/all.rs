@@ -18,7 +18,7 @@ use cuttle::{Error, ErrorKind, Result};
 
 use super::WORDS;
 use super::destination::Destination;
-use super::report::{Report, Restored, Told};
+use super::report::{Gathered, Restored, Told};
 use super::work::{How, Target, Work};
 use crate::cli::connect::{self, blocking};
 use crate::cli::failure::Failure;
@@ -70,7 +70,7 @@ pub async fn run(context: &Context<'_>, options: AllArgs, how: How) -> Result<Ex
     let volumes: Vec<Volume<'_>> =
         found.snapshots.iter().map(|s| Volume { name: &s.volume_name, number: s.snapshot.volume }).collect();
     let placed = place(&volumes, to.naming());
-    let mut report = Report::new(context, to, found.snapshots.len() + found.failed.len());
+    let mut report = Gathered::new(context, to, found.snapshots.len() + found.failed.len());
     for name in &found.without {
         report.without_snapshot(name)?;
     }

@@ -13,10 +13,9 @@ use cuttle::restore::{INFLIGHT_BYTES_DEFAULT, RestoreReport};
 
 use super::bar::Words;
 use super::connect;
-use super::place::{Place, standard_output};
-use super::summary::ledger_line;
+use super::place::{self, Place, standard_output};
+use super::report::{Report, ledger_line, lines};
 use super::table::{Column, printable, table};
-use super::ui::json_text;
 use super::{Context, Exit, human, instant};
 pub use work::How;
 use work::{Done, Target, Work};
@@ -51,19 +50,7 @@ Examples:
 With --all the newest snapshot of each volume goes to an image that is named as the last part of the volume's name (vms/db
 becomes newpool/db), or to a file DIR/VOLUME.raw. One that fails does not stop the others; then the exit code is 3. Run
 again, it goes on: what is restored already is left as it is, and an image that is in use again is not touched. Such an image has the
-metadata cuttle.restored, the snapshot's id, and cuttle.tags. With --overwrite all images are compared and made the same.
-
-JSON: {\"message_type\":\"summary\",\"target\",\"not_rewound_because\",\"volume\",\"sequence\",\"snapshot_id\",\"size_bytes\",\"dry_run\",
-\"keep\":{\"chunks\",\"bytes\"},\"zero\":{…},\"fetch\":{…},\"fetches\",\"objects\",\"sealed_bytes\",\"target_read_bytes\",\"rewound_from\",
-\"verified_bytes\",\"downloaded_bytes\",\"requests\",\"ledger\":{…},\"seconds\"}, on standard error where the target is -. With --instant:
-{\"message_type\":\"usable\",\"target\",\"address\",\"seconds\"}, then a summary with \"history\":[{\"name\",\"sequence\"}] and
-\"usable_seconds\". With --all one line for each volume as it ends, then a summary:
-  {\"message_type\":\"volume\",\"status\":\"restored\"|\"already_restored\"|\"planned\",\"volume\",\"target\",\"sequence\",\"snapshot_id\",
-   \"tags\":[],\"size_bytes\",\"keep\",\"zero\",\"fetch\",\"fetches\",\"objects\",\"sealed_bytes\",\"target_read_bytes\",\"seconds\"}
-  {\"message_type\":\"volume\",\"status\":\"failed\"|\"not_started\",\"volume\",\"target\",\"error\":{\"kind\",\"message\",…},\"seconds\"}
-  {\"message_type\":\"volume\",\"status\":\"no_snapshot\",\"volume\",\"target\":null,\"error\":null,\"seconds\"}
-  {\"message_type\":\"summary\",\"to\",\"dry_run\",\"volumes_ok\",\"volumes_failed\",\"volumes_not_started\",\"volumes_already_restored\",
-   \"volumes_without_snapshot\",\"size_bytes\",\"keep\",…,\"seconds\",\"ledger\":{…}}";
+metadata cuttle.restored, the snapshot's id, and cuttle.tags. With --overwrite all images are compared and made the same.";
 
 /// Restore a snapshot to an RBD image, a file, a block device or standard output
 #[derive(Debug, clap::Args)]
@@ -73,8 +60,8 @@ pub struct Args {
     #[arg(required_unless_present = "all")]
     snapshot: Option<String>,
     /// Where to
-    #[arg(required_unless_present = "all")]
-    target: Option<String>,
+    #[arg(required_unless_present = "all", value_parser = place::parse)]
+    target: Option<Place>,
     #[command(flatten)]
     all: all::AllArgs,
     #[command(flatten)]
@@ -85,7 +72,6 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Summary<'a> {
-    message_type: &'static str,
     target: String,
     /// Why all of an image was read to find out what it holds.
     not_rewound_because: Option<String>,
@@ -96,10 +82,9 @@ struct Summary<'a> {
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     match (args.snapshot, args.target) {
         (Some(snapshot), Some(target)) if args.instant.instant => {
-            let place = Place::parse(&target)?;
-            instant::run(context, &snapshot, place, &args.how, args.instant).await
+            instant::run(context, &snapshot, target, &args.how, args.instant).await
         }
-        (Some(snapshot), Some(target)) => one(context, &snapshot, Place::parse(&target)?, args.how).await,
+        (Some(snapshot), Some(target)) => one(context, &snapshot, target, args.how).await,
         _ => all::run(context, args.all, args.how).await,
     }
 }
@@ -123,51 +108,43 @@ async fn one(context: &Context<'_>, snapshot: &str, place: Place, how: How) -> R
     // All that the command asked of the store, also to find the snapshot.
     report.ledger = project.repository().store().ledger();
     (report.requests, report.downloaded_bytes) = (report.ledger.requests(), report.ledger.downloaded_bytes);
-    let summary =
-        Summary { message_type: "summary", target: place.to_string(), not_rewound_because, report: &report };
-    tell(context, &place, &summary)?;
+    let summary = Summary { target: place.to_string(), not_rewound_because, report: &report };
+    // Where standard output is the volume, nothing else goes there.
+    match place == Place::Stream && !report.dry_run {
+        true => context.ui.report_aside(&summary)?,
+        false => context.ui.report(&summary)?,
+    }
     Ok(Exit::Success)
 }
 
-fn tell(context: &Context<'_>, place: &Place, summary: &Summary<'_>) -> Result<()> {
-    let (ui, report) = (context.ui, summary.report);
-    // Where standard output is the volume, nothing else goes there.
-    let stream = *place == Place::Stream && !report.dry_run;
-    let show = |text: &str| {
-        if stream {
-            ui.line(text);
-            return Ok(());
-        }
-        ui.print(text)
-    };
-    if ui.is_json() {
-        return show(&json_text(summary)?);
-    }
-    if !ui.is_talkative() {
-        return Ok(());
-    }
-    let (totals, size) = (&report.totals, human::size(report.size_bytes));
-    let from = printable(&format!("{}@{}", report.volume, report.sequence));
-    if report.dry_run {
-        let row = |what: &str, share: restore_plan::Share| {
-            vec![what.to_owned(), human::count(share.chunks), human::size(share.bytes)]
+impl Report for Summary<'_> {
+    fn summary(&self) -> String {
+        let Self { target, report, .. } = self;
+        let (totals, size) = (&report.totals, human::size(report.size_bytes));
+        let from = printable(&format!("{}@{}", report.volume, report.sequence));
+        let told = if report.dry_run {
+            let row = |what: &str, share: restore_plan::Share| {
+                vec![what.to_owned(), human::count(share.chunks), human::size(share.bytes)]
+            };
+            let columns = [Column::Text("ACTION"), Column::Number("CHUNKS"), Column::Number("BYTES")];
+            let rows = [row("keep", totals.keep), row("zero", totals.zero), row("fetch", totals.fetch)];
+            let objects = human::counted(totals.objects, "object");
+            lines([
+                format!("dry run: {from} ({size}) to {target}; nothing was written"),
+                table(&columns, rows),
+                format!("to download: {} in {objects}", human::size(totals.sealed_bytes)),
+            ])
+        } else {
+            let [fetch, zero, keep] = [totals.fetch, totals.zero, totals.keep].map(|s| human::size(s.bytes));
+            let time = human::duration(report.seconds);
+            let proved = report
+                .verified_bytes
+                .map(|bytes| format!("; re-read {} of {size}: it is the snapshot", human::size(bytes)));
+            format!(
+                "restored {from} ({size}) to {target} in {time}: {fetch} fetched, {zero} zeroed, {keep} left as it was{}",
+                proved.unwrap_or_default()
+            )
         };
-        let columns = [Column::Text("ACTION"), Column::Number("CHUNKS"), Column::Number("BYTES")];
-        let rows = [row("keep", totals.keep), row("zero", totals.zero), row("fetch", totals.fetch)];
-        show(&format!("dry run: {from} ({size}) to {place}; nothing was written"))?;
-        show(&table(&columns, rows))?;
-        let objects = human::counted(totals.objects, "object");
-        show(&format!("to download: {} in {objects}", human::size(totals.sealed_bytes)))?;
-    } else {
-        let [fetch, zero, keep] = [totals.fetch, totals.zero, totals.keep].map(|s| human::size(s.bytes));
-        let time = human::duration(report.seconds);
-        let proved = report
-            .verified_bytes
-            .map(|bytes| format!("; re-read {} of {size}: it is the snapshot", human::size(bytes)));
-        show(&format!(
-            "restored {from} ({size}) to {place} in {time}: {fetch} fetched, {zero} zeroed, {keep} left as it was{}",
-            proved.unwrap_or_default()
-        ))?;
+        lines([told, ledger_line(&report.ledger)])
     }
-    show(&ledger_line(&report.ledger))
 }

@@ -11,6 +11,7 @@ use cuttle::store::Ledger;
 
 use super::destination::Destination;
 use crate::cli::failure::Failure;
+use crate::cli::report::Report;
 use crate::cli::several::{self, Fate, Tally};
 use crate::cli::table::Column;
 use crate::cli::{Context, Exit, human};
@@ -23,17 +24,15 @@ pub struct Restored {
 }
 
 /// Gathers what became of each volume, and tells it.
-pub struct Report<'a> {
+pub struct Gathered<'a> {
     context: &'a Context<'a>,
     /// How many volumes there will be.
     expected: usize,
-    rows: Vec<Vec<String>>,
     summary: Summary,
 }
 
 #[derive(Serialize)]
 struct DoneLine<'a> {
-    message_type: &'static str,
     status: &'static str,
     volume: &'a str,
     target: &'a str,
@@ -49,7 +48,6 @@ struct DoneLine<'a> {
 
 #[derive(Serialize)]
 struct OtherLine<'a> {
-    message_type: &'static str,
     status: &'static str,
     volume: &'a str,
     /// `None` where it is not known where the volume would go.
@@ -76,7 +74,8 @@ impl<'a> Told<'a> {
 
 #[derive(Serialize)]
 struct Summary {
-    message_type: &'static str,
+    #[serde(skip)]
+    rows: Vec<Vec<String>>,
     to: String,
     dry_run: bool,
     #[serde(flatten)]
@@ -91,10 +90,10 @@ struct Summary {
     ledger: Ledger,
 }
 
-impl<'a> Report<'a> {
+impl<'a> Gathered<'a> {
     pub fn new(context: &'a Context<'a>, to: &Destination, expected: usize) -> Self {
         let summary = Summary {
-            message_type: "summary",
+            rows: Vec::new(),
             to: to.to_string(),
             dry_run: context.global.dry_run,
             tally: Tally::default(),
@@ -105,7 +104,7 @@ impl<'a> Report<'a> {
             seconds: 0.0,
             ledger: Ledger::default(),
         };
-        Self { context, expected, rows: Vec::new(), summary }
+        Self { context, expected, summary }
     }
 
     /// Takes up a volume of which all snapshots are forgotten, or none was ever made.
@@ -142,7 +141,7 @@ impl<'a> Report<'a> {
         self.summary.volumes_already_restored += u64::from(report.is_none());
         self.summary.size_bytes += size_bytes;
         self.summary.totals += totals;
-        self.rows.push(vec![
+        self.summary.rows.push(vec![
             volume.to_owned(),
             sequence.to_string(),
             target.to_owned(),
@@ -153,11 +152,7 @@ impl<'a> Report<'a> {
             entry.tags.join(","),
             outcome.to_owned(),
         ]);
-        if !self.context.ui.is_json() {
-            return Ok(());
-        }
-        self.context.ui.print_json(&DoneLine {
-            message_type: "volume",
+        self.context.ui.report(&DoneLine {
             status,
             volume,
             target,
@@ -182,38 +177,47 @@ impl<'a> Report<'a> {
         if !target.is_empty() {
             row[TIME] = human::duration(seconds);
         }
-        self.rows.push(row);
-        match self.context.ui.is_json() {
-            true => {
-                let target = Some(target).filter(|target| !target.is_empty());
-                let line = OtherLine { message_type: "volume", status, volume, target, error, seconds };
-                self.context.ui.print_json(&line)
-            }
-            false => Ok(()),
-        }
+        self.summary.rows.push(row);
+        let target = Some(target).filter(|target| !target.is_empty());
+        self.context.ui.report(&OtherLine { status, volume, target, error, seconds })
     }
 
     /// Tells the totals.
     pub fn finish(mut self, ledger: Ledger, elapsed: Duration) -> cuttle::Result<Exit> {
         (self.summary.ledger, self.summary.seconds) = (ledger, elapsed.as_secs_f64());
-        let (table, totals) = ((&COLUMNS[..], std::mem::take(&mut self.rows)), self.totals());
-        several::tell(self.context.ui, &self.summary, table, &totals, &self.summary.ledger)?;
+        self.context.ui.report(&self.summary)?;
         Ok(self.summary.tally.exit())
     }
+}
 
+/// A volume has its row in the summary; as it ends, only JSON tells of it.
+impl Report for DoneLine<'_> {
+    const MESSAGE_TYPE: &'static str = "volume";
+}
+
+impl Report for OtherLine<'_> {
+    const MESSAGE_TYPE: &'static str = "volume";
+}
+
+impl Report for Summary {
+    fn summary(&self) -> String {
+        several::told(&COLUMNS, &self.rows, self.totals(), &self.ledger)
+    }
+}
+
+impl Summary {
     fn totals(&self) -> String {
-        let s = &self.summary;
-        let volumes = human::counted(s.tally.volumes_ok - s.volumes_already_restored, "volume");
-        let mut done = match s.dry_run {
-            true => format!("dry run, nothing was written: {volumes} would be restored to {}", s.to),
-            false => format!("{volumes} restored to {}", s.to),
+        let volumes = human::counted(self.tally.volumes_ok - self.volumes_already_restored, "volume");
+        let mut done = match self.dry_run {
+            true => format!("dry run, nothing was written: {volumes} would be restored to {}", self.to),
+            false => format!("{volumes} restored to {}", self.to),
         };
-        if s.volumes_already_restored > 0 {
-            done += &format!(", {} already restored", human::count(s.volumes_already_restored));
+        if self.volumes_already_restored > 0 {
+            done += &format!(", {} already restored", human::count(self.volumes_already_restored));
         }
         let [size, fetch, sealed] =
-            [s.size_bytes, s.totals.fetch.bytes, s.totals.sealed_bytes].map(human::size);
-        let (told, time) = (s.tally.told(&done), human::duration(s.seconds));
+            [self.size_bytes, self.totals.fetch.bytes, self.totals.sealed_bytes].map(human::size);
+        let (told, time) = (self.tally.told(&done), human::duration(self.seconds));
         format!("{told}: {size}, of which {fetch} written, {sealed} fetched for that, in {time}")
     }
 }

@@ -3,24 +3,24 @@
 mod repair;
 mod report;
 
-use std::io::{IsTerminal, stdin};
+use std::error::Error as _;
 use std::sync::Arc;
 
 use cuttle::backup::own_prefix;
 use cuttle::progress::Progress;
 use cuttle::repo::Project;
 use cuttle::repo::history::SnapshotEntry;
-use cuttle::source::raw_file::RawFile;
+use cuttle::source::ReadAt;
 use cuttle::source::rbd_compare::{Compared, Comparison};
-use cuttle::source::{FreezeRequest, Frozen, ReadAt, Volume};
 use cuttle::store::Store;
 use cuttle::verify::{self, AgainstReport, INFLIGHT_BYTES_DEFAULT, ScrubOptions, Slice, VerifyOptions};
-use cuttle::{Error, ErrorKind, Result, cpu};
+use cuttle::{Error, Result, cpu};
 
 use super::bar::Words;
 use super::connect::{self, blocking, store_config};
-use super::place::{Place, hint_at_rbd};
-use super::{Context, Exit, secret};
+use super::place::{self, Place};
+use super::secret::NoPassword;
+use super::{Context, Exit};
 
 const READ: Words = Words { unit: "chunk", new: "read", known: "", zero: "" };
 const SCRUBBED: Words = Words { unit: "object", new: "read", known: "", zero: "" };
@@ -51,14 +51,7 @@ the very one that was lost. Damaged objects are copied to quarantine/ before the
 exit code is 0 if nothing stays damaged.
 
 --quarantine is for an object of a log, the catalog or a prune round that does not open: rot, or planted by somebody who has
-no key. A prune stops at it where it may keep a snapshot alive. With -n it says what is known of it, and what would be done.
-
-JSON: {\"message_type\":\"summary\",\"mode\":\"verify\",\"ok\",\"hurt\":[{\"volume\",\"sequence\",\"snapshot_id\",\"whole\",
-\"ranges\":[{\"offset_bytes\",\"length_bytes\"}]}],\"damage\":[{\"object\",\"problem\",\"message\",\"hurts\":[…]}],\"project\",\"snapshots\",
-\"chunks\",\"chunks_read\",\"read_bytes\",\"recorded\",…,\"ledger\":{…},\"seconds\"}; with --no-key \"mode\":\"no_key\" and \"objects\",\"bytes\";
-with --against \"mode\":\"against\" and \"differing\":[ranges],\"differing_bytes\"; with --repair \"mode\":\"repair\", \"damage\" and
-\"hurt\" as they stay, \"dry_run\",\"mended\":[{\"object\",\"problem\",\"from\",\"quarantined\"}],\"left\":[{\"object\",\"why\"}];
-with --quarantine \"mode\":\"quarantine\" and \"object\",\"dry_run\",\"found\",\"known\":[…],\"done\":[…],\"quarantined\".";
+no key. A prune stops at it where it may keep a snapshot alive. With -n it says what is known of it, and what would be done.";
 
 /// Check that snapshots can be restored
 #[derive(Debug, clap::Args)]
@@ -74,8 +67,9 @@ pub struct Args {
     #[arg(long, value_name = "n/N")]
     slice: Option<Slice>,
     /// Compare a snapshot with an image, the snapshot of one, a file or a device
-    #[arg(long, value_name = "rbd:…|PATH", conflicts_with_all = ["read_data", "slice", "no_key"])]
-    against: Option<String>,
+    #[arg(long, value_name = "rbd:…|PATH", value_parser = place::parse)]
+    #[arg(conflicts_with_all = ["read_data", "slice", "no_key"])]
+    against: Option<Place>,
     /// Compare with the image as it is now, not with a snapshot of it: for who may only read, or after writing on purpose
     #[arg(long, requires = "against")]
     as_it_is: bool,
@@ -86,8 +80,8 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["against", "no_key"])]
     repair: bool,
     /// Mend from this instead, whichever volume it is: an image, the snapshot of one, a file or a device; may be repeated
-    #[arg(long, value_name = "rbd:…|PATH", requires = "repair")]
-    repair_from: Vec<String>,
+    #[arg(long, value_name = "rbd:…|PATH", value_parser = place::parse, requires = "repair")]
+    repair_from: Vec<Place>,
     /// Mend from another repository with the same password: volumes of the same name are looked at; may be repeated
     #[arg(long, value_name = "REPO", requires = "repair")]
     repair_from_repo: Vec<String>,
@@ -97,21 +91,24 @@ pub struct Args {
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
+    if !args.repair && args.quarantine.is_none() {
+        // It records what it finds lost.
+        connect::refuse_dry_run(context, "verify")?;
+    }
     if args.no_key {
         return scrub(context, args.slice).await;
     }
-    let against = args.against.as_deref().map(Place::parse).transpose()?;
-    if against.is_some() && args.snapshots.len() != 1 {
+    if args.against.is_some() && args.snapshots.len() != 1 {
         let found = args.snapshots.len();
         return Err(Error::invalid(format!("--against compares one SNAPSHOT, {found} are named"))
             .help("for example: cuttle verify vms/db --against rbd:vms/db"));
     }
-    let project = connect::project(context, false).await.map_err(|e| tell_of_no_key(context, e))?;
+    let project = connect::project(context, false).await.map_err(tell_of_no_key)?;
     if let Some(name) = &args.quarantine {
         let aside = verify::repair::put_aside(&project, name, context.global.dry_run).await?;
         return report::put_aside(context, &aside);
     }
-    if let (Some(place), [snapshot]) = (against, &args.snapshots[..]) {
+    if let (Some(place), [snapshot]) = (args.against, &args.snapshots[..]) {
         return compare(context, &project, (snapshot, args.as_it_is), place).await;
     }
     let options = VerifyOptions {
@@ -121,7 +118,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         ..VerifyOptions::default()
     };
     if args.repair {
-        return repair::run(context, &project, options, (&args.repair_from, &args.repair_from_repo)).await;
+        return repair::run(context, &project, options, (args.repair_from, &args.repair_from_repo)).await;
     }
     let bar = context.ui.progress(&format!("project {}", project.name()), READ, false);
     let progress: Arc<dyn Progress> = bar.clone();
@@ -133,10 +130,8 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
 }
 
 /// Who has no key can do something all the same.
-fn tell_of_no_key(context: &Context<'_>, error: Error) -> Error {
-    let asked = secret::source(&context.global.secret).is_ok_and(|source| source.is_prompt());
-    let unasked = error.kind() == ErrorKind::Invalid && error.message().starts_with(secret::NO_PASSWORD);
-    if !asked || !unasked || stdin().is_terminal() {
+fn tell_of_no_key(error: Error) -> Error {
+    if !error.source().is_some_and(|cause| cause.is::<NoPassword>()) {
         return error;
     }
     let help = error.help_text().unwrap_or_default().to_owned();
@@ -191,12 +186,13 @@ impl Other {
         (snapshot, as_it_is): (&SnapshotEntry, bool),
         place: &Place,
     ) -> Result<Self> {
-        match place.clone() {
+        match place {
             Place::Stream | Place::Command(_) => {
                 Err(Error::invalid("--against reads anywhere: expected an image, a file or a device"))
             }
             Place::Rbd(spec) => {
                 let (cluster, backup) = (connect::cluster(context).await?, snapshot.snapshot.clone());
+                let spec = spec.clone();
                 // An own one: where it is left over, the next backup removes it.
                 let own_name = format!("{}verify-{}", own_prefix(project), std::process::id());
                 // Not given up half way: it may make a snapshot, which somebody must remove.
@@ -215,12 +211,7 @@ impl Other {
                 })
             }
             Place::File(path) => {
-                let at = path.clone();
-                let request =
-                    FreezeRequest { own_name: String::new(), own_prefix: String::new(), parent: None };
-                let open = move || RawFile::find(&at)?.freeze(&request);
-                let frozen = blocking(context, open).await.map_err(|e| hint_at_rbd(e, &path))?;
-                let frozen: Arc<dyn Frozen> = frozen.into();
+                let frozen = place::still(context, path).await?;
                 Ok(Self { reader: frozen.reader(), stands: Arc::new(move || frozen.check()), image: None })
             }
         }

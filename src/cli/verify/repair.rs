@@ -6,9 +6,7 @@ use std::sync::{Arc, OnceLock};
 use cuttle::progress::Progress;
 use cuttle::rbd::{CephConfig, Cluster};
 use cuttle::repo::Project;
-use cuttle::source::raw_file::RawFile;
 use cuttle::source::rbd::RbdReader;
-use cuttle::source::{FreezeRequest, Volume};
 use cuttle::verify::VerifyOptions;
 use cuttle::verify::repair::{self, OpenOrigin, RepairOptions, Source, Sources};
 use cuttle::volume::Identity;
@@ -16,7 +14,7 @@ use cuttle::{Error, Result};
 
 use super::{READ, report};
 use crate::cli::connect::{self, blocking};
-use crate::cli::place::{Place, hint_at_rbd};
+use crate::cli::place::{self, Place};
 use crate::cli::{Context, Exit};
 
 /// Mends a project from the places and repositories that are named; where none is, from where it was backed up from.
@@ -24,17 +22,18 @@ pub async fn run(
     context: &Context<'_>,
     project: &Project,
     verify: VerifyOptions,
-    (places, repositories): (&[String], &[String]),
+    (places, repositories): (Vec<Place>, &[String]),
 ) -> Result<Exit> {
     let mut sources = Sources::default();
+    let is_named = !places.is_empty() || !repositories.is_empty();
     for place in places {
-        sources.named.push(named(context, Place::parse(place)?).await?);
+        sources.named.push(named(context, place).await?);
     }
     for address in repositories {
         let other = connect::other_project(context, address).await?;
         sources.projects.push((address.clone(), other));
     }
-    if places.is_empty() && repositories.is_empty() {
+    if !is_named {
         sources.origins = Some(origins(connect::ceph_config(context)?));
     }
     let options = RepairOptions { verify, sources, dry_run: context.global.dry_run };
@@ -58,17 +57,8 @@ async fn named(context: &Context<'_>, place: Place) -> Result<Source> {
             let reader = blocking(context, move || RbdReader::of_image(&cluster, &spec)).await?;
             Ok(Source { label, reader: Arc::new(reader) })
         }
-        Place::File(path) => {
-            let at = path.clone();
-            blocking(context, move || file(&at)).await.map_err(|e| hint_at_rbd(e, &path))
-        }
+        Place::File(path) => Ok(Source { label, reader: place::still(context, &path).await?.reader() }),
     }
-}
-
-fn file(path: &Path) -> Result<Source> {
-    let request = FreezeRequest { own_name: String::new(), own_prefix: String::new(), parent: None };
-    let reader = RawFile::find(path)?.freeze(&request)?.reader();
-    Ok(Source { label: path.display().to_string(), reader })
 }
 
 /// Opens what snapshots were read from. The cluster is asked for only when something of it was lost.
@@ -76,7 +66,9 @@ fn origins(ceph: CephConfig) -> Arc<OpenOrigin> {
     let cluster: OnceLock<std::result::Result<Cluster, String>> = OnceLock::new();
     Arc::new(move |identity, point| match identity {
         Identity::Stream => Err(Error::not_found("a stream cannot be read again")),
-        Identity::File { path } => file(Path::new(path)),
+        Identity::File { path } => {
+            Ok(Source { label: path.clone(), reader: place::open_still(Path::new(path))?.reader() })
+        }
         Identity::Rbd { pool, namespace, image, .. } => {
             let cluster = cluster.get_or_init(|| Cluster::connect(&ceph).map_err(|e| e.to_string()));
             let cluster = cluster.as_ref().map_err(|e| Error::unavailable(e.as_str()))?;

@@ -9,16 +9,16 @@ use cuttle::{Error, Result};
 
 use crate::cli::failure::Failure;
 use crate::cli::place::Place;
-use crate::cli::summary::ledger_line;
+use crate::cli::report::{Report, ledger_line, lines};
 use crate::cli::table::{Column, table};
 use crate::cli::{Context, Exit, human};
 
 /// Rows of a table before the rest is only counted; JSON has all.
 const ROWS_MAX: usize = 50;
 
+/// What every verification tells.
 #[derive(Serialize)]
-struct Summary<'a, T: Serialize> {
-    message_type: &'static str,
+struct Summary<'a, T> {
     mode: &'static str,
     ok: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,19 +29,24 @@ struct Summary<'a, T: Serialize> {
 
 /// Tells what a verification of a project found.
 pub fn verified(context: &Context<'_>, report: &VerifyReport) -> Result<Exit> {
-    let (ui, ok, hurt) = (context.ui, report.ok(), report.hurt());
-    if ui.is_json() {
-        let (message_type, mode) = ("summary", "verify");
-        let hurt = Some(hurt.clone());
-        ui.print_json(&Summary { message_type, mode, ok, hurt, report })?;
-    } else {
-        show_damage(context, &report.damage, report.damage_omitted)?;
-        show_hurt(context, &hurt, report.ranges_omitted)?;
+    let (ok, hurt) = (report.ok(), report.hurt());
+    let damaged = damaged(&report.damage, report.damage_omitted);
+    let what =
+        format!("{damaged} damaged or missing, {} hurt", human::counted(hurt.len() as u64, "snapshot"));
+    context.ui.report(&Summary { mode: "verify", ok, hurt: Some(hurt), report })?;
+    conclude(context, ok, what)
+}
+
+impl Report for Summary<'_, VerifyReport> {
+    fn answer(&self) -> String {
+        let (report, hurt) = (self.report, self.hurt.as_deref().unwrap_or_default());
+        lines([damage_table(&report.damage, report.damage_omitted), hurt_table(hurt, report.ranges_omitted)])
     }
-    if ui.is_talkative() {
+
+    fn summary(&self) -> String {
+        let (report, n) = (self.report, human::counted);
         let part = report.slice.as_ref().map(|s| format!(" (part {s})")).unwrap_or_default();
-        let n = human::counted;
-        let mut line = format!(
+        let mut looked = format!(
             "project {}: {}, {}, {}, {}{part} looked for",
             report.project,
             n(report.volumes, "volume"),
@@ -50,147 +55,141 @@ pub fn verified(context: &Context<'_>, report: &VerifyReport) -> Result<Exit> {
             n(report.chunks, "chunk")
         );
         if report.read_data {
-            line +=
-                &format!(", {} read ({})", n(report.chunks_read, "chunk"), human::size(report.read_bytes));
+            let size = human::size(report.read_bytes);
+            looked += &format!(", {} read ({size})", n(report.chunks_read, "chunk"));
         }
-        ui.print(&format!("{line} in {}", human::duration(report.seconds)))?;
+        let mut told = vec![format!("{looked} in {}", human::duration(report.seconds))];
         if report.unfinished > 0 {
-            ui.print(&format!("{} under way or left unfinished", n(report.unfinished, "backup")))?;
+            told.push(format!("{} under way or left unfinished", n(report.unfinished, "backup")));
         }
         if report.recorded > 0 {
-            ui.print(&format!(
+            told.push(format!(
                 "{} recorded as lost: backups will not build on them, and store again what their volumes still have",
                 n(report.recorded, "object")
-            ))?;
+            ));
         }
-        ui.print(&ledger_line(&report.ledger))?;
+        told.push(ledger_line(&report.ledger));
+        lines(told)
     }
-    let damaged = report.damage.len() as u64 + report.damage_omitted;
-    let what = format!(
-        "{} damaged or missing, {} hurt",
-        human::counted(damaged, "object"),
-        human::counted(hurt.len() as u64, "snapshot")
-    );
-    conclude(context, ok, what)
 }
 
 /// Tells what a repair mended and what stays hurt.
 pub fn repaired(context: &Context<'_>, report: &RepairReport) -> Result<Exit> {
-    let (ui, ok, hurt) = (context.ui, report.ok(), report.verify.hurt());
-    if ui.is_json() {
-        let (message_type, mode) = ("summary", "repair");
-        ui.print_json(&Summary { message_type, mode, ok, hurt: Some(hurt.clone()), report })?;
-    } else {
-        show_mended(context, report)?;
-        show_damage(context, &report.verify.damage, report.verify.damage_omitted)?;
-        show_hurt(context, &hurt, report.verify.ranges_omitted)?;
-    }
-    if ui.is_talkative() {
-        let n = human::counted;
-        let (verb, mended) = (if report.dry_run { "would be mended" } else { "mended" }, report.mended.len());
-        let quarantined = report.mended.iter().filter(|m| m.quarantined.is_some()).count();
-        ui.print(&format!(
-            "project {}: {}, {} {verb}, {} of them now in quarantine, {} left as they are, in {}",
-            report.verify.project,
-            n(report.verify.snapshots, "snapshot"),
-            n(mended as u64, "object"),
-            human::count(if report.dry_run { 0 } else { quarantined as u64 }),
-            human::count(report.verify.damage.len() as u64 + report.verify.damage_omitted),
-            human::duration(report.verify.seconds)
-        ))?;
-        if !report.verify.read_data {
-            ui.print(
-                "only what is missing or has a wrong size was looked for; --read-data finds all damage",
-            )?;
-        }
-        ui.print(&ledger_line(&report.verify.ledger))?;
-    }
-    let damaged = report.verify.damage.len() as u64 + report.verify.damage_omitted;
-    let what = format!(
-        "{} not mended, {} hurt",
-        human::counted(damaged, "object"),
-        human::counted(hurt.len() as u64, "snapshot")
-    );
+    let (ok, hurt) = (report.ok(), report.verify.hurt());
+    let damaged = damaged(&report.verify.damage, report.verify.damage_omitted);
+    let what = format!("{damaged} not mended, {} hurt", human::counted(hurt.len() as u64, "snapshot"));
     let help = "name what still has the content: --repair-from rbd:…|PATH for another volume or an older copy of it, \
                 --repair-from-repo for a copy of the repository. Delete nothing by hand; what is not listed as hurt can \
                 be restored";
+    context.ui.report(&Summary { mode: "repair", ok, hurt: Some(hurt), report })?;
     Ok(end(context, ok, &Error::corrupt(what).help(help)))
+}
+
+impl Report for Summary<'_, RepairReport> {
+    fn answer(&self) -> String {
+        let (report, hurt) = (self.report, self.hurt.as_deref().unwrap_or_default());
+        let title = if report.dry_run { "WOULD BE MENDED" } else { "MENDED" };
+        let mended = |m: &Mended| vec![m.object.clone(), m.from.clone()];
+        let left = |l: &Left| vec![l.object.clone(), l.why.clone()];
+        let verify = &report.verify;
+        lines([
+            some(&[Column::Text(title), Column::Text("FROM")], &report.mended, mended, (0, "object")),
+            some(&[Column::Text("NOT MENDED"), Column::Text("WHY")], &report.left, left, (0, "object")),
+            damage_table(&verify.damage, verify.damage_omitted),
+            hurt_table(hurt, verify.ranges_omitted),
+        ])
+    }
+
+    fn summary(&self) -> String {
+        let (report, verify, n) = (self.report, &self.report.verify, human::counted);
+        let (verb, mended) = (if report.dry_run { "would be mended" } else { "mended" }, report.mended.len());
+        let quarantined = report.mended.iter().filter(|m| m.quarantined.is_some()).count();
+        let partly = match verify.read_data {
+            true => "",
+            false => "only what is missing or has a wrong size was looked for; --read-data finds all damage",
+        };
+        lines([
+            format!(
+                "project {}: {}, {} {verb}, {} of them now in quarantine, {} left as they are, in {}",
+                verify.project,
+                n(verify.snapshots, "snapshot"),
+                n(mended as u64, "object"),
+                human::count(if report.dry_run { 0 } else { quarantined as u64 }),
+                human::count(verify.damage.len() as u64 + verify.damage_omitted),
+                human::duration(verify.seconds)
+            ),
+            partly.to_owned(),
+            ledger_line(&verify.ledger),
+        ])
+    }
 }
 
 /// Tells what became of an object that was put aside.
 pub fn put_aside(context: &Context<'_>, aside: &Aside) -> Result<Exit> {
-    let ui = context.ui;
-    if ui.is_json() {
-        let (message_type, mode) = ("summary", "quarantine");
-        ui.print_json(&Summary { message_type, mode, ok: true, hurt: None, report: aside })?;
-    } else if ui.is_talkative() {
-        ui.print(&format!("{}: {}", aside.object, aside.found))?;
-        for known in &aside.known {
-            ui.print(&format!("known: {known}"))?;
-        }
-        let verb = if aside.dry_run { "would be" } else { "is" };
-        for done in &aside.done {
-            ui.print(&format!("what {verb} said now: {done}"))?;
-        }
-        if let Some(copy) = &aside.quarantined {
-            ui.print(&format!(
-                "its bytes {} in {copy}",
-                if aside.dry_run { "would be kept" } else { "are" }
-            ))?;
-        }
-    }
+    context.ui.report(&Summary { mode: "quarantine", ok: true, hurt: None, report: aside })?;
     Ok(Exit::Success)
 }
 
-fn show_mended(context: &Context<'_>, report: &RepairReport) -> Result<()> {
-    let rows = |n: usize| n.min(ROWS_MAX);
-    if !report.mended.is_empty() {
-        let title = if report.dry_run { "WOULD BE MENDED" } else { "MENDED" };
-        let columns = [Column::Text(title), Column::Text("FROM")];
-        let row = |m: &Mended| vec![m.object.clone(), m.from.clone()];
-        context.ui.print(&table(&columns, report.mended[..rows(report.mended.len())].iter().map(row)))?;
-        show_more(context, report.mended.len().saturating_sub(ROWS_MAX) as u64, "object")?;
+impl Report for Summary<'_, Aside> {
+    fn summary(&self) -> String {
+        let aside = self.report;
+        let mut told = vec![format!("{}: {}", aside.object, aside.found)];
+        told.extend(aside.known.iter().map(|known| format!("known: {known}")));
+        let verb = if aside.dry_run { "would be" } else { "is" };
+        told.extend(aside.done.iter().map(|done| format!("what {verb} said now: {done}")));
+        let kept = if aside.dry_run { "would be kept" } else { "are" };
+        told.extend(aside.quarantined.iter().map(|copy| format!("its bytes {kept} in {copy}")));
+        lines(told)
     }
-    if !report.left.is_empty() {
-        let columns = [Column::Text("NOT MENDED"), Column::Text("WHY")];
-        let row = |l: &Left| vec![l.object.clone(), l.why.clone()];
-        context.ui.print(&table(&columns, report.left[..rows(report.left.len())].iter().map(row)))?;
-        show_more(context, report.left.len().saturating_sub(ROWS_MAX) as u64, "object")?;
-    }
-    Ok(())
 }
 
 /// Tells what a look without keys found.
 pub fn scrubbed(context: &Context<'_>, report: &ScrubReport) -> Result<Exit> {
-    let (ui, ok) = (context.ui, report.ok());
-    if ui.is_json() {
-        ui.print_json(&Summary { message_type: "summary", mode: "no_key", ok, hurt: None, report })?;
-    } else {
-        show_damage(context, &report.damage, report.damage_omitted)?;
+    let ok = report.ok();
+    context.ui.report(&Summary { mode: "no_key", ok, hurt: None, report })?;
+    conclude(context, ok, format!("{} damaged", damaged(&report.damage, report.damage_omitted)))
+}
+
+impl Report for Summary<'_, ScrubReport> {
+    fn answer(&self) -> String {
+        damage_table(&self.report.damage, self.report.damage_omitted)
     }
-    if ui.is_talkative() {
+
+    fn summary(&self) -> String {
+        let report = self.report;
         let part = match &report.slice {
             Some(slice) => format!(" (part {slice}, {} left to other parts)", human::count(report.skipped)),
             None => String::new(),
         };
         let (objects, bytes) = (human::counted(report.objects, "object"), human::size(report.bytes));
-        ui.print(&format!("{objects}{part}, {bytes}, read in {}", human::duration(report.seconds)))?;
+        let mut told = vec![format!("{objects}{part}, {bytes}, read in {}", human::duration(report.seconds))];
         if report.unknown > 0 {
             let names =
                 report.unknown_names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
             let n = human::counted(report.unknown, "object");
-            ui.print(&format!("{n} not of this format, such as {names}"))?;
+            told.push(format!("{n} not of this format, such as {names}"));
         }
         if report.quarantined > 0 {
-            ui.print(&format!("{} in quarantine", human::counted(report.quarantined, "object")))?;
+            told.push(format!("{} in quarantine", human::counted(report.quarantined, "object")));
         }
-        ui.print(
-            "without a key this cannot tell whether objects are authentic, nor whether any snapshot is whole",
-        )?;
-        ui.print(&ledger_line(&report.ledger))?;
+        told.push(
+            "without a key this cannot tell whether objects are authentic, nor whether any snapshot is whole"
+                .to_owned(),
+        );
+        told.push(ledger_line(&report.ledger));
+        lines(told)
     }
-    let damaged = report.damage.len() as u64 + report.damage_omitted;
-    conclude(context, ok, format!("{} damaged", human::counted(damaged, "object")))
+}
+
+/// How a snapshot and something else compare.
+#[derive(Serialize)]
+struct Compared<'a> {
+    mode: &'static str,
+    ok: bool,
+    against: String,
+    #[serde(flatten)]
+    report: &'a AgainstReport,
+    ledger: &'a Ledger,
 }
 
 /// Tells how a snapshot and something else compare.
@@ -200,23 +199,8 @@ pub fn compared(
     report: &AgainstReport,
     ledger: &Ledger,
 ) -> Result<Exit> {
-    let (ui, ok) = (context.ui, report.ok());
-    let name = format!("{}@{}", report.volume, report.sequence);
-    if ui.is_json() {
-        ui.print_json(&Summary { message_type: "summary", mode: "against", ok, hurt: None, report })?;
-    } else if !ok {
-        let rows = report.differing.iter().take(ROWS_MAX).map(range_row).collect::<Vec<_>>();
-        ui.print(&table(&[Column::Number("OFFSET"), Column::Number("LENGTH")], rows))?;
-        let more = (report.differing.len() as u64).saturating_sub(ROWS_MAX as u64) + report.ranges_omitted;
-        show_more(context, more, "range")?;
-    }
-    if ui.is_talkative() {
-        let (size, time) = (human::size(report.size_bytes), human::duration(report.seconds));
-        if ok {
-            ui.print(&format!("{name} ({size}) and {place} are the same; compared in {time}"))?;
-        }
-        ui.print(&ledger_line(ledger))?;
-    }
+    let (ok, name) = (report.ok(), format!("{}@{}", report.volume, report.sequence));
+    context.ui.report(&Compared { mode: "against", ok, against: place.to_string(), report, ledger })?;
     let (differing, sizes) =
         (human::size(report.differing_bytes), [report.size_bytes, report.other_size_bytes]);
     let sizes = match sizes[0] == sizes[1] {
@@ -229,20 +213,38 @@ pub fn compared(
     Ok(end(context, ok, &error))
 }
 
-fn show_damage(context: &Context<'_>, damage: &[Damage], omitted: u64) -> Result<()> {
-    if damage.is_empty() {
-        return Ok(());
+impl Report for Compared<'_> {
+    fn answer(&self) -> String {
+        let columns = [Column::Number("OFFSET"), Column::Number("LENGTH")];
+        let row = |range: &ByteRange| range_row(range).to_vec();
+        some(&columns, &self.report.differing, row, (self.report.ranges_omitted, "range"))
     }
-    let columns = [Column::Text("PROBLEM"), Column::Text("OBJECT"), Column::Text("WHAT WAS FOUND")];
-    let row = |d: &Damage| vec![problem(d.problem).to_owned(), d.object.clone(), d.message.clone()];
-    context.ui.print(&table(&columns, damage.iter().take(ROWS_MAX).map(row)))?;
-    show_more(context, (damage.len() as u64).saturating_sub(ROWS_MAX as u64) + omitted, "object")
+
+    fn summary(&self) -> String {
+        let (report, place) = (self.report, &self.against);
+        let (size, time) = (human::size(report.size_bytes), human::duration(report.seconds));
+        let same = match self.ok {
+            true => format!(
+                "{}@{} ({size}) and {place} are the same; compared in {time}",
+                report.volume, report.sequence
+            ),
+            false => String::new(),
+        };
+        lines([same, ledger_line(self.ledger)])
+    }
 }
 
-fn show_hurt(context: &Context<'_>, hurt: &[Hurt], omitted: u64) -> Result<()> {
-    if hurt.is_empty() {
-        return Ok(());
-    }
+fn damaged(damage: &[Damage], omitted: u64) -> String {
+    human::counted(damage.len() as u64 + omitted, "object")
+}
+
+fn damage_table(damage: &[Damage], omitted: u64) -> String {
+    let columns = [Column::Text("PROBLEM"), Column::Text("OBJECT"), Column::Text("WHAT WAS FOUND")];
+    let row = |d: &Damage| vec![problem(d.problem).to_owned(), d.object.clone(), d.message.clone()];
+    some(&columns, damage, row, (omitted, "object"))
+}
+
+fn hurt_table(hurt: &[Hurt], omitted: u64) -> String {
     let columns = [
         Column::Text("HURT VOLUME"),
         Column::Number("SEQ"),
@@ -251,33 +253,31 @@ fn show_hurt(context: &Context<'_>, hurt: &[Hurt], omitted: u64) -> Result<()> {
     ];
     let mut rows = Vec::new();
     for snapshot in hurt {
-        let mut row = |range: [String; 2]| {
-            let [offset, length] = range;
-            rows.push(vec![snapshot.volume.clone(), snapshot.sequence.to_string(), offset, length]);
+        let ranges = match snapshot.whole {
+            true => vec![["0".to_owned(), "all of it".to_owned()]],
+            false => snapshot.ranges.iter().map(range_row).collect(),
         };
-        if snapshot.whole {
-            row(["0".to_owned(), "all of it".to_owned()]);
-            continue;
-        }
-        for range in &snapshot.ranges {
-            row([range.offset_bytes.to_string(), human::size(range.length_bytes)]);
-        }
+        let name = [snapshot.volume.clone(), snapshot.sequence.to_string()];
+        rows.extend(ranges.into_iter().map(|range| [name.clone(), range].concat()));
     }
-    let more = (rows.len() as u64).saturating_sub(ROWS_MAX as u64) + omitted;
-    rows.truncate(ROWS_MAX);
-    context.ui.print(&table(&columns, rows))?;
-    show_more(context, more, "range")
+    some(&columns, &rows, Vec::clone, (omitted, "range"))
 }
 
-fn show_more(context: &Context<'_>, more: u64, what: &str) -> Result<()> {
-    match more {
-        0 => Ok(()),
-        n => context.ui.print(&format!("… and {} more; --json lists them", human::counted(n, what))),
+/// A table of the first rows, and how many there are beyond; nothing where there are none.
+fn some<T>(columns: &[Column], all: &[T], row: impl Fn(&T) -> Vec<String>, more: (u64, &str)) -> String {
+    if all.is_empty() {
+        return String::new();
     }
+    let (omitted, what) = more;
+    let more = match all.len().saturating_sub(ROWS_MAX) as u64 + omitted {
+        0 => String::new(),
+        n => format!("… and {} more; --json lists them", human::counted(n, what)),
+    };
+    lines([table(columns, all.iter().take(ROWS_MAX).map(row)), more])
 }
 
-fn range_row(range: &ByteRange) -> Vec<String> {
-    vec![range.offset_bytes.to_string(), human::size(range.length_bytes)]
+fn range_row(range: &ByteRange) -> [String; 2] {
+    [range.offset_bytes.to_string(), human::size(range.length_bytes)]
 }
 
 fn problem(problem: Problem) -> &'static str {

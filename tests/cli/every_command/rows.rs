@@ -5,7 +5,7 @@ use std::fmt;
 /// One run of a command.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// As the manual pages name it.
+    /// Its words, with - between them.
     pub command: &'static str,
     pub args: Vec<&'static str>,
     /// How it ends when nothing disturbs it.
@@ -90,7 +90,5 @@ pub fn rows() -> Vec<Row> {
         row("project-list", 0, "project list"),
         row("completions", 0, "completions bash"),
         row("completions", 1, "completions nonsense"),
-        row("man", 0, "man pages"),
-        row("man", 1, "man v"),
     ]
 }
