@@ -24,7 +24,6 @@ pub mod range;
 pub mod target;
 #[path = "../../../src/units.rs"]
 pub mod units;
-#[path = "../../../src/volume.rs"]
-pub mod volume;
 
 pub use error::{Error, ErrorKind, Result};
+pub use format::volume;
