@@ -6,6 +6,7 @@ mod image;
 mod instant;
 mod nightly;
 mod object_maps;
+mod quota;
 mod restore_all;
 mod rewind;
 mod seam;

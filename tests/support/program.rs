@@ -45,11 +45,16 @@ impl Cuttle {
     /// A new, encrypted repository on the test RGW; absent, the test is skipped.
     pub fn on_rgw(name: &str) -> Option<Self> {
         let s3 = S3::new(&super::server("CUTTLE_TEST_RGW")?, "AKTEST", "SKTEST");
+        Some(Self::on_s3(&s3, "nightly", name))
+    }
+
+    /// A new, encrypted repository in a bucket, which is made if need be.
+    pub fn on_s3(s3: &S3, bucket: &str, name: &str) -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("an async runtime");
-        runtime.block_on(s3.create_bucket("nightly"));
-        let repository = format!("s3://nightly/{name}-{}", std::process::id());
+        runtime.block_on(s3.create_bucket(bucket));
+        let repository = format!("s3://{bucket}/{name}-{}", std::process::id());
         let home = tempfile::tempdir().expect("a temporary folder");
-        Some(Self::init(home, repository, s3.environment()))
+        Self::init(home, repository, s3.environment())
     }
 
     fn init(home: TempDir, repository: String, mut variables: Vec<(String, String)>) -> Self {
