@@ -120,7 +120,12 @@ impl Volumes<'_> {
     }
 
     /// Reads the catalog and confirms by a GET that nothing follows it. What does not open is left out, and told of.
+    ///
+    /// # Errors
+    /// `Conflict` where this host saw more of the catalog, or a later prune round: in a store that was set back to before one,
+    /// snapshots that were forgotten live again, and nothing of what is listed tells.
     pub async fn confirmed(self) -> Result<Catalog> {
+        self.project.rounds().recall().await?;
         let catalog = self.read().await?;
         let catalog = self.confirm(catalog).await?;
         self.project.repository().memory.saw_volumes(self.project.name(), catalog.entries())?;

@@ -77,6 +77,18 @@ impl Rounds<'_> {
         }
     }
 
+    /// Looks for the newest round that this host saw: usually one GET, of its end.
+    ///
+    /// # Errors
+    /// `Conflict` where rounds end before it.
+    pub(crate) async fn recall(self) -> Result<()> {
+        let expected = self.project.repository().memory.generation(self.project.name());
+        if expected == Generation(0) || self.look_done(expected).await?.opens() {
+            return Ok(());
+        }
+        self.generation().await.map(drop)
+    }
+
     /// The newest generation, confirmed by a request that must find nothing: a short listing never hides a round (§8.1,
     /// step 3). And whether its round is over, as its own objects say.
     pub(crate) async fn newest(self) -> Result<NewestRound> {

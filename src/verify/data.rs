@@ -36,190 +36,187 @@ struct Group {
     chains: Vec<Chain>,
 }
 
-impl Audit {
-    /// Reads all objects of the table that belong to the slice. Returns chunks and bytes of plaintext read.
-    pub(crate) async fn read_objects(
-        self: &Arc<Self>,
-        wanted: Wanted,
-        slice: Option<Slice>,
-        findings: &mut Findings,
-    ) -> Result<(u64, u64)> {
-        let mut tasks = JoinSet::new();
-        let mut totals = (0, 0);
-        let mut cancel = self.cancel.clone();
-        for group in groups(wanted) {
-            if slice.is_some_and(|slice| !slice.contains(&group.root.name.id)) {
-                continue;
-            }
-            while tasks.len() >= TASKS_MAX {
-                self.settle(tasks.join_next().await, findings, &mut totals)?;
-            }
-            let share = tokio::select! {
-                biased;
-                () = cancel.cancelled() => return Err(interrupted()),
-                share = self.budget.take(self.group_bytes(&group)) => share?,
-            };
-            let audit = Arc::clone(self);
-            tasks.spawn(async move { audit.group(group, share).await });
-            while let Some(done) = tasks.try_join_next() {
-                self.settle(Some(done), findings, &mut totals)?;
-            }
+/// Reads all objects of the table that belong to the slice. Returns chunks and bytes of plaintext read.
+pub(crate) async fn read_objects(
+    audit: &Arc<Audit>,
+    wanted: Wanted,
+    slice: Option<Slice>,
+    findings: &mut Findings,
+) -> Result<(u64, u64)> {
+    let mut tasks = JoinSet::new();
+    let mut totals = (0, 0);
+    let mut cancel = audit.cancel.clone();
+    for group in groups(wanted) {
+        if slice.is_some_and(|slice| !slice.contains(&group.root.name.id)) {
+            continue;
         }
-        while !tasks.is_empty() {
-            let done = tokio::select! {
-                biased;
-                () = cancel.cancelled() => return Err(interrupted()),
-                done = tasks.join_next() => done,
-            };
-            self.settle(done, findings, &mut totals)?;
+        while tasks.len() >= TASKS_MAX {
+            settle(audit, tasks.join_next().await, findings, &mut totals)?;
         }
-        Ok(totals)
-    }
-
-    fn settle(
-        &self,
-        done: Option<std::result::Result<Result<Read>, tokio::task::JoinError>>,
-        findings: &mut Findings,
-        totals: &mut (u64, u64),
-    ) -> Result<()> {
-        let Some(done) = done else { return Ok(()) };
-        let read = done.map_err(|e| Error::internal("a task failed").caused_by(e))??;
-        for (object, key, flaw) in read.flaws {
-            let name = self.project.content().chunk_name(object.name).to_string();
-            findings.chunk(key, name, flaw)?;
-        }
-        totals.0 += read.chunks;
-        totals.1 += read.bytes;
-        self.progress.step(Step { bytes: read.bytes, chunks: read.chunks, outcome: Outcome::New });
-        Ok(())
-    }
-
-    /// Most memory that reading a group takes: one object, and the plaintexts of a chain as deep as its deepest.
-    fn group_bytes(&self, group: &Group) -> u64 {
-        let size = self.project.chunk_size_bytes();
-        let deepest = group.chains.iter().map(|c| c.objects.len()).max().unwrap_or(1) as u64;
-        let sealed = match group.chains.is_empty() {
-            true => u64::from(group.root.sealed_len_bytes),
-            false => u64::MAX,
+        let share = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(interrupted()),
+            share = audit.budget.take(group_bytes(audit, &group)) => share?,
         };
-        sealed.min(chunk_object_len_bytes_max(size)) + deepest * u64::from(size)
-    }
-
-    async fn group(self: Arc<Self>, group: Group, share: Share) -> Result<Read> {
-        let mut read = Read::default();
-        if group.chains.is_empty() {
-            self.full(&group, &mut read).await?;
-        } else {
-            self.tree(&group, &mut read).await?;
+        tasks.spawn(read_group(Arc::clone(audit), group, share));
+        while let Some(done) = tasks.try_join_next() {
+            settle(audit, Some(done), findings, &mut totals)?;
         }
-        drop(share);
-        Ok(read)
     }
+    while !tasks.is_empty() {
+        let done = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(interrupted()),
+            done = tasks.join_next() => done,
+        };
+        settle(audit, done, findings, &mut totals)?;
+    }
+    Ok(totals)
+}
 
-    /// A full object that no delta needs, into a buffer that was used before.
-    async fn full(self: &Arc<Self>, group: &Group, read: &mut Read) -> Result<()> {
-        let root = group.root;
-        let Some(body) = self.fetch(root, read).await? else { return Ok(()) };
-        let audit = Arc::clone(self);
-        let decoded = cpu::run(move || {
-            let mut plain = audit.budget.buffer();
-            audit.decode(&root, &body, None, &mut plain)?;
-            Ok(plain)
-        });
-        match looked(decoded.await)? {
-            Err(flaw) => read.flaws.push((root, (root.name, None), flaw)),
-            Ok(plain) => {
-                read.count(plain.len());
-                read.check_lens(root, plain.len(), group.lens_bytes.iter().copied());
-                self.budget.give_back(plain);
-            }
+fn settle(
+    audit: &Audit,
+    done: Option<std::result::Result<Result<Read>, tokio::task::JoinError>>,
+    findings: &mut Findings,
+    totals: &mut (u64, u64),
+) -> Result<()> {
+    let Some(done) = done else { return Ok(()) };
+    let read = done.map_err(|e| Error::internal("a task failed").caused_by(e))??;
+    for (object, key, flaw) in read.flaws {
+        let name = audit.project.content().chunk_name(object.name).to_string();
+        findings.chunk(key, name, flaw)?;
+    }
+    totals.0 += read.chunks;
+    totals.1 += read.bytes;
+    audit.progress.step(Step { bytes: read.bytes, chunks: read.chunks, outcome: Outcome::New });
+    Ok(())
+}
+
+/// Most memory that reading a group takes: one object, and the plaintexts of a chain as deep as its deepest.
+fn group_bytes(audit: &Audit, group: &Group) -> u64 {
+    let size = audit.project.chunk_size_bytes();
+    let deepest = group.chains.iter().map(|c| c.objects.len()).max().unwrap_or(1) as u64;
+    let sealed = match group.chains.is_empty() {
+        true => u64::from(group.root.sealed_len_bytes),
+        false => u64::MAX,
+    };
+    sealed.min(chunk_object_len_bytes_max(size)) + deepest * u64::from(size)
+}
+
+async fn read_group(audit: Arc<Audit>, group: Group, share: Share) -> Result<Read> {
+    let mut read = Read::default();
+    if group.chains.is_empty() {
+        full(&audit, &group, &mut read).await?;
+    } else {
+        tree(&audit, &group, &mut read).await?;
+    }
+    drop(share);
+    Ok(read)
+}
+
+/// A full object that no delta needs, into a buffer that was used before.
+async fn full(audit: &Arc<Audit>, group: &Group, read: &mut Read) -> Result<()> {
+    let root = group.root;
+    let Some(body) = fetch(audit, root, read).await? else { return Ok(()) };
+    let own = Arc::clone(audit);
+    let decoded = cpu::run(move || {
+        let mut plain = own.budget.buffer();
+        decode(&own, &root, &body, None, &mut plain)?;
+        Ok(plain)
+    });
+    match looked(decoded.await)? {
+        Err(flaw) => read.flaws.push((root, (root.name, None), flaw)),
+        Ok(plain) => {
+            read.count(plain.len());
+            read.check_lens(root, plain.len(), group.lens_bytes.iter().copied());
+            audit.budget.give_back(plain);
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    /// A full object and the deltas above it. Chains are sorted, so those that share a part of the way follow one
-    /// another; what is decoded along the way is kept as long as the next one needs it.
-    async fn tree(self: &Arc<Self>, group: &Group, read: &mut Read) -> Result<()> {
-        let mut way: Vec<(ObjectRef, Arc<Vec<u8>>)> = Vec::new();
-        // The last prefix that could not be decoded: nothing above it can be.
-        let mut blocked: Vec<ObjectRef> = Vec::new();
-        let root = Chain { objects: Box::new([group.root]), len_bytes: 0 };
-        for (chain, lens_bytes) in std::iter::once((&root, &group.lens_bytes[..]))
-            .chain(group.chains.iter().map(|chain| (chain, std::slice::from_ref(&chain.len_bytes))))
-        {
-            if !blocked.is_empty() && chain.objects.starts_with(&blocked) {
-                continue;
-            }
-            let common = way.iter().zip(&chain.objects).take_while(|((have, _), want)| have == *want).count();
-            way.truncate(common);
-            for (depth, object) in chain.objects.iter().enumerate().skip(common) {
-                let below = way.last().map(|(name, plain)| (*name, Arc::clone(plain)));
-                match self.step(*object, below, depth, read).await? {
-                    Some(plain) => way.push((*object, plain)),
-                    None => {
-                        blocked = chain.objects[..=depth].to_vec();
-                        break;
-                    }
+/// A full object and the deltas above it. Chains are sorted, so those that share a part of the way follow one
+/// another; what is decoded along the way is kept as long as the next one needs it.
+async fn tree(audit: &Arc<Audit>, group: &Group, read: &mut Read) -> Result<()> {
+    let mut way: Vec<(ObjectRef, Arc<Vec<u8>>)> = Vec::new();
+    // The last prefix that could not be decoded: nothing above it can be.
+    let mut blocked: Vec<ObjectRef> = Vec::new();
+    let root = Chain { objects: Box::new([group.root]), len_bytes: 0 };
+    for (chain, lens_bytes) in std::iter::once((&root, &group.lens_bytes[..]))
+        .chain(group.chains.iter().map(|chain| (chain, std::slice::from_ref(&chain.len_bytes))))
+    {
+        if !blocked.is_empty() && chain.objects.starts_with(&blocked) {
+            continue;
+        }
+        let common = way.iter().zip(&chain.objects).take_while(|((have, _), want)| have == *want).count();
+        way.truncate(common);
+        for (depth, object) in chain.objects.iter().enumerate().skip(common) {
+            let below = way.last().map(|(name, plain)| (*name, Arc::clone(plain)));
+            match step(audit, *object, below, depth, read).await? {
+                Some(plain) => way.push((*object, plain)),
+                None => {
+                    blocked = chain.objects[..=depth].to_vec();
+                    break;
                 }
             }
-            if let Some((object, plain)) = way.last()
-                && way.len() == chain.objects.len()
-            {
-                read.check_lens(*object, plain.len(), lens_bytes.iter().copied());
-            }
         }
-        Ok(())
-    }
-
-    /// One object of a chain; `None` where it cannot be decoded.
-    async fn step(
-        self: &Arc<Self>,
-        object: ObjectRef,
-        below: Option<(ObjectRef, Arc<Vec<u8>>)>,
-        depth: usize,
-        read: &mut Read,
-    ) -> Result<Option<Arc<Vec<u8>>>> {
-        let Some(body) = self.fetch(object, read).await? else { return Ok(None) };
-        let audit = Arc::clone(self);
-        let decoded = cpu::run(move || {
-            let mut plain = Vec::new();
-            let base =
-                below.as_ref().map(|(o, plain)| Base { name: o.name, depth: depth as u8, plain: &plain[..] });
-            audit.decode(&object, &body, base, &mut plain)?;
-            Ok(Arc::new(plain))
-        });
-        match looked(decoded.await)? {
-            Ok(plain) => {
-                read.count(plain.len());
-                Ok(Some(plain))
-            }
-            Err(flaw) => {
-                read.flaws.push((object, (object.name, None), flaw));
-                Ok(None)
-            }
+        if let Some((object, plain)) = way.last()
+            && way.len() == chain.objects.len()
+        {
+            read.check_lens(*object, plain.len(), lens_bytes.iter().copied());
         }
     }
+    Ok(())
+}
 
-    async fn fetch(&self, object: ObjectRef, read: &mut Read) -> Result<Option<Bytes>> {
-        let name = self.project.content().chunk_name(object.name);
-        let found = match self.sane(&object) {
-            Ok(()) => self.sized_object(&name, &object).await?,
-            Err(flaw) => Err(flaw),
-        };
-        Ok(found.map_err(|flaw| read.flaws.push((object, (object.name, None), flaw))).ok())
+/// One object of a chain; `None` where it cannot be decoded.
+async fn step(
+    audit: &Arc<Audit>,
+    object: ObjectRef,
+    below: Option<(ObjectRef, Arc<Vec<u8>>)>,
+    depth: usize,
+    read: &mut Read,
+) -> Result<Option<Arc<Vec<u8>>>> {
+    let Some(body) = fetch(audit, object, read).await? else { return Ok(None) };
+    let audit = Arc::clone(audit);
+    let decoded = cpu::run(move || {
+        let mut plain = Vec::new();
+        let base =
+            below.as_ref().map(|(o, plain)| Base { name: o.name, depth: depth as u8, plain: &plain[..] });
+        decode(&audit, &object, &body, base, &mut plain)?;
+        Ok(Arc::new(plain))
+    });
+    match looked(decoded.await)? {
+        Ok(plain) => {
+            read.count(plain.len());
+            Ok(Some(plain))
+        }
+        Err(flaw) => {
+            read.flaws.push((object, (object.name, None), flaw));
+            Ok(None)
+        }
     }
+}
 
-    /// All that a restore checks, and the checksum, which a restore does not need where there is a key.
-    fn decode(
-        &self,
-        object: &ObjectRef,
-        body: &[u8],
-        base: Option<Base<'_>>,
-        plain: &mut Vec<u8>,
-    ) -> Result<()> {
-        self.project.content().open_object(object, body, base, plain)?;
-        self.project.scrub(&self.project.content().chunk_name(object.name), body)
-    }
+async fn fetch(audit: &Audit, object: ObjectRef, read: &mut Read) -> Result<Option<Bytes>> {
+    let name = audit.project.content().chunk_name(object.name);
+    let found = match audit.sane(&object) {
+        Ok(()) => audit.sized_object(&name, &object).await?,
+        Err(flaw) => Err(flaw),
+    };
+    Ok(found.map_err(|flaw| read.flaws.push((object, (object.name, None), flaw))).ok())
+}
+
+/// All that a restore checks, and the checksum, which a restore does not need where there is a key.
+fn decode(
+    audit: &Audit,
+    object: &ObjectRef,
+    body: &[u8],
+    base: Option<Base<'_>>,
+    plain: &mut Vec<u8>,
+) -> Result<()> {
+    audit.project.content().open_object(object, body, base, plain)?;
+    audit.project.scrub(&audit.project.content().chunk_name(object.name), body)
 }
 
 impl Read {

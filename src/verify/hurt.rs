@@ -14,48 +14,46 @@ use crate::verify::report::{Findings, Hurt, Problem, merge};
 /// Ranges that are listed over all damage; more are counted.
 const RANGES_MAX: usize = 200_000;
 
-impl Audit {
-    /// Finds for all damaged chunks and pages the snapshots and ranges that need them. Returns the ranges not listed.
-    pub(crate) async fn find_hurt(&self, subjects: &[Subject], findings: &mut Findings) -> Result<u64> {
-        let mut listed = 0;
-        let mut omitted = 0;
-        let mut pages = Pages::new(self, Manner::Often);
-        for subject in subjects {
-            self.cancel.check()?;
-            let mut hurts: HashMap<usize, Hurt> = HashMap::new();
-            let mut note = |at: usize, range: Range<u64>| {
-                let hurt = hurts.entry(at).or_insert_with(|| subject.hurt());
-                if listed >= RANGES_MAX {
-                    omitted += 1;
-                } else if merge(&mut hurt.ranges, range.into()) {
-                    listed += 1;
-                }
-            };
-            let geometry = subject.geometry;
-            let walked = pages
-                .snapshot(subject, findings, &mut |findings, visit| {
-                    let mut clean = true;
-                    for (at, range) in hurt_by(self, geometry, findings, visit)? {
-                        clean = false;
-                        note(at, range);
-                    }
-                    Ok(clean)
-                })
-                .await;
-            walked?;
-            // Forgotten meanwhile, and perhaps pruned: nobody misses it.
-            if hurts.is_empty() || self.is_forgotten(subject).await? {
-                continue;
+/// Finds for all damaged chunks and pages the snapshots and ranges that need them. Returns the ranges not listed.
+pub(crate) async fn find(audit: &Audit, subjects: &[Subject], findings: &mut Findings) -> Result<u64> {
+    let mut listed = 0;
+    let mut omitted = 0;
+    let mut pages = Pages::new(audit, Manner::Often);
+    for subject in subjects {
+        audit.cancel.check()?;
+        let mut hurts: HashMap<usize, Hurt> = HashMap::new();
+        let mut note = |at: usize, range: Range<u64>| {
+            let hurt = hurts.entry(at).or_insert_with(|| subject.hurt());
+            if listed >= RANGES_MAX {
+                omitted += 1;
+            } else if merge(&mut hurt.ranges, range.into()) {
+                listed += 1;
             }
-            for (at, hurt) in hurts {
-                if let Some(damage) = findings.damage.get_mut(at) {
-                    damage.hurts.push(hurt);
+        };
+        let geometry = subject.geometry;
+        let walked = pages
+            .snapshot(subject, findings, &mut |findings, visit| {
+                let mut clean = true;
+                for (at, range) in hurt_by(audit, geometry, findings, visit)? {
+                    clean = false;
+                    note(at, range);
                 }
+                Ok(clean)
+            })
+            .await;
+        walked?;
+        // Forgotten meanwhile, and perhaps pruned: nobody misses it.
+        if hurts.is_empty() || audit.is_forgotten(subject).await? {
+            continue;
+        }
+        for (at, hurt) in hurts {
+            if let Some(damage) = findings.damage.get_mut(at) {
+                damage.hurts.push(hurt);
             }
         }
-        drop_unneeded(findings);
-        Ok(omitted)
     }
+    drop_unneeded(findings);
+    Ok(omitted)
 }
 
 /// What is hurt by one page or by what it names, as places in the list of damage.

@@ -47,162 +47,158 @@ impl LogAudit {
     }
 }
 
-impl Audit {
-    /// Reads a volume's whole log.
-    pub(crate) async fn volume(&self, number: VolumeNumber, name: Arc<str>) -> Result<LogAudit> {
-        self.cancel.check()?;
-        let volume = VolumeInfo { number, name };
-        let mut out = LogAudit::default();
-        let log = self.volume_log(&volume, &mut out).await?;
-        for (sequence, why) in &log.unproven {
-            out.flaw(&self.project.slot(number, *sequence).forget_name(), Flaw::damaged(why.as_str()));
-        }
-        for stray in &log.strays {
-            let message = "it does not open, and no number leads to it";
-            out.flaw(&self.project.slot(number, *stray).open_name(), Flaw::damaged(message));
-        }
-        for (sequence, notes) in &log.notes {
-            let last = log.entries.get(sequence).map_or(0, |entry| entry.notes);
-            for k in notes.range(last.saturating_add(1)..) {
-                let name = ObjectName::Note(self.project.name().clone(), number, *sequence, *k);
-                out.flaw(&name, Flaw::damaged("no number leads to it"));
-            }
-        }
-        out.state.last = log.last();
-        let forgotten = log.entries.iter().filter(|(_, entry)| entry.forgotten);
-        out.state.forgotten = forgotten.map(|(sequence, _)| *sequence).collect();
-        let all = stream::iter(log.entries)
-            .map(|(sequence, entry)| {
-                let volume = &volume;
-                async move { self.sequence(volume, sequence, &entry).await }
-            })
-            .buffered(RECORDS_INFLIGHT_MAX);
-        tokio::pin!(all);
-        while let Some(one) = all.try_next().await? {
-            out.state.live.extend(one.state.live);
-            out.subjects.extend(one.subjects);
-            out.findings.extend(one.findings);
-            out.unfinished += one.unfinished;
-        }
-        Ok(out)
+/// Reads a volume's whole log.
+pub(crate) async fn read(audit: &Audit, number: VolumeNumber, name: Arc<str>) -> Result<LogAudit> {
+    audit.cancel.check()?;
+    let volume = VolumeInfo { number, name };
+    let mut out = LogAudit::default();
+    let log = volume_log(audit, &volume, &mut out).await?;
+    for (sequence, why) in &log.unproven {
+        out.flaw(&audit.project.slot(number, *sequence).forget_name(), Flaw::damaged(why.as_str()));
     }
-
-    async fn volume_log(&self, volume: &VolumeInfo, out: &mut LogAudit) -> Result<VolumeLog> {
-        let project = &self.project;
-        let name = |s| ObjectName::Open(project.name().clone(), volume.number, s);
-        let memory = &project.repository().memory;
-        let expected = memory.sequence(project.name(), volume.number);
-        let seen = memory.live(project.name(), volume.number);
-        let listed = project.log(volume.number).listed().await?;
-        let mut log = project.log(volume.number).rows_of(listed, expected).await?;
-        for gone in project.log(volume.number).missing_of(&seen, &mut log).await? {
-            let message = memory.went_back(gone.what).to_string();
-            out.flaw(&gone.object, Flaw { problem: Problem::WentBack, message });
-        }
-        let log = project.log(volume.number).confirm(log, Proof::Hidden).await?;
-        if log.last() < expected {
-            let error = memory.log_went_back(project.name(), volume.number, log.last(), expected);
-            out.flaw(&name(log.last()), Flaw { problem: Problem::WentBack, message: error.to_string() });
-        }
-        for sequence in log.gaps() {
-            let message = format!("{} exists, so this must", log.last());
-            out.flaw(&name(sequence), Flaw { problem: Problem::Gap, message });
-        }
-        Ok(log)
+    for stray in &log.strays {
+        let message = "it does not open, and no number leads to it";
+        out.flaw(&audit.project.slot(number, *stray).open_name(), Flaw::damaged(message));
     }
+    for (sequence, notes) in &log.notes {
+        let last = log.entries.get(sequence).map_or(0, |entry| entry.notes);
+        for k in notes.range(last.saturating_add(1)..) {
+            let name = ObjectName::Note(audit.project.name().clone(), number, *sequence, *k);
+            out.flaw(&name, Flaw::damaged("no number leads to it"));
+        }
+    }
+    out.state.last = log.last();
+    let forgotten = log.entries.iter().filter(|(_, entry)| entry.forgotten);
+    out.state.forgotten = forgotten.map(|(sequence, _)| *sequence).collect();
+    let all = stream::iter(log.entries)
+        .map(|(sequence, entry)| {
+            let volume = &volume;
+            async move { read_sequence(audit, volume, sequence, &entry).await }
+        })
+        .buffered(RECORDS_INFLIGHT_MAX);
+    tokio::pin!(all);
+    while let Some(one) = all.try_next().await? {
+        out.state.live.extend(one.state.live);
+        out.subjects.extend(one.subjects);
+        out.findings.extend(one.findings);
+        out.unfinished += one.unfinished;
+    }
+    Ok(out)
+}
 
-    /// All records of one sequence.
-    pub(crate) async fn sequence(
-        &self,
-        volume: &VolumeInfo,
-        sequence: Sequence,
-        entry: &LogEntry,
-    ) -> Result<LogAudit> {
-        let (p, n) = (self.project.name().clone(), volume.number);
-        let mut out = LogAudit::default();
-        let mut ids: Vec<(ObjectName, SnapshotId)> = Vec::new();
-        if entry.opened_unix_ms.is_some() {
-            let name = ObjectName::Open(p.clone(), n, sequence);
-            if let Some(open) = out.note(&name, self.record::<OpenRecord>(&name).await?) {
-                ids.push((name, open.snapshot_id));
-            }
+async fn volume_log(audit: &Audit, volume: &VolumeInfo, out: &mut LogAudit) -> Result<VolumeLog> {
+    let project = &audit.project;
+    let name = |s| ObjectName::Open(project.name().clone(), volume.number, s);
+    let memory = &project.repository().memory;
+    let expected = memory.sequence(project.name(), volume.number);
+    let seen = memory.live(project.name(), volume.number);
+    let listed = project.log(volume.number).listed().await?;
+    let mut log = project.log(volume.number).rows_of(listed, expected).await?;
+    for gone in project.log(volume.number).missing_of(&seen, &mut log).await? {
+        let message = memory.went_back(gone.what).to_string();
+        out.flaw(&gone.object, Flaw { problem: Problem::WentBack, message });
+    }
+    let log = project.log(volume.number).confirm(log, Proof::Hidden).await?;
+    if log.last() < expected {
+        let error = memory.log_went_back(project.name(), volume.number, log.last(), expected);
+        out.flaw(&name(log.last()), Flaw { problem: Problem::WentBack, message: error.to_string() });
+    }
+    for sequence in log.gaps() {
+        let message = format!("{} exists, so this must", log.last());
+        out.flaw(&name(sequence), Flaw { problem: Problem::Gap, message });
+    }
+    Ok(log)
+}
+
+/// All records of one sequence.
+pub(crate) async fn read_sequence(
+    audit: &Audit,
+    volume: &VolumeInfo,
+    sequence: Sequence,
+    entry: &LogEntry,
+) -> Result<LogAudit> {
+    let (p, n) = (audit.project.name().clone(), volume.number);
+    let mut out = LogAudit::default();
+    let mut ids: Vec<(ObjectName, SnapshotId)> = Vec::new();
+    if entry.opened_unix_ms.is_some() {
+        let name = ObjectName::Open(p.clone(), n, sequence);
+        if let Some(open) = out.note(&name, audit.record::<OpenRecord>(&name).await?) {
+            ids.push((name, open.snapshot_id));
         }
-        let name = ObjectName::End(p.clone(), n, sequence);
-        let end = self.record::<EndRecord>(&name).await?;
-        let mut forgotten = entry.forgotten;
-        if let Err(flaw) = &end
-            && flaw.problem == Problem::Missing
-            && entry.ended_unix_ms.is_some()
-        {
-            // Perhaps it was forgotten, and a prune removed its outcome, since the log was listed.
-            forgotten = forgotten || self.project.slot(n, sequence).is_forgotten().await?;
+    }
+    let name = ObjectName::End(p.clone(), n, sequence);
+    let end = audit.record::<EndRecord>(&name).await?;
+    let mut forgotten = entry.forgotten;
+    if let Err(flaw) = &end
+        && flaw.problem == Problem::Missing
+        && entry.ended_unix_ms.is_some()
+    {
+        // Perhaps it was forgotten, and a prune removed its outcome, since the log was listed.
+        forgotten = forgotten || audit.project.slot(n, sequence).is_forgotten().await?;
+    }
+    if forgotten {
+        let name = ObjectName::Forget(p.clone(), n, sequence);
+        if let Some(forget) = out.note(&name, audit.record::<ForgetRecord>(&name).await?) {
+            ids.push((name, forget.snapshot_id));
         }
-        if forgotten {
-            let name = ObjectName::Forget(p.clone(), n, sequence);
-            if let Some(forget) = out.note(&name, self.record::<ForgetRecord>(&name).await?) {
-                ids.push((name, forget.snapshot_id));
-            }
+    }
+    let mut newest = (0, false);
+    for k in 1..=entry.notes {
+        let name = ObjectName::Note(p.clone(), n, sequence, k);
+        match audit.record::<NoteRecord>(&name).await? {
+            Err(flaw) if flaw.problem == Problem::Missing && forgotten => {}
+            found => newest = out.note(&name, found).map_or(newest, |note| (k, note.protected)),
         }
-        let mut newest = (0, false);
-        for k in 1..=entry.notes {
-            let name = ObjectName::Note(p.clone(), n, sequence, k);
-            match self.record::<NoteRecord>(&name).await? {
-                Err(flaw) if flaw.problem == Problem::Missing && forgotten => {}
-                found => newest = out.note(&name, found).map_or(newest, |note| (k, note.protected)),
-            }
+    }
+    let end = match end {
+        Ok(end) => Some(end),
+        // Prune may have removed the outcome of what is forgotten.
+        Err(flaw) if flaw.problem == Problem::Missing && (forgotten || entry.ended_unix_ms.is_none()) => {
+            out.unfinished += u64::from(!forgotten);
+            forgotten = true;
+            None
         }
-        let end = match end {
-            Ok(end) => Some(end),
-            // Prune may have removed the outcome of what is forgotten.
-            Err(flaw) if flaw.problem == Problem::Missing && (forgotten || entry.ended_unix_ms.is_none()) => {
-                out.unfinished += u64::from(!forgotten);
-                forgotten = true;
-                None
-            }
-            Err(flaw) => {
-                let hurt = (!forgotten).then(|| whole(volume.name.to_string(), sequence));
-                out.findings.push((name.to_string(), flaw, hurt));
-                // It is told of already.
-                out.state.live.insert(sequence);
-                None
-            }
-        };
-        if let Some(end) = end {
-            ids.push((name.clone(), end.snapshot_id));
-            if let (false, Outcome::Committed(snapshot)) = (forgotten, end.outcome) {
-                out.state.live.insert(sequence);
-                match subject(self, volume, sequence, end.snapshot_id, &snapshot) {
-                    Ok(subject) => {
-                        self.recall(&subject, newest, &name, &mut out);
-                        out.subjects.push(subject);
-                    }
-                    Err(e) => {
-                        let hurt = Some(whole(volume.name.to_string(), sequence));
-                        out.findings.push((name.to_string(), Flaw::of(e)?, hurt));
-                    }
+        Err(flaw) => {
+            let hurt = (!forgotten).then(|| whole(volume.name.to_string(), sequence));
+            out.findings.push((name.to_string(), flaw, hurt));
+            // It is told of already.
+            out.state.live.insert(sequence);
+            None
+        }
+    };
+    if let Some(end) = end {
+        ids.push((name.clone(), end.snapshot_id));
+        if let (false, Outcome::Committed(snapshot)) = (forgotten, end.outcome) {
+            out.state.live.insert(sequence);
+            match subject(audit, volume, sequence, end.snapshot_id, &snapshot) {
+                Ok(subject) => {
+                    recall(audit, &subject, newest, &name, &mut out);
+                    out.subjects.push(subject);
+                }
+                Err(e) => {
+                    let hurt = Some(whole(volume.name.to_string(), sequence));
+                    out.findings.push((name.to_string(), Flaw::of(e)?, hurt));
                 }
             }
         }
-        if let Some((first, id)) = ids.first().cloned() {
-            for (name, other) in ids.iter().filter(|(_, other)| *other != id) {
-                out.flaw(name, Flaw::damaged(format!("it is of snapshot {other}, {first} of {id}")));
-            }
-        }
-        Ok(out)
     }
+    if let Some((first, id)) = ids.first().cloned() {
+        for (name, other) in ids.iter().filter(|(_, other)| *other != id) {
+            out.flaw(name, Flaw::damaged(format!("it is of snapshot {other}, {first} of {id}")));
+        }
+    }
+    Ok(out)
 }
 
-impl Audit {
-    /// Holds a live snapshot against what this host saw, and remembers it with its newest note.
-    fn recall(&self, subject: &Subject, newest: (u32, bool), name: &ObjectName, out: &mut LogAudit) {
-        let (project, memory) = (self.project.name(), &self.project.repository().memory);
-        let (volume, sequence, id) = (subject.volume, subject.sequence, subject.snapshot_id);
-        match memory.check_snapshot(project, volume, sequence, id) {
-            Err(e) => out.flaw(name, Flaw { problem: Problem::WentBack, message: e.to_string() }),
-            Ok(()) => {
-                let seen = SeenSnapshot::new(sequence, id).with_note(newest.0, newest.1);
-                memory.saw_snapshot(project, volume, seen);
-            }
+/// Holds a live snapshot against what this host saw, and remembers it with its newest note.
+fn recall(audit: &Audit, subject: &Subject, newest: (u32, bool), name: &ObjectName, out: &mut LogAudit) {
+    let (project, memory) = (audit.project.name(), &audit.project.repository().memory);
+    let (volume, sequence, id) = (subject.volume, subject.sequence, subject.snapshot_id);
+    match memory.check_snapshot(project, volume, sequence, id) {
+        Err(e) => out.flaw(name, Flaw { problem: Problem::WentBack, message: e.to_string() }),
+        Ok(()) => {
+            let seen = SeenSnapshot::new(sequence, id).with_note(newest.0, newest.1);
+            memory.saw_snapshot(project, volume, seen);
         }
     }
 }

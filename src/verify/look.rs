@@ -14,6 +14,7 @@ use crate::verify::pages::{Manner, Pages, Visit};
 use crate::verify::report::{ByteRange, Findings, Flaw, Hurt, VerifyReport};
 use crate::verify::slice::Slice;
 use crate::verify::wanted::Wanted;
+use crate::verify::{data, present};
 
 /// What is looked at, and how.
 pub(crate) struct Look<'a> {
@@ -102,13 +103,13 @@ impl Look<'_> {
         // Reading everything finds what is missing as well.
         if !options.read_data || options.slice.is_some() {
             audit.progress.phase("objects", None);
-            report.chunks += audit.find_objects(&wanted, (from, next), findings).await?;
+            report.chunks += present::look_for(audit, &wanted, (from, next), findings).await?;
         }
         if options.read_data {
             let bytes = wanted.full.iter().filter(|f| in_slice_id(options.slice, &f.object)).count() as u64
                 * u64::from(audit.project.chunk_size_bytes());
             audit.progress.phase("data", Some(bytes));
-            let (chunks, bytes) = audit.read_objects(wanted, options.slice, findings).await?;
+            let (chunks, bytes) = data::read_objects(audit, wanted, options.slice, findings).await?;
             report.chunks_read += chunks;
             report.read_bytes += bytes;
             report.chunks = report.chunks.max(report.chunks_read);

@@ -19,6 +19,7 @@ use crate::units::{ChunkId, Generation, Geometry, Sequence, SnapshotId, VolumeNu
 use crate::verify::audit::Audit;
 use crate::verify::logs::{Finding, LogAudit, VolumeInfo};
 use crate::verify::report::{Findings, Flaw, Hurt, Looked, Problem, looked};
+use crate::verify::{logs, roster};
 use crate::volume::{Identity, SnapshotPoint};
 
 /// Logs read at once.
@@ -97,21 +98,24 @@ impl Metadata {
     /// Reads all metadata of the project, and of the repository around it.
     async fn of_project(audit: &Audit, findings: &mut Findings) -> Result<Self> {
         let mut metadata = Self::default();
-        for (object, flaw, _) in audit.common().await? {
+        for (object, flaw, _) in common(audit).await? {
             findings.note(object, flaw)?;
         }
-        let said = audit.said(findings).await?;
-        let volumes = audit.volumes(findings).await?;
+        let said = roster::read(audit, findings).await?;
+        let volumes = volumes(audit, findings).await?;
         metadata.volumes = volumes.len() as u64;
         let mut states = BTreeMap::new();
-        let mut logs = stream::iter(volumes)
-            .map(|(number, name)| async move { Ok::<_, Error>((number, audit.volume(number, name).await?)) })
-            .buffered(LOGS_INFLIGHT_MAX);
+        let mut logs =
+            stream::iter(volumes)
+                .map(|(number, name)| async move {
+                    Ok::<_, Error>((number, logs::read(audit, number, name).await?))
+                })
+                .buffered(LOGS_INFLIGHT_MAX);
         while let Some((number, mut log)) = logs.try_next().await? {
             states.insert(number, std::mem::take(&mut log.state));
             metadata.take(log, findings)?;
         }
-        audit.check_said(&said, &states, &metadata.subjects, findings).await?;
+        roster::check(audit, &said, &states, &metadata.subjects, findings).await?;
         Ok(metadata)
     }
 
@@ -134,7 +138,7 @@ impl Metadata {
                 ended_unix_ms: Some(entry.committed_unix_ms),
                 ..LogEntry::default()
             };
-            let log = audit.sequence(&volume, entry.snapshot.sequence, &ended).await?;
+            let log = logs::read_sequence(audit, &volume, entry.snapshot.sequence, &ended).await?;
             let known = |s: &Subject| (s.volume, s.sequence) == (volume.number, entry.snapshot.sequence);
             if !metadata.subjects.iter().any(known) {
                 metadata.take(log, findings)?;
@@ -168,162 +172,158 @@ impl Metadata {
     }
 }
 
-impl Audit {
-    /// The repository and project records, the keys, and the prune rounds.
-    async fn common(&self) -> Result<Vec<Finding>> {
-        let project = self.project.name();
-        let store = &self.project.repository().store;
-        let mut names = vec![ObjectName::Repository, ObjectName::Project(project.clone())];
-        for prefix in [keys_prefix().to_owned(), gc_prefix(project), lost_prefix(project)] {
-            let listed = store.list(&prefix, None).await?;
-            names.extend(listed.iter().filter_map(|info| ObjectName::parse(&info.key)));
-        }
-        let looked = stream::iter(names).map(|name| async move {
-            let found = self.common_object(&name).await?;
-            Ok::<_, Error>(found.err().map(|flaw| (name.to_string(), flaw, None)))
-        });
-        looked.buffered(RECORDS_INFLIGHT_MAX).try_filter_map(|found| async { Ok(found) }).try_collect().await
+/// The repository and project records, the keys, and the prune rounds.
+async fn common(audit: &Audit) -> Result<Vec<Finding>> {
+    let project = audit.project.name();
+    let store = &audit.project.repository().store;
+    let mut names = vec![ObjectName::Repository, ObjectName::Project(project.clone())];
+    for prefix in [keys_prefix().to_owned(), gc_prefix(project), lost_prefix(project)] {
+        let listed = store.list(&prefix, None).await?;
+        names.extend(listed.iter().filter_map(|info| ObjectName::parse(&info.key)));
     }
+    let looked = stream::iter(names).map(|name| async move {
+        let found = common_object(audit, &name).await?;
+        Ok::<_, Error>(found.err().map(|flaw| (name.to_string(), flaw, None)))
+    });
+    looked.buffered(RECORDS_INFLIGHT_MAX).try_filter_map(|found| async { Ok(found) }).try_collect().await
+}
 
-    async fn common_object(&self, name: &ObjectName) -> Looked<()> {
-        match name {
-            ObjectName::Repository | ObjectName::Project(_) => {
-                // What they say was checked when the project was opened.
-                let max = name.object_type().object_len_bytes_max() as u64;
-                let found = self.object(name, max).await?;
-                match found {
-                    Ok(bytes) => looked(self.project.scrub(name, &bytes)),
-                    Err(flaw) => Ok(Err(flaw)),
-                }
+async fn common_object(audit: &Audit, name: &ObjectName) -> Looked<()> {
+    match name {
+        ObjectName::Repository | ObjectName::Project(_) => {
+            // What they say was checked when the project was opened.
+            let max = name.object_type().object_len_bytes_max() as u64;
+            let found = audit.object(name, max).await?;
+            match found {
+                Ok(bytes) => looked(audit.project.scrub(name, &bytes)),
+                Err(flaw) => Ok(Err(flaw)),
             }
-            ObjectName::Key { slot } => self.key(name, *slot).await,
-            ObjectName::GcBegin(..) => Ok(self.record::<BeginRecord>(name).await?.map(drop)),
-            ObjectName::GcSeal(..) => Ok(self.record::<SealRecord>(name).await?.map(drop)),
-            ObjectName::GcDone(..) => Ok(self.record::<DoneRecord>(name).await?.map(drop)),
-            // One whose names are mended, or needed by nobody, is removed.
-            ObjectName::Lost(..) => Ok(match self.record::<LostRecord>(name).await?.map(drop) {
-                Err(flaw) if flaw.problem == Problem::Missing => Ok(()),
-                found => found,
-            }),
-            // A prune removes the parts of rounds that are over.
-            ObjectName::GcPart(_, _, id) => Ok(match self.gc_part(name, *id).await? {
-                Err(flaw) if flaw.problem == Problem::Missing => Ok(()),
-                found => found,
-            }),
-            _ => Ok(Ok(())),
         }
+        ObjectName::Key { slot } => key(audit, name, *slot).await,
+        ObjectName::GcBegin(..) => Ok(audit.record::<BeginRecord>(name).await?.map(drop)),
+        ObjectName::GcSeal(..) => Ok(audit.record::<SealRecord>(name).await?.map(drop)),
+        ObjectName::GcDone(..) => Ok(audit.record::<DoneRecord>(name).await?.map(drop)),
+        // One whose names are mended, or needed by nobody, is removed.
+        ObjectName::Lost(..) => Ok(match audit.record::<LostRecord>(name).await?.map(drop) {
+            Err(flaw) if flaw.problem == Problem::Missing => Ok(()),
+            found => found,
+        }),
+        // A prune removes the parts of rounds that are over.
+        ObjectName::GcPart(_, _, id) => Ok(match gc_part(audit, name, *id).await? {
+            Err(flaw) if flaw.problem == Problem::Missing => Ok(()),
+            found => found,
+        }),
+        _ => Ok(Ok(())),
     }
+}
 
-    /// A key slot: it must be one that the repository's own key has made.
-    async fn key(&self, name: &ObjectName, slot: u64) -> Looked<()> {
-        let found = self.object(name, name.object_type().object_len_bytes_max() as u64).await?;
-        let bytes = match found {
-            Ok(bytes) => bytes,
-            Err(flaw) => return Ok(Err(flaw)),
-        };
-        let place = codec::Place { key: None, ..self.project.place(name) };
-        let opened = self.project.scrub(name, &bytes);
-        let opened = opened.and_then(|()| codec::open_record::<KeySlotRecord>(place, &bytes));
-        let made = opened.and_then(|record| self.project.repository().has_made(slot, &record));
-        let removed_by = format!("; `cuttle key remove {slot:016x}` removes it");
-        looked(made).map(|found| match found {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                Err(Flaw::damaged(format!("it was not made with this repository's key{removed_by}")))
+/// A key slot: it must be one that the repository's own key has made.
+async fn key(audit: &Audit, name: &ObjectName, slot: u64) -> Looked<()> {
+    let found = audit.object(name, name.object_type().object_len_bytes_max() as u64).await?;
+    let bytes = match found {
+        Ok(bytes) => bytes,
+        Err(flaw) => return Ok(Err(flaw)),
+    };
+    let place = codec::Place { key: None, ..audit.project.place(name) };
+    let opened = audit.project.scrub(name, &bytes);
+    let opened = opened.and_then(|()| codec::open_record::<KeySlotRecord>(place, &bytes));
+    let made = opened.and_then(|record| audit.project.repository().has_made(slot, &record));
+    let removed_by = format!("; `cuttle key remove {slot:016x}` removes it");
+    looked(made).map(|found| match found {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Flaw::damaged(format!("it was not made with this repository's key{removed_by}"))),
+        Err(flaw) => Err(Flaw { message: flaw.message + &removed_by, ..flaw }),
+    })
+}
+
+async fn gc_part(audit: &Audit, name: &ObjectName, id: ChunkId) -> Looked<()> {
+    let found = audit.object(name, name.object_type().object_len_bytes_max() as u64).await?;
+    let bytes = match found {
+        Ok(bytes) => bytes,
+        Err(flaw) => return Ok(Err(flaw)),
+    };
+    let (project, name) = (audit.project.clone(), name.clone());
+    looked(
+        cpu::run(move || {
+            project.scrub(&name, &bytes)?;
+            let mut plain = Vec::new();
+            codec::open(project.place(&name), &bytes, None, GC_PART_LEN_BYTES_MAX, &mut plain)?;
+            match project.identify_page(&plain) == id {
+                true => Ok(()),
+                false => Err(Error::corrupt("its content has another id")),
             }
-            Err(flaw) => Err(Flaw { message: flaw.message + &removed_by, ..flaw }),
         })
-    }
+        .await,
+    )
+}
 
-    async fn gc_part(&self, name: &ObjectName, id: ChunkId) -> Looked<()> {
-        let found = self.object(name, name.object_type().object_len_bytes_max() as u64).await?;
-        let bytes = match found {
-            Ok(bytes) => bytes,
-            Err(flaw) => return Ok(Err(flaw)),
-        };
-        let (project, name) = (self.project.clone(), name.clone());
-        looked(
-            cpu::run(move || {
-                project.scrub(&name, &bytes)?;
-                let mut plain = Vec::new();
-                codec::open(project.place(&name), &bytes, None, GC_PART_LEN_BYTES_MAX, &mut plain)?;
-                match project.identify_page(&plain) == id {
-                    true => Ok(()),
-                    false => Err(Error::corrupt("its content has another id")),
-                }
-            })
-            .await,
-        )
-    }
+/// Whether a volume has a log, whatever this host saw of it.
+async fn is_begun(audit: &Audit, number: VolumeNumber) -> Result<bool> {
+    let listed = audit.project.log(number).listed().await?;
+    Ok(audit.project.log(number).rows_of(listed, Sequence(0)).await?.last() > Sequence(0))
+}
 
-    /// Whether a volume has a log, whatever this host saw of it.
-    async fn is_begun(&self, number: VolumeNumber) -> Result<bool> {
-        let listed = self.project.log(number).listed().await?;
-        Ok(self.project.log(number).rows_of(listed, Sequence(0)).await?.last() > Sequence(0))
+/// The volumes by number, with their names; those whose entries are hurt too.
+async fn volumes(audit: &Audit, findings: &mut Findings) -> Result<Vec<(VolumeNumber, Arc<str>)>> {
+    let project = audit.project.name();
+    let catalog = audit.project.volumes().found().await?;
+    for stray in catalog.strays() {
+        let name = ObjectName::Volume(project.clone(), *stray);
+        findings.note(name.to_string(), Flaw::damaged("it does not open, and no number leads to it"))?;
     }
-
-    /// The volumes by number, with their names; those whose entries are hurt too.
-    async fn volumes(&self, findings: &mut Findings) -> Result<Vec<(VolumeNumber, Arc<str>)>> {
-        let project = self.project.name();
-        let catalog = self.project.volumes().found().await?;
-        for stray in catalog.strays() {
-            let name = ObjectName::Volume(project.clone(), *stray);
-            findings.note(name.to_string(), Flaw::damaged("it does not open, and no number leads to it"))?;
+    // A volume whose entry is gone may show by its log.
+    let mut highest = catalog.last();
+    for name in audit.project.repository().store.list_prefixes(&logs_prefix(project)).await? {
+        let number = name.parse().ok().map(VolumeNumber).filter(|n| *n > highest);
+        if let Some(number) = number
+            && is_begun(audit, number).await?
+        {
+            highest = number;
         }
-        // A volume whose entry is gone may show by its log.
-        let mut highest = catalog.last();
-        for name in self.project.repository().store.list_prefixes(&logs_prefix(project)).await? {
-            let number = name.parse().ok().map(VolumeNumber).filter(|n| *n > highest);
-            if let Some(number) = number
-                && self.is_begun(number).await?
-            {
-                highest = number;
-            }
+    }
+    // So does one that this host saw.
+    let seen = audit.project.repository().memory.catalog_end(project);
+    let mut volumes: Vec<(VolumeNumber, Arc<str>)> = Vec::new();
+    let mut missing = 0;
+    for n in 1..=highest.0.max(seen) {
+        let number = VolumeNumber(n);
+        let name = ObjectName::Volume(project.clone(), number);
+        let found = audit.record::<VolumeRecord>(&name).await?;
+        missing += u32::from(matches!(&found, Err(flaw) if flaw.problem == Problem::Missing));
+        if missing > VOLUMES_MISSING_MAX {
+            break;
         }
-        // So does one that this host saw.
-        let seen = self.project.repository().memory.catalog_end(project);
-        let mut volumes: Vec<(VolumeNumber, Arc<str>)> = Vec::new();
-        let mut missing = 0;
-        for n in 1..=highest.0.max(seen) {
-            let number = VolumeNumber(n);
-            let name = ObjectName::Volume(project.clone(), number);
-            let found = self.record::<VolumeRecord>(&name).await?;
-            missing += u32::from(matches!(&found, Err(flaw) if flaw.problem == Problem::Missing));
-            if missing > VOLUMES_MISSING_MAX {
-                break;
+        let flaw = match found {
+            Ok(record) if record.number != number => {
+                Flaw::damaged(format!("it says it is number {}", record.number))
             }
-            let flaw = match found {
-                Ok(record) if record.number != number => {
-                    Flaw::damaged(format!("it says it is number {}", record.number))
+            Ok(record) => match volumes.iter().find(|(_, name)| **name == *record.name) {
+                Some((first, _)) => {
+                    Flaw::damaged(format!("its name {:?} is that of volume {first} too", record.name))
                 }
-                Ok(record) => match volumes.iter().find(|(_, name)| **name == *record.name) {
-                    Some((first, _)) => {
-                        Flaw::damaged(format!("its name {:?} is that of volume {first} too", record.name))
-                    }
-                    None => {
-                        let memory = &self.project.repository().memory;
-                        let recalled = memory.saw_volumes(project, std::slice::from_ref(&record));
-                        volumes.push((number, record.name.into()));
-                        match recalled {
-                            Ok(()) => continue,
-                            Err(e) => {
-                                let flaw = Flaw { problem: Problem::WentBack, message: e.to_string() };
-                                findings.note(name.to_string(), flaw)?;
-                                continue;
-                            }
+                None => {
+                    let memory = &audit.project.repository().memory;
+                    let recalled = memory.saw_volumes(project, std::slice::from_ref(&record));
+                    volumes.push((number, record.name.into()));
+                    match recalled {
+                        Ok(()) => continue,
+                        Err(e) => {
+                            let flaw = Flaw { problem: Problem::WentBack, message: e.to_string() };
+                            findings.note(name.to_string(), flaw)?;
+                            continue;
                         }
                     }
-                },
-                Err(flaw) if flaw.problem == Problem::Missing && number > highest => {
-                    let error = self.project.repository().memory.catalog_went_back(project, n - 1);
-                    Flaw { problem: Problem::WentBack, message: error.to_string() }
                 }
-                Err(flaw) if flaw.problem == Problem::Missing => Flaw { problem: Problem::Gap, ..flaw },
-                Err(flaw) => flaw,
-            };
-            findings.note(name.to_string(), flaw)?;
-            volumes.push((number, format!("(volume {number})").into()));
-        }
-        Ok(volumes)
+            },
+            Err(flaw) if flaw.problem == Problem::Missing && number > highest => {
+                let error = audit.project.repository().memory.catalog_went_back(project, n - 1);
+                Flaw { problem: Problem::WentBack, message: error.to_string() }
+            }
+            Err(flaw) if flaw.problem == Problem::Missing => Flaw { problem: Problem::Gap, ..flaw },
+            Err(flaw) => flaw,
+        };
+        findings.note(name.to_string(), flaw)?;
+        volumes.push((number, format!("(volume {number})").into()));
     }
+    Ok(volumes)
 }

@@ -92,10 +92,10 @@ pub async fn run(
     look.run(&mut findings, &mut report).await?;
     if findings.has_content() {
         audit.progress.phase("damage", None);
-        report.ranges_omitted = audit.find_hurt(&metadata.subjects, &mut findings).await?;
+        report.ranges_omitted = hurt::find(&audit, &metadata.subjects, &mut findings).await?;
     }
     (report.damage, report.damage_omitted) = (findings.damage, findings.omitted);
-    audit.remember(&options, &mut report, None).await?;
+    recorded::remember(&audit, &options, &mut report, None).await?;
     report.ledger = project.repository().store.ledger() - before;
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)

@@ -60,64 +60,61 @@ impl Marks {
     }
 }
 
-impl Audit {
-    /// Looks for all objects of the table. Returns how many there are.
-    pub(crate) async fn find_objects(
-        &self,
-        wanted: &Wanted,
-        ids: (ChunkId, Option<ChunkId>),
-        findings: &mut Findings,
-    ) -> Result<u64> {
-        let mut marks = Marks::of(wanted);
-        if marks.objects.len() > HEADS_INSTEAD_MAX {
-            self.list(&mut marks, ids).await?;
-        }
-        let mut heads = stream::iter(marks.doubtful())
-            .map(|object| self.head(object))
-            .buffer_unordered(HEADS_INFLIGHT_MAX);
-        while let Some((object, flaw)) = heads.try_next().await? {
-            self.cancel.check()?;
-            if let Some(flaw) = flaw {
-                let name = self.project.content().chunk_name(object.name).to_string();
-                findings.chunk((object.name, None), name, flaw)?;
-            }
-        }
-        drop(heads);
-        Ok(marks.objects.len() as u64)
+/// Looks for all objects of the table. Returns how many there are.
+pub(crate) async fn look_for(
+    audit: &Audit,
+    wanted: &Wanted,
+    ids: (ChunkId, Option<ChunkId>),
+    findings: &mut Findings,
+) -> Result<u64> {
+    let mut marks = Marks::of(wanted);
+    if marks.objects.len() > HEADS_INSTEAD_MAX {
+        list(audit, &mut marks, ids).await?;
     }
+    let mut heads =
+        stream::iter(marks.doubtful()).map(|object| head(audit, object)).buffer_unordered(HEADS_INFLIGHT_MAX);
+    while let Some((object, flaw)) = heads.try_next().await? {
+        audit.cancel.check()?;
+        if let Some(flaw) = flaw {
+            let name = audit.project.content().chunk_name(object.name).to_string();
+            findings.chunk((object.name, None), name, flaw)?;
+        }
+    }
+    drop(heads);
+    Ok(marks.objects.len() as u64)
+}
 
-    async fn list(&self, marks: &mut Marks, (from, until): (ChunkId, Option<ChunkId>)) -> Result<()> {
-        let generations: BTreeSet<Generation> = marks.objects.iter().map(|o| o.name.generation).collect();
-        let last = until.map_or(0xff, |until| until.0[0]);
-        for generation in generations {
-            // One listing for all of a generation, unless this pass needs only a part of it.
-            let prefixes: Vec<Option<u8>> = match (from.0[0], last) {
-                (0, 0xff) => vec![None],
-                (first, last) => (first..=last).map(Some).collect(),
-            };
-            for first in prefixes {
-                self.cancel.check()?;
-                let prefix = chunks_prefix(self.project.name(), generation, first);
-                let store = &self.project.repository().store;
-                let mut listing = std::pin::pin!(store.list_stream(&prefix, None));
-                while let Some(info) = listing.try_next().await? {
-                    if let Some(ObjectName::Chunk(_, name)) = ObjectName::parse(&info.key) {
-                        marks.listed(name, info.size_bytes);
-                    }
+async fn list(audit: &Audit, marks: &mut Marks, (from, until): (ChunkId, Option<ChunkId>)) -> Result<()> {
+    let generations: BTreeSet<Generation> = marks.objects.iter().map(|o| o.name.generation).collect();
+    let last = until.map_or(0xff, |until| until.0[0]);
+    for generation in generations {
+        // One listing for all of a generation, unless this pass needs only a part of it.
+        let prefixes: Vec<Option<u8>> = match (from.0[0], last) {
+            (0, 0xff) => vec![None],
+            (first, last) => (first..=last).map(Some).collect(),
+        };
+        for first in prefixes {
+            audit.cancel.check()?;
+            let prefix = chunks_prefix(audit.project.name(), generation, first);
+            let store = &audit.project.repository().store;
+            let mut listing = std::pin::pin!(store.list_stream(&prefix, None));
+            while let Some(info) = listing.try_next().await? {
+                if let Some(ObjectName::Chunk(_, name)) = ObjectName::parse(&info.key) {
+                    marks.listed(name, info.size_bytes);
                 }
             }
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    async fn head(&self, object: ObjectRef) -> Result<(ObjectRef, Option<Flaw>)> {
-        let name = self.project.content().chunk_name(object.name).to_string();
-        let flaw = match looked(self.project.repository().store.head(&name).await)? {
-            Ok(Some(info)) if info.size_bytes == u64::from(object.sealed_len_bytes) => None,
-            Ok(Some(info)) => Some(wrong_size(info.size_bytes, &object)),
-            Ok(None) => Some(Flaw::missing()),
-            Err(flaw) => Some(flaw),
-        };
-        Ok((object, flaw))
-    }
+async fn head(audit: &Audit, object: ObjectRef) -> Result<(ObjectRef, Option<Flaw>)> {
+    let name = audit.project.content().chunk_name(object.name).to_string();
+    let flaw = match looked(audit.project.repository().store.head(&name).await)? {
+        Ok(Some(info)) if info.size_bytes == u64::from(object.sealed_len_bytes) => None,
+        Ok(Some(info)) => Some(wrong_size(info.size_bytes, &object)),
+        Ok(None) => Some(Flaw::missing()),
+        Err(flaw) => Some(flaw),
+    };
+    Ok((object, flaw))
 }

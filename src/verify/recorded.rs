@@ -11,51 +11,49 @@ use crate::verify::VerifyOptions;
 use crate::verify::audit::Audit;
 use crate::verify::report::VerifyReport;
 
-impl Audit {
-    /// Records what chunks and pages are hurt. A repair, which tells what it `mended`, also lets go of what is good. Who may
-    /// not write verifies all the same.
-    pub(crate) async fn remember(
-        &self,
-        options: &VerifyOptions,
-        report: &mut VerifyReport,
-        mended: Option<&[&str]>,
-    ) -> Result<()> {
-        match self.try_to_remember(options, report, mended).await {
-            Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::Internal) => Err(e),
-            Err(e) => {
-                self.progress.warn(&format!(
-                    "what was found lost could not be recorded, so that backups may go on building on it: {e}"
-                ));
-                Ok(())
-            }
-            Ok(()) => Ok(()),
+/// Records what chunks and pages are hurt. A repair, which tells what it `mended`, also lets go of what is good. Who may
+/// not write verifies all the same.
+pub(crate) async fn remember(
+    audit: &Audit,
+    options: &VerifyOptions,
+    report: &mut VerifyReport,
+    mended: Option<&[&str]>,
+) -> Result<()> {
+    match try_to_remember(audit, options, report, mended).await {
+        Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::Internal) => Err(e),
+        Err(e) => {
+            audit.progress.warn(&format!(
+                "what was found lost could not be recorded, so that backups may go on building on it: {e}"
+            ));
+            Ok(())
         }
+        Ok(()) => Ok(()),
     }
+}
 
-    async fn try_to_remember(
-        &self,
-        options: &VerifyOptions,
-        report: &mut VerifyReport,
-        mended: Option<&[&str]>,
-    ) -> Result<()> {
-        let hurt: Vec<LostName> = report.damage.iter().filter_map(|d| lost_name(&d.object)).collect();
-        let read_all = options.read_data && options.slice.is_none() && options.snapshots.is_empty();
-        let all_listed = report.damage_omitted == 0 && report.ranges_omitted == 0;
-        if hurt.is_empty() && mended.is_none() {
-            return Ok(());
-        }
-        let mut known = self.project.lost_records().read().await?;
-        if let Some(mended) = mended.filter(|_| !known.is_empty()) {
-            let hurt: HashSet<&LostName> = hurt.iter().collect();
-            let mended: HashSet<LostName> = mended.iter().filter_map(|object| lost_name(object)).collect();
-            // What was read and is not hurt is good, or nobody needs it.
-            let settled =
-                |name: &LostName| !hurt.contains(name) && (mended.contains(name) || read_all && all_listed);
-            self.project.lost_records().settle(&known, settled).await?;
-        }
-        report.recorded = self.project.lost_records().remember(&mut known, &hurt).await? as u64;
-        Ok(())
+async fn try_to_remember(
+    audit: &Audit,
+    options: &VerifyOptions,
+    report: &mut VerifyReport,
+    mended: Option<&[&str]>,
+) -> Result<()> {
+    let hurt: Vec<LostName> = report.damage.iter().filter_map(|d| lost_name(&d.object)).collect();
+    let read_all = options.read_data && options.slice.is_none() && options.snapshots.is_empty();
+    let all_listed = report.damage_omitted == 0 && report.ranges_omitted == 0;
+    if hurt.is_empty() && mended.is_none() {
+        return Ok(());
     }
+    let mut known = audit.project.lost_records().read().await?;
+    if let Some(mended) = mended.filter(|_| !known.is_empty()) {
+        let hurt: HashSet<&LostName> = hurt.iter().collect();
+        let mended: HashSet<LostName> = mended.iter().filter_map(|object| lost_name(object)).collect();
+        // What was read and is not hurt is good, or nobody needs it.
+        let settled =
+            |name: &LostName| !hurt.contains(name) && (mended.contains(name) || read_all && all_listed);
+        audit.project.lost_records().settle(&known, settled).await?;
+    }
+    report.recorded = audit.project.lost_records().remember(&mut known, &hurt).await? as u64;
+    Ok(())
 }
 
 /// The chunk or page that an object's name is of.

@@ -19,84 +19,82 @@ pub(crate) struct Said {
     newest: Generation,
 }
 
-impl Audit {
-    /// Reads the roster of the newest seal.
-    pub(crate) async fn said(&self, findings: &mut Findings) -> Result<Said> {
-        let mut said = Said { roster: Vec::new(), newest: Generation(u32::MAX) };
-        let rounds = match self.project.rounds().newest().await {
-            Ok(rounds) => rounds,
-            Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::Corrupt) => {
-                let name = self.project.rounds().begin_name(Generation(1));
-                let flaw = Flaw { problem: Problem::WentBack, message: e.to_string() };
-                findings.note(name.to_string(), flaw)?;
-                return Ok(said);
-            }
-            Err(e) => return Err(e),
-        };
-        said.newest = rounds.newest;
-        let last_seal = match rounds.stage {
-            Stage::Over { last_seal } => last_seal,
-            Stage::Begun(begin) => begin.last_seal,
-            Stage::Unreadable(_) => self.project.rounds().before(rounds.newest).await?.last_seal,
-        };
-        if last_seal == Generation(0) {
+/// Reads the roster of the newest seal.
+pub(crate) async fn read(audit: &Audit, findings: &mut Findings) -> Result<Said> {
+    let mut said = Said { roster: Vec::new(), newest: Generation(u32::MAX) };
+    let rounds = match audit.project.rounds().newest().await {
+        Ok(rounds) => rounds,
+        Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::Corrupt) => {
+            let name = audit.project.rounds().begin_name(Generation(1));
+            let flaw = Flaw { problem: Problem::WentBack, message: e.to_string() };
+            findings.note(name.to_string(), flaw)?;
             return Ok(said);
         }
-        match self.project.rounds().look_seal(last_seal).await? {
-            Found::Opens(seal) => said.roster = seal.roster,
-            // It is listed, and so was found damaged.
-            Found::Foreign(_) => {}
-            Found::Absent => {
-                let name = ObjectName::GcSeal(self.project.name().clone(), last_seal);
-                findings.note(name.to_string(), Flaw::missing())?;
-            }
-        }
-        Ok(said)
+        Err(e) => return Err(e),
+    };
+    said.newest = rounds.newest;
+    let last_seal = match rounds.stage {
+        Stage::Over { last_seal } => last_seal,
+        Stage::Begun(begin) => begin.last_seal,
+        Stage::Unreadable(_) => audit.project.rounds().before(rounds.newest).await?.last_seal,
+    };
+    if last_seal == Generation(0) {
+        return Ok(said);
     }
+    match audit.project.rounds().look_seal(last_seal).await? {
+        Found::Opens(seal) => said.roster = seal.roster,
+        // It is listed, and so was found damaged.
+        Found::Foreign(_) => {}
+        Found::Absent => {
+            let name = ObjectName::GcSeal(audit.project.name().clone(), last_seal);
+            findings.note(name.to_string(), Flaw::missing())?;
+        }
+    }
+    Ok(said)
+}
 
-    /// Holds what was said against what the logs show.
-    pub(crate) async fn check_said(
-        &self,
-        said: &Said,
-        volumes: &BTreeMap<VolumeNumber, VolumeState>,
-        subjects: &[Subject],
-        findings: &mut Findings,
-    ) -> Result<()> {
-        for lost in lost(&said.roster, volumes) {
-            let message = lost.to_string();
-            match lost {
-                Lost::Volume(volume) => {
-                    let name = ObjectName::Volume(self.project.name().clone(), volume);
-                    findings.note(name.to_string(), Flaw { problem: Problem::Missing, message })?;
+/// Holds what was said against what the logs show.
+pub(crate) async fn check(
+    audit: &Audit,
+    said: &Said,
+    volumes: &BTreeMap<VolumeNumber, VolumeState>,
+    subjects: &[Subject],
+    findings: &mut Findings,
+) -> Result<()> {
+    for lost in lost(&said.roster, volumes) {
+        let message = lost.to_string();
+        match lost {
+            Lost::Volume(volume) => {
+                let name = ObjectName::Volume(audit.project.name().clone(), volume);
+                findings.note(name.to_string(), Flaw { problem: Problem::Missing, message })?;
+            }
+            Lost::Log { volume, high_water, .. } => {
+                let name = audit.project.slot(volume, high_water).open_name();
+                findings.note(name.to_string(), Flaw { problem: Problem::Missing, message })?;
+            }
+            Lost::Snapshot(volume, sequence) => {
+                if audit.project.slot(volume, sequence).is_forgotten().await? {
+                    continue;
                 }
-                Lost::Log { volume, high_water, .. } => {
-                    let name = self.project.slot(volume, high_water).open_name();
-                    findings.note(name.to_string(), Flaw { problem: Problem::Missing, message })?;
-                }
-                Lost::Snapshot(volume, sequence) => {
-                    if self.project.slot(volume, sequence).is_forgotten().await? {
-                        continue;
-                    }
-                    let of = subjects.iter().find(|s| s.volume == volume).map(|s| s.volume_name.to_string());
-                    let hurt = whole(of.unwrap_or_else(|| format!("(volume {volume})")), sequence);
-                    let name = self.project.slot(volume, sequence).end_name();
-                    findings.snapshot(name.to_string(), Flaw { problem: Problem::Missing, message }, hurt)?;
-                }
+                let of = subjects.iter().find(|s| s.volume == volume).map(|s| s.volume_name.to_string());
+                let hurt = whole(of.unwrap_or_else(|| format!("(volume {volume})")), sequence);
+                let name = audit.project.slot(volume, sequence).end_name();
+                findings.snapshot(name.to_string(), Flaw { problem: Problem::Missing, message }, hurt)?;
             }
         }
-        // The row of rounds ends below what snapshots were made in: then rounds are gone.
-        let newest = subjects.iter().max_by_key(|s| s.generation).filter(|s| s.generation > said.newest);
-        if let Some(subject) = newest
-            // A prune may have begun one since.
-            && self.project.rounds().newest().await.is_ok_and(|rounds| rounds.newest < subject.generation)
-        {
-            let message = format!(
-                "{}@{} was made in this generation, and no round began it",
-                subject.volume_name, subject.sequence
-            );
-            let name = self.project.rounds().begin_name(subject.generation);
-            findings.note(name.to_string(), Flaw { problem: Problem::Missing, message })?;
-        }
-        Ok(())
     }
+    // The row of rounds ends below what snapshots were made in: then rounds are gone.
+    let newest = subjects.iter().max_by_key(|s| s.generation).filter(|s| s.generation > said.newest);
+    if let Some(subject) = newest
+        // A prune may have begun one since.
+        && audit.project.rounds().newest().await.is_ok_and(|rounds| rounds.newest < subject.generation)
+    {
+        let message = format!(
+            "{}@{} was made in this generation, and no round began it",
+            subject.volume_name, subject.sequence
+        );
+        let name = audit.project.rounds().begin_name(subject.generation);
+        findings.note(name.to_string(), Flaw { problem: Problem::Missing, message })?;
+    }
+    Ok(())
 }

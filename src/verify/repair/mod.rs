@@ -27,6 +27,7 @@ use crate::verify::repair::mend::{Attempt, Mender};
 use crate::verify::repair::sources::Finder;
 use crate::verify::repair::targets::{ChunkTarget, Targets};
 use crate::verify::report::{Damage, Findings, Problem, VerifyReport};
+use crate::verify::{hurt, recorded};
 
 pub use aside::{Aside, put_aside};
 pub use sources::{OpenOrigin, Source, Sources};
@@ -109,7 +110,7 @@ pub async fn run(
     }
     if !run.options.dry_run {
         let mended: Vec<&str> = report.mended.iter().map(|m| m.object.as_str()).collect();
-        run.audit.remember(&run.options.verify, &mut report.verify, Some(&mended)).await?;
+        recorded::remember(&run.audit, &run.options.verify, &mut report.verify, Some(&mended)).await?;
     }
     report.verify.ledger = project.repository().store.ledger() - before;
     report.verify.seconds = started.elapsed().as_secs_f64();
@@ -142,8 +143,8 @@ impl Run {
         let mut targets = Targets::default();
         if findings.has_content() {
             audit.progress.phase("damage", None);
-            targets = audit.targets(&self.metadata.subjects, &mut findings).await?;
-            report.verify.ranges_omitted = audit.find_hurt(&self.metadata.subjects, &mut findings).await?;
+            targets = targets::find(&audit, &self.metadata.subjects, &mut findings).await?;
+            report.verify.ranges_omitted = hurt::find(&audit, &self.metadata.subjects, &mut findings).await?;
         }
         (report.verify.damage, report.verify.damage_omitted) = (findings.damage, findings.omitted);
         targets.retain(&audit, &report.verify.damage.iter().map(|d| d.object.as_str()).collect());

@@ -44,59 +44,56 @@ pub(super) struct Targets {
     pub(super) pages: HashMap<ContentName, ObjectRef>,
 }
 
-impl Audit {
-    /// Finds what there is to know of each damaged object, by a walk over all pages.
-    pub(super) async fn targets(&self, subjects: &[Subject], findings: &mut Findings) -> Result<Targets> {
-        let mut targets = Targets::default();
-        let bad = |findings: &Findings, name: ContentName| findings.chunks.contains_key(&(name, None));
-        let ids: HashSet<ChunkId> =
-            findings.chunks.keys().filter(|(_, len)| len.is_none()).map(|(name, _)| name.id).collect();
-        let mut twins: HashMap<ChunkId, Vec<Vec<ObjectRef>>> = HashMap::new();
-        let mut pages = Pages::new(self, Manner::Often);
-        for subject in subjects {
-            self.cancel.check()?;
-            let geometry = subject.geometry;
-            let mut visitor = |findings: &mut Findings, visit: Visit<'_>| {
-                let mut clean = true;
-                match visit {
-                    Visit::Bad { object, .. } => drop(targets.pages.insert(object.name, object)),
-                    Visit::Leaf { first, page, generation } => {
-                        for (at, chunk) in page.refs.iter().enumerate() {
-                            // What no writer writes is not mended either.
-                            if insane(self, chunk, generation).is_some() {
-                                continue;
-                            }
-                            let index = ChunkIndex(first.0 + at as u64);
-                            let spot = Spot {
-                                volume: subject.volume,
-                                offset_bytes: geometry.offset_bytes(index),
-                                len_bytes: geometry.chunk_len_bytes(index),
-                            };
-                            for (depth, object) in chunk.objects().enumerate() {
-                                if bad(findings, object.name) {
-                                    clean = false;
-                                    targets.saw(chunk, depth, spot);
-                                } else if ids.contains(&object.name.id) {
-                                    let chain: Vec<ObjectRef> =
-                                        chunk.objects().skip(depth).copied().collect();
-                                    let known = twins.entry(object.name.id).or_default();
-                                    if known.len() < TWINS_MAX && !known.contains(&chain) {
-                                        known.push(chain);
-                                    }
+/// Finds what there is to know of each damaged object, by a walk over all pages.
+pub(super) async fn find(audit: &Audit, subjects: &[Subject], findings: &mut Findings) -> Result<Targets> {
+    let mut targets = Targets::default();
+    let bad = |findings: &Findings, name: ContentName| findings.chunks.contains_key(&(name, None));
+    let ids: HashSet<ChunkId> =
+        findings.chunks.keys().filter(|(_, len)| len.is_none()).map(|(name, _)| name.id).collect();
+    let mut twins: HashMap<ChunkId, Vec<Vec<ObjectRef>>> = HashMap::new();
+    let mut pages = Pages::new(audit, Manner::Often);
+    for subject in subjects {
+        audit.cancel.check()?;
+        let geometry = subject.geometry;
+        let mut visitor = |findings: &mut Findings, visit: Visit<'_>| {
+            let mut clean = true;
+            match visit {
+                Visit::Bad { object, .. } => drop(targets.pages.insert(object.name, object)),
+                Visit::Leaf { first, page, generation } => {
+                    for (at, chunk) in page.refs.iter().enumerate() {
+                        // What no writer writes is not mended either.
+                        if insane(audit, chunk, generation).is_some() {
+                            continue;
+                        }
+                        let index = ChunkIndex(first.0 + at as u64);
+                        let spot = Spot {
+                            volume: subject.volume,
+                            offset_bytes: geometry.offset_bytes(index),
+                            len_bytes: geometry.chunk_len_bytes(index),
+                        };
+                        for (depth, object) in chunk.objects().enumerate() {
+                            if bad(findings, object.name) {
+                                clean = false;
+                                targets.saw(chunk, depth, spot);
+                            } else if ids.contains(&object.name.id) {
+                                let chain: Vec<ObjectRef> = chunk.objects().skip(depth).copied().collect();
+                                let known = twins.entry(object.name.id).or_default();
+                                if known.len() < TWINS_MAX && !known.contains(&chain) {
+                                    known.push(chain);
                                 }
                             }
                         }
                     }
                 }
-                Ok(clean)
-            };
-            pages.snapshot(subject, findings, &mut visitor).await?;
-        }
-        for target in targets.chunks.values_mut() {
-            target.twins = twins.get(&target.object.name.id).cloned().unwrap_or_default();
-        }
-        Ok(targets)
+            }
+            Ok(clean)
+        };
+        pages.snapshot(subject, findings, &mut visitor).await?;
     }
+    for target in targets.chunks.values_mut() {
+        target.twins = twins.get(&target.object.name.id).cloned().unwrap_or_default();
+    }
+    Ok(targets)
 }
 
 impl Targets {

@@ -289,6 +289,41 @@ async fn whatever_this_host_opened_is_missed_by_every_look() {
     }
 }
 
+/// In a store that was set back to before a prune, what was forgotten lives again, and the logs lack nothing.
+#[tokio::test]
+async fn a_store_from_before_a_prune_is_missed_by_every_look() {
+    let world = World::incremental().await;
+    let round = world.round();
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = || connect(round.objects.clone(), remembering(folder.path()));
+    let project = open().await.expect("opened");
+    let yesterday = round.objects.fork();
+    let first = project.volumes().snapshot("pool/image@1").await.expect("found");
+    project.notes().forget(&(&first).into()).await.expect("forgotten");
+    let options = cuttle::prune::PruneOptions::default();
+    let (silent, never) = (Arc::new(cuttle::progress::Silent), cuttle::cancel::Cancel::never());
+    cuttle::prune::run(&project, options, silent, never).await.expect("pruned");
+    open()
+        .await
+        .expect("opened")
+        .volumes()
+        .snapshot("pool/image")
+        .await
+        .expect("all is as this host left it");
+    copy(&yesterday, &round.objects).await;
+    let project = open().await.expect("opened");
+    let looks = [
+        project.volumes().confirmed().await.map(drop),
+        project.volumes().snapshot("pool/image").await.map(drop),
+        round.backup_in(&project).await.map(drop),
+    ];
+    for look in looks {
+        let error = look.expect_err("it went back");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert!(error.message().contains("at generation 0, expected at least 1"), "{error}");
+    }
+}
+
 /// What stands in the place of a note and does not open says nothing; whoever saw the note does not take it for none. So with a
 /// volume in the middle of the catalog.
 #[tokio::test]
