@@ -458,7 +458,7 @@ async fn what_was_forgotten_meanwhile_is_not_missed() {
     look.run(&mut findings, &mut report).await.expect("looked");
     assert_eq!(findings.damage.len(), 1);
     forget(&bench, "v@1").await;
-    hurt::find_hurt(audit, &metadata.subjects, &mut findings).await.expect("looked");
+    hurt::find(&audit, &metadata.subjects, &mut findings).await.expect("looked");
     assert_eq!(findings.damage.len(), 0, "{:?}", findings.damage);
     assert!(verify(&bench, reading()).await.ok());
 }
