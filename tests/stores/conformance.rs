@@ -31,6 +31,10 @@ const AZURE: Pages = Pages { page_objects: Some(5000), delete_objects: 1, delete
 
 async fn suite(store: &Store, pages: Pages) {
     creates_race(store).await;
+    suite_without_races(store, pages).await;
+}
+
+async fn suite_without_races(store: &Store, pages: Pages) {
     reads(store).await;
     sizes_are_limited(store).await;
     lists(store).await;
@@ -287,7 +291,9 @@ async fn moto() {
     let s3 = S3::new(&endpoint, "any", "any");
     let bucket = fresh("conformance");
     s3.create_bucket(&bucket).await;
-    suite(&open(&s3.config(&bucket, "")), S3_PAGES).await;
+    // It looks whether an object is there and then puts it, on several threads (moto/s3/responses.py), and was seen to let two
+    // win a race. That is no S3: RGW answers for races.
+    suite_without_races(&open(&s3.config(&bucket, "")), S3_PAGES).await;
 }
 
 #[tokio::test]
