@@ -80,6 +80,8 @@ pub fn run(place: &Place, crowd: Crowd, time: Duration, seed: u64) {
             scope.spawn(move || soak.forgets(&format!("forgetter-{number}")));
         }
     });
+    // In a short run those beside the backups may have found all in use.
+    soak.prune("pruner-last");
     let done = soak.done.into_inner().expect("no panic");
     println!("{done:#?}");
     assert!(done.failures.is_empty(), "{}", done.failures.join("\n"));
@@ -130,20 +132,24 @@ impl Soak<'_> {
     }
 
     fn prunes(&self, host: &str) {
-        while self.goes_on() {
-            let begun = Instant::now();
-            let Some(lines) = self.run(host, &["prune"]) else { return };
-            let report = lines.last().expect("a summary");
-            let mut done = self.done.lock().expect("no panic");
-            done.prune_runs += 1;
-            done.longest_prune = done.longest_prune.max(begun.elapsed());
-            done.rounds_begun += count(&report["rounds_begun"]);
-            done.rounds_joined += count(&report["rounds_joined"]);
-            done.rounds_finished += count(&report["rounds_finished"]);
-            done.deleted_chunks += count(&report["deleted_chunks"]["objects"]);
-            done.deleted_pages += count(&report["deleted_pages"]["objects"]);
-            done.aborted += report["aborted"].as_array().map_or(0, Vec::len);
-        }
+        while self.goes_on() && self.prune(host) {}
+    }
+
+    /// False where it failed.
+    fn prune(&self, host: &str) -> bool {
+        let begun = Instant::now();
+        let Some(lines) = self.run(host, &["prune"]) else { return false };
+        let report = lines.last().expect("a summary");
+        let mut done = self.done.lock().expect("no panic");
+        done.prune_runs += 1;
+        done.longest_prune = done.longest_prune.max(begun.elapsed());
+        done.rounds_begun += count(&report["rounds_begun"]);
+        done.rounds_joined += count(&report["rounds_joined"]);
+        done.rounds_finished += count(&report["rounds_finished"]);
+        done.deleted_chunks += count(&report["deleted_chunks"]["objects"]);
+        done.deleted_pages += count(&report["deleted_pages"]["objects"]);
+        done.aborted += report["aborted"].as_array().map_or(0, Vec::len);
+        true
     }
 
     fn forgets(&self, host: &str) {
