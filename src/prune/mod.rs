@@ -107,6 +107,9 @@ struct Prune {
     known: Arc<Known>,
     /// The round that this run began last.
     begun: Option<Generation>,
+    /// The round whose seal this run carried out. In a full store its end may have to be tried again, and what is deleted once
+    /// more frees nothing.
+    carried_out: Option<Generation>,
     /// The store took nothing more: what is not needed is not written until something was deleted.
     scarce: bool,
     /// The round that this run ended last.
@@ -133,6 +136,7 @@ pub async fn run(
         marker: Marker::new(options.marks_max),
         known: Arc::default(),
         begun: None,
+        carried_out: None,
         scarce: false,
         ended: None,
         create_if_absent: None,

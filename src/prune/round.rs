@@ -145,14 +145,17 @@ impl Prune {
             }
             Decided::Never => return self.end_without_seal(&begun.begin).await,
         };
-        if self.remove(&seal).await? {
-            self.clean_up(&begun.begin, &seal, &roster).await?;
+        if self.carried_out != Some(round) {
+            let is_open = self.remove(&seal).await?;
             self.report.rounds_finished += 1;
-            self.creates_decide().await?;
-            return self.end(DoneRecord { generation: round, last_seal: round }).await;
+            if !is_open {
+                return Ok(Outcome::Done);
+            }
+            self.carried_out = Some(round);
         }
-        self.report.rounds_finished += 1;
-        Ok(Outcome::Done)
+        self.clean_up(&begun.begin, &seal, &roster).await?;
+        self.creates_decide().await?;
+        self.end(DoneRecord { generation: round, last_seal: round }).await
     }
 
     /// Comes to a seal that may be carried out.

@@ -11,10 +11,10 @@ use crate::support::gcs_fake::{GcsFake, Lie as Answers};
 use crate::support::repo::{
     CHUNK, MemoryVolume, back_up, environment, init_on, latest, options, read_back, secret,
 };
-use cuttle::cancel::Cancel;
+use cuttle::cancel::{self, Cancel, Canceller};
 use cuttle::error::Context;
 use cuttle::forget;
-use cuttle::progress::Silent;
+use cuttle::progress::{Progress, Silent, Step};
 use cuttle::prune::{self, PruneOptions};
 use cuttle::repo::{Project, Repository, default_project};
 use cuttle::store::{Limits, Store, StoreConfig};
@@ -131,16 +131,34 @@ struct World {
     volume: Arc<MemoryVolume>,
     /// By sequence; none where it was forgotten.
     expected: Vec<Option<Vec<u8>>>,
+    /// What a forgotten snapshot held. The round under way has decided to delete its chunks, and they are still there: whoever
+    /// does not see the round, or does not obey it, builds on them.
+    condemned: Vec<u8>,
     numbers: Numbers,
 }
 
+/// Stops a prune that has decided what it deletes.
+struct BeforeItDeletes(Canceller);
+
+impl Progress for BeforeItDeletes {
+    fn phase(&self, name: &str, _: Option<u64>) {
+        if name == "deleting" {
+            self.0.cancel();
+        }
+    }
+
+    fn step(&self, _: Step) {}
+
+    fn warn(&self, _: &str) {}
+}
+
 impl World {
-    /// A round is over, and something is there for the next one.
+    /// A round is over, and the next has decided what it deletes.
     async fn new(store: Store) -> Self {
         init_on(store.clone(), CHUNK, true).await;
         let mut numbers = Numbers::new(3);
         let volume = MemoryVolume::new(numbers.bytes(9 * C));
-        let mut world = Self { store, volume, expected: Vec::new(), numbers };
+        let mut world = Self { store, volume, expected: Vec::new(), condemned: Vec::new(), numbers };
         let project = connect(world.store.clone()).await.expect("opens");
         for _ in 0..2 {
             world.night(&project).await.expect("a backup");
@@ -150,13 +168,22 @@ impl World {
         for _ in 0..2 {
             world.night(&project).await.expect("a backup");
         }
+        world.condemned = world.expected[2].clone().expect("it is live");
         world.forget(&project, 2).await.expect("forgotten");
+        let (canceller, cancel) = cancel::pair();
+        let until = Arc::new(BeforeItDeletes(canceller));
+        let stopped = prune::run(&project, prune_options(), until, cancel).await.expect_err("it is stopped");
+        assert_eq!(stopped.kind(), ErrorKind::Interrupted, "{stopped}");
         world
     }
 
     async fn night(&mut self, project: &Project) -> Result<()> {
         let fresh = self.numbers.bytes(3 * C);
-        self.volume.edit(|content| content[2 * C..5 * C].copy_from_slice(&fresh));
+        self.night_of(project, &fresh).await
+    }
+
+    async fn night_of(&mut self, project: &Project, changed: &[u8]) -> Result<()> {
+        self.volume.edit(|content| content[2 * C..5 * C].copy_from_slice(changed));
         let report = back_up(project, &self.volume, &options(VOLUME)).await?;
         let sequence = report.sequence.expect("a sequence") as usize;
         self.expected.resize(self.expected.len().max(sequence + 1), None);
@@ -178,7 +205,10 @@ impl World {
     async fn run(&mut self, operation: Operation, project: Result<Project>) -> Result<()> {
         let project = project?;
         match operation {
-            Operation::Backup => self.night(&project).await,
+            Operation::Backup => {
+                let changed = self.condemned[2 * C..5 * C].to_vec();
+                self.night_of(&project, &changed).await
+            }
             Operation::Restore => {
                 let entry = project.volumes().snapshot(&format!("{VOLUME}@3")).await?;
                 let bytes = read_back(&project, &entry).await?;

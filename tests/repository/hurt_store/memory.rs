@@ -21,6 +21,12 @@ fn remembering(folder: &Path) -> Environment {
     Environment { memory_dir: Some(folder.into()), ..environment() }
 }
 
+async fn prune(project: &Project) -> Result<()> {
+    let options = cuttle::prune::PruneOptions::default();
+    let (silent, never) = (Arc::new(cuttle::progress::Silent), cuttle::cancel::Cancel::never());
+    cuttle::prune::run(project, options, silent, never).await.map(drop)
+}
+
 /// All objects of a store, put into another.
 async fn copy(from: &InMemory, to: &InMemory) {
     for name in names(to, "").await {
@@ -258,14 +264,7 @@ async fn whatever_this_host_opened_is_missed_by_every_look() {
             listed.await,
             project.volumes().snapshot("pool/image").await.map(drop),
             round.backup_in(&project).await.map(drop),
-            cuttle::prune::run(
-                &project,
-                cuttle::prune::PruneOptions::default(),
-                Arc::new(cuttle::progress::Silent),
-                cuttle::cancel::Cancel::never(),
-            )
-            .await
-            .map(drop),
+            prune(&project).await,
         ];
         for (at, look) in looks.into_iter().enumerate() {
             let error = look.expect_err(what);
@@ -300,9 +299,7 @@ async fn a_store_from_before_a_prune_is_missed_by_every_look() {
     let yesterday = round.objects.fork();
     let first = project.volumes().snapshot("pool/image@1").await.expect("found");
     project.notes().forget(&(&first).into()).await.expect("forgotten");
-    let options = cuttle::prune::PruneOptions::default();
-    let (silent, never) = (Arc::new(cuttle::progress::Silent), cuttle::cancel::Cancel::never());
-    cuttle::prune::run(&project, options, silent, never).await.expect("pruned");
+    prune(&project).await.expect("pruned");
     open()
         .await
         .expect("opened")
@@ -380,9 +377,7 @@ async fn what_is_lawful_is_no_rollback() {
         let one = other.volumes().snapshot(spec).await.expect("found");
         other.notes().forget(&(&one).into()).await.expect("forgotten");
     }
-    let options = cuttle::prune::PruneOptions::default();
-    let (silent, never) = (Arc::new(cuttle::progress::Silent), cuttle::cancel::Cancel::never());
-    cuttle::prune::run(&other, options, silent, never).await.expect("pruned");
+    prune(&other).await.expect("pruned");
     let ends = names(&*round.objects, "projects/default/log/0000000002/").await;
     assert!(!ends.iter().any(|n| n.ends_with("0000000003.end")), "cleaned up: {ends:?}");
     look(&[2]).await;

@@ -1,6 +1,7 @@
 //! Stores that take nothing more, for their size or for the number of objects: what is forgotten can be, and is deleted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cuttle::ErrorKind;
 use cuttle::cancel::Cancel;
@@ -68,8 +69,8 @@ async fn a_store_that_is_full_at_any_request_is_pruned_all_the_same() {
     }
 }
 
-#[tokio::test]
-async fn what_an_earlier_seal_lets_go_of_needs_no_room() {
+/// A round that has decided what it deletes, and could not.
+async fn sealed_world() -> World {
     let world = world().await;
     no_reserve(&world).await;
     let faults = world.faults();
@@ -77,6 +78,28 @@ async fn what_an_earlier_seal_lets_go_of_needs_no_room() {
     faults
         .fail_always_for(|op| op.kind == OpKind::Delete && op.key.contains("/chunks/"), Fault::TimeoutBefore);
     prune_on(&project, world.options()).await.expect_err("nothing can be deleted");
+    world
+}
+
+/// Whoever else writes there takes the room as it comes; and to delete a thing once more frees nothing.
+#[tokio::test]
+async fn where_all_that_is_freed_is_taken_by_others_it_ends() {
+    let world = sealed_world().await;
+    let faults = world.faults();
+    let project = project_on(&faults).await;
+    faults.fail_always_for(|op| matches!(op.kind, OpKind::Create | OpKind::Put), Fault::Status(507));
+    let pruned = tokio::time::timeout(Duration::from_secs(30), prune_on(&project, world.options())).await;
+    let error = pruned.expect("it ends").expect_err("its end cannot be written");
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    assert!(error.help_text().is_some_and(|help| !help.contains("freed so far: 0 bytes")), "{error:?}");
+    world.check("full").await;
+    world.prune().await;
+    world.check_tidy("room").await;
+}
+
+#[tokio::test]
+async fn what_an_earlier_seal_lets_go_of_needs_no_room() {
+    let world = sealed_world().await;
     let faults = world.faults();
     let project = project_on(&faults).await;
     faults.full_after(0);
