@@ -6,7 +6,7 @@ use cuttle::format::CLOSURE_LEN_MAX;
 use cuttle::repo::{
     AtPlace, DELTA_DEPTH_MAX_DEFAULT, InitOptions, Repository, default_project, read_repository,
 };
-use cuttle::store::{Ledger, Store};
+use cuttle::store::{Ledger, Reader, Store};
 use cuttle::units::{CHUNK_SIZE_BYTES_DEFAULT, hex};
 use cuttle::{Error, ErrorKind, Result};
 
@@ -82,12 +82,12 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         (source, false) => Some(tokio::task::block_in_place(|| source.get_new())?),
     };
     let repository = Repository::init(store, environment, &options, unlock.as_ref()).await?;
-    keep_room(context, &repository.project(&default_project()).await?).await;
+    keep_room(context, &repository.writer(&default_project()).await?).await;
     tell(context, &repository)?;
     Ok(Exit::Success)
 }
 
-async fn refuse_another(store: &Store, at: &AtPlace) -> Result<()> {
+async fn refuse_another(store: &Reader, at: &AtPlace) -> Result<()> {
     match read_repository(store).await {
         Err(e) if e.kind() == ErrorKind::NoRepository => at.refuse_new(),
         Err(e) => Err(e),

@@ -36,7 +36,7 @@ impl Prune {
             .await?;
         let mut names: Vec<ObjectName> = names.into_iter().flatten().collect();
         names.extend(self.superfluous_parts(begin, seal).await?);
-        let store = &self.project.repository().store;
+        let store = &self.project.store();
         for some in names.chunks(DELETES_MAX) {
             self.cancel.check()?;
             let keys: Vec<String> = some.iter().map(ObjectName::to_string).collect();
@@ -97,7 +97,7 @@ impl Prune {
         let parts = begin.condemned.iter().chain(&seal.live_index).chain(&seal.deleted);
         let named: HashSet<ChunkId> = parts.map(|part| part.id).collect();
         let prefix = parts_prefix(self.project.name(), None);
-        let listed = self.project.repository().store.list(&prefix, None).await?;
+        let listed = self.project.repository().store().list(&prefix, None).await?;
         let superfluous = |name: &ObjectName| match name {
             ObjectName::GcPart(_, generation, id) => {
                 *generation < round || (*generation == round && !named.contains(id))

@@ -99,7 +99,7 @@ impl Prune {
 
     async fn is_lost(&self, name: LostName) -> Result<Option<LostName>> {
         let key = self.content_name(name).to_string();
-        let found = self.project.repository().store.head(&key).await?;
+        let found = self.project.repository().store().head(&key).await?;
         Ok::<_, Error>(found.is_none().then_some(name))
     }
 

@@ -38,7 +38,7 @@ use crate::progress::Progress;
 use crate::prune::mark::Marker;
 use crate::prune::round::{Begun, Start};
 use crate::prune::survey::Known;
-use crate::repo::Project;
+use crate::repo::Keeper;
 use crate::repo::rounds::Stage;
 use crate::units::{Generation, Sequence, VolumeNumber};
 
@@ -98,7 +98,7 @@ impl Default for PruneOptions {
 
 /// A prune under way.
 struct Prune {
-    project: Project,
+    project: Keeper,
     options: PruneOptions,
     progress: Arc<dyn Progress>,
     cancel: Cancel,
@@ -125,12 +125,12 @@ struct Prune {
 /// `Corrupt` when a manifest, a log or a round is damaged or shrank: nothing is deleted then, and a round that was begun
 /// stays open. `Interrupted` when cancelled. Whatever ends it, the next prune goes on from there.
 pub async fn run(
-    project: &Project,
+    project: &Keeper,
     options: PruneOptions,
     progress: Arc<dyn Progress>,
     cancel: Cancel,
 ) -> Result<PruneReport> {
-    let (started, before) = (Instant::now(), project.repository().store.ledger());
+    let (started, before) = (Instant::now(), project.repository().store().ledger());
     let mut prune = Prune {
         project: project.clone(),
         marker: Marker::new(options.marks_max),
@@ -160,7 +160,7 @@ pub async fn run(
     }
     let mut report = prune.report;
     (report.pages, report.marks) = (prune.marker.pages, prune.marker.marks_most as u64);
-    report.ledger = project.repository().store.ledger() - before;
+    report.ledger = project.repository().store().ledger() - before;
     report.seconds = started.elapsed().as_secs_f64();
     project.repository().memory.flush();
     Ok(report)

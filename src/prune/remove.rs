@@ -69,7 +69,7 @@ impl Prune {
             |entry: &TableEntry| ObjectName::content(self.project.name(), entry.kind, entry.object.name);
         let names: Vec<ObjectName> = entries.iter().map(content).collect();
         let keys: Vec<String> = names.iter().map(ObjectName::to_string).collect();
-        let done = repository.store.delete_all_unless_refused(&keys).await?;
+        let done = self.project.store().delete_all_unless_refused(&keys).await?;
         names.iter().for_each(|name| repository.cache.remove(name));
         Ok(done)
     }

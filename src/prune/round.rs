@@ -297,7 +297,7 @@ impl Prune {
     /// next probe tells.
     async fn probe(&self) -> Result<bool> {
         for _ in 0..PROBES_MAX {
-            if self.project.repository().store.probe_create_if_absent(PROBE_PREFIX).await? {
+            if self.project.store().probe_create_if_absent(PROBE_PREFIX).await? {
                 return Ok(true);
             }
         }

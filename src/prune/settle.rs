@@ -115,7 +115,7 @@ impl Prune {
     async fn still_pending(&mut self, pending: Vec<Pending>) -> Result<Vec<Pending>> {
         // Read before the signs of life: one that comes in between counts.
         let now_unix_ms = match self.creates_decide().await? {
-            true => Some(self.project.repository().store.now_unix_ms(PROBE_PREFIX).await?),
+            true => Some(self.project.store().now_unix_ms(PROBE_PREFIX).await?),
             false => None,
         };
         let mut rest = Vec::new();
@@ -174,7 +174,7 @@ impl Prune {
                 Found::Foreign(_) => foreign += 1,
                 Found::Opens(()) => {
                     let name = self.project.slot(session.volume.number, session.sequence).alive_name(next);
-                    let info = self.project.repository().store.head(&name.to_string()).await?;
+                    let info = self.project.repository().store().head(&name.to_string()).await?;
                     session.alive = next;
                     let at_unix_ms = info.map(|info| info.modified_unix_ms);
                     session.signs.alive_unix_ms = session.signs.alive_unix_ms.max(at_unix_ms);

@@ -7,7 +7,7 @@ use crate::store::{Deleted, ObjectInfo, Staged};
 impl Prune {
     /// Deletes leftovers that are older than the lease, by the store's time. Younger ones may be in use.
     pub(super) async fn sweep(&mut self) -> Result<()> {
-        let store = &self.project.repository().store;
+        let store = &self.project.store();
         let probes: Vec<ObjectInfo> = store.list(PROBE_PREFIX, None).await?;
         let staged: Vec<Staged> = store.staged().await?;
         if probes.is_empty() && staged.is_empty() {
