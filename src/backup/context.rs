@@ -23,7 +23,7 @@ pub(super) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub fn new(
+    pub(super) fn new(
         project: &'a Writer,
         options: &'a BackupOptions,
         progress: Arc<dyn Progress>,
@@ -42,17 +42,17 @@ impl<'a> Context<'a> {
     }
 
     /// Tells the operator now, and once more in the report.
-    pub fn note(&self, note: String) {
+    pub(super) fn note(&self, note: String) {
         self.progress.warn(&note);
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
     }
 
-    pub fn notes<'n>(&self, notes: impl IntoIterator<Item = &'n String>) {
+    pub(super) fn notes<'n>(&self, notes: impl IntoIterator<Item = &'n String>) {
         notes.into_iter().for_each(|note| self.note(note.clone()));
     }
 
     /// What was told since the last call.
-    pub fn take_notes(&self) -> Vec<String> {
+    pub(super) fn take_notes(&self) -> Vec<String> {
         std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

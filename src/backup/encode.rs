@@ -47,7 +47,7 @@ pub(super) struct NewChunk {
 
 impl NewChunk {
     /// Its ref, once the object is durable.
-    pub fn chunk_ref(chain: Option<&Chain>, object: ObjectRef) -> PageRef {
+    pub(super) fn chunk_ref(chain: Option<&Chain>, object: ObjectRef) -> PageRef {
         chain.map_or_else(|| PageRef::full(object), |chain| chain.extended_by(object))
     }
 }
@@ -80,7 +80,7 @@ pub(super) struct Encoder {
 
 impl Encoder {
     /// One that learned what there is, where there may well be more than the parent shows.
-    pub async fn new(cx: &Context<'_>, ground: &Ground) -> Result<Arc<Self>> {
+    pub(super) async fn new(cx: &Context<'_>, ground: &Ground) -> Result<Arc<Self>> {
         let encoder = Self {
             project: Project::clone(cx.project),
             generation: ground.generation,
@@ -96,7 +96,7 @@ impl Encoder {
     }
 
     /// `before` is `None` where nothing is known of the place, or what is there may not be referenced.
-    pub fn encode(&self, plain: &[u8], before: Option<&Before>) -> Result<Encoded> {
+    pub(super) fn encode(&self, plain: &[u8], before: Option<&Before>) -> Result<Encoded> {
         match self.look(plain, before) {
             Found::Settled(encoded) => Ok(encoded),
             Found::New(id) => self.full(id, plain).map(Encoded::New),
@@ -104,7 +104,7 @@ impl Encoder {
     }
 
     /// As [`encode`](Self::encode), without encoding what is new.
-    pub fn look(&self, plain: &[u8], before: Option<&Before>) -> Found {
+    pub(super) fn look(&self, plain: &[u8], before: Option<&Before>) -> Found {
         if codec::is_zero(plain) {
             let same = before.is_some_and(|b| b.stands && b.chunk.is_zero());
             return Found::Settled(if same { Encoded::Same } else { Encoded::Zero });
@@ -121,7 +121,7 @@ impl Encoder {
     }
 
     /// Encodes a chunk as an object that needs no other.
-    pub fn full(&self, id: ChunkId, plain: &[u8]) -> Result<NewChunk> {
+    pub(super) fn full(&self, id: ChunkId, plain: &[u8]) -> Result<NewChunk> {
         let own = ContentName { generation: self.generation, id, variant: 0 };
         // What stood there is lost: whatever stands there now is not built upon, and older manifests know its size.
         let variant = match self.forbidden.name(ContentKind::Chunk, own) {

@@ -21,7 +21,7 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    pub async fn of(input: &Input) -> Result<Self> {
+    pub(super) async fn of(input: &Input) -> Result<Self> {
         let (identity, moved_from) = match input {
             Input::Volume(volume) => {
                 let volume = Arc::clone(volume);
@@ -33,7 +33,7 @@ impl Origin {
     }
 
     /// Whether half a copy of it may look like a volume: an image gets smaller when somebody says so.
-    pub fn is_file(&self) -> bool {
+    pub(super) fn is_file(&self) -> bool {
         matches!(self.identity, Identity::File { .. })
     }
 }

@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::units::{Content, Extent};
 
 /// Longest read ("Size constraints": what clients expect to be able to ask for).
-pub const READ_LEN_BYTES_MAX: u32 = 32 << 20;
+pub(super) const READ_LEN_BYTES_MAX: u32 = 32 << 20;
 /// Requests of one connection that are worked on at once; more wait in the socket.
 const REQUESTS_INFLIGHT_MAX: usize = 64;
 /// Data is read and sent in pieces of this, aligned to it.
@@ -40,7 +40,7 @@ struct Session<W> {
 }
 
 /// Answers requests until the client says goodbye, or does what it must not, or the server ends.
-pub async fn transmit<R, W>(
+pub(super) async fn transmit<R, W>(
     reader: &mut R,
     output: &Arc<Output<W>>,
     agreed: Agreed,
