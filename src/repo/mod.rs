@@ -62,6 +62,8 @@ pub struct Environment {
     pub cache_dir: Option<PathBuf>,
     /// Where is remembered what repositories looked like last time.
     pub memory_dir: Option<PathBuf>,
+    /// Whether what is seen is remembered there. Otherwise what is remembered is only read.
+    pub remembers: bool,
     /// The store is believed as it is now, whatever is remembered of the repository at its place.
     pub trust_store: bool,
 }
@@ -126,15 +128,9 @@ impl Repository {
         options: &InitOptions,
         unlock: Option<&Unlock>,
     ) -> Result<Arc<Self>> {
-        check_chunk_size(options.chunk_size_bytes)?;
         let name = ObjectName::Repository;
-        if store.head(&name.to_string()).await?.is_some() {
-            return Err(already_there(&store));
-        }
         // Before anything is written.
-        let at = AtPlace::read(&environment, store.place())?;
-        at.refuse_new()?;
-        remains::refuse_repository(&store).await?;
+        let at = Self::check_init(&store, &environment, options).await?;
         let create_if_absent = store.probe_create_if_absent("probe").await?;
         if !create_if_absent {
             store.without_create_if_absent();
@@ -180,6 +176,22 @@ impl Repository {
         repository.remember();
         repository.create_project(&default_project()).await?;
         Ok(repository)
+    }
+
+    /// Refuses what [`init`](Self::init) would before it writes anything; changes nothing. What this host knows of the place.
+    pub async fn check_init(
+        store: &Store,
+        environment: &Environment,
+        options: &InitOptions,
+    ) -> Result<AtPlace> {
+        check_chunk_size(options.chunk_size_bytes)?;
+        if store.head(&ObjectName::Repository.to_string()).await?.is_some() {
+            return Err(already_there(store));
+        }
+        let at = AtPlace::read(environment, store.place())?;
+        at.refuse_new()?;
+        remains::refuse_repository(store).await?;
+        Ok(at)
     }
 
     /// Opens a repository, encrypted or not. Wrong secrets, an unknown version, and a repository that went back in time are
@@ -258,6 +270,11 @@ impl Repository {
         Project::create(self, name).await
     }
 
+    /// Refuses what [`create_project`](Self::create_project) would; changes nothing.
+    pub async fn check_new_project(&self, name: &ProjectName) -> Result<()> {
+        remains::refuse_project(self, name).await
+    }
+
     pub async fn project(self: &Arc<Self>, name: &ProjectName) -> Result<Project> {
         Project::open(self, name).await
     }
@@ -280,22 +297,27 @@ impl Repository {
     /// Adds a way to open the repository; returns the slot's name.
     ///
     /// # Errors
-    /// `Conflict` where the secret opens the repository already: who then removes the older slot would believe it out of use.
+    /// `Conflict` where the secret opens the repository already.
     pub async fn add_key(&self, unlock: &Unlock, label: &str) -> Result<u64> {
         let master = self.master_key()?;
         let around = self.around_keys();
-        if let Some(slot) = keys::opened_by(around, master, unlock).await? {
-            return Err(Error::conflict(format!(
-                "this secret opens the repository already: it is key {slot:016x}"
-            ))
-            .help("choose another one; `cuttle key list` shows those there are"));
-        }
+        keys::refuse_known(around, master, unlock).await?;
         keys::put_slot(around, master, unlock, &self.environment, label).await
     }
 
     /// Removes a slot, but never the last one that counts.
     pub async fn remove_key(&self, slot: u64) -> Result<()> {
         keys::remove(self.around_keys(), self.master_key()?, slot).await
+    }
+
+    /// Refuses what [`add_key`](Self::add_key) would; changes nothing.
+    pub async fn check_new_key(&self, unlock: &Unlock) -> Result<()> {
+        keys::refuse_known(self.around_keys(), self.master_key()?, unlock).await
+    }
+
+    /// Refuses what [`remove_key`](Self::remove_key) would; changes nothing.
+    pub async fn check_key_removal(&self, slot: u64) -> Result<()> {
+        keys::check_removal(self.around_keys(), self.master_key()?, slot).await
     }
 
     pub(crate) fn master(&self) -> Option<&MasterKey> {
