@@ -26,7 +26,7 @@ use cuttle::format::record::{BackupStats, EndRecord, OpenRecord, Outcome, Snapsh
 use cuttle::keys::Unlock;
 use cuttle::progress::Silent;
 use cuttle::prune::{self, PruneOptions};
-use cuttle::repo::{Environment, InitOptions, PROGRAM, Project, Repository, default_project};
+use cuttle::repo::{Environment, InitOptions, Keeper, PROGRAM, Repository, default_project};
 use cuttle::store::{Store, StoreConfig};
 use cuttle::units::{Generation, Sequence, SnapshotId, VolumeNumber};
 use cuttle::volume::Identity;
@@ -143,10 +143,10 @@ fn store(dir: &Path) -> Done<Store> {
     Ok(Store::open(&StoreConfig { url: dir.display().to_string(), options, ..StoreConfig::default() })?)
 }
 
-async fn open(dir: &Path) -> Done<Project> {
+async fn open(dir: &Path) -> Done<Keeper> {
     let mut ask = || -> cuttle::error::Result<Unlock> { Err(cuttle::Error::internal("it is not encrypted")) };
     let repository = Repository::open(store(dir)?, environment(), &mut ask).await?;
-    Ok(repository.project(&default_project()).await?)
+    Ok(repository.keeper(&default_project()).await?)
 }
 
 async fn make(dir: &Path, size: Size) -> Done<ByHand> {

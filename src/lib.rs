@@ -60,7 +60,9 @@
 //!
 //! # What each operation does to what is stored
 //!
-//! creates: only where nothing is. reads: gets or lists. replaces: puts over what is there. deletes: removes.
+//! creates: only where nothing is. reads: gets or lists. replaces: puts over what is there. deletes: removes. The types say it too: who
+//! reads is handed a `Project`, `backup` and `verify` a `Writer`, `forget`, `tag`, `protect`, `prune` and the repair a `Keeper`, keys and new projects
+//! take the `Admin` ([`repo::roles`]). None can be made from a lesser one.
 //!
 //! | operation | repository, keys | catalog | log | chunks, pages | `gc/` | `lost/` | `reserve/` | `quarantine/` |
 //! |---|---|---|---|---|---|---|---|---|
@@ -71,7 +73,7 @@
 //! | `backup` | reads | creates | creates | creates | reads | creates | deletes when full | – |
 //! | `snapshots` | reads | reads | reads | – | – | – | – | – |
 //! | `restore`, `export`, `diff`, `serve`, `mount` | reads | reads | reads | reads | – | – | – | – |
-//! | `verify` | reads | reads | reads | reads | reads | creates, deletes | – | – |
+//! | `verify` | reads | reads | reads | reads | reads | creates | – | – |
 //! | `verify --repair` | reads | reads | reads | replaces | reads | creates, deletes | – | creates |
 //! | `verify --quarantine` | reads | replaces | creates, replaces, deletes | – | replaces | deletes | – | creates |
 //! | `forget` | reads | reads | creates | – | – | – | deletes when full | – |

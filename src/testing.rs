@@ -18,7 +18,7 @@ use crate::keys::Unlock;
 use crate::repo::history::SnapshotEntry;
 use crate::repo::manifest::{Manifest, ManifestBuilder};
 use crate::repo::session::{Committed, Session};
-use crate::repo::{Environment, InitOptions, Project, Repository, default_project};
+use crate::repo::{Admin, Environment, InitOptions, Keeper, Repository, default_project};
 use crate::sink::{Existing, Order, Sink};
 use crate::source::ReadAt;
 use crate::store::{Limits, Store};
@@ -57,7 +57,8 @@ fn unlock() -> Unlock {
 #[derive(Clone)]
 pub(crate) struct Bench {
     pub(crate) objects: Arc<InMemory>,
-    pub(crate) project: Project,
+    pub(crate) admin: Admin,
+    pub(crate) project: Keeper,
 }
 
 impl Bench {
@@ -65,27 +66,29 @@ impl Bench {
         let objects = Arc::new(InMemory::new());
         let options = InitOptions { chunk_size_bytes: CHUNK, delta_depth_max: 7 };
         let unlock = unlock();
-        let repository =
-            Repository::init(store(&objects), environment(), &options, encrypted.then_some(&unlock))
-                .await
-                .expect("init");
-        let project = repository.project(&default_project()).await.expect("project");
-        Self { objects, project }
+        let admin = Repository::init(store(&objects), environment(), &options, encrypted.then_some(&unlock))
+            .await
+            .expect("init");
+        let project = admin.keeper(&default_project()).await.expect("project");
+        Self { objects, admin, project }
     }
 
     /// Opens the repository anew, as the next command would.
-    pub(crate) async fn reopened(&self) -> Result<Project> {
-        let repository = Repository::open(store(&self.objects), environment(), &mut || Ok(unlock())).await?;
-        repository.project(&default_project()).await
+    pub(crate) async fn reopened(&self) -> Result<Keeper> {
+        self.opened().await?.keeper(&default_project()).await
+    }
+
+    pub(crate) async fn opened(&self) -> Result<Admin> {
+        Repository::open(store(&self.objects), environment(), &mut || Ok(unlock())).await
     }
 
     /// Opens it anew with a cache.
     pub(crate) async fn cached(self, dir: &std::path::Path) -> Self {
         let environment = Environment { cache_dir: Some(dir.to_owned()), ..environment() };
         let mut ask = || Ok(unlock());
-        let repository = Repository::open(store(&self.objects), environment, &mut ask).await.expect("open");
-        let project = repository.project(&default_project()).await.expect("project");
-        Self { project, ..self }
+        let admin = Repository::open(store(&self.objects), environment, &mut ask).await.expect("open");
+        let project = admin.keeper(&default_project()).await.expect("project");
+        Self { admin, project, ..self }
     }
 
     pub(crate) fn store(&self) -> Store {
@@ -136,7 +139,7 @@ impl Bench {
         let sealed = codec::seal_delta(self.project.place(&name), plain, below, &codec::Joined::default(), 1)
             .expect("sealed");
         let object = ObjectRef { name: content, sealed_len_bytes: sealed.len_bytes() };
-        self.project.create_sealed(&sealed).await.expect("uploaded");
+        self.store().create(&sealed.name().to_string(), sealed.bytes().clone()).await.expect("uploaded");
         PageRef::Stored { object, closure }
     }
 
@@ -166,7 +169,13 @@ impl Bench {
         let record = self.project.volumes().ensure(&volume, &Identity::Stream).await.expect("catalog");
         let session = Session::register(&self.project, &record).await.expect("registered");
         let base = Manifest::zero(&self.project, geometry);
-        let mut builder = ManifestBuilder::new(base.into(), geometry, session.generation, Arc::default());
+        let mut builder = ManifestBuilder::new(
+            session.project.clone(),
+            base.into(),
+            geometry,
+            session.generation,
+            Arc::default(),
+        );
         for (index, chunk) in refs {
             builder.set(ChunkIndex(index), chunk).await.expect("set");
         }

@@ -6,14 +6,14 @@ use crate::backup::BackupOptions;
 use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::progress::Progress;
-use crate::repo::Project;
+use crate::repo::Writer;
 
 /// Chunks in flight, at least and at most, however small they are.
 const CHUNKS_INFLIGHT_MIN: u64 = 4;
 const CHUNKS_INFLIGHT_MAX: u64 = 256;
 
 pub(super) struct Context<'a> {
-    pub project: &'a Project,
+    pub project: &'a Writer,
     pub options: &'a BackupOptions,
     pub progress: Arc<dyn Progress>,
     pub cancel: Cancel,
@@ -24,7 +24,7 @@ pub(super) struct Context<'a> {
 
 impl<'a> Context<'a> {
     pub fn new(
-        project: &'a Project,
+        project: &'a Writer,
         options: &'a BackupOptions,
         progress: Arc<dyn Progress>,
         cancel: Cancel,

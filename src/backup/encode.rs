@@ -82,7 +82,7 @@ impl Encoder {
     /// One that learned what there is, where there may well be more than the parent shows.
     pub async fn new(cx: &Context<'_>, ground: &Ground) -> Result<Arc<Self>> {
         let encoder = Self {
-            project: cx.project.clone(),
+            project: Project::clone(cx.project),
             generation: ground.generation,
             level: cx.options.level,
             check: cx.options.check_encoding,

@@ -11,7 +11,7 @@ use crate::codec::Sealed;
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::page::{ObjectRef, Page, PageRef};
-use crate::repo::Project;
+use crate::repo::Writer;
 use crate::repo::content::Uploaded;
 use crate::repo::manifest::{Manifest, ManifestBuilder};
 use crate::units::{ChunkIndex, Geometry};
@@ -38,7 +38,7 @@ pub(super) trait Draft: Send {
 
 /// One that can be committed.
 pub(super) struct Stored {
-    project: Project,
+    project: Writer,
     builder: ManifestBuilder,
 }
 
@@ -51,7 +51,13 @@ impl Stored {
 
 impl Draft for Stored {
     fn new(cx: &Context<'_>, ground: &Ground, base: Arc<Manifest>, geometry: Geometry) -> Self {
-        let builder = ManifestBuilder::new(base, geometry, ground.generation, Arc::clone(&ground.forbidden));
+        let builder = ManifestBuilder::new(
+            cx.project.clone(),
+            base,
+            geometry,
+            ground.generation,
+            Arc::clone(&ground.forbidden),
+        );
         Self { project: cx.project.clone(), builder }
     }
 

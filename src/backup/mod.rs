@@ -32,7 +32,7 @@ use crate::cpu;
 use crate::error::{Error, Result};
 use crate::format::record::BackupStats;
 use crate::progress::Progress;
-use crate::repo::Project;
+use crate::repo::{Project, Writer};
 use crate::source::states::States;
 use crate::source::{StreamSource, Volume};
 use crate::units::{VolumeName, hex};
@@ -152,7 +152,7 @@ impl Backed {
 
 /// Backs up one volume; of a stream that holds several states, all of them. See [`run_all`].
 pub async fn run(
-    project: &Project,
+    project: &Writer,
     input: Input,
     options: &BackupOptions,
     progress: Arc<dyn Progress>,
@@ -164,7 +164,7 @@ pub async fn run(
 /// Backs up each state of a volume that its source holds, as a snapshot of its own. Only a full export with snapshots
 /// holds more than one. Those that are committed stay, whatever becomes of the next.
 pub async fn run_all(
-    project: &Project,
+    project: &Writer,
     input: Input,
     options: &BackupOptions,
     progress: Arc<dyn Progress>,

@@ -22,6 +22,7 @@ use crate::backup::{BackupReport, Input};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keys::random_array;
 use crate::reading::sample;
+use crate::repo::Project;
 use crate::repo::manifest::Manifest;
 use crate::repo::session::Session;
 use crate::source::{Changes, StreamHeader, StreamSource, Volume};
@@ -229,7 +230,7 @@ impl Walk<'_> {
         let geometry = base.geometry();
         let mut storer = Storer::new(cx, encoder, D::new(cx, ground, base, geometry));
         let patching = Patching {
-            project: cx.project.clone(),
+            project: Project::clone(cx.project),
             before: Arc::clone(&ground.before),
             forbidden: Arc::clone(&ground.forbidden),
             delta_depth_max: plan.delta_depth_max,

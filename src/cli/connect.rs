@@ -3,11 +3,10 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use cuttle::error::io_error;
 use cuttle::rbd::{CephConfig, Cluster};
-use cuttle::repo::{AtPlace, Expected, Project, Repository, default_project};
+use cuttle::repo::{Admin, AtPlace, Expected, Keeper, Project, Repository, Writer, default_project};
 use cuttle::store::{Limits, Store, StoreConfig};
 use cuttle::units::ProjectName;
 use cuttle::{Error, ErrorKind, Result};
@@ -82,7 +81,7 @@ fn address_in(path: &Path) -> Result<String> {
 }
 
 /// Opens the repository. `stdin_is_data` keeps from asking for a password.
-pub async fn repository(context: &Context<'_>, stdin_is_data: bool) -> Result<Arc<Repository>> {
+pub async fn repository(context: &Context<'_>, stdin_is_data: bool) -> Result<Admin> {
     let store = open_store(context, &store_config(context)?)?;
     repository_in(context, store, stdin_is_data).await
 }
@@ -106,15 +105,15 @@ fn open_store(context: &Context<'_>, config: &StoreConfig) -> Result<Store> {
 }
 
 /// Sees to it that a prune can make room in a store that is full one day. That this cannot be is nobody's failure now.
-pub async fn keep_room(context: &Context<'_>, project: &Project) {
-    if let Err(e) = project.reserve().fill().await {
+pub async fn keep_room(context: &Context<'_>, writer: &Writer) {
+    if let Err(e) = writer.reserve().fill().await {
         context.ui.warn(&format!(
             "nothing could be put aside for the day on which the store is full, so that a prune has room to begin: {e}"
         ));
     }
 }
 
-async fn repository_in(context: &Context<'_>, store: Store, stdin_is_data: bool) -> Result<Arc<Repository>> {
+async fn repository_in(context: &Context<'_>, store: Store, stdin_is_data: bool) -> Result<Admin> {
     let source = secret::source(&context.global.secret)?;
     let expected = match (source.is_prompt(), context.global.secret.insecure_no_encryption) {
         (false, true) => return Err(secret::unencrypted_with_secret()),
@@ -138,7 +137,19 @@ async fn repository_in(context: &Context<'_>, store: Store, stdin_is_data: bool)
     Err(Error::internal("no attempt was the last one"))
 }
 
-/// Opens the project that is meant.
+/// Opens the project that is meant, to make something new in it.
+pub async fn writer(context: &Context<'_>, stdin_is_data: bool) -> Result<Writer> {
+    let name = project_name(context)?;
+    repository(context, stdin_is_data).await?.writer(&name).await
+}
+
+/// Opens the project that is meant, to forget, mend or delete something in it.
+pub async fn keeper(context: &Context<'_>) -> Result<Keeper> {
+    let name = project_name(context)?;
+    repository(context, false).await?.keeper(&name).await
+}
+
+/// Opens the project that is meant, to read it.
 pub async fn project(context: &Context<'_>, stdin_is_data: bool) -> Result<Project> {
     let name = project_name(context)?;
     repository(context, stdin_is_data).await?.project(&name).await

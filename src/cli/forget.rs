@@ -8,7 +8,7 @@ use cuttle::forget::{self, Fate, ForgetReport, Judged};
 use cuttle::plan::retention::{Policy, Within};
 use cuttle::plan::selection::{Glob, TagList};
 use cuttle::plan::times::Times;
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::store::Ledger;
 use cuttle::{Error, Result};
 
@@ -157,7 +157,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         // Refused before anyone types a password.
         policy.check()?;
     }
-    let project = connect::project(context, false).await?;
+    let project = connect::keeper(context).await?;
     let report = forgotten(context, &project, &args.snapshots, &policy).await?;
     let told = tell(context, &report)?;
     if !args.prune {
@@ -172,7 +172,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
 
 async fn forgotten(
     context: &Context<'_>,
-    project: &Project,
+    project: &Keeper,
     specs: &[String],
     policy: &Policy,
 ) -> Result<ForgetReport> {

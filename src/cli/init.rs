@@ -8,7 +8,7 @@ use cuttle::format::CLOSURE_LEN_MAX;
 use cuttle::repo::{
     AtPlace, DELTA_DEPTH_MAX_DEFAULT, Environment, InitOptions, Repository, default_project, read_repository,
 };
-use cuttle::store::{Ledger, Store, StoreConfig};
+use cuttle::store::{Ledger, Reader, Store, StoreConfig};
 use cuttle::units::{CHUNK_SIZE_BYTES_DEFAULT, hex};
 use cuttle::{Error, ErrorKind, Result};
 
@@ -101,7 +101,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     }
     let unlock = encrypted.then(|| tokio::task::block_in_place(|| source.get_new())).transpose()?;
     let repository = Repository::init(store, environment, &options, unlock.as_ref()).await?;
-    keep_room(context, &repository.project(&default_project()).await?).await;
+    keep_room(context, &repository.writer(&default_project()).await?).await;
     tell(context, &repository, new_folder.is_some())?;
     Ok(Exit::Success)
 }
@@ -132,7 +132,7 @@ async fn plan(
     Ok(Exit::Success)
 }
 
-async fn refuse_another(store: &Store, at: &AtPlace) -> Result<()> {
+async fn refuse_another(store: &Reader, at: &AtPlace) -> Result<()> {
     match read_repository(store).await {
         Err(e) if e.kind() == ErrorKind::NoRepository => at.refuse_new(),
         Err(e) => Err(e),

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::notes::{Changed, Note, Noted};
 use cuttle::{Error, ErrorKind, Result};
@@ -27,7 +27,7 @@ struct Line<'a> {
 
 /// Changes the notes of the snapshots that are named; where one of them is not found, of none.
 pub async fn change(context: &Context<'_>, specs: &[String], change: impl Fn(&mut Note)) -> Result<Exit> {
-    let project = connect::project(context, false).await?;
+    let project = connect::keeper(context).await?;
     let exit = match find(context, &project, specs).await? {
         Some(found) => change_all(context, &project, &found, &change).await?,
         None => Exit::Failure,
@@ -39,7 +39,7 @@ pub async fn change(context: &Context<'_>, specs: &[String], change: impl Fn(&mu
 /// The snapshots that are named. Where one is not found all are told that are not, and that nothing was changed.
 async fn find(
     context: &Context<'_>,
-    project: &Project,
+    project: &Keeper,
     specs: &[String],
 ) -> Result<Option<Vec<SnapshotEntry>>> {
     let mut found = Vec::new();
@@ -60,7 +60,7 @@ async fn find(
 /// Changes those that were found. One may be forgotten in this very moment; then the others are changed all the same.
 async fn change_all(
     context: &Context<'_>,
-    project: &Project,
+    project: &Keeper,
     found: &[SnapshotEntry],
     change: &impl Fn(&mut Note),
 ) -> Result<Exit> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use cuttle::plan::lease::LEASE_DEFAULT;
 use cuttle::progress::Progress;
 use cuttle::prune::{self, Counted, PruneOptions, PruneReport, Waiting};
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::units::{Sequence, VolumeNumber};
 use cuttle::{Error, Result};
 
@@ -57,14 +57,14 @@ struct Summary<'a> {
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
-    let project = connect::project(context, false).await?;
+    let project = connect::keeper(context).await?;
     pruned(context, &project, args, Vec::new()).await
 }
 
 /// Prunes an open project, and tells about it. A dry run counts as if some snapshots were forgotten.
 pub async fn pruned(
     context: &Context<'_>,
-    project: &Project,
+    project: &Keeper,
     args: Args,
     as_if_forgotten: Vec<(VolumeNumber, Sequence)>,
 ) -> Result<Exit> {

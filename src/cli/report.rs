@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use cuttle::store::{Ledger, Store};
+use cuttle::store::{Ledger, Reader};
 use cuttle::{Error, Result};
 
 use super::{Context, human};
@@ -84,7 +84,7 @@ pub fn lines(lines: impl IntoIterator<Item = String>) -> String {
 }
 
 /// Tells what was asked of the store, for who wants to know: the other commands have this in their summary.
-pub fn note_requests(context: &Context<'_>, store: &Store) {
+pub fn note_requests(context: &Context<'_>, store: &Reader) {
     if context.ui.verbose() > 0 {
         context.ui.note(&ledger_line(&store.ledger()));
     }

@@ -6,7 +6,7 @@ use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forget::{Fate, ForgetReport, Judged, PROTECTED, carry_out};
 use crate::format::record::{OpenRecord, VolumeRecord};
-use crate::repo::Project;
+use crate::repo::Keeper;
 use crate::repo::catalog::Catalog;
 use crate::repo::notes::{Note, Noted};
 use crate::units::{Sequence, VolumeName};
@@ -19,12 +19,12 @@ use crate::units::{Sequence, VolumeName};
 /// # Errors
 /// A store that does not answer, an interruption.
 pub async fn by_name(
-    project: &Project,
+    project: &Keeper,
     specs: &[String],
     dry_run: bool,
     cancel: Cancel,
 ) -> Result<ForgetReport> {
-    let before = project.repository().store.ledger();
+    let before = project.repository().store().ledger();
     let catalog = project.volumes().confirmed().await?;
     let mut report = ForgetReport::new(project, dry_run);
     for spec in specs {
@@ -45,11 +45,11 @@ pub async fn by_name(
     if !dry_run {
         carry_out(project, &mut report.snapshots, &cancel, || Fate::Refused).await?;
     }
-    report.ledger = project.repository().store.ledger() - before;
+    report.ledger = project.repository().store().ledger() - before;
     Ok(report)
 }
 
-async fn find(project: &Project, catalog: &Catalog, spec: &str) -> Result<Judged> {
+async fn find(project: &Keeper, catalog: &Catalog, spec: &str) -> Result<Judged> {
     if let Some(volume) = spec.parse::<VolumeName>().ok().and_then(|name| catalog.by_name(&name)) {
         // Elsewhere this means the newest. Here it might be taken for all.
         return Err(Error::invalid(format!("{spec} is a volume: which of its snapshots is meant?"))
@@ -67,7 +67,7 @@ async fn find(project: &Project, catalog: &Catalog, spec: &str) -> Result<Judged
 }
 
 /// A snapshot that is named by its number and whose own record cannot be read. It would stop every prune.
-async fn damaged(project: &Project, catalog: &Catalog, spec: &str) -> Result<Option<Judged>> {
+async fn damaged(project: &Keeper, catalog: &Catalog, spec: &str) -> Result<Option<Judged>> {
     let Some((volume, number)) = spec.rsplit_once('@') else { return Ok(None) };
     let volume = volume.parse::<VolumeName>().ok().and_then(|name| catalog.by_name(&name));
     let (Some(volume), Ok(number)) = (volume, number.parse::<u32>()) else { return Ok(None) };
@@ -95,7 +95,7 @@ async fn damaged(project: &Project, catalog: &Catalog, spec: &str) -> Result<Opt
 }
 
 /// Says of what goes what the next backup of its volume will miss.
-async fn tell_what_goes(project: &Project, catalog: &Catalog, snapshots: &mut [Judged]) -> Result<()> {
+async fn tell_what_goes(project: &Keeper, catalog: &Catalog, snapshots: &mut [Judged]) -> Result<()> {
     let mut going: BTreeMap<_, Vec<&mut Judged>> = BTreeMap::new();
     for judged in snapshots.iter_mut().filter(|j| matches!(j.fate, Fate::Forgotten)) {
         going.entry(judged.noted.volume).or_default().push(judged);
@@ -117,7 +117,7 @@ async fn tell_what_goes(project: &Project, catalog: &Catalog, snapshots: &mut [J
 /// Of the snapshots that go, the one that the volume's next backup would be compared with, if it is among them; and
 /// whether any snapshot of the volume stays.
 async fn newest_going(
-    project: &Project,
+    project: &Keeper,
     volume: &VolumeRecord,
     going: &[Sequence],
 ) -> Result<(Option<Sequence>, bool)> {

@@ -8,7 +8,7 @@ use crate::forget::{Fate, ForgetReport, Judged, carry_out};
 use crate::format::record::VolumeRecord;
 use crate::plan::retention::{Candidate, Decision, Policy, decide};
 use crate::plan::times::{Contradiction, Timed, Times, contradictions, may_be_in_the_future};
-use crate::repo::Project;
+use crate::repo::Keeper;
 use crate::repo::history::SnapshotEntry;
 
 /// Volumes looked at once. Each holds its snapshots' root pages meanwhile, 48 KiB or less for each.
@@ -25,13 +25,13 @@ const PROBE_PREFIX: &str = "probe";
 /// # Errors
 /// A policy that keeps nothing or is for no volume that there is, a store that does not answer, an interruption.
 pub async fn by_policy(
-    project: &Project,
+    project: &Keeper,
     policy: &Policy,
     dry_run: bool,
     cancel: Cancel,
 ) -> Result<ForgetReport> {
     policy.check()?;
-    let before = project.repository().store.ledger();
+    let before = project.repository().store().ledger();
     let catalog = project.volumes().confirmed().await?;
     let mut volumes: Vec<&VolumeRecord> =
         catalog.entries().iter().filter(|v| policy.is_for_volume(&v.name)).collect();
@@ -67,7 +67,7 @@ pub async fn by_policy(
     if !dry_run {
         carry_out(project, &mut report.snapshots, &cancel, || Fate::Kept).await?;
     }
-    report.ledger = project.repository().store.ledger() - before;
+    report.ledger = project.repository().store().ledger() - before;
     Ok(report)
 }
 
@@ -89,7 +89,7 @@ fn judge(policy: &Policy, snapshots: &[SnapshotEntry]) -> Vec<Judged> {
 
 /// Whether a volume's times can be relied on. A dry run, which makes no object, takes this host's clock for the store's.
 async fn believed(
-    project: &Project,
+    project: &Keeper,
     times: Times,
     snapshots: &[SnapshotEntry],
     dry_run: bool,
@@ -100,7 +100,7 @@ async fn believed(
     let all: Vec<Timed> = snapshots.iter().map(timed).collect();
     let host_now_unix_ms = project.repository().environment.clock.now_unix_ms();
     let now_unix_ms = match may_be_in_the_future(&all, host_now_unix_ms) {
-        true if !dry_run => Some(project.repository().store.now_unix_ms(PROBE_PREFIX).await?),
+        true if !dry_run => Some(project.store().now_unix_ms(PROBE_PREFIX).await?),
         true => Some(host_now_unix_ms),
         false => None,
     };

@@ -12,7 +12,7 @@ use futures::{TryStreamExt, stream};
 
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
-use crate::repo::Project;
+use crate::repo::Keeper;
 use crate::repo::history::SnapshotEntry;
 use crate::repo::notes::{Forgotten, Noted};
 use crate::store::Ledger;
@@ -60,7 +60,7 @@ pub enum Fate {
 }
 
 impl ForgetReport {
-    fn new(project: &Project, dry_run: bool) -> Self {
+    fn new(project: &Keeper, dry_run: bool) -> Self {
         Self { project: project.name().to_string(), dry_run, ..Self::default() }
     }
 
@@ -103,7 +103,7 @@ impl Judged {
 
 /// Forgets what is to go. One that was protected since is `meanwhile`'s.
 async fn carry_out(
-    project: &Project,
+    project: &Keeper,
     snapshots: &mut [Judged],
     cancel: &Cancel,
     meanwhile: fn() -> Fate,

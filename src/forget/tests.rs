@@ -33,12 +33,12 @@ fn lines(report: &ForgetReport) -> Vec<String> {
     report.snapshots.iter().map(line).collect()
 }
 
-async fn by_name_on(project: &Project, specs: &[&str], dry_run: bool) -> ForgetReport {
+async fn by_name_on(project: &Keeper, specs: &[&str], dry_run: bool) -> ForgetReport {
     let specs: Vec<String> = specs.iter().map(|s| (*s).to_owned()).collect();
     by_name(project, &specs, dry_run, Cancel::never()).await.expect("looked at")
 }
 
-async fn live(project: &Project, volume: &str) -> Vec<u32> {
+async fn live(project: &Keeper, volume: &str) -> Vec<u32> {
     let catalog = project.volumes().confirmed().await.expect("a catalog");
     let volume = catalog.by_name(&volume.parse().expect("a name")).expect("a volume").clone();
     let snapshots = project.history(&volume).snapshots().await.expect("a log");

@@ -295,7 +295,7 @@ impl InstantRestore {
             history,
             usable_seconds,
             seconds: began.elapsed().as_secs_f64(),
-            ledger: self.project.repository().store.ledger(),
+            ledger: self.project.repository().store().ledger(),
         }
     }
 }

@@ -7,10 +7,12 @@
 //!
 //! One file is one step: `survey` (confirmed catalog and logs), `mark` (what is referenced), `unmarked` (what is
 //! not), `lost` (what is missing), `settle` (sessions under way), `round` (begin, seal, end), `others` (what another
-//! prune left), `remove` (deleting), `cleanup` (small objects that nobody needs), `room` (where the store is full). Time is
+//! prune left), `remove` (deleting), `cleanup` (small objects that nobody needs), `sweep` (what crashes left), `creates` (whether
+//! the store decides races), `room` (where the store is full). Time is
 //! the store's; waiting is handed in.
 
 mod cleanup;
+mod creates;
 mod lost;
 mod mark;
 mod others;
@@ -35,10 +37,13 @@ use crate::format::gc::DoneRecord;
 use crate::plan::lease::LEASE_DEFAULT;
 use crate::plan::marks::MARKS_MAX;
 use crate::progress::Progress;
+use crate::prune::creates::Creates;
+use crate::prune::lost::settle_lost;
 use crate::prune::mark::Marker;
 use crate::prune::round::{Begun, Start};
 use crate::prune::survey::Known;
-use crate::repo::Project;
+use crate::prune::sweep::sweep;
+use crate::repo::Keeper;
 use crate::repo::rounds::Stage;
 use crate::units::{Generation, Sequence, VolumeNumber};
 
@@ -96,15 +101,20 @@ impl Default for PruneOptions {
     }
 }
 
-/// A prune under way.
-struct Prune {
-    project: Project,
+/// What every step is handed.
+struct Context {
+    project: Keeper,
     options: PruneOptions,
     progress: Arc<dyn Progress>,
     cancel: Cancel,
+}
+
+/// The rounds that a run begins and finishes: what it has learned so far, and what the next is to know of the last.
+struct Prune {
+    cx: Context,
     marker: Marker,
     /// What the last seal says, against which all is held.
-    known: Arc<Known>,
+    known: Known,
     /// The round that this run began last.
     begun: Option<Generation>,
     /// The round whose seal this run carried out. In a full store its end may have to be tried again, and what is deleted once
@@ -114,8 +124,7 @@ struct Prune {
     scarce: bool,
     /// The round that this run ended last.
     ended: Option<DoneRecord>,
-    /// Whether the store's creates decide races; `None` until it was tried.
-    create_if_absent: Option<bool>,
+    creates: Creates,
     report: PruneReport,
 }
 
@@ -125,42 +134,40 @@ struct Prune {
 /// `Corrupt` when a manifest, a log or a round is damaged or shrank: nothing is deleted then, and a round that was begun
 /// stays open. `Interrupted` when cancelled. Whatever ends it, the next prune goes on from there.
 pub async fn run(
-    project: &Project,
+    project: &Keeper,
     options: PruneOptions,
     progress: Arc<dyn Progress>,
     cancel: Cancel,
 ) -> Result<PruneReport> {
-    let (started, before) = (Instant::now(), project.repository().store.ledger());
+    let (started, before) = (Instant::now(), project.repository().store().ledger());
     let mut prune = Prune {
-        project: project.clone(),
         marker: Marker::new(options.marks_max),
-        known: Arc::default(),
+        known: Known::default(),
         begun: None,
         carried_out: None,
         scarce: false,
         ended: None,
-        create_if_absent: None,
+        creates: Creates::default(),
         report: PruneReport {
             project: project.name().to_string(),
             dry_run: options.dry_run,
             ..PruneReport::default()
         },
-        options,
-        progress,
-        cancel,
+        cx: Context { project: project.clone(), options, progress, cancel },
     };
-    match prune.options.dry_run {
+    match prune.cx.options.dry_run {
         true => prune.dry_run().await?,
         false => {
-            prune.watch_lost().await?;
+            // What is recorded as lost is looked out for: the record goes when nobody needs it.
+            prune.marker.suspects.recorded = project.lost_records().read().await?.names().copied().collect();
             prune.rounds_in_any_room().await?;
-            prune.settle_lost().await?;
-            prune.sweep().await?;
+            prune.report.deleted_records += settle_lost(&prune.cx, &prune.marker.suspects).await?;
+            prune.report.swept = sweep(&prune.cx).await?;
         }
     }
     let mut report = prune.report;
     (report.pages, report.marks) = (prune.marker.pages, prune.marker.marks_most as u64);
-    report.ledger = project.repository().store.ledger() - before;
+    report.ledger = project.repository().store().ledger() - before;
     report.seconds = started.elapsed().as_secs_f64();
     project.repository().memory.flush();
     Ok(report)
@@ -170,8 +177,8 @@ impl Prune {
     /// Finishes what others began, and does a round of its own if there is anything to delete.
     async fn rounds(&mut self) -> Result<()> {
         for _ in 0..ROUNDS_MAX {
-            self.cancel.check()?;
-            let rounds = self.project.rounds().newest().await?;
+            self.cx.cancel.check()?;
+            let rounds = self.cx.project.rounds().newest().await?;
             let newest = rounds.newest;
             // Where its end could not be written, this run knows all the same that it is over.
             let ended =
@@ -211,25 +218,28 @@ impl Prune {
 
     /// Looks what a prune would do.
     async fn dry_run(&mut self) -> Result<()> {
-        self.marker.leave_out(&self.options.as_if_forgotten);
-        let rounds = self.project.rounds().newest().await?;
+        self.marker.leave_out(&self.cx.options.as_if_forgotten);
+        let rounds = self.cx.project.rounds().newest().await?;
         self.report.round_open = !matches!(rounds.stage, Stage::Over { .. });
         let last_seal = match rounds.stage {
             Stage::Over { last_seal } => last_seal,
             Stage::Begun(begin) => begin.last_seal,
-            Stage::Unreadable(_) => self.project.rounds().before(rounds.newest).await?.last_seal,
+            Stage::Unreadable(_) => self.cx.project.rounds().before(rounds.newest).await?.last_seal,
         };
         self.know(last_seal).await?;
         let found = self.candidates(rounds.newest).await?;
         self.report.estimate(found.entries.len(), self.marker.live.len());
         Ok(())
     }
+}
 
+impl Context {
     /// Waits, unless it is cancelled meanwhile.
-    async fn pause(&mut self, duration: Duration) -> Result<()> {
+    async fn pause(&self, duration: Duration) -> Result<()> {
+        let mut cancel = self.cancel.clone();
         tokio::select! {
             biased;
-            () = self.cancel.cancelled() => Err(crate::cancel::interrupted()),
+            () = cancel.cancelled() => Err(crate::cancel::interrupted()),
             () = self.options.pause.pause(duration) => Ok(()),
         }
     }

@@ -6,9 +6,9 @@
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::gc::{BeginRecord, Condemned, DoneRecord, RosterEntry, SealRecord};
-use crate::prune::Prune;
-use crate::prune::round::Outcome;
+use crate::prune::round::{Outcome, check_roster};
 use crate::prune::survey::Survey;
+use crate::prune::{Context, Prune};
 use crate::repo::found::Found;
 use crate::units::{Generation, Sequence};
 
@@ -24,18 +24,18 @@ impl Prune {
         let round = seal.generation;
         let condemned = match seal.deleted.is_empty() {
             true => Condemned::default(),
-            false => self.project.rounds().condemned_by(begin).await?,
+            false => self.cx.project.rounds().condemned_by(begin).await?,
         };
         // What was marked before may have been forgotten when the seal was made, whatever a listing shows.
         self.marker.forget();
         self.marker.first_pass(&self.known);
         self.marker.ask_all();
         loop {
-            self.progress.phase("manifests", None);
-            self.marker.cover(&self.project, survey, &self.cancel).await?;
+            self.cx.progress.phase("manifests", None);
+            self.marker.cover(&self.cx.project, survey, &self.cx.cancel).await?;
             for part in &seal.deleted {
-                let Some(entries) = self.project.parts(round).read_table(part).await? else {
-                    return Err(self.project.parts(round).gone(part).await?);
+                let Some(entries) = self.cx.project.parts(round).read_table(part).await? else {
+                    return Err(self.cx.project.parts(round).gone(part).await?);
                 };
                 for entry in &entries {
                     let name = &entry.object.name;
@@ -48,7 +48,7 @@ impl Prune {
                     } else {
                         continue;
                     };
-                    return Err(self.differs(round, name, why));
+                    return Err(differs(&self.cx, round, name, why));
                 }
             }
             if !self.marker.next_pass() {
@@ -56,13 +56,13 @@ impl Prune {
             }
         }
         let roster = self.marker.roster(survey);
-        self.check_roster(survey, &roster).await?;
+        check_roster(&self.cx, &self.known, (survey, &roster)).await?;
         for now in &roster {
             let said = seal.roster.iter().find(|said| said.volume == now.volume);
             let wrong = |s: &&Sequence| said.is_some_and(|said| said.is_past(**s));
             if let Some(sequence) = now.live.iter().chain(&now.unfinished).find(wrong) {
-                let open = self.project.slot(now.volume, *sequence).open_name();
-                return Err(self.differs(round, &open, "is not over"));
+                let open = self.cx.project.slot(now.volume, *sequence).open_name();
+                return Err(differs(&self.cx, round, &open, "is not over"));
             }
         }
         self.report.snapshots = Some(roster.iter().map(|entry| entry.live.len() as u64).sum());
@@ -71,19 +71,12 @@ impl Prune {
         Ok(roster)
     }
 
-    fn differs(&self, round: Generation, name: &impl std::fmt::Display, why: &str) -> Error {
-        let seal = ObjectName::GcSeal(self.project.name().clone(), round);
-        Error::corrupt(format!("nothing is deleted: {seal} gives up {name}, which {why}")).help(format!(
-            "whoever made it has this project's key, or a program that is wrong. Find out who prunes; then put it aside with \
-             `cuttle verify --quarantine {seal}`, and the next prune ends the round without it"
-        ))
-    }
-
     /// Ends a round whose seal does not open: nobody can decide it any more, so it deletes nothing.
     pub(super) async fn end_without_seal(&mut self, begin: &BeginRecord) -> Result<Outcome> {
         let round = begin.generation;
-        let seal = ObjectName::GcSeal(self.project.name().clone(), round);
-        self.progress
+        let seal = ObjectName::GcSeal(self.cx.project.name().clone(), round);
+        self.cx
+            .progress
             .warn(&format!("{seal} does not open: round {round} deletes nothing, the next one does"));
         self.report.rounds_finished += 1;
         self.end(DoneRecord { generation: round, last_seal: begin.last_seal }).await?;
@@ -93,10 +86,10 @@ impl Prune {
     /// Ends a round whose begin does not open. Perhaps it never was; perhaps somebody is at it, or at one before it that was
     /// not over. So every round that is not sealed is sealed to delete nothing, whoever comes later.
     pub(super) async fn end_without_begin(&mut self, round: Generation, why: &str) -> Result<()> {
-        let name = self.project.rounds().begin_name(round);
-        self.progress.warn(&format!("{name} does not open, so that round {round} deletes nothing: {why}"));
-        self.creates_decide().await?;
-        let before = self.project.rounds().before(round).await?;
+        let name = self.cx.project.rounds().begin_name(round);
+        self.cx.progress.warn(&format!("{name} does not open, so that round {round} deletes nothing: {why}"));
+        self.creates.decide(&self.cx).await?;
+        let before = self.cx.project.rounds().before(round).await?;
         self.know(before.last_seal).await?;
         let mut last_seal = before.last_seal;
         let mut roster = self.known.roster().to_vec();
@@ -107,8 +100,8 @@ impl Prune {
                 live_index: Vec::new(),
                 deleted: Vec::new(),
             };
-            let sealed = match self.project.rounds().look_seal(generation).await? {
-                Found::Absent => self.project.rounds().seal(nothing).await?.map(|(seal, _)| seal),
+            let sealed = match self.cx.project.rounds().look_seal(generation).await? {
+                Found::Absent => self.cx.project.rounds().seal(nothing).await?.map(|(seal, _)| seal),
                 found => found.opened(),
             };
             if let Some(seal) = sealed {
@@ -118,4 +111,12 @@ impl Prune {
         self.marker.forget();
         self.end(DoneRecord { generation: round, last_seal }).await.map(drop)
     }
+}
+
+fn differs(cx: &Context, round: Generation, name: &impl std::fmt::Display, why: &str) -> Error {
+    let seal = ObjectName::GcSeal(cx.project.name().clone(), round);
+    Error::corrupt(format!("nothing is deleted: {seal} gives up {name}, which {why}")).help(format!(
+        "whoever made it has this project's key, or a program that is wrong. Find out who prunes; then put it aside with \
+         `cuttle verify --quarantine {seal}`, and the next prune ends the round without it"
+    ))
 }

@@ -17,7 +17,7 @@ impl Prune {
                 Err(e) if e.kind() == ErrorKind::NoSpace => e,
                 done => return done,
             };
-            let reserve = match self.project.reserve().give_up().await {
+            let reserve = match self.cx.project.reserve().give_up().await {
                 Ok(bytes) => bytes,
                 Err(e) => {
                     tracing::debug!(error = %e, "the reserve is not given up");
@@ -25,7 +25,7 @@ impl Prune {
                 }
             };
             if reserve > 0 {
-                self.progress.warn(&format!(
+                self.cx.progress.warn(&format!(
                     "the store takes nothing more: {} KiB that were kept for that are given up, to begin with",
                     reserve >> 10
                 ));
@@ -41,8 +41,8 @@ impl Prune {
     /// How many objects the next round condemns, at most.
     pub(super) fn condemned_max(&self) -> usize {
         match self.scarce {
-            true => self.options.condemned_max.min(CONDEMNED_SCARCE),
-            false => self.options.condemned_max,
+            true => self.cx.options.condemned_max.min(CONDEMNED_SCARCE),
+            false => self.cx.options.condemned_max,
         }
     }
 

@@ -1,7 +1,6 @@
 //! The catalog and all logs, confirmed: which sequences there are, and that nothing is missing among them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -9,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::gc::RosterEntry;
 use crate::format::record::VolumeRecord;
-use crate::prune::Prune;
+use crate::prune::Context;
 use crate::repo::found::Found;
 use crate::repo::log::{LogEntry, Proof, VolumeLog};
 use crate::units::{Generation, Sequence, VolumeNumber};
@@ -46,93 +45,84 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn roster(&self) -> &[RosterEntry] {
-        &self.roster
-    }
-}
-
-impl Prune {
     /// Reads the roster of a seal.
-    pub(super) async fn know(&mut self, last_seal: Generation) -> Result<()> {
-        if self.known.last_seal == last_seal {
-            return Ok(());
-        }
+    pub(super) async fn read(cx: &Context, last_seal: Generation) -> Result<Self> {
         let roster = match last_seal {
             Generation(0) => Vec::new(),
-            last_seal => match self.project.rounds().look_seal(last_seal).await? {
+            last_seal => match cx.project.rounds().look_seal(last_seal).await? {
                 Found::Opens(seal) => seal.roster,
                 Found::Absent => {
                     return Err(stopped(format!("round {last_seal} was sealed, and its seal is gone")));
                 }
                 Found::Foreign(why) => {
-                    let name = ObjectName::GcSeal(self.project.name().clone(), last_seal);
+                    let name = ObjectName::GcSeal(cx.project.name().clone(), last_seal);
                     return Err(stopped(format!("{name} does not open: {why}")));
                 }
             },
         };
-        self.known = Arc::new(Known { last_seal, roster });
-        Ok(())
+        Ok(Self { last_seal, roster })
     }
 
-    /// Reads the catalog and all logs, confirmed by requests that must find nothing.
-    pub(super) async fn survey(&mut self) -> Result<Survey> {
-        self.cancel.check()?;
-        self.progress.phase("logs", None);
-        let catalog = self.project.volumes().confirmed().await?;
-        for (number, why) in catalog.foreign() {
-            // What was planted has no log; what has one is a volume, and its snapshots count.
-            if self.project.volumes().may_be(*number).await? {
-                return Err(stopped(format!("catalog entry {number} does not open, and has a log: {why}")));
-            }
-        }
-        let mut known: BTreeMap<VolumeNumber, RosterEntry> =
-            self.known.roster().iter().map(|entry| (entry.volume, entry.clone())).collect();
-        let this = &*self;
-        let volumes: Vec<_> =
-            catalog.entries().iter().map(|r| (r.clone(), known.remove(&r.number))).collect();
-        let volumes: Vec<Surveyed> = stream::iter(volumes)
-            .map(|(record, known)| this.volume(record, known))
-            .buffered(LOGS_INFLIGHT_MAX)
-            .try_collect()
-            .await?;
-        self.report.volumes = volumes.len() as u64;
-        Ok(Survey { volumes })
+    pub(super) fn roster(&self) -> &[RosterEntry] {
+        &self.roster
     }
+}
 
-    async fn volume(&self, record: VolumeRecord, known: Option<RosterEntry>) -> Result<Surveyed> {
-        let log = self.project.log(record.number).read().await?;
-        let log = self.project.log(record.number).confirm(log, Proof::Settled(known.as_ref())).await?;
-        let volume = Surveyed { record, log, known };
-        let (name, number) = (&volume.record.name, volume.record.number);
-        for gap in volume.log.gaps().into_iter().filter(|gap| !volume.is_past(*gap)) {
-            // One that was ended as aborted is over, whatever became of its registration.
-            let ended = volume.log.entries.get(&gap).filter(|entry| entry.ended_unix_ms.is_some());
-            // No outcome is taken from the cache: what is kept rests on them.
-            let ended = ended.map(|entry| LogEntry { end_stamp: None, ..*entry });
-            if let Some(entry) = ended
-                && self
-                    .project
-                    .history(&volume.record)
-                    .outcome(gap, &entry)
-                    .await
-                    .is_ok_and(|found| found.is_none())
-            {
-                continue;
-            }
-            let open = self.project.slot(number, gap).open_name();
-            let last = volume.log.last();
-            return Err(stopped(format!(
-                "sequence {gap} of volume {name} is missing, though its log goes on to {last}: {open}"
-            )));
+/// Reads the catalog and all logs, confirmed by requests that must find nothing.
+pub(super) async fn survey(cx: &Context, known: &Known) -> Result<Survey> {
+    cx.cancel.check()?;
+    cx.progress.phase("logs", None);
+    let catalog = cx.project.volumes().confirmed().await?;
+    for (number, why) in catalog.foreign() {
+        // What was planted has no log; what has one is a volume, and its snapshots count.
+        if cx.project.volumes().may_be(*number).await? {
+            return Err(stopped(format!("catalog entry {number} does not open, and has a log: {why}")));
         }
-        if let Some((sequence, why)) = volume.log.unproven.first_key_value() {
-            let forget = self.project.slot(number, *sequence).forget_name();
-            return Err(stopped(format!(
-                "{forget} does not open, and may or may not forget {name}@{sequence}: {why}"
-            )));
-        }
-        Ok(volume)
     }
+    let mut known: BTreeMap<VolumeNumber, RosterEntry> =
+        known.roster().iter().map(|entry| (entry.volume, entry.clone())).collect();
+    let volumes: Vec<_> = catalog.entries().iter().map(|r| (r.clone(), known.remove(&r.number))).collect();
+    let volumes: Vec<Surveyed> = stream::iter(volumes)
+        .map(|(record, known)| surveyed(cx, record, known))
+        .buffered(LOGS_INFLIGHT_MAX)
+        .try_collect()
+        .await?;
+    Ok(Survey { volumes })
+}
+
+async fn surveyed(cx: &Context, record: VolumeRecord, known: Option<RosterEntry>) -> Result<Surveyed> {
+    let log = cx.project.log(record.number).read().await?;
+    let log = cx.project.log(record.number).confirm(log, Proof::Settled(known.as_ref())).await?;
+    let volume = Surveyed { record, log, known };
+    let (name, number) = (&volume.record.name, volume.record.number);
+    for gap in volume.log.gaps().into_iter().filter(|gap| !volume.is_past(*gap)) {
+        // One that was ended as aborted is over, whatever became of its registration.
+        let ended = volume.log.entries.get(&gap).filter(|entry| entry.ended_unix_ms.is_some());
+        // No outcome is taken from the cache: what is kept rests on them.
+        let ended = ended.map(|entry| LogEntry { end_stamp: None, ..*entry });
+        if let Some(entry) = ended
+            && cx
+                .project
+                .history(&volume.record)
+                .outcome(gap, &entry)
+                .await
+                .is_ok_and(|found| found.is_none())
+        {
+            continue;
+        }
+        let open = cx.project.slot(number, gap).open_name();
+        let last = volume.log.last();
+        return Err(stopped(format!(
+            "sequence {gap} of volume {name} is missing, though its log goes on to {last}: {open}"
+        )));
+    }
+    if let Some((sequence, why)) = volume.log.unproven.first_key_value() {
+        let forget = cx.project.slot(number, *sequence).forget_name();
+        return Err(stopped(format!(
+            "{forget} does not open, and may or may not forget {name}@{sequence}: {why}"
+        )));
+    }
+    Ok(volume)
 }
 
 /// Something is missing or hurt: nothing is deleted until a person looked at it.

@@ -12,10 +12,11 @@ use crate::format::names::ContentKind;
 use crate::format::page::ObjectRef;
 use crate::format::table::TableEntry;
 use crate::plan::marks::Marks;
-use crate::prune::Prune;
+use crate::prune::lost::{name_lost, not_listed};
 use crate::prune::report::Counted;
-use crate::prune::survey::stopped;
-use crate::repo::{Listed, Project};
+use crate::prune::survey::{stopped, survey};
+use crate::prune::{Context, Prune};
+use crate::repo::Listed;
 use crate::units::Generation;
 
 /// Listings under way at once.
@@ -38,13 +39,13 @@ pub(super) struct Found {
 
 /// What is looked for.
 #[derive(Clone, Copy)]
-struct Sieve<'a> {
-    project: &'a Project,
-    marks: &'a Marks,
+pub(super) struct Sieve<'a> {
+    pub(super) cx: &'a Context,
+    pub(super) marks: &'a Marks,
     /// Names of generations before this one.
-    below: Generation,
+    pub(super) below: Generation,
     /// Only these, where given.
-    condemned: Option<&'a Condemned>,
+    pub(super) condemned: Option<&'a Condemned>,
 }
 
 /// One listing.
@@ -54,22 +55,24 @@ impl Prune {
     /// Walks all manifests and looks what of the generations up to `newest` they do not reference. No proof yet: sessions
     /// under way may need it.
     pub(super) async fn candidates(&mut self, newest: Generation) -> Result<Found> {
-        let survey = self.survey().await?;
+        let survey = survey(&self.cx, &self.known).await?;
+        self.report.volumes = survey.volumes.len() as u64;
         let below = Generation(newest.0.saturating_add(1));
         let mut all = Found::default();
         let mut unlisted = HashSet::new();
         self.marker.first_pass(&self.known);
         loop {
-            self.progress.phase("manifests", None);
-            self.marker.cover(&self.project, &survey, &self.cancel).await?;
-            self.progress.phase("objects", None);
+            self.cx.progress.phase("manifests", None);
+            self.marker.cover(&self.cx.project, &survey, &self.cx.cancel).await?;
+            self.cx.progress.phase("objects", None);
             let room = self.condemned_max().saturating_sub(all.entries.len());
-            let found = self.sift(below, None, room).await?;
+            let found =
+                Sieve { cx: &self.cx, marks: &self.marker.marks, below, condemned: None }.sift(room).await?;
             all.entries.extend(found.entries);
             all.stored += found.stored;
             all.unreferenced += found.unreferenced;
             if found.marked < self.marker.marks.len() {
-                unlisted.extend(self.unlisted(below).await?);
+                unlisted.extend(not_listed(&self.cx, &self.marker.marks, below).await?);
             }
             if !self.marker.next_pass() {
                 break;
@@ -77,7 +80,7 @@ impl Prune {
         }
         if let Some((made_in, snapshot)) = self.marker.made_in.as_ref().filter(|(g, _)| *g > newest)
             // Another prune may have begun a round since.
-            && self.project.rounds().newest().await?.newest < *made_in
+            && self.cx.project.rounds().newest().await?.newest < *made_in
         {
             return Err(stopped(format!(
                 "{snapshot} was made in generation {made_in}, and rounds end at {newest}: some are gone"
@@ -85,39 +88,37 @@ impl Prune {
         }
         self.marker.suspects.is_complete = true;
         if !unlisted.is_empty() {
-            self.name_lost(&survey, unlisted).await?;
+            let found = name_lost(&self.cx, &mut self.marker, (&survey, &self.known), unlisted).await?;
+            (self.report.lost, self.report.lost_objects) = (found.named, found.objects);
+            self.report.recorded += found.recorded;
         }
         let live = self.marker.roster(&survey).iter().map(|entry| entry.live.len() as u64).sum();
         self.report.snapshots = Some(live);
         (self.report.stored, self.report.unreferenced) = (Some(all.stored), all.unreferenced);
         Ok(all)
     }
+}
 
+impl Sieve<'_> {
     /// Lists everything below a generation that the marks tell about, and keeps at most so much of what is not marked.
-    pub(super) async fn sift(
-        &self,
-        below: Generation,
-        condemned: Option<&Condemned>,
-        room: usize,
-    ) -> Result<Found> {
-        let sieve = Sieve { project: &self.project, marks: &self.marker.marks, below, condemned };
+    pub(super) async fn sift(self, room: usize) -> Result<Found> {
         let mut generations = Vec::new();
         for kind in [ContentKind::Chunk, ContentKind::Page] {
-            let all = self.project.content().generations(kind).await?;
-            generations.extend(all.into_iter().filter(|g| *g < below).map(|g| (kind, g)));
+            let all = self.cx.project.content().generations(kind).await?;
+            generations.extend(all.into_iter().filter(|g| *g < self.below).map(|g| (kind, g)));
         }
-        let whole = sieve.marks.first_bytes() == ALL_FIRST_BYTES;
+        let whole = self.marks.first_bytes() == ALL_FIRST_BYTES;
         let mut found = Found::default();
         let mut large = Vec::new();
         if whole {
             let mut few = stream::iter(generations)
                 .map(|(kind, generation)| async move {
                     let task = (kind, generation, None);
-                    Ok::<_, crate::Error>((task, sieve.list(task, LISTED_FEW).await?))
+                    Ok::<_, crate::Error>((task, self.list(task, LISTED_FEW).await?))
                 })
                 .buffer_unordered(LISTS_INFLIGHT_MAX);
             while let Some((task, part)) = few.try_next().await? {
-                self.cancel.check()?;
+                self.cx.cancel.check()?;
                 match part {
                     Some(part) => found.add(part, room),
                     None => large.push(task),
@@ -126,26 +127,24 @@ impl Prune {
         } else {
             large.extend(generations.into_iter().map(|(kind, generation)| (kind, generation, None)));
         }
-        let first_bytes = sieve.marks.first_bytes();
+        let first_bytes = self.marks.first_bytes();
         let each = large.into_iter().flat_map(|(kind, generation, _)| {
             let bytes = first_bytes.clone().filter_map(|byte| u8::try_from(byte).ok());
             bytes.map(move |byte| (kind, generation, Some(byte)))
         });
         let mut parts =
-            stream::iter(each).map(|task| sieve.list(task, usize::MAX)).buffer_unordered(LISTS_INFLIGHT_MAX);
+            stream::iter(each).map(|task| self.list(task, usize::MAX)).buffer_unordered(LISTS_INFLIGHT_MAX);
         while let Some(part) = parts.try_next().await? {
-            self.cancel.check()?;
+            self.cx.cancel.check()?;
             part.into_iter().for_each(|part| found.add(part, room));
         }
         Ok(found)
     }
-}
 
-impl Sieve<'_> {
     /// One listing; `None` when it shows more than `listed_max`.
     async fn list(self, (kind, generation, first): Task, listed_max: usize) -> Result<Option<Found>> {
         let mut found = Found::default();
-        let mut listing = std::pin::pin!(self.project.content().list(kind, generation, first));
+        let mut listing = std::pin::pin!(self.cx.project.content().list(kind, generation, first));
         while let Some(listed) = listing.try_next().await? {
             if found.stored.objects as usize >= listed_max {
                 return Ok(None);

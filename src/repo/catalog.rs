@@ -8,9 +8,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::ObjectName;
 use crate::format::names::volumes_prefix;
 use crate::format::record::VolumeRecord;
-use crate::repo::Project;
 use crate::repo::found::Found;
 use crate::repo::project::missing;
+use crate::repo::{Creating, Project};
 use crate::repo::{recall, row};
 use crate::store::{Created, Stamp};
 use crate::units::{Sequence, VolumeName, VolumeNumber};
@@ -95,7 +95,8 @@ impl Volumes<'_> {
     /// As a listing shows it, whatever this client saw before; `expected` is where it ended then.
     async fn listed(self, expected: u32) -> Result<Catalog> {
         let mut stamps = BTreeMap::new();
-        for info in self.project.repository().store.list(&volumes_prefix(self.project.name()), None).await? {
+        for info in self.project.repository().store().list(&volumes_prefix(self.project.name()), None).await?
+        {
             if let Some(ObjectName::Volume(_, n)) = ObjectName::parse(&info.key) {
                 stamps.insert(n.0, info.stamp);
             }
@@ -188,7 +189,9 @@ impl Volumes<'_> {
             Err(e) => Err(e),
         }
     }
+}
 
+impl Creating<Volumes<'_>> {
     /// The entry of a volume; made when there is none.
     pub(crate) async fn ensure(self, name: &VolumeName, identity: &Identity) -> Result<VolumeRecord> {
         let mut catalog = self.read().await?;

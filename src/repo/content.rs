@@ -10,8 +10,8 @@ use crate::format::names::{ContentKind, ContentName, content_prefix, generation_
 use crate::format::page::{ObjectRef, Page, PageRef};
 use crate::format::{CLOSURE_LEN_MAX, ObjectName, ObjectType};
 use crate::keys::random_array;
-use crate::repo::Project;
 use crate::repo::project::missing;
+use crate::repo::{Creating, Project};
 use crate::store::{Created, ObjectInfo};
 use crate::units::Generation;
 use crate::{cpu, units};
@@ -47,39 +47,6 @@ impl Content<'_> {
         ObjectName::Page(self.project.name().clone(), name)
     }
 
-    /// Uploads a chunk or page of the session's generation, or finds that it is there.
-    ///
-    /// What stands under a full object's name already is used once it was opened: anybody who may create can have put it
-    /// there. What does not open is left for `verify` to report, and the content goes under a variant of the name. A variant
-    /// that is taken, delta or not, is another's. Where a listing shows the name, it is looked at before anything is sent.
-    pub(crate) async fn put(self, sealed: Sealed, is_listed: bool) -> Result<Uploaded> {
-        let mut sealed = sealed;
-        if is_listed && let Some(object) = self.found(&sealed).await? {
-            return Ok(Uploaded { object, new: false });
-        }
-        for _ in 0..CLOSURE_LEN_MAX {
-            let name = content_name(&sealed)?;
-            match self.project.create_sealed(&sealed).await? {
-                Created::New => {
-                    let object = ObjectRef { name, sealed_len_bytes: sealed.len_bytes() };
-                    return Ok(Uploaded { object, new: true });
-                }
-                Created::Exists { head, size_bytes } if is_like(&sealed, &head, size_bytes) => {
-                    if let Some(object) = self.found(&sealed).await? {
-                        return Ok(Uploaded { object, new: false });
-                    }
-                    tracing::warn!(name = %sealed.name(), "what stands there does not open; writing a variant");
-                }
-                Created::Exists { .. } if name.variant == 0 => {
-                    tracing::warn!(name = %sealed.name(), "a damaged object stands in the way; writing a variant");
-                }
-                Created::Exists { .. } => {}
-            }
-            sealed = self.rename_to_variant(sealed).await?;
-        }
-        Err(Error::unavailable(format!("no free variant of {}", sealed.name())).help("run `cuttle verify`"))
-    }
-
     /// What stands under the name of a full object, if it opens and holds the same content.
     async fn found(self, sealed: &Sealed) -> Result<Option<ObjectRef>> {
         let name = content_name(sealed)?;
@@ -87,7 +54,7 @@ impl Content<'_> {
             ObjectType::Chunk => chunk_object_len_bytes_max(self.project.chunk_size_bytes()),
             other => other.object_len_bytes_max() as u64,
         };
-        let bytes = match self.project.repository().store.get(&sealed.name().to_string(), max).await {
+        let bytes = match self.project.repository().store().get(&sealed.name().to_string(), max).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(None),
             // Larger than any such object.
@@ -174,7 +141,7 @@ impl Content<'_> {
         let bytes = self
             .project
             .repository()
-            .store
+            .store()
             .get(&name.to_string(), max)
             .await?
             .ok_or_else(|| missing(&name))?;
@@ -290,8 +257,12 @@ impl Content<'_> {
 
     /// The generations that have objects of a kind, ascending.
     pub(crate) async fn generations(self, kind: ContentKind) -> Result<Vec<Generation>> {
-        let found =
-            self.project.repository().store.list_prefixes(&content_prefix(self.project.name(), kind)).await?;
+        let found = self
+            .project
+            .repository()
+            .store()
+            .list_prefixes(&content_prefix(self.project.name(), kind))
+            .await?;
         let mut generations: Vec<Generation> =
             found.iter().filter_map(|name| name.parse().ok().map(Generation)).collect();
         generations.sort_unstable();
@@ -318,8 +289,43 @@ impl Content<'_> {
             };
             Some(Ok(Listed { kind, name, size_bytes }))
         };
-        let listing = self.project.repository().store.list_stream(&prefix, None);
+        let listing = self.project.repository().store().list_stream(&prefix, None);
         listing.filter_map(move |info| std::future::ready(listed(info)))
+    }
+}
+
+impl Creating<Content<'_>> {
+    /// Uploads a chunk or page of the session's generation, or finds that it is there.
+    ///
+    /// What stands under a full object's name already is used once it was opened: anybody who may create can have put it
+    /// there. What does not open is left for `verify` to report, and the content goes under a variant of the name. A variant
+    /// that is taken, delta or not, is another's. Where a listing shows the name, it is looked at before anything is sent.
+    pub(crate) async fn put(self, sealed: Sealed, is_listed: bool) -> Result<Uploaded> {
+        let mut sealed = sealed;
+        if is_listed && let Some(object) = self.found(&sealed).await? {
+            return Ok(Uploaded { object, new: false });
+        }
+        for _ in 0..CLOSURE_LEN_MAX {
+            let name = content_name(&sealed)?;
+            match self.project.create_sealed(&sealed).await? {
+                Created::New => {
+                    let object = ObjectRef { name, sealed_len_bytes: sealed.len_bytes() };
+                    return Ok(Uploaded { object, new: true });
+                }
+                Created::Exists { head, size_bytes } if is_like(&sealed, &head, size_bytes) => {
+                    if let Some(object) = self.found(&sealed).await? {
+                        return Ok(Uploaded { object, new: false });
+                    }
+                    tracing::warn!(name = %sealed.name(), "what stands there does not open; writing a variant");
+                }
+                Created::Exists { .. } if name.variant == 0 => {
+                    tracing::warn!(name = %sealed.name(), "a damaged object stands in the way; writing a variant");
+                }
+                Created::Exists { .. } => {}
+            }
+            sealed = self.rename_to_variant(sealed).await?;
+        }
+        Err(Error::unavailable(format!("no free variant of {}", sealed.name())).help("run `cuttle verify`"))
     }
 }
 

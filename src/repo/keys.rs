@@ -237,15 +237,14 @@ mod tests {
     #[tokio::test]
     async fn planted_slots_do_not_count_and_are_removed_by_name() {
         let bench = Bench::new(true).await;
-        let repository = bench.project.repository();
+        let repository = &bench.admin;
         let own = repository.keys().await.expect("listed")[0].slot;
         bench.put("keys/0000000000000001", Vec::new()).await;
         for slot in 2..=80 {
             let sealed = planted(repository, slot);
             bench.put(&sealed.name().to_string(), sealed.bytes().to_vec()).await;
         }
-        let reopened = bench.reopened().await.expect("opens all the same");
-        let repository = reopened.repository();
+        let repository = bench.opened().await.expect("opens all the same");
         let keys = repository.keys().await.expect("listed");
         let good: Vec<u64> = keys.iter().filter(|k| k.record.is_ok()).map(|k| k.slot).collect();
         assert_eq!((keys.len(), &good[..]), (81, &[own][..]));

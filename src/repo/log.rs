@@ -152,8 +152,12 @@ impl<'a> Log<'a> {
     /// As a listing shows it, whatever this client saw before, and with numbers that no row leads to.
     pub(crate) async fn listed(self) -> Result<VolumeLog> {
         let mut log = VolumeLog::default();
-        for info in
-            &self.project.repository().store.list(&log_prefix(self.project.name(), self.volume), None).await?
+        for info in &self
+            .project
+            .repository()
+            .store()
+            .list(&log_prefix(self.project.name(), self.volume), None)
+            .await?
         {
             if let Some(name) = ObjectName::parse(&info.key) {
                 log.listed(name, info);

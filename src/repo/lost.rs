@@ -13,8 +13,8 @@ use crate::format::names::{ContentKind, ContentName, lost_prefix};
 use crate::format::page::PageRef;
 use crate::format::{LOST_NAMES_MAX, LOST_RECORDS_MAX, ObjectName};
 use crate::keys::random_array;
-use crate::repo::Project;
 use crate::repo::found::Found;
+use crate::repo::{Creating, Keeping, Project};
 use crate::store::{Created, Deleted};
 
 /// Records read at once.
@@ -99,14 +99,16 @@ impl LostRecords<'_> {
 
     /// What is known to be lost now.
     pub(crate) async fn read(self) -> Result<Lost> {
-        let listed = self.project.repository().store.list(&lost_prefix(self.project.name()), None).await?;
+        let listed = self.project.repository().store().list(&lost_prefix(self.project.name()), None).await?;
         let record = |key: &str| match ObjectName::parse(key) {
             Some(ObjectName::Lost(_, record)) => Some(record),
             _ => None,
         };
         self.read_listed(listed.iter().filter_map(|info| record(&info.key)).collect()).await
     }
+}
 
+impl Creating<LostRecords<'_>> {
     /// Remembers what was found lost, unless it is known. How many names are new.
     pub(crate) async fn remember(self, known: &mut Lost, found: &[LostName]) -> Result<usize> {
         let new = known.lacks(found);
@@ -137,7 +139,9 @@ impl LostRecords<'_> {
             Created::Exists { .. } => Err(Error::internal(format!("a random name exists: {name}"))),
         }
     }
+}
 
+impl Keeping<LostRecords<'_>> {
     /// Lets go of names that are mended, or that nobody needs. What else a record lists is recorded anew when it is gone: a
     /// store that refuses to delete keeps it as it is, which costs uploads. Returns the records that went.
     pub(crate) async fn settle(self, lost: &Lost, settled: impl Fn(&LostName) -> bool) -> Result<usize> {

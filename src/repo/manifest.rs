@@ -13,7 +13,7 @@ use crate::format::page::{Page, PageRef, REFS_PER_PAGE, count_of_page, pages_of_
 use crate::format::record::Snapshot;
 use crate::keys::random_array;
 use crate::repo::forbidden::Forbidden;
-use crate::repo::{METADATA_LEVEL, Project};
+use crate::repo::{METADATA_LEVEL, Project, Writer};
 use crate::units::{ChunkIndex, Generation, Geometry};
 
 /// Pages of one manifest kept in memory while reading (about 80 KiB each).
@@ -152,6 +152,7 @@ impl Manifest {
 
 /// Builds the next manifest from the parent's: only pages on a changed path are written.
 pub struct ManifestBuilder {
+    writer: Writer,
     base: Arc<Manifest>,
     geometry: Geometry,
     generation: Generation,
@@ -165,6 +166,7 @@ pub struct ManifestBuilder {
 impl ManifestBuilder {
     /// `base` is the parent's manifest, or [`Manifest::zero`] for a volume's first backup or one read whole.
     pub fn new(
+        writer: Writer,
         base: Arc<Manifest>,
         geometry: Geometry,
         generation: Generation,
@@ -172,7 +174,7 @@ impl ManifestBuilder {
     ) -> Self {
         let valid_chunks = base.geometry.chunk_count().min(geometry.chunk_count());
         let (dirty, written) = (BTreeMap::new(), BTreeMap::new());
-        Self { base, geometry, generation, forbidden, valid_chunks, dirty, written }
+        Self { writer, base, geometry, generation, forbidden, valid_chunks, dirty, written }
     }
 
     pub fn geometry(&self) -> Geometry {
@@ -406,7 +408,7 @@ impl ManifestBuilder {
         .await?;
         match sealed {
             None => Ok(old),
-            Some(sealed) => Ok(PageRef::full(self.base.project.content().put(sealed, false).await?.object)),
+            Some(sealed) => Ok(PageRef::full(self.writer.content().put(sealed, false).await?.object)),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Everything that is safe because of the protocol (repo-format.md §8) is decided in here.
 
+mod admin;
 pub mod cache;
 pub mod catalog;
 pub mod content;
@@ -19,7 +20,8 @@ mod parts;
 pub mod project;
 mod recall;
 mod remains;
-mod reserve;
+pub mod reserve;
+pub mod roles;
 pub(crate) mod rounds;
 pub(crate) mod row;
 pub mod session;
@@ -38,14 +40,16 @@ use crate::format::record::{KeySlotRecord, OpenRecord, RepositoryRecord};
 use crate::format::{ObjectName, ObjectType};
 use crate::keys::{MasterKey, SlotPlace, Unlock, random_array};
 use crate::repo::found::Foreign;
-use crate::store::{Created, Store};
+use crate::store::{Created, Reader, Store};
 use crate::units::{ProjectName, check_chunk_size};
 
+pub use admin::Admin;
 pub use cache::Cache;
 pub(crate) use content::Listed;
 pub use keys::KeySlot;
 pub use memory::{AtPlace, Memory};
 pub use project::Project;
+pub use roles::{Creating, Keeper, Keeping, Writer};
 
 /// What the repository is told of the machine it is used from.
 #[derive(Clone)]
@@ -93,7 +97,7 @@ pub struct InitOptions {
 
 /// An open repository.
 pub struct Repository {
-    pub(crate) store: Store,
+    store: Store,
     pub(crate) record: RepositoryRecord,
     /// The repository object's bytes, which every key slot is bound to.
     object: Vec<u8>,
@@ -127,7 +131,7 @@ impl Repository {
         environment: Environment,
         options: &InitOptions,
         unlock: Option<&Unlock>,
-    ) -> Result<Arc<Self>> {
+    ) -> Result<Admin> {
         let name = ObjectName::Repository;
         // Before anything is written.
         let at = Self::check_init(&store, &environment, options).await?;
@@ -171,16 +175,16 @@ impl Repository {
         let memory = Memory::begin(at, &record, &cache);
         let object = sealed.bytes().to_vec();
         let foreign = Foreign::default();
-        let repository =
-            Arc::new(Self { store, record, object, master, environment, cache, memory, foreign });
+        let repository = Self { store, record, object, master, environment, cache, memory, foreign };
         repository.remember();
-        repository.create_project(&default_project()).await?;
-        Ok(repository)
+        let admin = Admin::of(repository);
+        admin.create_project(&default_project()).await?;
+        Ok(admin)
     }
 
     /// Refuses what [`init`](Self::init) would before it writes anything; changes nothing. What this host knows of the place.
     pub async fn check_init(
-        store: &Store,
+        store: &Reader,
         environment: &Environment,
         options: &InitOptions,
     ) -> Result<AtPlace> {
@@ -196,7 +200,7 @@ impl Repository {
 
     /// Opens a repository, encrypted or not. Wrong secrets, an unknown version, and a repository that went back in time are
     /// errors.
-    pub async fn open(store: Store, environment: Environment, ask: &mut AskSecret<'_>) -> Result<Arc<Self>> {
+    pub async fn open(store: Store, environment: Environment, ask: &mut AskSecret<'_>) -> Result<Admin> {
         Self::open_expected(store, environment, Expected::Either, ask).await
     }
 
@@ -207,7 +211,7 @@ impl Repository {
         environment: Environment,
         expected: Expected,
         ask: &mut AskSecret<'_>,
-    ) -> Result<Arc<Self>> {
+    ) -> Result<Admin> {
         let at = AtPlace::read(&environment, store.place())?;
         let (record, object) = match read_repository(&store).await {
             Err(e) if e.kind() == ErrorKind::NoRepository => {
@@ -248,10 +252,10 @@ impl Repository {
         let foreign = Foreign::default();
         let repository = Self { store, record, object, master, environment, cache, memory, foreign };
         repository.remember();
-        Ok(Arc::new(repository))
+        Ok(Admin::of(repository))
     }
 
-    pub fn store(&self) -> &Store {
+    pub fn store(&self) -> &Reader {
         &self.store
     }
 
@@ -266,15 +270,7 @@ impl Repository {
         Ok(found.iter().filter_map(name).collect())
     }
 
-    pub async fn create_project(self: &Arc<Self>, name: &ProjectName) -> Result<Project> {
-        Project::create(self, name).await
-    }
-
-    /// Refuses what [`create_project`](Self::create_project) would; changes nothing.
-    pub async fn check_new_project(&self, name: &ProjectName) -> Result<()> {
-        remains::refuse_project(self, name).await
-    }
-
+    /// Opens a project for whoever only reads.
     pub async fn project(self: &Arc<Self>, name: &ProjectName) -> Result<Project> {
         Project::open(self, name).await
     }
@@ -294,41 +290,8 @@ impl Repository {
         keys::Around { store: &self.store, record: &self.record, object: &self.object }
     }
 
-    /// Adds a way to open the repository; returns the slot's name.
-    ///
-    /// # Errors
-    /// `Conflict` where the secret opens the repository already.
-    pub async fn add_key(&self, unlock: &Unlock, label: &str) -> Result<u64> {
-        let master = self.master_key()?;
-        let around = self.around_keys();
-        keys::refuse_known(around, master, unlock).await?;
-        keys::put_slot(around, master, unlock, &self.environment, label).await
-    }
-
-    /// Removes a slot, but never the last one that counts.
-    pub async fn remove_key(&self, slot: u64) -> Result<()> {
-        keys::remove(self.around_keys(), self.master_key()?, slot).await
-    }
-
-    /// Refuses what [`add_key`](Self::add_key) would; changes nothing.
-    pub async fn check_new_key(&self, unlock: &Unlock) -> Result<()> {
-        keys::refuse_known(self.around_keys(), self.master_key()?, unlock).await
-    }
-
-    /// Refuses what [`remove_key`](Self::remove_key) would; changes nothing.
-    pub async fn check_key_removal(&self, slot: u64) -> Result<()> {
-        keys::check_removal(self.around_keys(), self.master_key()?, slot).await
-    }
-
     pub(crate) fn master(&self) -> Option<&MasterKey> {
         self.master.as_ref()
-    }
-
-    fn master_key(&self) -> Result<&MasterKey> {
-        self.master.as_ref().ok_or_else(|| {
-            Error::unsupported("this repository is not encrypted: it has no keys")
-                .help("make an encrypted one with `cuttle init` and back up into it")
-        })
     }
 
     fn remember(&self) {
@@ -345,7 +308,7 @@ pub fn default_project() -> ProjectName {
 }
 
 /// Reads the repository record, for those who have no key as well.
-pub async fn read_repository(store: &Store) -> Result<(RepositoryRecord, Vec<u8>)> {
+pub async fn read_repository(store: &Reader) -> Result<(RepositoryRecord, Vec<u8>)> {
     let name = ObjectName::Repository;
     let max = ObjectType::Repository.object_len_bytes_max() as u64;
     let object = store.get(&name.to_string(), max).await?.ok_or_else(|| {
@@ -365,7 +328,7 @@ pub async fn read_repository(store: &Store) -> Result<(RepositoryRecord, Vec<u8>
     Ok((record, object.to_vec()))
 }
 
-fn already_there(store: &Store) -> Error {
+fn already_there(store: &Reader) -> Error {
     Error::conflict(format!("there already is a repository at {}", store.url()))
         .help("use it as it is, or choose another place")
 }

@@ -6,13 +6,14 @@
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::record::{ForgetRecord, NoteRecord};
-use crate::repo::Project;
 use crate::repo::found::Found;
 use crate::repo::history::SnapshotEntry;
 use crate::repo::memory::SeenSnapshot;
 use crate::repo::project::missing;
+use crate::repo::reserve::Reserve;
 use crate::repo::row;
 use crate::repo::slot::Slot;
+use crate::repo::{Keeping, Project};
 use crate::store::Created;
 use crate::units::{Sequence, SnapshotId, VolumeNumber};
 
@@ -75,6 +76,37 @@ pub struct Notes<'a> {
 }
 
 impl<'a> Notes<'a> {
+    /// Goes on from the note that was seen to the one that nothing follows. What does not open takes a number, and says
+    /// nothing. The number of the newest that opened here is returned.
+    async fn read_newest(self, noted: &mut Noted) -> Result<Option<u32>> {
+        let (mut foreign, mut opened) = (0, None);
+        while let Some(number) = row::follows(noted.number) {
+            let name = self.slot(noted).note_name(number);
+            match self.project.look::<NoteRecord>(&name).await? {
+                Found::Absent => return Ok(opened),
+                Found::Opens(NoteRecord { protected, tags, .. }) => {
+                    (noted.note, opened) = (Note { protected, tags }, Some(number));
+                }
+                Found::Foreign(_) => foreign += 1,
+            }
+            noted.number = number;
+            if foreign > row::FOREIGN_MAX {
+                return Err(row::endless(name));
+            }
+        }
+        Err(Error::unsupported("it has no room for another note"))
+    }
+
+    fn reserve(self) -> Reserve<'a> {
+        Reserve { project: self.project }
+    }
+
+    fn slot(self, noted: &Noted) -> Slot<'a> {
+        self.project.slot(noted.volume, noted.sequence)
+    }
+}
+
+impl Keeping<Notes<'_>> {
     /// Changes what is said of a snapshot.
     ///
     /// # Errors
@@ -132,7 +164,7 @@ impl<'a> Notes<'a> {
             at_unix_ms: environment.clock.now_unix_ms(),
         };
         let name = self.slot(noted).forget_name();
-        if let Created::Exists { .. } = self.project.reserve().create_record(&name, &record).await? {
+        if let Created::Exists { .. } = self.reserve().create_record(&name, &record).await? {
             return match self.slot(noted).forget_of().await? {
                 Found::Opens(_) => Ok(Forgotten::Before),
                 Found::Absent => Err(missing(&name)),
@@ -147,31 +179,6 @@ impl<'a> Notes<'a> {
             true => Err(Error::conflict("it was protected while it was forgotten, and is forgotten")
                 .help("protect another snapshot of the volume, or make one")),
         }
-    }
-
-    /// Goes on from the note that was seen to the one that nothing follows. What does not open takes a number, and says
-    /// nothing. The number of the newest that opened here is returned.
-    async fn read_newest(self, noted: &mut Noted) -> Result<Option<u32>> {
-        let (mut foreign, mut opened) = (0, None);
-        while let Some(number) = row::follows(noted.number) {
-            let name = self.slot(noted).note_name(number);
-            match self.project.look::<NoteRecord>(&name).await? {
-                Found::Absent => return Ok(opened),
-                Found::Opens(NoteRecord { protected, tags, .. }) => {
-                    (noted.note, opened) = (Note { protected, tags }, Some(number));
-                }
-                Found::Foreign(_) => foreign += 1,
-            }
-            noted.number = number;
-            if foreign > row::FOREIGN_MAX {
-                return Err(row::endless(name));
-            }
-        }
-        Err(Error::unsupported("it has no room for another note"))
-    }
-
-    fn slot(self, noted: &Noted) -> Slot<'a> {
-        self.project.slot(noted.volume, noted.sequence)
     }
 }
 

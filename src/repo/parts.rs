@@ -8,7 +8,7 @@ use crate::format::gc::{Condemned, PartRef};
 use crate::format::table::{self, ENTRIES_PER_PART_MAX, PREFIXES_PER_PART_MAX, TableEntry};
 use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName};
 use crate::repo::project::missing;
-use crate::repo::{METADATA_LEVEL, Project};
+use crate::repo::{Keeping, METADATA_LEVEL, Project};
 use crate::store::Created;
 use crate::units::{ChunkId, Generation};
 
@@ -22,24 +22,6 @@ pub(crate) struct Parts<'a> {
 impl Parts<'_> {
     pub(crate) fn name(self, id: ChunkId) -> ObjectName {
         ObjectName::GcPart(self.project.name().clone(), self.generation, id)
-    }
-
-    /// Uploads a condemned table.
-    pub(crate) async fn put_condemned(self, condemned: &Condemned) -> Result<Vec<PartRef>> {
-        let mut parts = Vec::new();
-        for prefixes in condemned.prefixes().chunks(PREFIXES_PER_PART_MAX) {
-            parts.push(self.put_part(prefixes.concat(), prefixes.len()).await?);
-        }
-        Ok(parts)
-    }
-
-    /// Uploads a table of chunks and pages.
-    pub(crate) async fn put_table(self, entries: &[TableEntry]) -> Result<Vec<PartRef>> {
-        let mut parts = Vec::new();
-        for entries in entries.chunks(ENTRIES_PER_PART_MAX) {
-            parts.push(self.put_part(table::encode(entries), entries.len()).await?);
-        }
-        Ok(parts)
     }
 
     /// Reads a part of a table of chunks and pages; `None` where it is gone.
@@ -72,6 +54,26 @@ impl Parts<'_> {
                 .help("run the same command again"));
         }
         Ok(missing(&self.name(part.id)))
+    }
+}
+
+impl Keeping<Parts<'_>> {
+    /// Uploads a condemned table.
+    pub(crate) async fn put_condemned(self, condemned: &Condemned) -> Result<Vec<PartRef>> {
+        let mut parts = Vec::new();
+        for prefixes in condemned.prefixes().chunks(PREFIXES_PER_PART_MAX) {
+            parts.push(self.put_part(prefixes.concat(), prefixes.len()).await?);
+        }
+        Ok(parts)
+    }
+
+    /// Uploads a table of chunks and pages.
+    pub(crate) async fn put_table(self, entries: &[TableEntry]) -> Result<Vec<PartRef>> {
+        let mut parts = Vec::new();
+        for entries in entries.chunks(ENTRIES_PER_PART_MAX) {
+            parts.push(self.put_part(table::encode(entries), entries.len()).await?);
+        }
+        Ok(parts)
     }
 
     async fn put_part(self, plain: Vec<u8>, entries: usize) -> Result<PartRef> {

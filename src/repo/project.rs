@@ -17,10 +17,8 @@ use crate::repo::found::Found;
 use crate::repo::history::History;
 use crate::repo::log::Log;
 use crate::repo::lost::LostRecords;
-use crate::repo::notes::Notes;
 use crate::repo::parts::Parts;
 use crate::repo::remains::{exists, refuse_project};
-use crate::repo::reserve::Reserve;
 use crate::repo::rounds::Rounds;
 use crate::repo::slot::Slot;
 use crate::store::{Created, Stamp};
@@ -129,7 +127,7 @@ impl Project {
     }
 
     /// Uploads a sealed object unless something is there already.
-    pub(crate) async fn create_sealed(&self, sealed: &Sealed) -> Result<Created> {
+    pub(super) async fn create_sealed(&self, sealed: &Sealed) -> Result<Created> {
         let created =
             self.repository().store.create(&sealed.name().to_string(), sealed.bytes().clone()).await?;
         if matches!(created, Created::New) {
@@ -138,7 +136,7 @@ impl Project {
         Ok(created)
     }
 
-    pub(crate) async fn create_record<R: Record + PartialEq>(
+    pub(super) async fn create_record<R: Record + PartialEq>(
         &self,
         name: &ObjectName,
         record: &R,
@@ -150,7 +148,7 @@ impl Project {
     /// Reads an object's bytes. The caller authenticates them.
     pub(crate) async fn get_object(&self, name: &ObjectName) -> Result<Option<Bytes>> {
         let max = name.object_type().object_len_bytes_max() as u64;
-        self.repository().store.get(&name.to_string(), max).await
+        self.repository().store().get(&name.to_string(), max).await
     }
 
     /// Reads a record that must exist. Never from the cache.
@@ -229,11 +227,6 @@ impl Project {
         Slot { project: self, volume, sequence }
     }
 
-    /// What is said of snapshots after they were committed.
-    pub fn notes(&self) -> Notes<'_> {
-        Notes { project: self }
-    }
-
     /// The prune rounds.
     pub(crate) fn rounds(&self) -> Rounds<'_> {
         Rounds { project: self }
@@ -252,11 +245,6 @@ impl Project {
     /// The records of what was found lost.
     pub(crate) fn lost_records(&self) -> LostRecords<'_> {
         LostRecords { project: self }
-    }
-
-    /// Room that is kept for when the store is full.
-    pub fn reserve(&self) -> Reserve<'_> {
-        Reserve { project: self }
     }
 }
 

@@ -25,7 +25,7 @@ impl Log<'_> {
     /// Between a look and the next a snapshot may be forgotten and pruned. So for whatever is not there it is asked last whether
     /// it was forgotten: that stays.
     pub(crate) async fn missing_of(self, seen: &[SeenSnapshot], log: &mut VolumeLog) -> Result<Vec<Missing>> {
-        let (store, memory) = (&self.project.repository().store, &self.project.repository().memory);
+        let (store, memory) = (self.project.repository().store(), &self.project.repository().memory);
         let (mut missing, mut forgotten) = (Vec::new(), Vec::new());
         for one in seen {
             let sequence = one.sequence;

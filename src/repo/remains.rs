@@ -5,7 +5,7 @@ use futures::TryStreamExt;
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::names::{PROJECTS_PREFIX, project_prefix};
-use crate::store::Store;
+use crate::store::Reader;
 use crate::units::ProjectName;
 
 /// Objects that are looked at before it is said that there are many.
@@ -18,7 +18,7 @@ struct Remains {
 }
 
 impl Remains {
-    async fn below(store: &Store, prefix: &str) -> Result<Option<Self>> {
+    async fn below(store: &Reader, prefix: &str) -> Result<Option<Self>> {
         let mut listing = std::pin::pin!(store.list_stream(prefix, None));
         let mut found: Option<Self> = None;
         while let Some(info) = listing.try_next().await? {
@@ -45,7 +45,7 @@ impl Remains {
 }
 
 /// No repository is made over what is left of another. Keys alone are left by an `init` that was killed, and hold nothing.
-pub(super) async fn refuse_repository(store: &Store) -> Result<()> {
+pub(super) async fn refuse_repository(store: &Reader) -> Result<()> {
     let Some(remains) = Remains::below(store, PROJECTS_PREFIX).await? else { return Ok(()) };
     Err(Error::conflict(format!(
         "at {} there is what is left of a repository whose object `repository` is gone: {}",
@@ -59,7 +59,7 @@ pub(super) async fn refuse_repository(store: &Store) -> Result<()> {
 }
 
 /// Says of a place without repository what is left of one there.
-pub(super) async fn explain(store: &Store, error: Error) -> Error {
+pub(super) async fn explain(store: &Reader, error: Error) -> Error {
     match Remains::below(store, PROJECTS_PREFIX).await {
         Ok(Some(remains)) => {
             Error::no_repository(format!("{error}, but what is left of one: {}", remains.text()))
@@ -72,7 +72,7 @@ pub(super) async fn explain(store: &Store, error: Error) -> Error {
 
 /// No project is made over what is left of another, nor where this host saw one.
 pub(super) async fn refuse_project(repository: &super::Repository, name: &ProjectName) -> Result<()> {
-    let (store, memory) = (&repository.store, &repository.memory);
+    let (store, memory) = (repository.store(), &repository.memory);
     let record = ObjectName::Project(name.clone());
     if store.head(&record.to_string()).await?.is_some() {
         return Err(exists(name));

@@ -9,7 +9,7 @@ use crate::format::names::{
 };
 use crate::format::{ObjectName, Record};
 use crate::random::random;
-use crate::repo::Project;
+use crate::repo::{Creating, Keeping, Project};
 use crate::store::{Created, Deleted};
 
 /// Pieces that are left to a prune by what comes before it: forgetting, and giving up a backup.
@@ -22,36 +22,9 @@ pub struct Reserve<'a> {
 }
 
 impl Reserve<'_> {
-    /// Makes what is missing of the reserve.
-    ///
-    /// # Errors
-    /// `NoSpace` where there is no room for it: then there may be less of it than there should be.
-    pub async fn fill(self) -> Result<()> {
-        let there = self.listed().await?;
-        for piece in 1..=RESERVE_PIECES {
-            let name = reserve_name(self.project.name(), piece);
-            if there.contains(&name) {
-                continue;
-            }
-            // Nothing that a store could make smaller, or keep once for all.
-            let mut noise = vec![0; RESERVE_PIECE_LEN_BYTES];
-            random(&mut noise)?;
-            self.project.repository().store.create(&name, noise.into()).await?;
-        }
-        Ok(())
-    }
-
-    /// Deletes the reserve, for a prune to have room. How many bytes that freed.
-    pub(crate) async fn give_up(self) -> Result<u64> {
-        let names: Vec<String> = self.listed().await?.into_iter().collect();
-        let deleted = self.project.repository().store.delete_all_unless_refused(&names).await?;
-        let pieces = deleted.iter().filter(|done| **done == Deleted::Gone).count();
-        Ok(pieces as u64 * RESERVE_PIECE_LEN_BYTES as u64)
-    }
-
     /// As [`Project::create_record`], for what has to be said in a full store too, before a prune can make room:
     /// takes that much of the reserve.
-    pub(crate) async fn create_record<R: Record + PartialEq>(
+    pub(super) async fn create_record<R: Record + PartialEq>(
         self,
         name: &ObjectName,
         record: &R,
@@ -84,7 +57,39 @@ impl Reserve<'_> {
 
     /// What a listing shows of it.
     async fn listed(self) -> Result<BTreeSet<String>> {
-        let listed = self.project.repository().store.list(&reserve_prefix(self.project.name()), None).await?;
+        let listed =
+            self.project.repository().store().list(&reserve_prefix(self.project.name()), None).await?;
         Ok(listed.into_iter().map(|info| info.key).filter(|key| is_reserve(key)).collect())
+    }
+}
+
+impl Creating<Reserve<'_>> {
+    /// Makes what is missing of the reserve.
+    ///
+    /// # Errors
+    /// `NoSpace` where there is no room for it: then there may be less of it than there should be.
+    pub async fn fill(self) -> Result<()> {
+        let there = self.listed().await?;
+        for piece in 1..=RESERVE_PIECES {
+            let name = reserve_name(self.project.name(), piece);
+            if there.contains(&name) {
+                continue;
+            }
+            // Nothing that a store could make smaller, or keep once for all.
+            let mut noise = vec![0; RESERVE_PIECE_LEN_BYTES];
+            random(&mut noise)?;
+            self.project.repository().store.create(&name, noise.into()).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Keeping<Reserve<'_>> {
+    /// Deletes the reserve, for a prune to have room. How many bytes that freed.
+    pub(crate) async fn give_up(self) -> Result<u64> {
+        let names: Vec<String> = self.listed().await?.into_iter().collect();
+        let deleted = self.project.repository().store.delete_all_unless_refused(&names).await?;
+        let pieces = deleted.iter().filter(|done| **done == Deleted::Gone).count();
+        Ok(pieces as u64 * RESERVE_PIECE_LEN_BYTES as u64)
     }
 }

@@ -9,10 +9,10 @@ use crate::error::Result;
 use crate::format::ObjectName;
 use crate::format::gc::{BeginRecord, Condemned, DoneRecord, SealRecord};
 use crate::format::names::gc_prefix;
-use crate::repo::Project;
 use crate::repo::found::Found;
 use crate::repo::project::missing;
 use crate::repo::row;
+use crate::repo::{Keeping, Project};
 use crate::store::Created;
 use crate::units::Generation;
 
@@ -57,7 +57,7 @@ impl Rounds<'_> {
         let listed: BTreeSet<u32> = self
             .project
             .repository()
-            .store
+            .store()
             .list(&gc_prefix(self.project.name()), None)
             .await?
             .iter()
@@ -184,6 +184,35 @@ impl Rounds<'_> {
         Err(row::endless(self.begin_name(Generation(round.0.saturating_sub(row::FOREIGN_MAX)))))
     }
 
+    pub(crate) async fn look_begin(self, generation: Generation) -> Result<Found<BeginRecord>> {
+        let of = |begin: &BeginRecord| {
+            is_of(begin.generation, generation)?;
+            comes_before(begin.last_seal, generation)
+        };
+        self.project.look_bound(&self.begin_name(generation), of).await
+    }
+
+    /// What a round keeps and deletes; nothing while that is not decided.
+    pub(crate) async fn look_seal(self, generation: Generation) -> Result<Found<SealRecord>> {
+        let name = ObjectName::GcSeal(self.project.name().clone(), generation);
+        self.project.look_bound(&name, |seal: &SealRecord| is_of(seal.generation, generation)).await
+    }
+
+    async fn look_done(self, generation: Generation) -> Result<Found<DoneRecord>> {
+        let name = ObjectName::GcDone(self.project.name().clone(), generation);
+        let of = |done: &DoneRecord| {
+            is_of(done.generation, generation)?;
+            comes_before(done.last_seal, Generation(generation.0.saturating_add(1)))
+        };
+        self.project.look_bound(&name, of).await
+    }
+
+    pub(crate) fn begin_name(self, generation: Generation) -> ObjectName {
+        ObjectName::GcBegin(self.project.name().clone(), generation)
+    }
+}
+
+impl Keeping<Rounds<'_>> {
     /// Begins a round, or finds that it was begun; whichever record stands is returned, and whether it is this one. `None`
     /// where something stands there that does not open.
     pub(crate) async fn begin(self, begin: BeginRecord) -> Result<Option<(BeginRecord, bool)>> {
@@ -221,33 +250,6 @@ impl Rounds<'_> {
             Created::New => Ok(true),
             Created::Exists { .. } => Ok(self.look_done(done.generation).await?.opens()),
         }
-    }
-
-    pub(crate) async fn look_begin(self, generation: Generation) -> Result<Found<BeginRecord>> {
-        let of = |begin: &BeginRecord| {
-            is_of(begin.generation, generation)?;
-            comes_before(begin.last_seal, generation)
-        };
-        self.project.look_bound(&self.begin_name(generation), of).await
-    }
-
-    /// What a round keeps and deletes; nothing while that is not decided.
-    pub(crate) async fn look_seal(self, generation: Generation) -> Result<Found<SealRecord>> {
-        let name = ObjectName::GcSeal(self.project.name().clone(), generation);
-        self.project.look_bound(&name, |seal: &SealRecord| is_of(seal.generation, generation)).await
-    }
-
-    async fn look_done(self, generation: Generation) -> Result<Found<DoneRecord>> {
-        let name = ObjectName::GcDone(self.project.name().clone(), generation);
-        let of = |done: &DoneRecord| {
-            is_of(done.generation, generation)?;
-            comes_before(done.last_seal, Generation(generation.0.saturating_add(1)))
-        };
-        self.project.look_bound(&name, of).await
-    }
-
-    pub(crate) fn begin_name(self, generation: Generation) -> ObjectName {
-        ObjectName::GcBegin(self.project.name().clone(), generation)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::repo::memory::SeenSnapshot;
 use crate::repo::project::missing;
 use crate::repo::rounds::Stage;
 use crate::repo::row;
-use crate::repo::{PROGRAM, Project};
+use crate::repo::{PROGRAM, Writer};
 use crate::store::Created;
 use crate::units::{Generation, Sequence, SnapshotId};
 
@@ -28,7 +28,7 @@ const SILENT_MAX: Duration = Duration::from_secs(90 * 60);
 
 /// A registered backup.
 pub struct Session {
-    pub project: Project,
+    pub project: Writer,
     pub volume: VolumeRecord,
     pub sequence: Sequence,
     pub snapshot_id: SnapshotId,
@@ -65,7 +65,7 @@ pub struct Rival {
 
 impl Session {
     /// Registers a backup of a volume (steps 1 to 3).
-    pub async fn register(project: &Project, volume: &VolumeRecord) -> Result<Self> {
+    pub async fn register(project: &Writer, volume: &VolumeRecord) -> Result<Self> {
         for _ in 0..REGISTRATIONS_MAX {
             let generation = project.rounds().generation().await?;
             let log = project.log(volume.number).read().await?;
@@ -106,7 +106,7 @@ impl Session {
     }
 
     async fn open(
-        project: &Project,
+        project: &Writer,
         volume: &VolumeRecord,
         log: VolumeLog,
         generation: Generation,

@@ -3,10 +3,11 @@
 use crate::error::{ErrorKind, Result};
 use crate::format::ObjectName;
 use crate::format::record::{AliveRecord, EndRecord, ForgetRecord, NoteRecord, OpenRecord, Outcome};
-use crate::repo::Project;
 use crate::repo::found::Found;
 use crate::repo::log::LogEntry;
+use crate::repo::reserve::Reserve;
 use crate::repo::row;
+use crate::repo::{Creating, Project};
 use crate::store::Created;
 use crate::units::{Sequence, SnapshotId, VolumeNumber};
 
@@ -127,7 +128,9 @@ impl Slot<'_> {
         };
         self.project.look_bound(&self.alive_name(k), belongs).await
     }
+}
 
+impl Creating<Slot<'_>> {
     /// Creates the outcome of somebody else's session. Whether it is this one that stands is returned; whoever was first
     /// decided.
     pub(crate) async fn end_as_aborted(self, snapshot_id: SnapshotId, reason: String) -> Result<bool> {
@@ -135,6 +138,6 @@ impl Slot<'_> {
         let outcome = Outcome::Aborted { by, reason };
         let end = EndRecord { snapshot_id, outcome };
         let name = self.end_name();
-        Ok(matches!(self.project.reserve().create_record(&name, &end).await?, Created::New))
+        Ok(matches!(Reserve { project: self.project }.create_record(&name, &end).await?, Created::New))
     }
 }

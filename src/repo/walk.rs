@@ -401,7 +401,7 @@ mod tests {
                 |entry: &SnapshotEntry| Manifest::of(&bench.project, &entry.snapshot).expect("a manifest");
             let (old, new) = (of(&from), of(&to));
             let tree = |entry: &SnapshotEntry| Tree::of(&entry.snapshot).expect("a tree");
-            let mut walk = Walk::between(Reading(bench.project.clone()), tree(&from), tree(&to));
+            let mut walk = Walk::between(Reading(Project::clone(&bench.project)), tree(&from), tree(&to));
             let mut at = 0;
             while let Some(visit) = walk.next().await.expect("read") {
                 let context = format!("round {round}, {from_chunks} to {to_chunks} chunks, leaf {at}");
@@ -439,13 +439,13 @@ mod tests {
         let held = [(5, bench.chunk(&[1; 100]).await), (FANOUT * FANOUT + 5, bench.chunk(&[2; 100]).await)];
         let entry = snapshot(&bench, FANOUT * FANOUT + 5001, &held).await;
         let tree = || Tree::of(&entry.snapshot).expect("a tree");
-        let before = bench.project.repository().store.ledger();
-        let mut walk = Walk::between(Reading(bench.project.clone()), tree(), tree());
+        let before = bench.project.repository().store().ledger();
+        let mut walk = Walk::between(Reading(Project::clone(&bench.project)), tree(), tree());
         let Some(Visit::Skipped(all)) = walk.next().await.expect("read") else { panic!("a leaf") };
         assert_eq!(all, 0..tree().leaf_count());
         assert!(walk.next().await.expect("read").is_none());
-        assert_eq!((bench.project.repository().store.ledger() - before).requests(), 0);
-        let mut walk = Walk::over(Reading(bench.project.clone()), tree());
+        assert_eq!((bench.project.repository().store().ledger() - before).requests(), 0);
+        let mut walk = Walk::over(Reading(Project::clone(&bench.project)), tree());
         let mut leaves = 0;
         while let Some(visit) = walk.next().await.expect("read") {
             leaves += u64::from(matches!(visit, Visit::Leaf(_)));

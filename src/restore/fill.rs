@@ -74,7 +74,7 @@ pub(super) struct Work {
 }
 
 fn chunks_ahead_max(project: &Project) -> usize {
-    match project.repository().store.is_local() {
+    match project.repository().store().is_local() {
         true => LOCAL_CHUNKS_PER_THREAD * cpu::threads(),
         false => Semaphore::MAX_PERMITS,
     }

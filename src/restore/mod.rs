@@ -209,7 +209,7 @@ pub(crate) struct Started {
 
 impl Started {
     pub(crate) fn now(project: &Project) -> Self {
-        Self { at: Instant::now(), ledger: project.repository().store.ledger() }
+        Self { at: Instant::now(), ledger: project.repository().store().ledger() }
     }
 
     pub(crate) fn report(
@@ -218,7 +218,7 @@ impl Started {
         snapshot: &SnapshotEntry,
         planned: &Planned,
     ) -> RestoreReport {
-        let ledger = project.repository().store.ledger() - self.ledger;
+        let ledger = project.repository().store().ledger() - self.ledger;
         RestoreReport {
             volume: snapshot.volume_name.clone(),
             sequence: snapshot.snapshot.sequence.0,

@@ -139,7 +139,7 @@ pub async fn run(
     progress: Arc<dyn Progress>,
     cancel: Cancel,
 ) -> Result<StatsReport> {
-    let (started, before) = (Instant::now(), project.repository().store.ledger());
+    let (started, before) = (Instant::now(), project.repository().store().ledger());
     let survey = Survey { project, progress, cancel };
     survey.progress.phase("snapshots", None);
     let mut volumes = survey.volumes(options).await?;
@@ -171,7 +171,7 @@ pub async fn run(
         report.volumes.push(VolumeStats { volume: volume.name, usage: volume.usage, snapshots });
     }
     report.total = total.finish(&all);
-    report.ledger = project.repository().store.ledger() - before;
+    report.ledger = project.repository().store().ledger() - before;
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
 }

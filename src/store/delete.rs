@@ -1,4 +1,4 @@
-//! Deleting what may be refused: object lock and retention policies are answers, not failures.
+//! Deleting, also of what may be refused: object lock and retention policies are answers, not failures.
 
 use std::sync::Arc;
 
@@ -25,6 +25,23 @@ pub enum Deleted {
 }
 
 impl Store {
+    /// Deletes an object. That there is none is success.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        let (path, place, shared) = (key_path(key)?, self.shared.place(key), Arc::clone(&self.shared));
+        driven(async move {
+            let attempt = || {
+                let delete = ObjectStoreExt::delete(&shared.object_store, &path);
+                shared.within(shared.limits.stall_timeout, delete)
+            };
+            match shared.repeat(RequestKind::Delete, attempt).await {
+                Ok(()) => Ok(()),
+                Err(fault) if fault.class == Class::NotFound => Ok(()),
+                Err(fault) => Err(fault.into_error("delete", &place)),
+            }
+        })
+        .await
+    }
+
     /// Deletes an object unless the store refuses. A refusal is not asked again.
     pub async fn delete_unless_refused(&self, key: &str) -> Result<Deleted> {
         let (path, place, shared) = (key_path(key)?, self.shared.place(key), Arc::clone(&self.shared));

@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use super::attempt::{Attempt, Patience, Shared, key_path};
 use super::driven::driven;
 use super::ledger::RequestKind;
-use super::{ObjectInfo, Store};
+use super::{ObjectInfo, Reader};
 
-impl Store {
+impl Reader {
     /// All objects below `prefix` whose key follows `after`, sorted by key.
     ///
     /// `prefix` is whole segments, with or without a slash at its end; empty is everything. More objects

@@ -4,6 +4,8 @@
 //! backoff), creates whose outcome is always known, limits on sizes, bandwidth and requests in flight, an
 //! adaptive slow-down, and a ledger of requests. It moves opaque bytes and knows no format.
 //!
+//! A [`Reader`] reads; only a [`Store`] creates, deletes and replaces, and none is made from a reader.
+//!
 //! Keys are `/`-joined segments of `a-z A-Z 0-9 . _ -`, relative to the URL the store was opened with.
 
 mod adaptive;
@@ -30,6 +32,7 @@ mod staged;
 mod write;
 
 use std::fmt;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -47,10 +50,24 @@ pub use limits::{Limits, StoreConfig};
 pub use staged::Staged;
 pub use write::{Created, HEAD_BYTES_MAX};
 
-/// An object store, opened. Clones share its limits and its ledger.
+/// An object store, to be read. Clones share its limits and its ledger.
 #[derive(Clone)]
-pub struct Store {
+pub struct Reader {
     shared: Arc<Shared>,
+}
+
+/// An object store as it was opened: creating, deleting and replacing beside reading.
+#[derive(Debug, Clone)]
+pub struct Store {
+    reader: Reader,
+}
+
+impl Deref for Store {
+    type Target = Reader;
+
+    fn deref(&self) -> &Reader {
+        &self.reader
+    }
 }
 
 /// What a list or a head tells about an object.
@@ -113,6 +130,17 @@ impl Store {
         Self::from_shared(Shared::new(inner, url, limits, Arc::new(Counters::default()), false))
     }
 
+    /// The place that a store would be at, without opening it.
+    pub fn place_of(config: &StoreConfig) -> Result<String> {
+        place::place(config)
+    }
+
+    fn from_shared(shared: Shared) -> Self {
+        Self { reader: Reader { shared: Arc::new(shared) } }
+    }
+}
+
+impl Reader {
     /// The address it was opened with, without a slash at its end.
     pub fn url(&self) -> &str {
         &self.shared.url
@@ -121,11 +149,6 @@ impl Store {
     /// All that tells where it is: a path without links; or bucket, prefix, endpoint and account.
     pub fn place(&self) -> &str {
         &self.shared.place
-    }
-
-    /// The place that a store would be at, without opening it.
-    pub fn place_of(config: &StoreConfig) -> Result<String> {
-        place::place(config)
     }
 
     /// Whether its objects are files in a directory.
@@ -142,14 +165,10 @@ impl Store {
     pub fn inflight_limit(&self) -> usize {
         self.shared.inflight_limit()
     }
-
-    fn from_shared(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared) }
-    }
 }
 
-impl fmt::Debug for Store {
+impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("url", &self.shared.url).finish_non_exhaustive()
+        f.debug_struct("Reader").field("url", &self.shared.url).finish_non_exhaustive()
     }
 }

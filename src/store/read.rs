@@ -17,7 +17,7 @@ use super::attempt::{Attempt, Shared, key_path};
 use super::driven::driven;
 use super::fault::{Class, CutShort, Fault};
 use super::ledger::RequestKind;
-use super::{ObjectInfo, Store};
+use super::{ObjectInfo, Reader};
 
 /// Pieces of a body are gathered up to this before they are held up by the bandwidth limit: it lets what is small
 /// pass, and pieces are as small as the network makes them.
@@ -29,7 +29,7 @@ pub(crate) struct Part {
     pub(crate) object_size_bytes: u64,
 }
 
-impl Store {
+impl Reader {
     /// The whole object, or `None` when there is none.
     ///
     /// An object larger than `size_bytes_max` is a `Corrupt` error, and its body is not downloaded. A body

@@ -4,9 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use tokio::task::spawn_blocking;
-
-use crate::error::{Error, Result, io_error};
+use crate::cpu;
+use crate::error::{Result, io_error};
 
 use super::Store;
 use super::attempt::key_path;
@@ -23,7 +22,7 @@ impl Store {
     /// Finds staged files in a local directory; none in any other store. Some may be under way.
     pub async fn staged(&self) -> Result<Vec<Staged>> {
         let Some(dir) = self.shared.local_dir.clone() else { return Ok(Vec::new()) };
-        blocking(move || {
+        cpu::block(move || {
             let mut found = Vec::new();
             find(&dir, &mut found)?;
             Ok(found)
@@ -33,7 +32,7 @@ impl Store {
 
     /// Removes one.
     pub async fn remove_staged(&self, staged: Staged) -> Result<()> {
-        blocking(move || match fs::remove_file(&staged.path) {
+        cpu::block(move || match fs::remove_file(&staged.path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(io_error(format!("delete {}", staged.path.display()), e))
             }
@@ -75,11 +74,6 @@ fn is_staged(name: &str) -> bool {
     name.rsplit_once('#').is_some_and(|(stem, number)| {
         !stem.is_empty() && !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit())
     })
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = spawn_blocking(work).await;
-    done.map_err(|e| Error::internal("a blocking call ended without an answer").caused_by(e))?
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures::future::join_all;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ObjectStore, PutMode, PutOptions};
 
 use crate::cpu;
 use crate::error::{Error, ErrorKind, Result, io_error};
@@ -130,23 +130,6 @@ impl Store {
                             .map_err(|fault| fault.into_error("put", &place))?;
                     }
                 }
-            }
-        })
-        .await
-    }
-
-    /// Deletes an object. That there is none is success.
-    pub async fn delete(&self, key: &str) -> Result<()> {
-        let (path, place, shared) = (key_path(key)?, self.shared.place(key), Arc::clone(&self.shared));
-        driven(async move {
-            let attempt = || {
-                let delete = ObjectStoreExt::delete(&shared.object_store, &path);
-                shared.within(shared.limits.stall_timeout, delete)
-            };
-            match shared.repeat(RequestKind::Delete, attempt).await {
-                Ok(()) => Ok(()),
-                Err(fault) if fault.class == Class::NotFound => Ok(()),
-                Err(fault) => Err(fault.into_error("delete", &place)),
             }
         })
         .await

@@ -44,7 +44,7 @@ impl Audit {
 
     /// The bytes of an object of at most this size.
     pub(crate) async fn object(&self, name: &ObjectName, len_bytes_max: u64) -> Looked<Bytes> {
-        let store = &self.project.repository().store;
+        let store = self.project.repository().store();
         let found = looked(store.get(&name.to_string(), len_bytes_max).await)?;
         Ok(found.and_then(|bytes| bytes.ok_or_else(Flaw::missing)))
     }

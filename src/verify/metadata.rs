@@ -175,7 +175,7 @@ impl Metadata {
 /// The repository and project records, the keys, and the prune rounds.
 async fn common(audit: &Audit) -> Result<Vec<Finding>> {
     let project = audit.project.name();
-    let store = &audit.project.repository().store;
+    let store = audit.project.repository().store();
     let mut names = vec![ObjectName::Repository, ObjectName::Project(project.clone())];
     for prefix in [keys_prefix().to_owned(), gc_prefix(project), lost_prefix(project)] {
         let listed = store.list(&prefix, None).await?;
@@ -273,7 +273,7 @@ async fn volumes(audit: &Audit, findings: &mut Findings) -> Result<Vec<(VolumeNu
     }
     // A volume whose entry is gone may show by its log.
     let mut highest = catalog.last();
-    for name in audit.project.repository().store.list_prefixes(&logs_prefix(project)).await? {
+    for name in audit.project.repository().store().list_prefixes(&logs_prefix(project)).await? {
         let number = name.parse().ok().map(VolumeNumber).filter(|n| *n > highest);
         if let Some(number) = number
             && is_begun(audit, number).await?

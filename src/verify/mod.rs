@@ -27,7 +27,7 @@ use std::time::Instant;
 use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::progress::Progress;
-use crate::repo::Project;
+use crate::repo::{Project, Writer};
 use crate::verify::audit::Audit;
 use crate::verify::look::Look;
 use crate::verify::metadata::Metadata;
@@ -80,12 +80,12 @@ impl Default for VerifyOptions {
 /// Only what keeps it from looking: a store that does not answer, a snapshot that does not exist, an interruption.
 /// Damage is not an error but in the report.
 pub async fn run(
-    project: &Project,
+    project: &Writer,
     options: VerifyOptions,
     progress: Arc<dyn Progress>,
     cancel: Cancel,
 ) -> Result<VerifyReport> {
-    let (started, before) = (Instant::now(), project.repository().store.ledger());
+    let (started, before) = (Instant::now(), project.repository().store().ledger());
     let audit = Audit::new(project, &options, progress, cancel);
     let mut findings = Findings::default();
     let metadata = Metadata::read(&audit, &options.snapshots, &mut findings).await?;
@@ -98,8 +98,8 @@ pub async fn run(
         report.ranges_omitted = hurt::find(&audit, &metadata.subjects, &mut findings).await?;
     }
     (report.damage, report.damage_omitted) = (findings.damage, findings.omitted);
-    recorded::remember(&audit, &options, &mut report, None).await?;
-    report.ledger = project.repository().store.ledger() - before;
+    recorded::remember(&audit, project, &options, &mut report, None).await?;
+    report.ledger = project.repository().store().ledger() - before;
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
 }

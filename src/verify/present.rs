@@ -96,7 +96,7 @@ async fn list(audit: &Audit, marks: &mut Marks, (from, until): (ChunkId, Option<
         for first in prefixes {
             audit.cancel.check()?;
             let prefix = chunks_prefix(audit.project.name(), generation, first);
-            let store = &audit.project.repository().store;
+            let store = audit.project.repository().store();
             let mut listing = std::pin::pin!(store.list_stream(&prefix, None));
             while let Some(info) = listing.try_next().await? {
                 if let Some(ObjectName::Chunk(_, name)) = ObjectName::parse(&info.key) {
@@ -110,7 +110,7 @@ async fn list(audit: &Audit, marks: &mut Marks, (from, until): (ChunkId, Option<
 
 async fn head(audit: &Audit, object: ObjectRef) -> Result<(ObjectRef, Option<Flaw>)> {
     let name = audit.project.content().chunk_name(object.name).to_string();
-    let flaw = match looked(audit.project.repository().store.head(&name).await)? {
+    let flaw = match looked(audit.project.repository().store().head(&name).await)? {
         Ok(Some(info)) if info.size_bytes == u64::from(object.sealed_len_bytes) => None,
         Ok(Some(info)) => Some(wrong_size(info.size_bytes, &object)),
         Ok(None) => Some(Flaw::missing()),

@@ -7,6 +7,7 @@ use crate::error::{ErrorKind, Result};
 use crate::format::ObjectName;
 use crate::format::lost::LostName;
 use crate::format::names::ContentKind;
+use crate::repo::{Keeper, Writer};
 use crate::verify::VerifyOptions;
 use crate::verify::audit::Audit;
 use crate::verify::report::VerifyReport;
@@ -15,11 +16,12 @@ use crate::verify::report::VerifyReport;
 /// not write verifies all the same.
 pub(crate) async fn remember(
     audit: &Audit,
+    writer: &Writer,
     options: &VerifyOptions,
     report: &mut VerifyReport,
-    mended: Option<&[&str]>,
+    mended: Option<(&Keeper, &[&str])>,
 ) -> Result<()> {
-    match try_to_remember(audit, options, report, mended).await {
+    match try_to_remember(audit, writer, options, report, mended).await {
         Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::Internal) => Err(e),
         Err(e) => {
             audit.progress.warn(&format!(
@@ -33,9 +35,10 @@ pub(crate) async fn remember(
 
 async fn try_to_remember(
     audit: &Audit,
+    writer: &Writer,
     options: &VerifyOptions,
     report: &mut VerifyReport,
-    mended: Option<&[&str]>,
+    mended: Option<(&Keeper, &[&str])>,
 ) -> Result<()> {
     let hurt: Vec<LostName> = report.damage.iter().filter_map(|d| lost_name(&d.object)).collect();
     let read_all = options.read_data && options.slice.is_none() && options.snapshots.is_empty();
@@ -48,15 +51,15 @@ async fn try_to_remember(
         report.recorded = known.lacks(&hurt).len() as u64;
         return Ok(());
     }
-    if let Some(mended) = mended.filter(|_| !known.is_empty()) {
+    if let Some((keeper, mended)) = mended.filter(|_| !known.is_empty()) {
         let hurt: HashSet<&LostName> = hurt.iter().collect();
         let mended: HashSet<LostName> = mended.iter().filter_map(|object| lost_name(object)).collect();
         // What was read and is not hurt is good, or nobody needs it.
         let settled =
             |name: &LostName| !hurt.contains(name) && (mended.contains(name) || read_all && all_listed);
-        audit.project.lost_records().settle(&known, settled).await?;
+        keeper.lost_records().settle(&known, settled).await?;
     }
-    report.recorded = audit.project.lost_records().remember(&mut known, &hurt).await? as u64;
+    report.recorded = writer.lost_records().remember(&mut known, &hurt).await? as u64;
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use crate::format::record::RepositoryRecord;
 use crate::format::{ObjectName, ObjectType, Sealing};
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::read_repository;
-use crate::store::{Ledger, ObjectInfo, Store};
+use crate::store::{Ledger, ObjectInfo, Reader};
 use crate::units::{ChunkId, ProjectName, Sequence, VolumeNumber};
 use crate::verify::report::{Damage, Findings, Flaw, Looked, Problem, looked};
 use crate::verify::slice::Slice;
@@ -108,7 +108,7 @@ fn no_row(numbers: &Numbers) -> Flaw {
 /// # Errors
 /// A repository record that cannot be read: nothing can be checked without it.
 pub async fn scrub(
-    store: &Store,
+    store: &Reader,
     options: ScrubOptions,
     progress: Arc<dyn Progress>,
     cancel: Cancel,
@@ -230,7 +230,7 @@ impl Run {
     }
 
     /// Looks for the numbers that the listing lacks.
-    async fn gaps(&mut self, store: &Store) -> Result<()> {
+    async fn gaps(&mut self, store: &Reader) -> Result<()> {
         for (project, numbers) in std::mem::take(&mut self.volumes) {
             if numbers.is_no_row() {
                 let name = ObjectName::Volume(project, VolumeNumber(numbers.highest));
@@ -256,7 +256,7 @@ impl Run {
 
     async fn gaps_of(
         &mut self,
-        store: &Store,
+        store: &Reader,
         prefix: &str,
         wanted: impl Iterator<Item = ObjectName>,
     ) -> Result<()> {
@@ -275,7 +275,7 @@ impl Run {
 }
 
 struct Scrubber {
-    store: Store,
+    store: Reader,
     record: RepositoryRecord,
 }
 

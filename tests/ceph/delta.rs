@@ -9,13 +9,13 @@ use crate::support::repo::{default, init_with, latest, options, read_back, store
 use cuttle::backup::{self, BackupReport, Input};
 use cuttle::cancel::Cancel;
 use cuttle::progress::Silent;
-use cuttle::repo::{InitOptions, Project};
+use cuttle::repo::{InitOptions, Keeper};
 use object_store::memory::InMemory;
 
 const MIB: u64 = 1 << 20;
 const IMAGE: &str = "rbd/delta-nights";
 
-async fn night(ceph: &Ceph, project: &Project) -> BackupReport {
+async fn night(ceph: &Ceph, project: &Keeper) -> BackupReport {
     let input = Input::Volume(Arc::new(ceph.volume(IMAGE)));
     backup::run(project, input, &options("v"), Arc::new(Silent), Cancel::never()).await.expect("backed up")
 }

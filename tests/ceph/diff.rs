@@ -13,7 +13,7 @@ use cuttle::export::{self, Output};
 use cuttle::import::{ImportOptions, ImportReport, Input, import};
 use cuttle::progress::Silent;
 use cuttle::rbd::Access;
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::units::{Content, Extent};
 use cuttle::{ErrorKind, Result};
@@ -86,7 +86,7 @@ impl Write for Pipe {
 
 async fn export_as(
     format: &str,
-    project: &Project,
+    project: &Keeper,
     from: Option<&SnapshotEntry>,
     to: &SnapshotEntry,
 ) -> Vec<u8> {
@@ -99,7 +99,7 @@ async fn export_as(
     bytes.clone()
 }
 
-async fn repository() -> Project {
+async fn repository() -> Keeper {
     default(&init_on(store(Arc::new(InMemory::new())), OBJECT, true).await).await
 }
 
@@ -126,7 +126,7 @@ fn mutate(images: &Images, path: &str, numbers: &mut Numbers) {
 /// What `cuttle diff` says lies within what `rbd diff --whole-object` says, and nothing else differs.
 async fn check_changes(
     images: &Images,
-    project: &Project,
+    project: &Keeper,
     from: &SnapshotEntry,
     to: &SnapshotEntry,
     path: &str,

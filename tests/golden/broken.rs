@@ -214,7 +214,7 @@ async fn break_it(what: &str, objects: &Arc<InMemory>) {
 
 async fn attempt(objects: Arc<InMemory>) -> Result<Vec<u8>, Error> {
     let repository = open(objects, key_file).await?;
-    let project = repository.project(&"default".parse().expect("valid")).await?;
+    let project = repository.keeper(&"default".parse().expect("valid")).await?;
     restored(&project, "deltas").await
 }
 
@@ -235,7 +235,7 @@ async fn whatever_is_broken_is_named_and_what_to_do_is_said() {
             assert!(help.contains(case.helps), "{context}: {error}: {help}");
             if case.opens {
                 let repository = open(objects.clone(), unlock).await.expect(&context);
-                let project = repository.project(&"default".parse().expect("valid")).await.expect(&context);
+                let project = repository.keeper(&"default".parse().expect("valid")).await.expect(&context);
                 assert!(!damage(&project).await.is_empty(), "{context}: verify found nothing");
             }
         }
@@ -249,7 +249,7 @@ async fn a_broken_object_in_the_way_of_a_new_one_is_passed_by() {
     use crate::support::repo::{MemoryVolume, back_up, options};
     let objects = copy("v1-open").await;
     let repository = open(objects.clone(), key_file).await.expect("opened");
-    let project = repository.project(&"tenant-a".parse().expect("valid")).await.expect("opened");
+    let project = repository.keeper(&"tenant-a".parse().expect("valid")).await.expect("opened");
     let content = restored(&project, "vms/image").await.expect("restored");
     let chunks = names(&*objects, "projects/tenant-a/chunks/").await;
     for name in &chunks {
@@ -275,7 +275,7 @@ async fn a_diff_onto_a_broken_chunk_is_refused() {
             put(&*objects, &chunk, bytes).await;
         }
         let repository = open(objects.clone(), unlock).await.expect("opened");
-        let project = repository.project(&"default".parse().expect("valid")).await.expect("opened");
+        let project = repository.keeper(&"default".parse().expect("valid")).await.expect("opened");
         let diff = diff_v1(Some("tuesday"), "wednesday", 12_988, &[(5, vec![1; 10])]);
         let error = back_up_stream(&project, diff, &options("from a stream")).await.expect_err(name);
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{name}: {error}");

@@ -13,7 +13,7 @@ use cuttle::format::names::{ContentKind, ContentName};
 use cuttle::format::record::{ForgetRecord, NoteRecord, OpenRecord};
 use cuttle::format::{ObjectName, PageRef};
 use cuttle::keys::Unlock;
-use cuttle::repo::{Environment, InitOptions, Project, Repository};
+use cuttle::repo::{Environment, InitOptions, Keeper, Repository};
 use cuttle::units::{ChunkId, Generation, Sequence, VolumeNumber};
 use object_store::local::LocalFileSystem;
 
@@ -69,7 +69,7 @@ pub async fn make(at: &Path, encrypted: bool) -> String {
         repository.add_key(&key_file, "golden key file").await.expect("added");
     }
     let mut expected = String::from("project\tvolume\tsequence\tstate\tsize_bytes\tblake3\n");
-    let default = repository.project(&"default".parse().expect("valid")).await.expect("the project");
+    let default = repository.keeper(&"default".parse().expect("valid")).await.expect("the project");
     let hand = ByHand::open(objects.clone(), &key_file, "default").await;
     let mut note = |project: &str, volume: &str, sequence: u32, state: &str, content: &[u8]| {
         let (size, hash) = (content.len(), blake3::hash(content));
@@ -115,7 +115,7 @@ type Note<'a> = dyn FnMut(&str, &str, u32, &str, &[u8]) + 'a;
 
 /// A volume of two leaves: zeros, equal chunks, a short last chunk; then incrementals, one that grows, one that was
 /// aborted, one forgotten, one protected.
-async fn image(project: &Project, hand: &ByHand, note: &mut Note<'_>) -> Arc<MemoryVolume> {
+async fn image(project: &Keeper, hand: &ByHand, note: &mut Note<'_>) -> Arc<MemoryVolume> {
     const NAME: &str = "vms/image";
     let mut content = vec![0; 1030 * C + 1234];
     for (seed, at) in [1, 2, 9, 500, 1029].into_iter().enumerate() {
@@ -154,7 +154,7 @@ async fn image(project: &Project, hand: &ByHand, note: &mut Note<'_>) -> Arc<Mem
 }
 
 /// A volume known from streams only.
-async fn stream(project: &Project, note: &mut Note<'_>) {
+async fn stream(project: &Keeper, note: &mut Note<'_>) {
     const NAME: &str = "from a stream";
     let mut content = [block(20, 2 * C), vec![0; C], block(21, 700)].concat();
     let full = diff_v1(None, "monday", content.len() as u64, &[(0, content.clone())]);
@@ -166,14 +166,14 @@ async fn stream(project: &Project, note: &mut Note<'_>) {
     note("default", NAME, sequence(&report), "live", &content);
 }
 
-async fn empty(project: &Project, note: &mut Note<'_>) {
+async fn empty(project: &Keeper, note: &mut Note<'_>) {
     let volume = MemoryVolume::new(Vec::new());
     let report = back_up(project, &volume, &golden_options("empty")).await.expect("backed up");
     note("default", "empty", sequence(&report), "live", &[]);
 }
 
 /// A full chunk, a delta on it, and a delta on that; and a full one under a variant of its name.
-async fn deltas(project: &Project, hand: &ByHand, note: &mut Note<'_>) {
+async fn deltas(project: &Keeper, hand: &ByHand, note: &mut Note<'_>) {
     const NAME: &str = "deltas";
     let full = block(30, C);
     let (mut first, mut second) = (full.clone(), full.clone());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cuttle::cancel::Cancel;
 use cuttle::keys::Unlock;
 use cuttle::progress::Silent;
-use cuttle::repo::{Project, Repository};
+use cuttle::repo::{Admin, Keeper, Repository};
 use cuttle::restore::{self, RestoreOptions};
 use cuttle::sink::pipe::PipeSink;
 use cuttle::verify::{self, ScrubOptions, VerifyOptions};
@@ -56,11 +56,11 @@ pub async fn copy(name: &str) -> Arc<InMemory> {
     Arc::new(to)
 }
 
-pub async fn open(inner: Arc<dyn ObjectStore>, unlock: Opener) -> Result<Arc<Repository>> {
+pub async fn open(inner: Arc<dyn ObjectStore>, unlock: Opener) -> Result<Admin> {
     Repository::open(store(inner), environment(), &mut || Ok(unlock())).await
 }
 
-pub async fn restored(project: &Project, spec: &str) -> Result<Vec<u8>> {
+pub async fn restored(project: &Keeper, spec: &str) -> Result<Vec<u8>> {
     let snapshot = project.volumes().snapshot(spec).await?;
     let sink = Arc::new(PipeSink::new(Vec::new(), snapshot.snapshot.size_bytes));
     let (options, progress) = (RestoreOptions::default(), Arc::new(Silent));
@@ -68,7 +68,7 @@ pub async fn restored(project: &Project, spec: &str) -> Result<Vec<u8>> {
     Ok(Arc::into_inner(sink).expect("nobody else has it").into_inner())
 }
 
-pub async fn damage(project: &Project) -> Vec<String> {
+pub async fn damage(project: &Keeper) -> Vec<String> {
     let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
     let report = verify::run(project, options, Arc::new(Silent), Cancel::never()).await.expect("verified");
     assert_eq!(report.ok(), report.damage.is_empty());
@@ -81,7 +81,7 @@ async fn check(at: &Path, unlock: Opener, expected: &Expected, context: &str) {
     let repository = open(inner(), unlock).await.unwrap_or_else(|e| panic!("{context}: {e}"));
     let mut found = Expected::new();
     for name in repository.projects().await.expect("listed") {
-        let project = repository.project(&name).await.expect("opened");
+        let project = repository.keeper(&name).await.expect("opened");
         assert_eq!(damage(&project).await, Vec::<String>::new(), "{context}: {name}");
         for volume in project.volumes().confirmed().await.expect("a catalog").entries() {
             let log = project.log(volume.number).confirmed().await.expect("a log");
@@ -134,7 +134,7 @@ async fn a_golden_repository_opens_with_password_and_key_file_only() {
 async fn the_notes_of_a_golden_snapshot_are_read() {
     for (name, unlock) in GOLDEN {
         let repository = open(copy(name).await, unlock).await.expect("opened");
-        let project = repository.project(&"default".parse().expect("valid")).await.expect("opened");
+        let project = repository.keeper(&"default".parse().expect("valid")).await.expect("opened");
         let noted = project.volumes().snapshot("vms/image@4").await.expect("found");
         assert_eq!((noted.protected, &noted.tags[..]), (true, &["golden".to_owned(), "note 2".into()][..]));
         let plain = project.volumes().snapshot("vms/image@1").await.expect("found");
@@ -149,7 +149,7 @@ async fn a_golden_repository_can_be_gone_on_with() {
     for (name, unlock) in GOLDEN {
         let objects = copy(name).await;
         let repository = open(objects.clone(), unlock).await.expect("opened");
-        let project = repository.project(&"default".parse().expect("valid")).await.expect("opened");
+        let project = repository.keeper(&"default".parse().expect("valid")).await.expect("opened");
         let content = restored(&project, "vms/image").await.expect("restored");
         let volume = MemoryVolume::new(content.clone());
         volume.edit(|content| content[0] = 1);

@@ -8,7 +8,7 @@ use cuttle::ErrorKind;
 use cuttle::cancel::Canceller;
 use cuttle::progress::{Progress, Step as Stride};
 use cuttle::repo::history::SnapshotEntry;
-use cuttle::repo::{InitOptions, Project};
+use cuttle::repo::{InitOptions, Keeper};
 use object_store::memory::InMemory;
 
 use crate::operator::{Image, Operator};
@@ -58,7 +58,7 @@ pub struct Place {
 
 pub struct World<'a> {
     pub place: &'a Place,
-    pub project: Project,
+    pub project: Keeper,
     pub known: Vec<Known>,
     pub tally: Tally,
 }

@@ -14,7 +14,7 @@ use cuttle::format::names::ContentName;
 use cuttle::format::record::{EndRecord, Outcome};
 use cuttle::format::{ObjectName, Record};
 use cuttle::progress::Silent;
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::restore::{self, RestoreOptions};
 use cuttle::sink::pipe::PipeSink;
 use cuttle::units::{ChunkId, Generation, Sequence, VolumeNumber};
@@ -38,7 +38,7 @@ async fn everything(objects: Arc<InMemory>) -> Result<()> {
     back_up(&project, &volume, &self::options("v")).await.map(drop)
 }
 
-async fn verified(project: &Project) -> Result<()> {
+async fn verified(project: &Keeper) -> Result<()> {
     let options = VerifyOptions { read_data: true, inflight_bytes: 32 << 20, ..VerifyOptions::default() };
     let report = verify::run(project, options, Arc::new(Silent), Cancel::never()).await?;
     match report.ok() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cuttle::ErrorKind;
 use cuttle::mount::current::{Current, REFRESH_INTERVAL, Which};
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::units::Sequence;
 use object_store::ObjectStoreExt;
 
@@ -17,7 +17,7 @@ async fn sequences(current: &Current, volume: &str) -> Vec<u32> {
     current.snapshots(volume).await.expect("snapshots").iter().map(|s| s.snapshot.sequence.0).collect()
 }
 
-async fn another(project: &Project, volume: &str) {
+async fn another(project: &Keeper, volume: &str) {
     back_up(project, &MemoryVolume::new(vec![1; 5000]), &options(volume)).await.expect("a backup");
 }
 

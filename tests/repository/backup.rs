@@ -12,7 +12,7 @@ use crate::support::repo::{
 use cuttle::ErrorKind;
 use cuttle::backup::{self, BackupOptions};
 use cuttle::repo::session::Session;
-use cuttle::repo::{Project, Repository, default_project};
+use cuttle::repo::{Keeper, Repository, default_project};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
@@ -281,7 +281,7 @@ async fn wrong_secrets_open_nothing() {
     assert_eq!(opened.err().map(|e| e.kind()), Some(ErrorKind::WrongKey));
 }
 
-async fn stream(project: &cuttle::repo::Project, bytes: Vec<u8>) -> cuttle::Result<backup::BackupReport> {
+async fn stream(project: &cuttle::repo::Keeper, bytes: Vec<u8>) -> cuttle::Result<backup::BackupReport> {
     // These are of any size on purpose.
     let options = backup::BackupOptions { accept_smaller: true, ..options("s") };
     back_up_stream(project, bytes, &options).await
@@ -392,7 +392,7 @@ async fn where_a_store_overwrites_cuttle_looks_first() {
 }
 
 /// Registers a backup as another host would that is still at it.
-async fn begun(project: &Project) -> Session {
+async fn begun(project: &Keeper) -> Session {
     let catalog = project.volumes().confirmed().await.expect("a catalog");
     Session::register(project, catalog.entries().first().expect("a volume")).await.expect("registered")
 }

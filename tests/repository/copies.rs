@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cuttle::cancel::Cancel;
 use cuttle::progress::Silent;
 use cuttle::prune::{self, PruneOptions};
-use cuttle::repo::{Environment, Project, Repository, default_project};
+use cuttle::repo::{Environment, Keeper, Repository, default_project};
 use object_store::memory::InMemory;
 
 use crate::support::Numbers;
@@ -16,18 +16,18 @@ use crate::support::repo::{
 };
 
 /// A host with a cache of its own.
-async fn host(objects: &Arc<InMemory>, cache: &Path) -> Project {
+async fn host(objects: &Arc<InMemory>, cache: &Path) -> Keeper {
     let environment = Environment { cache_dir: Some(cache.into()), ..environment() };
     let repository =
         Repository::open(store(objects.clone()), environment, &mut || Ok(secret())).await.expect("opened");
-    repository.project(&default_project()).await.expect("the project")
+    repository.keeper(&default_project()).await.expect("the project")
 }
 
 fn copy_of(objects: &InMemory) -> Arc<InMemory> {
     Arc::new(objects.fork())
 }
 
-async fn night(project: &Project, volume: &Arc<MemoryVolume>, name: &str) {
+async fn night(project: &Keeper, volume: &Arc<MemoryVolume>, name: &str) {
     back_up(project, volume, &options(name)).await.expect("backed up");
 }
 

@@ -15,14 +15,14 @@ use cuttle::format::page::{ObjectRef, PageRef};
 use cuttle::progress::Silent;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::manifest::Manifest;
-use cuttle::repo::{InitOptions, Project};
+use cuttle::repo::{InitOptions, Keeper};
 use cuttle::units::Generation;
 use cuttle::verify::{self, VerifyOptions, VerifyReport};
 use object_store::memory::InMemory;
 
 const C: usize = CHUNK as usize;
 
-async fn repository(delta_depth_max: u8) -> (Arc<InMemory>, Project) {
+async fn repository(delta_depth_max: u8) -> (Arc<InMemory>, Keeper) {
     let objects = Arc::new(InMemory::new());
     let options = InitOptions { chunk_size_bytes: CHUNK, delta_depth_max };
     let repository = init_with(store(objects.clone()), options, true).await;
@@ -33,12 +33,12 @@ fn filled(chunks: usize, seed: u64) -> Vec<u8> {
     Numbers::new(seed).bytes(chunks * C)
 }
 
-async fn night(project: &Project, volume: &Arc<MemoryVolume>) -> cuttle::backup::BackupReport {
+async fn night(project: &Keeper, volume: &Arc<MemoryVolume>) -> cuttle::backup::BackupReport {
     back_up(project, volume, &options("v")).await.expect("backed up")
 }
 
 /// The refs of a snapshot's chunks.
-async fn refs(project: &Project, snapshot: &SnapshotEntry) -> Vec<PageRef> {
+async fn refs(project: &Keeper, snapshot: &SnapshotEntry) -> Vec<PageRef> {
     let manifest = Manifest::of(project, &snapshot.snapshot).expect("a manifest");
     let mut all = Vec::new();
     for number in 0..manifest.leaf_count() {
@@ -47,7 +47,7 @@ async fn refs(project: &Project, snapshot: &SnapshotEntry) -> Vec<PageRef> {
     all
 }
 
-async fn newest_refs(project: &Project) -> Vec<PageRef> {
+async fn newest_refs(project: &Keeper) -> Vec<PageRef> {
     refs(project, &latest(project, "v").await).await
 }
 
@@ -55,7 +55,7 @@ fn depth(chunk: &PageRef) -> usize {
     chunk.objects().count().saturating_sub(1)
 }
 
-async fn verified(project: &Project) -> VerifyReport {
+async fn verified(project: &Keeper) -> VerifyReport {
     let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
     verify::run(project, options, Arc::new(Silent), Cancel::never()).await.expect("verified")
 }
@@ -390,7 +390,7 @@ async fn an_unchanged_chunk_on_a_condemned_base_is_written_in_full() {
 }
 
 /// What follows when the base is found not to be what the repository has.
-async fn distrusted(project: &Project, volume: &Arc<MemoryVolume>, chunk: usize) {
+async fn distrusted(project: &Keeper, volume: &Arc<MemoryVolume>, chunk: usize) {
     let dry = cuttle::backup::BackupOptions { dry_run: true, ..options("v") };
     let error = back_up(project, volume, &dry).await.expect_err("a dry run says so, too");
     assert_eq!(error.kind(), ErrorKind::Corrupt);

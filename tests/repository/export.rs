@@ -19,7 +19,7 @@ use cuttle::format::PageRef;
 use cuttle::format::names::ContentName;
 use cuttle::format::page::ObjectRef;
 use cuttle::progress::Silent;
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::restore::RestoreReport;
 use cuttle::source::diff_stream;
@@ -43,7 +43,7 @@ impl<'a> Export<'a> {
         Self { from: Some(from), ..Self::of(format) }
     }
 
-    async fn to(&self, output: Output, project: &Project, snapshot: &SnapshotEntry) -> Result<RestoreReport> {
+    async fn to(&self, output: Output, project: &Keeper, snapshot: &SnapshotEntry) -> Result<RestoreReport> {
         let format = export::format(self.format)?;
         let mut export = export::Export::new(format, snapshot.clone(), self.from.cloned());
         if let Some(base) = &mut export.what.base {
@@ -52,12 +52,12 @@ impl<'a> Export<'a> {
         export::run(project, export, output, Arc::new(Silent), Cancel::never()).await
     }
 
-    async fn to_file(&self, path: &Path, project: &Project, snapshot: &SnapshotEntry) -> RestoreReport {
+    async fn to_file(&self, path: &Path, project: &Keeper, snapshot: &SnapshotEntry) -> RestoreReport {
         let output = Output::File { path: path.to_owned(), overwrite: false };
         self.to(output, project, snapshot).await.expect("exported")
     }
 
-    async fn to_pipe(&self, project: &Project, snapshot: &SnapshotEntry) -> Vec<u8> {
+    async fn to_pipe(&self, project: &Keeper, snapshot: &SnapshotEntry) -> Vec<u8> {
         let pipe = Pipe::default();
         let output = Output::Pipe(Box::new(pipe.clone()));
         self.to(output, project, snapshot).await.expect("exported");
@@ -81,7 +81,7 @@ impl std::io::Write for Pipe {
     }
 }
 
-async fn repository(chunk_size_bytes: u32) -> Project {
+async fn repository(chunk_size_bytes: u32) -> Keeper {
     default(&init_on(store(Arc::new(InMemory::new())), chunk_size_bytes, true).await).await
 }
 
@@ -248,7 +248,7 @@ async fn diffs_and_images_hold_what_was_backed_up() {
     }
 }
 
-async fn listed(project: &Project, from: Option<&SnapshotEntry>, to: &SnapshotEntry) -> Vec<Extent> {
+async fn listed(project: &Keeper, from: Option<&SnapshotEntry>, to: &SnapshotEntry) -> Vec<Extent> {
     let mut all = Vec::new();
     let mut found = |extent| {
         all.push(extent);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::support::fault_store::{FAULTS, FaultStore, Gate, Op};
 use crate::support::repo::{MemoryVolume, back_up, in_memory, options, reopen};
 use cuttle::ErrorKind;
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::repo::notes::{Forgotten, Noted};
 use object_store::memory::InMemory;
 
@@ -25,7 +25,7 @@ async fn two_nights() -> Arc<InMemory> {
 }
 
 /// The older of the two, as this client sees it now.
-async fn older(project: &Project) -> Option<Noted> {
+async fn older(project: &Keeper) -> Option<Noted> {
     let catalog = project.volumes().confirmed().await.expect("a catalog");
     let snapshots = project.history(&catalog.entries()[0]).snapshots().await.expect("a log");
     snapshots.iter().find(|s| s.snapshot.sequence.0 == 1).map(Noted::from)
@@ -36,11 +36,11 @@ async fn seen(objects: &Arc<InMemory>) -> Option<Noted> {
     older(&reopen(objects.clone()).await.expect("opened")).await
 }
 
-async fn protect(project: &Project, noted: &Noted) -> cuttle::Result<()> {
+async fn protect(project: &Keeper, noted: &Noted) -> cuttle::Result<()> {
     project.notes().change(noted, |note| note.protected = true).await.map(drop)
 }
 
-async fn tag(project: &Project, noted: &Noted, tag: &str) -> cuttle::Result<()> {
+async fn tag(project: &Keeper, noted: &Noted, tag: &str) -> cuttle::Result<()> {
     project.notes().change(noted, |note| note.tags.push(tag.to_owned())).await.map(drop)
 }
 

@@ -12,7 +12,7 @@ use crate::support::repo::{
 use cuttle::cancel::Cancel;
 use cuttle::keys::Unlock;
 use cuttle::progress::Silent;
-use cuttle::repo::{Project, Repository};
+use cuttle::repo::{Keeper, Repository};
 use cuttle::restore::{self, RestoreOptions};
 use cuttle::sink::pipe::PipeSink;
 use cuttle::verify::{self, VerifyOptions};
@@ -37,13 +37,13 @@ async fn two_projects(encrypted: bool) -> Arc<InMemory> {
     objects
 }
 
-async fn open(inner: Arc<dyn ObjectStore>, project: &str) -> Result<Project> {
+async fn open(inner: Arc<dyn ObjectStore>, project: &str) -> Result<Keeper> {
     let repository = Repository::open(store(inner), environment(), &mut || Ok(secret())).await?;
-    repository.project(&project.parse().expect("valid")).await
+    repository.keeper(&project.parse().expect("valid")).await
 }
 
 /// All that a tenant does of an evening.
-async fn evening(project: &Project, volume: &Arc<MemoryVolume>) {
+async fn evening(project: &Keeper, volume: &Arc<MemoryVolume>) {
     for _ in 0..2 {
         back_up(project, volume, &options("pool/image")).await.expect("backed up");
         volume.edit(|content| content[5] ^= 1);
@@ -130,7 +130,7 @@ async fn asked(objects: &Arc<InMemory>, unlock: fn() -> Unlock, kind: ErrorKind)
     let attempt = async {
         let inner: Arc<dyn ObjectStore> = Arc::new(seen.clone());
         let repository = Repository::open(store(inner), environment(), &mut || Ok(unlock())).await?;
-        let project = repository.project(&PROJECTS[0].parse().expect("valid")).await?;
+        let project = repository.keeper(&PROJECTS[0].parse().expect("valid")).await?;
         back_up(&project, &MemoryVolume::new(content()), &options("pool/image")).await
     };
     let error = attempt.await.expect_err("refused");

@@ -16,7 +16,7 @@ use cuttle::error::Context;
 use cuttle::forget;
 use cuttle::progress::{Progress, Silent, Step};
 use cuttle::prune::{self, PruneOptions};
-use cuttle::repo::{Project, Repository, default_project};
+use cuttle::repo::{Keeper, Repository, default_project};
 use cuttle::store::{Limits, Store, StoreConfig};
 use cuttle::verify::{self, VerifyOptions};
 use cuttle::{Error, ErrorKind, Result};
@@ -116,9 +116,9 @@ fn quick() -> Limits {
     }
 }
 
-async fn connect(store: Store) -> Result<Project> {
+async fn connect(store: Store) -> Result<Keeper> {
     let repository = Repository::open(store, environment(), &mut || Ok(secret())).await?;
-    repository.project(&default_project()).await
+    repository.keeper(&default_project()).await
 }
 
 fn prune_options() -> PruneOptions {
@@ -177,12 +177,12 @@ impl World {
         world
     }
 
-    async fn night(&mut self, project: &Project) -> Result<()> {
+    async fn night(&mut self, project: &Keeper) -> Result<()> {
         let fresh = self.numbers.bytes(3 * C);
         self.night_of(project, &fresh).await
     }
 
-    async fn night_of(&mut self, project: &Project, changed: &[u8]) -> Result<()> {
+    async fn night_of(&mut self, project: &Keeper, changed: &[u8]) -> Result<()> {
         self.volume.edit(|content| content[2 * C..5 * C].copy_from_slice(changed));
         let report = back_up(project, &self.volume, &options(VOLUME)).await?;
         let sequence = report.sequence.expect("a sequence") as usize;
@@ -192,7 +192,7 @@ impl World {
         Ok(())
     }
 
-    async fn forget(&mut self, project: &Project, sequence: usize) -> Result<()> {
+    async fn forget(&mut self, project: &Keeper, sequence: usize) -> Result<()> {
         let names = [format!("{VOLUME}@{sequence}")];
         let report = forget::by_name(project, &names, false, Cancel::never()).await?;
         match report.ok() {
@@ -202,7 +202,7 @@ impl World {
         Ok(())
     }
 
-    async fn run(&mut self, operation: Operation, project: Result<Project>) -> Result<()> {
+    async fn run(&mut self, operation: Operation, project: Result<Keeper>) -> Result<()> {
         let project = project?;
         match operation {
             Operation::Backup => {
@@ -256,7 +256,7 @@ impl World {
     }
 }
 
-async fn verified(project: &Project) -> Result<()> {
+async fn verified(project: &Keeper) -> Result<()> {
     let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
     let found = verify::run(project, options, Arc::new(Silent), Cancel::never()).await?;
     match found.ok() {

@@ -15,7 +15,7 @@ use cuttle::cancel::Cancel;
 use cuttle::forget;
 use cuttle::progress::Silent;
 use cuttle::prune::{self, PruneOptions, PruneReport};
-use cuttle::repo::{InitOptions, Project, Repository};
+use cuttle::repo::{InitOptions, Keeper, Repository};
 use cuttle::verify::repair::{self, RepairOptions, RepairReport};
 use cuttle::verify::{self, VerifyOptions, VerifyReport};
 use object_store::memory::InMemory;
@@ -28,7 +28,7 @@ const RECORDS: &str = "projects/default/lost/";
 struct Bench {
     memory: Arc<InMemory>,
     faults: FaultStore,
-    project: Project,
+    project: Keeper,
 }
 
 impl Bench {

@@ -11,7 +11,7 @@ use crate::support::repo::{
 use cuttle::ErrorKind;
 use cuttle::reading::snapshot::{SnapshotReader, Snapshots};
 use cuttle::repo::history::SnapshotEntry;
-use cuttle::repo::{InitOptions, Project};
+use cuttle::repo::{InitOptions, Keeper};
 use cuttle::units::Content;
 use object_store::memory::InMemory;
 
@@ -19,7 +19,7 @@ const C: usize = CHUNK as usize;
 
 struct World {
     faulty: FaultStore,
-    project: Project,
+    project: Keeper,
     volume: Arc<MemoryVolume>,
 }
 

@@ -18,7 +18,7 @@ use cuttle::format::names::{QUARANTINE_PREFIX, quarantine_name};
 use cuttle::format::{ObjectName, ObjectType};
 use cuttle::progress::Silent;
 use cuttle::prune;
-use cuttle::repo::{Environment, InitOptions, Project, Repository};
+use cuttle::repo::{Environment, InitOptions, Keeper, Project, Repository};
 use cuttle::source::ReadAt;
 use cuttle::store::{Limits, Store};
 use cuttle::verify::repair::{self, RepairOptions, RepairReport, Source, Sources};
@@ -48,7 +48,7 @@ const HARMS: [Harm; 6] = [Harm::Flipped, Harm::Cut, Harm::Emptied, Harm::Grown, 
 struct Bench {
     memory: Arc<InMemory>,
     faults: FaultStore,
-    project: Project,
+    project: Keeper,
 }
 
 fn hasty() -> Limits {
@@ -444,7 +444,7 @@ async fn another_repository_with_the_same_volume_serves() {
     for name in bench.names(CHUNKS).await {
         bench.harm(&name, Harm::Cut, "").await;
     }
-    let projects = vec![("copy".to_owned(), copy.project.clone())];
+    let projects = vec![("copy".to_owned(), Project::clone(&copy.project))];
     let theirs = copy.all().await;
     let report = bench.repair(Sources { projects, ..Sources::default() }).await;
     assert!(report.ok(), "{:?}", report.left);

@@ -12,7 +12,7 @@ use crate::support::nights::nights;
 use crate::support::repo::{CHUNK, MemoryVolume, back_up, default, init_on, latest, options, store};
 use cuttle::cancel::Cancel;
 use cuttle::progress::{Progress, Silent, Step};
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::restore::{self, RestoreOptions, RestoreReport};
 use cuttle::sink::pipe::PipeSink;
@@ -24,7 +24,7 @@ use cuttle::{ErrorKind, Result};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
-async fn restore(project: &Project, snapshot: &SnapshotEntry, sink: Arc<dyn Sink>) -> Result<RestoreReport> {
+async fn restore(project: &Keeper, snapshot: &SnapshotEntry, sink: Arc<dyn Sink>) -> Result<RestoreReport> {
     let options = RestoreOptions::default();
     restore::run(project, snapshot, sink, options, Arc::new(Silent), Cancel::never()).await
 }
@@ -33,7 +33,7 @@ fn raw(path: &Path, snapshot: &SnapshotEntry, overwrite: bool) -> Arc<dyn Sink> 
     Arc::new(RawFileSink::open(path, snapshot.snapshot.size_bytes, overwrite).expect("a target"))
 }
 
-async fn on_disk(dir: &Path, encrypted: bool) -> Project {
+async fn on_disk(dir: &Path, encrypted: bool) -> Keeper {
     let options = vec![("fsync".to_owned(), "false".to_owned())];
     let config = StoreConfig { url: dir.display().to_string(), options, ..StoreConfig::default() };
     default(&init_on(Store::open(&config).expect("a store"), CHUNK, encrypted).await).await
@@ -141,7 +141,7 @@ fn hasty() -> Limits {
 }
 
 /// A repository behind a store that can be made to fail, with one snapshot in it.
-async fn faulty(chunks: usize) -> (FaultStore, Project, SnapshotEntry, Vec<u8>) {
+async fn faulty(chunks: usize) -> (FaultStore, Keeper, SnapshotEntry, Vec<u8>) {
     let inner = FaultStore::new(Arc::new(InMemory::new()));
     let faulty: Arc<dyn ObjectStore> = Arc::new(inner.clone());
     let project = default(&init_on(Store::with_object_store(faulty, hasty()), CHUNK, true).await).await;

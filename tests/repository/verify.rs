@@ -9,7 +9,7 @@ use crate::support::repo::{CHUNK, MemoryVolume, back_up, default, init_on, lates
 use cuttle::ErrorKind;
 use cuttle::cancel::Cancel;
 use cuttle::progress::Silent;
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::store::{Limits, Store};
 use cuttle::verify::{self, Problem, ScrubOptions, Slice, VerifyOptions, VerifyReport};
 use object_store::ObjectStoreExt;
@@ -28,7 +28,7 @@ fn hasty() -> Limits {
 struct Bench {
     memory: Arc<InMemory>,
     faults: FaultStore,
-    project: Project,
+    project: Keeper,
     volume: Arc<MemoryVolume>,
 }
 

@@ -9,7 +9,7 @@ use crate::support::Numbers;
 use crate::support::fault_store::{Fault, FaultStore};
 use crate::support::repo::{CHUNK, MemoryVolume, back_up, default, init_on, options};
 use cuttle::cancel::{self, Canceller};
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::serve::Shelf;
 use cuttle::serve::http::{Access, HttpOptions, HttpServer, Limits, Tls, Token};
 use cuttle::store::{Limits as StoreLimits, Store};
@@ -24,7 +24,7 @@ const MEMORY_BYTES: u64 = 4 << 20;
 /// A repository with a volume of two nights.
 struct World {
     faulty: FaultStore,
-    project: Project,
+    project: Keeper,
     nights: [Vec<u8>; 2],
 }
 

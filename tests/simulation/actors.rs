@@ -11,7 +11,7 @@ use cuttle::clock::Clock;
 use cuttle::forget::{self, Fate, Judged};
 use cuttle::progress::{Progress, Step};
 use cuttle::prune::{self, Pause, PruneOptions, PruneReport};
-use cuttle::repo::{Environment, Project, Repository, default_project};
+use cuttle::repo::{Environment, Keeper, Repository, default_project};
 use cuttle::store::{Limits, Store};
 use cuttle::verify::{self, Problem, VerifyOptions};
 use cuttle::{Error, ErrorKind, Result};
@@ -155,7 +155,7 @@ impl Process {
     }
 
     /// Opens the project; nothing goes wrong there.
-    async fn open(&self) -> (Client, Project) {
+    async fn open(&self) -> (Client, Keeper) {
         let client = Client::new(&self.sim, self.actor, false);
         let limits = Limits {
             requests_inflight_max: self.inflight_max,
@@ -170,7 +170,7 @@ impl Process {
         let store = Store::with_object_store(Arc::new(client.clone()), limits);
         let repository =
             Repository::open(store, self.environment(), &mut || Ok(secret())).await.expect("opens");
-        let project = repository.project(&default_project()).await.expect("opens");
+        let project = repository.keeper(&default_project()).await.expect("opens");
         client.gate(self.gated);
         (client, project)
     }
@@ -209,7 +209,7 @@ impl Process {
         }
     }
 
-    async fn forget(&self, project: &Project, which: usize) -> Result<Done> {
+    async fn forget(&self, project: &Keeper, which: usize) -> Result<Done> {
         let mut all = Vec::new();
         for volume in project.volumes().confirmed().await?.entries() {
             all.extend(project.history(volume).snapshots().await?);

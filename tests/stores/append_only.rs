@@ -14,7 +14,7 @@ use crate::support::repo::{
 use bytes::Bytes;
 use cuttle::cancel::Cancel;
 use cuttle::progress::Silent;
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::source::ReadAt;
 use cuttle::store::{Created, Limits, Store};
 use cuttle::verify::repair::{self, RepairOptions, Source, Sources};
@@ -42,14 +42,14 @@ async fn all(memory: &InMemory) -> BTreeMap<String, Bytes> {
     all
 }
 
-async fn verified(project: &Project) -> bool {
+async fn verified(project: &Keeper) -> bool {
     let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
     let found = verify::run(project, options, Arc::new(Silent), Cancel::never()).await.expect("verified");
     found.ok()
 }
 
 /// Some nights of a volume: each snapshot is read back whole.
-async fn nights(project: &Project, volume: &str, count: usize) {
+async fn nights(project: &Keeper, volume: &str, count: usize) {
     let source = MemoryVolume::new(Numbers::new(1).bytes(40 * C));
     for night in 0..count {
         back_up(project, &source, &options(volume)).await.expect("backed up");

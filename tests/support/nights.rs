@@ -1,13 +1,13 @@
 //! A volume over some nights, of which each is backed up.
 
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::repo::history::SnapshotEntry;
 
 use super::Numbers;
 use super::repo::{MemoryVolume, back_up, latest, options};
 
 /// A volume over some nights: writes, zeros, growing and shrinking.
-pub async fn nights(project: &Project, seed: u64, count: usize) -> Vec<(SnapshotEntry, Vec<u8>)> {
+pub async fn nights(project: &Keeper, seed: u64, count: usize) -> Vec<(SnapshotEntry, Vec<u8>)> {
     let mut numbers = Numbers::new(seed);
     let len = numbers.below(3_000_000) as usize;
     let volume = MemoryVolume::new(numbers.bytes(len));

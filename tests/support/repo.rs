@@ -14,7 +14,7 @@ use cuttle::progress::Silent;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::manifest::{Manifest, ManifestBuilder};
 use cuttle::repo::session::{Committed, Session};
-use cuttle::repo::{Environment, InitOptions, Project, Repository};
+use cuttle::repo::{Admin, Environment, InitOptions, Keeper, Repository};
 use cuttle::source::diff_stream;
 use cuttle::source::{Changes, Content, Extent, FreezeRequest, Frozen, ReadAt, Volume};
 use cuttle::store::{Limits, Store};
@@ -51,33 +51,33 @@ pub fn secret() -> Unlock {
 }
 
 /// A repository without deltas: each chunk is one object.
-pub async fn init_on(store: Store, chunk_size_bytes: u32, encrypted: bool) -> Arc<Repository> {
+pub async fn init_on(store: Store, chunk_size_bytes: u32, encrypted: bool) -> Admin {
     init_with(store, InitOptions { chunk_size_bytes, delta_depth_max: 0 }, encrypted).await
 }
 
-pub async fn init_with(store: Store, options: InitOptions, encrypted: bool) -> Arc<Repository> {
+pub async fn init_with(store: Store, options: InitOptions, encrypted: bool) -> Admin {
     let secret = secret();
     let unlock = encrypted.then_some(&secret);
     Repository::init(store, environment(), &options, unlock).await.expect("a new repository")
 }
 
-pub async fn in_memory() -> (Arc<object_store::memory::InMemory>, Project) {
+pub async fn in_memory() -> (Arc<object_store::memory::InMemory>, Keeper) {
     let inner = Arc::new(object_store::memory::InMemory::new());
     let repository = init_on(store(inner.clone()), CHUNK, true).await;
     (inner, default(&repository).await)
 }
 
-pub async fn reopen(inner: Arc<dyn ObjectStore>) -> Result<Project> {
+pub async fn reopen(inner: Arc<dyn ObjectStore>) -> Result<Keeper> {
     let repository = Repository::open(store(inner), environment(), &mut || Ok(secret())).await?;
-    repository.project(&cuttle::repo::default_project()).await
+    repository.keeper(&cuttle::repo::default_project()).await
 }
 
-pub async fn default(repository: &Arc<Repository>) -> Project {
-    repository.project(&cuttle::repo::default_project()).await.expect("the default project")
+pub async fn default(repository: &Admin) -> Keeper {
+    repository.keeper(&cuttle::repo::default_project()).await.expect("the default project")
 }
 
 /// Reads a whole snapshot, chunk by chunk.
-pub async fn read_back(project: &Project, snapshot: &SnapshotEntry) -> Result<Vec<u8>> {
+pub async fn read_back(project: &Keeper, snapshot: &SnapshotEntry) -> Result<Vec<u8>> {
     let manifest = Manifest::of(project, &snapshot.snapshot)?;
     let geometry = manifest.geometry();
     let mut out = vec![0; geometry.size_bytes as usize];
@@ -94,7 +94,7 @@ pub async fn read_back(project: &Project, snapshot: &SnapshotEntry) -> Result<Ve
     Ok(out)
 }
 
-pub async fn latest(project: &Project, volume: &str) -> SnapshotEntry {
+pub async fn latest(project: &Keeper, volume: &str) -> SnapshotEntry {
     project.volumes().snapshot(volume).await.expect("a snapshot")
 }
 
@@ -104,7 +104,7 @@ pub fn options(volume: &str) -> BackupOptions {
 }
 
 pub async fn back_up(
-    project: &Project,
+    project: &Keeper,
     volume: &Arc<MemoryVolume>,
     options: &BackupOptions,
 ) -> Result<BackupReport> {
@@ -113,7 +113,7 @@ pub async fn back_up(
 }
 
 pub async fn back_up_stream(
-    project: &Project,
+    project: &Keeper,
     bytes: Vec<u8>,
     options: &BackupOptions,
 ) -> Result<BackupReport> {
@@ -144,7 +144,7 @@ pub fn diff_v1(from: Option<&str>, to: &str, size: u64, extents: &[(u64, Vec<u8>
 
 /// Commits refs of chunks as they are, whatever a writer would have made of them.
 pub async fn commit_by_hand(
-    project: &Project,
+    project: &Keeper,
     volume: &str,
     size_bytes: u64,
     refs: impl IntoIterator<Item = (u64, PageRef)>,
@@ -156,7 +156,8 @@ pub async fn commit_by_hand(
     let volume = catalog.by_name(&volume.parse().expect("valid")).expect("the volume").clone();
     let session = Session::register(project, &volume).await.expect("registered");
     let base = Arc::new(Manifest::zero(project, geometry));
-    let mut builder = ManifestBuilder::new(base, geometry, session.generation, Arc::default());
+    let mut builder =
+        ManifestBuilder::new(session.project.clone(), base, geometry, session.generation, Arc::default());
     for (index, chunk) in refs {
         builder.set(ChunkIndex(index), chunk).await.expect("set");
     }

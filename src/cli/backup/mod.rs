@@ -15,7 +15,7 @@ use cuttle::backup::{
 use cuttle::codec::LEVEL_DEFAULT;
 use cuttle::diff::Limits;
 use cuttle::progress::Progress;
-use cuttle::repo::Project;
+use cuttle::repo::Writer;
 use cuttle::source::diff_stream;
 use cuttle::source::raw_file::RawFile;
 use cuttle::source::rbd::{RbdOptions, RbdVolume};
@@ -141,7 +141,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     sources::check(&places, args.volume.as_ref())?;
     sources::check_size(&places, args.size)?;
     let streamed = places.contains(&Source::Stdin);
-    let project = connect::project(context, streamed).await?;
+    let project = connect::writer(context, streamed).await?;
     let Sources { jobs, failed } = sources::resolve(context, &places, args.volume.as_ref()).await?;
     let mut report = Gathered::new(context, jobs.len() + failed.len());
     for (source, failure) in failed {
@@ -164,7 +164,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
 /// What all volumes of one run share.
 struct Night<'a> {
     context: &'a Context<'a>,
-    project: &'a Project,
+    project: &'a Writer,
     args: &'a Args,
     several: bool,
 }

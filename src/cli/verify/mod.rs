@@ -108,7 +108,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         return Err(Error::invalid(format!("--against compares one SNAPSHOT, {found} are named"))
             .help("for example: cuttle verify vms/db --against rbd:vms/db"));
     }
-    let project = connect::project(context, false).await.map_err(tell_of_no_key)?;
+    let project = connect::keeper(context).await.map_err(tell_of_no_key)?;
     if let Some(name) = &args.quarantine {
         let aside = verify::repair::put_aside(&project, name, context.global.dry_run).await?;
         return report::put_aside(context, &aside);

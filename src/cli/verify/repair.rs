@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use cuttle::progress::Progress;
 use cuttle::rbd::{CephConfig, Cluster};
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::source::rbd::RbdReader;
 use cuttle::verify::VerifyOptions;
 use cuttle::verify::repair::{self, OpenOrigin, RepairOptions, Source, Sources};
@@ -20,7 +20,7 @@ use crate::cli::{Context, Exit};
 /// Mends a project from the places and repositories that are named; where none is, from where it was backed up from.
 pub async fn run(
     context: &Context<'_>,
-    project: &Project,
+    project: &Keeper,
     verify: VerifyOptions,
     (places, repositories): (Vec<Readable>, &[String]),
 ) -> Result<Exit> {

@@ -19,7 +19,7 @@ use crate::format::{ObjectName, Record};
 use crate::repo::found::Found;
 use crate::repo::log::Proof;
 use crate::repo::rounds::Stage;
-use crate::repo::{PROGRAM, Project};
+use crate::repo::{Keeper, PROGRAM};
 use crate::units::{Generation, Sequence, SnapshotId, VolumeNumber};
 use crate::volume::Identity;
 
@@ -47,7 +47,7 @@ pub struct Aside {
 ///
 /// # Errors
 /// `Invalid` for what opens, and for what another command is for.
-pub async fn put_aside(project: &Project, name: &str, dry_run: bool) -> Result<Aside> {
+pub async fn put_aside(project: &Keeper, name: &str, dry_run: bool) -> Result<Aside> {
     let parsed = ObjectName::parse(name)
         .ok_or_else(|| Error::invalid(format!("{name}: no object of a repository is named so")))?;
     let aside = Aside {
@@ -64,7 +64,7 @@ pub async fn put_aside(project: &Project, name: &str, dry_run: bool) -> Result<A
 }
 
 struct Run<'a> {
-    project: &'a Project,
+    project: &'a Keeper,
     aside: Aside,
 }
 
@@ -316,7 +316,7 @@ impl Run<'_> {
         if self.aside.dry_run {
             return Ok(());
         }
-        let (store, key) = (&self.project.repository().store, name.to_string());
+        let (store, key) = (self.project.store(), name.to_string());
         match found {
             Some(_) => store.replace(&key, sealed.bytes().clone()).await,
             None => store.create(&key, sealed.bytes().clone()).await.map(drop),
@@ -327,14 +327,14 @@ impl Run<'_> {
     async fn remove(&mut self, name: &ObjectName, what: &str) -> Result<()> {
         self.say(what);
         if self.keep(name).await?.is_some() && !self.aside.dry_run {
-            self.project.repository().store.delete(&name.to_string()).await?;
+            self.project.store().delete(&name.to_string()).await?;
         }
         Ok(())
     }
 
     /// Copies what stands there to quarantine, and reads the copy back.
     async fn keep(&mut self, name: &ObjectName) -> Result<Option<Bytes>> {
-        let store = &self.project.repository().store;
+        let store = self.project.store();
         let Some(found) = store.get(&name.to_string(), QUARANTINED_LEN_BYTES_MAX).await? else {
             return Ok(None);
         };

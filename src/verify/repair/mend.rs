@@ -11,6 +11,7 @@ use crate::format::envelope::{DeltaBase, Header, damaged};
 use crate::format::names::{ContentName, quarantine_name};
 use crate::format::page::ObjectRef;
 use crate::format::{ObjectName, ObjectType};
+use crate::repo::Keeper;
 use crate::verify::audit::Audit;
 use crate::verify::repair::sources::{Finder, content};
 use crate::verify::repair::targets::{ChunkTarget, Targets};
@@ -32,6 +33,7 @@ pub(super) enum Attempt {
 /// Mends the damage of one look.
 pub(super) struct Mender<'a> {
     pub(super) audit: &'a Audit,
+    pub(super) keeper: &'a Keeper,
     pub(super) finder: &'a Finder,
     pub(super) targets: &'a Targets,
     pub(super) dry_run: bool,
@@ -152,7 +154,7 @@ impl Mender<'_> {
 
     /// Puts a good object in its place. Whatever is there is copied first; nothing is ever deleted.
     async fn put(&self, wanted: &Wanted, good: Bytes, from: String) -> Result<Attempt> {
-        let store = &self.audit.project.repository().store;
+        let store = self.keeper.store();
         let key = wanted.name.to_string();
         let found = match or_why(store.get(&key, QUARANTINED_LEN_BYTES_MAX).await)? {
             Ok(found) => found,
@@ -199,7 +201,7 @@ impl Mender<'_> {
 
     /// Keeps the bytes of a damaged object, or says why it could not.
     async fn quarantine(&self, copy: &str, bytes: &Bytes) -> Result<Result<(), String>> {
-        let store = &self.audit.project.repository().store;
+        let store = self.keeper.store();
         if let Err(why) = or_why(store.create(copy, bytes.clone()).await)? {
             return Ok(Err(why));
         }
@@ -225,7 +227,7 @@ impl Mender<'_> {
         if self.dry_run {
             return Ok(mended);
         }
-        let store = &self.audit.project.repository().store;
+        let store = self.keeper.store();
         match or_why(store.get(&wanted.name.to_string(), good.len() as u64).await)? {
             Ok(Some(found)) if found == *good => Ok(mended),
             // Another repair came between.

@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::progress::{Outcome, Progress, Step};
-use crate::repo::Project;
+use crate::repo::Keeper;
 use crate::verify::VerifyOptions;
 use crate::verify::audit::Audit;
 use crate::verify::look::{Look, Scope};
@@ -90,18 +90,19 @@ pub struct Left {
 /// # Errors
 /// As [`verify::run`](crate::verify::run). That something could not be mended is in the report.
 pub async fn run(
-    project: &Project,
+    project: &Keeper,
     options: RepairOptions,
     progress: Arc<dyn Progress>,
     cancel: Cancel,
 ) -> Result<RepairReport> {
-    let (started, before) = (Instant::now(), project.repository().store.ledger());
+    let (started, before) = (Instant::now(), project.repository().store().ledger());
     let audit = Audit::new(project, &options.verify, progress, cancel);
     let mut records = Findings::default();
     let metadata = Metadata::read(&audit, &options.verify.snapshots, &mut records).await?;
     let verify = VerifyReport::of(project, &metadata, &options.verify);
     let mut report = RepairReport { verify, dry_run: options.dry_run, ..RepairReport::default() };
-    let mut run = Run { audit, options, metadata, scope: None, found_good: HashSet::new() };
+    let keeper = project.clone();
+    let mut run = Run { keeper, audit, options, metadata, scope: None, found_good: HashSet::new() };
     for _ in 0..LOOKS_MAX {
         let findings = Findings::of(records.damage.clone(), records.omitted);
         if run.look_and_mend(findings, &mut report).await? == 0 {
@@ -110,14 +111,16 @@ pub async fn run(
     }
     if !run.options.dry_run {
         let mended: Vec<&str> = report.mended.iter().map(|m| m.object.as_str()).collect();
-        recorded::remember(&run.audit, &run.options.verify, &mut report.verify, Some(&mended)).await?;
+        let settle = Some((project, &mended[..]));
+        recorded::remember(&run.audit, project, &run.options.verify, &mut report.verify, settle).await?;
     }
-    report.verify.ledger = project.repository().store.ledger() - before;
+    report.verify.ledger = project.repository().store().ledger() - before;
     report.verify.seconds = started.elapsed().as_secs_f64();
     Ok(report)
 }
 
 struct Run {
+    keeper: Keeper,
     audit: Arc<Audit>,
     options: RepairOptions,
     metadata: Metadata,
@@ -164,7 +167,8 @@ impl Run {
         let audit = &*Arc::clone(&self.audit);
         let sources = &self.options.sources;
         let finder = Finder::open(audit, sources, &self.metadata.subjects, targets).await?;
-        let mender = Mender { audit, finder: &finder, targets, dry_run: self.options.dry_run };
+        let mender =
+            Mender { audit, keeper: &self.keeper, finder: &finder, targets, dry_run: self.options.dry_run };
         let bytes = targets.chunks.len() as u64 * u64::from(audit.project.chunk_size_bytes());
         audit.progress.phase("repair", Some(bytes));
         let mut good = 0;

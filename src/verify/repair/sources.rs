@@ -116,12 +116,11 @@ impl Finder {
             return Ok(None);
         }
         let reader = Arc::clone(&source.reader);
-        let read = tokio::task::spawn_blocking(move || {
+        let read = cpu::block(move || {
             let mut plain = vec![0; spot.len_bytes as usize];
             reader.read_at(spot.offset_bytes, &mut plain).map(|()| plain)
         });
-        let read = read.await.map_err(|e| Error::internal("a reading thread failed").caused_by(e))?;
-        match read {
+        match read.await {
             Ok(plain) => self.if_it_is(plain, id).await,
             Err(e) => {
                 tracing::warn!(source = source.label, "{e}");
@@ -198,8 +197,7 @@ async fn origins(
     let mut opened = Vec::new();
     for (identity, point) in points.into_iter().chain(heads) {
         let (open, is_head, label) = (Arc::clone(open), point.is_none(), identity.to_string());
-        let found = tokio::task::spawn_blocking(move || open(&identity, point.as_ref()));
-        match found.await.map_err(|e| Error::internal("a blocking call failed").caused_by(e))? {
+        match cpu::block(move || open(&identity, point.as_ref())).await {
             Ok(source) => opened.push(source),
             // That an older snapshot is gone is as it should be.
             Err(e) if is_head => warn_of(audit, &label, e)?,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cuttle::cancel::Cancel;
 use cuttle::progress::Silent;
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::restore::{self, RestoreOptions};
 use cuttle::sink::raw_file::{PARTIAL_SUFFIX, RawFileSink};
 use cuttle::{ErrorKind, Result};
@@ -101,7 +101,7 @@ async fn restore(faults: &FaultStore, target: &Path) -> Result<()> {
     restore_in(&project, target).await
 }
 
-async fn restore_in(project: &Project, target: &Path) -> Result<()> {
+async fn restore_in(project: &Keeper, target: &Path) -> Result<()> {
     let snapshot = project.volumes().snapshot(VOLUME).await?;
     let sink = RawFileSink::open(target, snapshot.snapshot.size_bytes, false)?;
     let options = RestoreOptions::default();

@@ -7,7 +7,7 @@ use cuttle::codec::{self, Place};
 use cuttle::format::ObjectName;
 use cuttle::format::record::RepositoryRecord;
 use cuttle::keys::{MasterKey, SlotPlace};
-use cuttle::repo::{Environment, InitOptions, Project, Repository, default_project};
+use cuttle::repo::{Environment, InitOptions, Keeper, Repository, default_project};
 use cuttle::{Error, ErrorKind, Result};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -21,7 +21,7 @@ fn remembering(folder: &Path) -> Environment {
     Environment { memory_dir: Some(folder.into()), ..environment() }
 }
 
-async fn prune(project: &Project) -> Result<()> {
+async fn prune(project: &Keeper) -> Result<()> {
     let options = cuttle::prune::PruneOptions::default();
     let (silent, never) = (Arc::new(cuttle::progress::Silent), cuttle::cancel::Cancel::never());
     cuttle::prune::run(project, options, silent, never).await.map(drop)
@@ -397,7 +397,7 @@ async fn a_copy_is_set_apart_and_both_are_guarded() {
         let environment = Environment { trust_store, ..remembering(&state) };
         Repository::open(cuttle::store::Store::open(&config)?, environment, &mut || Ok(secret()))
             .await?
-            .project(&default_project())
+            .keeper(&default_project())
             .await
     };
     let put_files = async |at: &str, objects: &InMemory| {
@@ -442,26 +442,27 @@ async fn what_others_do_is_no_rollback() {
     let world = World::incremental().await;
     let round = world.round();
     let folder = tempfile::tempdir().expect("a folder");
-    let open = async || -> Result<Project> {
+    let open = async || {
         let remembering = remembering(folder.path());
         let inner: Arc<dyn ObjectStore> = round.objects.clone();
-        let repository = Repository::open(store(inner), remembering, &mut || Ok(secret())).await?;
-        repository.project(&default_project()).await
+        let admin = Repository::open(store(inner), remembering, &mut || Ok(secret())).await?;
+        let keeper = admin.keeper(&default_project()).await?;
+        Ok::<_, Error>((admin, keeper))
     };
-    let (first, second) = (open().await.expect("opened"), open().await.expect("opened"));
+    let ((admin, first), (_, second)) = (open().await.expect("opened"), open().await.expect("opened"));
     for turn in 0..3 {
         round.backup_in(&first).await.unwrap_or_else(|e| panic!("turn {turn}: {e}"));
         round.backup(&round.faults(), environment()).await.expect("another host");
         round.backup_in(&second).await.unwrap_or_else(|e| panic!("turn {turn}: {e}"));
     }
     // The first saves last, having seen less: nothing of what the second saw is forgotten.
-    first.repository().create_project(&"other".parse().expect("valid")).await.expect("made");
+    admin.create_project(&"other".parse().expect("valid")).await.expect("made");
     round.backup_in(&first).await.expect("backed up");
     let yesterday = round.objects.fork();
     round.backup_in(&second).await.expect("backed up");
     let stale = round.objects.clone();
-    round.backup_in(&open().await.expect("opened")).await.expect("backed up");
+    round.backup_in(&open().await.expect("opened").1).await.expect("backed up");
     copy(&yesterday, &stale).await;
-    let error = round.backup_in(&open().await.expect("opened")).await.expect_err("rolled back");
+    let error = round.backup_in(&open().await.expect("opened").1).await.expect_err("rolled back");
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
 }

@@ -6,7 +6,7 @@ use cuttle::backup::BackupOptions;
 use cuttle::format::ObjectName;
 use cuttle::format::page::{ObjectRef, PageRef};
 use cuttle::format::record::{ForgetRecord, OpenRecord};
-use cuttle::repo::Project;
+use cuttle::repo::Keeper;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::manifest::Manifest;
 use cuttle::units::{ChunkId, ChunkIndex, Generation, Sequence, VolumeNumber};
@@ -30,7 +30,7 @@ async fn by_hand(objects: &Arc<InMemory>) -> ByHand {
 }
 
 /// Every object that a snapshot needs: pages, chunks, and what those are deltas against.
-async fn needed(project: &Project, snapshot: &SnapshotEntry) -> Vec<ObjectRef> {
+async fn needed(project: &Keeper, snapshot: &SnapshotEntry) -> Vec<ObjectRef> {
     let manifest = Manifest::of(project, &snapshot.snapshot).expect("a manifest");
     let mut all: Vec<ObjectRef> = manifest.root().refs.iter().flat_map(PageRef::objects).copied().collect();
     for number in 0..manifest.leaf_count() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cuttle::backup::BackupReport;
 use cuttle::keys::Unlock;
 use cuttle::repo::log::VolumeLog;
-use cuttle::repo::{Environment, InitOptions, Project, Repository, default_project};
+use cuttle::repo::{Environment, InitOptions, Keeper, Repository, default_project};
 use cuttle::store::{Limits, Store};
 use cuttle::{Error, ErrorKind, Result};
 use object_store::ObjectStore;
@@ -78,11 +78,11 @@ fn edit(content: &mut Vec<u8>, numbers: &mut Numbers) {
 }
 
 impl World {
-    async fn new(name: &'static str, encrypted: bool, delta_depth_max: u8) -> (Self, Project) {
+    async fn new(name: &'static str, encrypted: bool, delta_depth_max: u8) -> (Self, Keeper) {
         let objects = Arc::new(InMemory::new());
         let init = InitOptions { chunk_size_bytes: CHUNK, delta_depth_max };
         let repository = init_with(store(objects.clone()), init, encrypted).await;
-        let project = repository.project(&default_project()).await.expect("the default project");
+        let project = repository.keeper(&default_project()).await.expect("the default project");
         let other = MemoryVolume::new(Numbers::new(1).bytes(3 * C + 1));
         back_up(&project, &other, &options(OTHER)).await.expect("backed up");
         let history = BTreeMap::from([((OTHER.to_owned(), 1), other.content())]);
@@ -199,7 +199,7 @@ impl Round<'_> {
     }
 
     /// As [`backup`](Self::backup), in a project that is open.
-    pub async fn backup_in(&self, project: &Project) -> Result<BackupReport> {
+    pub async fn backup_in(&self, project: &Keeper) -> Result<BackupReport> {
         match &self.source {
             Source::Volume(volume) => back_up(project, volume, &options(VOLUME)).await,
             Source::Stream(bytes) => back_up_stream(project, bytes.clone(), &options(VOLUME)).await,
@@ -272,10 +272,10 @@ pub fn store(inner: Arc<dyn ObjectStore>) -> Store {
     Store::with_object_store(inner, limits)
 }
 
-pub async fn connect(inner: Arc<dyn ObjectStore>, environment: Environment) -> Result<Project> {
+pub async fn connect(inner: Arc<dyn ObjectStore>, environment: Environment) -> Result<Keeper> {
     let mut ask = || Ok::<Unlock, Error>(secret());
     let repository = Repository::open(store(inner), environment, &mut ask).await?;
-    repository.project(&default_project()).await
+    repository.keeper(&default_project()).await
 }
 
 /// The environment of another process of the same machine, which sees no other process alive.

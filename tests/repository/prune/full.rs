@@ -8,7 +8,7 @@ use cuttle::cancel::Cancel;
 use cuttle::forget;
 use cuttle::prune::PruneOptions;
 
-use super::world::{World, connect, prune_on};
+use super::world::{World, connect, prune_on, store};
 use crate::support::by_hand::names;
 use crate::support::fault_store::{Fault, FaultStore, OpKind};
 use crate::support::repo::environment;
@@ -28,13 +28,13 @@ async fn world() -> World {
     world
 }
 
-async fn project_on(faults: &FaultStore) -> cuttle::repo::Project {
+async fn project_on(faults: &FaultStore) -> cuttle::repo::Keeper {
     connect(Arc::new(faults.clone()), environment()).await.expect("opened")
 }
 
 async fn no_reserve(world: &World) {
     let faults = world.faults();
-    let store = project_on(&faults).await.repository().store().clone();
+    let store = store(Arc::new(faults));
     for name in names(&*world.objects, RESERVE).await {
         store.delete(&name).await.expect("deleted");
     }

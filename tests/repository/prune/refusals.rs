@@ -306,3 +306,20 @@ async fn a_project_whose_rounds_are_gone_is_noticed() {
     assert!(!verified.expect("verified").ok());
     world.check("rounds are gone").await;
 }
+
+/// A volume that came after the last round, and that no listing shows yet, is asked for by name.
+#[tokio::test]
+async fn a_volume_that_no_listing_shows_is_not_taken_for_none() {
+    let mut world = World::usual().await;
+    world.forget("pool/a", 1).await;
+    world.prune().await;
+    world.edit("pool/new");
+    world.back_up("pool/new").await;
+    world.forget("pool/a", 2).await;
+    let faults = world.faults();
+    faults.hide_from_listings(|key| key.contains("/volumes/0000000003"));
+    let project = connect(Arc::new(faults), environment()).await.expect("opened");
+    let report = prune_on(&project, world.options()).await.expect("pruned");
+    assert_eq!(report.volumes, 3, "{report:?}");
+    world.check("pruned").await;
+}

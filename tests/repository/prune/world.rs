@@ -10,7 +10,7 @@ use cuttle::backup::BackupReport;
 use cuttle::cancel::Cancel;
 use cuttle::progress::Silent;
 use cuttle::prune::{self, Pause, PruneOptions, PruneReport};
-use cuttle::repo::{Environment, Project, Repository, default_project};
+use cuttle::repo::{Environment, Keeper, Repository, default_project};
 use cuttle::store::{Limits, Store};
 use futures::future::BoxFuture;
 use object_store::ObjectStore;
@@ -50,9 +50,9 @@ pub fn store(inner: Arc<dyn ObjectStore>) -> Store {
     Store::with_object_store(inner, limits)
 }
 
-pub async fn connect(inner: Arc<dyn ObjectStore>, environment: Environment) -> Result<Project> {
+pub async fn connect(inner: Arc<dyn ObjectStore>, environment: Environment) -> Result<Keeper> {
     let repository = Repository::open(store(inner), environment, &mut || Ok(secret())).await?;
-    repository.project(&default_project()).await
+    repository.keeper(&default_project()).await
 }
 
 /// What is done on the way when a prune pauses.
@@ -140,7 +140,7 @@ impl World {
         FaultStore::new(Arc::new(self.timed.clone()))
     }
 
-    pub async fn project(&self) -> Project {
+    pub async fn project(&self) -> Keeper {
         connect(Arc::new(self.timed.clone()), environment()).await.expect("opened")
     }
 
@@ -178,7 +178,7 @@ impl World {
         self.back_up_in(&project, name).await.expect("backed up")
     }
 
-    pub async fn back_up_in(&mut self, project: &Project, name: &str) -> Result<BackupReport> {
+    pub async fn back_up_in(&mut self, project: &Keeper, name: &str) -> Result<BackupReport> {
         let volume = self.volume(name);
         let report = back_up(project, &volume, &options(name)).await?;
         self.expected.insert((name.to_owned(), report.sequence.expect("a sequence")), volume.content());
@@ -228,7 +228,7 @@ impl World {
     }
 }
 
-pub async fn prune_on(project: &Project, options: PruneOptions) -> Result<PruneReport> {
+pub async fn prune_on(project: &Keeper, options: PruneOptions) -> Result<PruneReport> {
     prune::run(project, options, Arc::new(Silent), Cancel::never()).await
 }
 
