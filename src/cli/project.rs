@@ -84,7 +84,8 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
                 plan::tell(context, &new, &repository.store().ledger())?;
                 return Ok(Exit::Success);
             }
-            keep_room(context, &repository.create_project(&name).await?).await;
+            let project = repository.create_project(&name).await?;
+            keep_room(context, &project).await;
             ui.report(&new)?;
         }
     }
