@@ -223,7 +223,8 @@ async fn one(
     bar.done();
     let (report, shown) = (report?, target.to_string());
     if report.dry_run {
-        return plan::tell(context, &Planned::of(shown, format, from, &report), &report.ledger);
+        let ledger = project.repository().store().ledger();
+        return plan::tell(context, &Planned::of(shown, format, from, &report), &ledger);
     }
     let summary = Summary { target: shown, format, from, report: &report };
     // Where standard output is the export, nothing else goes there.

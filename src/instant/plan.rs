@@ -37,7 +37,7 @@ impl InstantRestore {
         let format = format(snapshot, older)?;
         // Bound as it would be, and nobody is told of it.
         drop(self.bind(snapshots.clone(), Token::new(&self.token(snapshot)?)).await?);
-        self.refuse_taken(cancel).await.map_err(|e| self.not_begun(e))?;
+        self.refuse_taken(cancel).await?;
         let options = image_options(&snapshot.snapshot.layout, self.data_pool.as_deref());
         Ok(self.planned(snapshot, older, format, options))
     }
@@ -63,7 +63,7 @@ impl InstantRestore {
         match migration.status().await {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
             Err(e) if e.kind() != ErrorKind::Conflict => Err(e),
-            Ok(_) | Err(_) => Err(Error::conflict(format!("{} exists", self.target))),
+            Ok(_) | Err(_) => Err(self.not_begun(Error::conflict(format!("{} exists", self.target)))),
         }
     }
 
