@@ -9,7 +9,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::rbd::advice;
 use crate::rbd::diff::judge::{Verdict, Why};
 use crate::rbd::diff::{Comparison, End};
-use crate::rbd::{Access, Cluster, Image, MigrationSource, OpenBy, Pool, RbdSpec, Snapshot, features};
+use crate::rbd::{
+    Access, Cluster, Image, MigrationSource, OpenBy, Pool, RbdSpec, Snapshot, Striping, clone, features,
+    migration,
+};
 use crate::volume::{Identity, ImageLayout, Made, ObjectsBy, SnapshotPoint};
 
 /// Image metadata keys that begin so are cuttle's own, and belong to one image, not to its content.
@@ -54,7 +57,7 @@ impl RbdReader {
         let Some(SnapshotPoint { name, rbd_snap_id: id, .. }) = point else {
             return Self::new(Arc::new(head));
         };
-        let snapshots = head.snapshots()?;
+        let snapshots = head.snapshots().list()?;
         let found = snapshots.iter().find(|s| s.name == *name && (*id == 0 || s.id == *id));
         let found = found.ok_or_else(|| Error::not_found(format!("no snapshot {name} of {identity}")))?;
         Self::new(Arc::new(open(Access::Snapshot(found.id))?))
@@ -127,7 +130,7 @@ impl Target {
 
     /// The snapshot of that name.
     fn named(&self, image: &Image, name: &str) -> Result<Snapshot> {
-        image.snapshots()?.into_iter().find(|s| s.name == name).ok_or_else(|| {
+        image.snapshots().list()?.into_iter().find(|s| s.name == name).ok_or_else(|| {
             Error::not_found(format!("no snapshot {name:?} of image {}", self.path()))
                 .help(format!("see `{}`", advice::list_snapshots(&self.path())))
         })
@@ -185,7 +188,7 @@ impl RbdVolume {
             refuse_luks_clone(&image, &snapshot)?;
         }
         // What is copied is no history, and may change place under whoever reads it.
-        let migrating = image.is_migrating()?;
+        let migrating = migration::is_under_way(&image)?;
         let base = match &request.parent {
             _ if migrating => None,
             None => None,
@@ -231,7 +234,7 @@ impl RbdVolume {
                 "the last backup came from a stream, which does not say which snapshot {name:?} was"
             )));
         }
-        let snapshots = image.snapshots()?;
+        let snapshots = image.snapshots().list()?;
         let found = snapshots.iter().find(|s| s.id == *id && s.name == *name);
         let Some(found) = found else {
             let other = snapshots.iter().find(|s| s.name == *name);
@@ -265,7 +268,7 @@ impl Volume for RbdVolume {
     }
 
     fn moved_from(&self) -> Result<Option<Identity>> {
-        let source = self.target.open(Access::ReadOnly)?.migration_source()?;
+        let source = migration::source(&self.target.open(Access::ReadOnly)?)?;
         Ok(match source {
             Some(MigrationSource::Image { pool, namespace, image, id: image_id }) => {
                 let cluster_fsid = self.target.pool.cluster().fsid().to_owned();
@@ -345,7 +348,7 @@ impl Frozen for RbdFrozen {
 
     fn check(&self) -> Result<()> {
         // A handle that is open to read does not learn of removals, so look with a new one.
-        let present = self.own.target.open(Access::ReadOnly)?.snapshots()?;
+        let present = self.own.target.open(Access::ReadOnly)?.snapshots().list()?;
         let base = self.comparison.base().map(|(_, base)| base);
         for read in [Some(&self.snapshot), base].into_iter().flatten() {
             if !present.iter().any(|s| s.id == read.id) {
@@ -411,11 +414,10 @@ fn refuse_luks_clone(image: &Image, snapshot: &Snapshot) -> Result<()> {
 
 /// How the image is made, and what must be said about it.
 fn read_layout(image: &Image) -> Result<(ImageLayout, Vec<String>)> {
-    let (order, features) = (image.order()?, image.features()?);
-    let (unit, count) = (image.stripe_unit_bytes()?, image.stripe_count()?);
+    let (Striping { order, unit_bytes: unit, count }, features) = (image.striping()?, image.features()?);
     let plain = features & features::STRIPINGV2 == 0 || (count <= 1 && unit == 1 << order);
     let (own, metadata): (Vec<_>, Vec<_>) =
-        image.metadata()?.into_iter().partition(|(key, _)| key.starts_with(OWN_METADATA_PREFIX));
+        image.metadata().list()?.into_iter().partition(|(key, _)| key.starts_with(OWN_METADATA_PREFIX));
     let mut notes = Vec::new();
     if let Some((key, value)) = own.iter().find(|(key, _)| key == MARK || key == MARK_MADE) {
         notes.push(format!("{}: an unfinished restore was written here ({key} = {value})", image.label()));
@@ -426,7 +428,7 @@ fn read_layout(image: &Image) -> Result<(ImageLayout, Vec<String>)> {
         stripe_unit_bytes: if plain { 0 } else { unit },
         stripe_count: if plain { 0 } else { count },
         metadata,
-        parent: image.parent()?.map(|parent| parent.to_string()),
+        parent: clone::parent(image)?.map(|parent| parent.to_string()),
     };
     Ok((layout, notes))
 }

@@ -29,7 +29,7 @@ fn stir(ceph: &Ceph, path: &str, numbers: &mut Numbers, round: u64) {
                 ceph.discard(path, &[(offset, length)]);
             }
             9..=10 => image.resize(5 * MIB + numbers.below(30 * MIB)).unwrap(),
-            _ => drop(image.create_snapshot(&format!("user-{round}-{step}")).unwrap()),
+            _ => drop(image.snapshots().create(&format!("user-{round}-{step}")).unwrap()),
         }
     }
 }
@@ -258,7 +258,7 @@ fn what_fails_while_extents_arrive_does_not_cross_into_c() {
     ceph.rbd(&["snap", "create", "--no-progress", &format!("{path}@empty")]);
     ceph.write(path, 0, &[1; 16 << 20]);
     let image = ceph.open(&ceph.spec(path), Access::ReadOnly).unwrap();
-    let empty = image.snapshots().unwrap().remove(0);
+    let empty = image.snapshots().list().unwrap().remove(0);
     let at_empty = Arc::new(ceph.open(&ceph.spec(path), Access::Snapshot(empty.id)).unwrap());
     let image = Arc::new(image);
     // A full list by the maps, and the slow diff, which asks from several threads.
@@ -500,9 +500,9 @@ fn the_layout_and_metadata_are_recorded() {
     let image = ceph.open(&ceph.spec(path), Access::ReadWrite).unwrap();
     let pairs: Vec<_> = (0..150).map(|i| (format!("key-{i:03}"), "v".repeat(i * 3))).collect();
     for (key, value) in &pairs {
-        image.set_metadata(key, value).unwrap();
+        image.metadata().set(key, value).unwrap();
     }
-    image.set_metadata("cuttle.restore", "unfinished").unwrap();
+    image.metadata().set("cuttle.restore", "unfinished").unwrap();
     let frozen = ceph.freeze(path, "1", None);
     let layout = frozen.layout();
     assert_eq!(layout.metadata, pairs);

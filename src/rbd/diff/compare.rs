@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::extents::ExtentSet;
-use super::iterate::{DiffRange, Request};
+use super::iterate::{DiffRange, Request, iterate};
 use super::judge::{self, BaseObjects, Facts, History, Verdict, judge};
 use super::maps::Maps;
 use crate::error::{Error, Result};
-use crate::rbd::{Image, Snapshot, features};
+use crate::rbd::{Image, Snapshot, clone, features, migration};
 use crate::units::{Content, Extent};
 use crate::volume::ObjectsBy;
 
@@ -79,10 +79,10 @@ impl Comparison {
             None => None,
         };
         let cloned = match &base {
-            Some((base, _)) => base.image.parent_overlap_bytes()? > 0 || image.parent()?.is_some(),
-            None => image.parent()?.is_some(),
+            Some((base, _)) => clone::overlap_bytes(&base.image)? > 0 || clone::parent(image)?.is_some(),
+            None => clone::parent(image)?.is_some(),
         };
-        let migrating = if image.is_migrating()? { features::MIGRATING } else { 0 };
+        let migrating = if migration::is_under_way(image)? { features::MIGRATING } else { 0 };
         let features = image.features()? | migrating;
         let maps = match features & features::MIGRATING == 0 {
             true => Maps::read(&newer, base.as_ref().map(|(base, _)| base)),
@@ -113,8 +113,8 @@ impl Comparison {
             }
             _ => judge(&facts),
         };
-        let objects_per_period = image.stripe_count()?.max(1);
-        let (size_bytes, period_bytes) = (image.size_bytes()?, image.period_bytes()?);
+        let (size_bytes, striping) = (image.size_bytes()?, image.striping()?);
+        let (period_bytes, objects_per_period) = (striping.period_bytes(), striping.objects_per_period());
         let path = path.to_owned();
         let slow_ranges = Vec::new();
         let mut this = Self {
@@ -250,7 +250,7 @@ impl Comparison {
         if self.cloned {
             // Where the parent shows through no more, neither snapshot need have an object to compare. librbd copies
             // such objects up before it cuts a clone that has snapshots; the backup does not rest on that.
-            let (old, new) = (base.image.parent_overlap_bytes()?, self.newer.image.parent_overlap_bytes()?);
+            let (old, new) = (clone::overlap_bytes(&base.image)?, clone::overlap_bytes(&self.newer.image)?);
             add(new..old, true)?;
         }
         Ok(())
@@ -258,7 +258,7 @@ impl Comparison {
 
     /// Fails where the name that librbd is asked by is not that very snapshot's.
     fn require(&self, snapshot: &Snapshot) -> Result<()> {
-        let named = self.newer.image.snapshots()?.into_iter().find(|s| s.name == snapshot.name);
+        let named = self.newer.image.snapshots().list()?.into_iter().find(|s| s.name == snapshot.name);
         match named {
             Some(named) if named.id == snapshot.id => Ok(()),
             named => {
@@ -274,7 +274,7 @@ impl Comparison {
 
     fn fast(&self, from: &str, found: &mut dyn FnMut(DiffRange) -> Result<()>) -> Result<()> {
         for range in pieces(0..self.size_bytes, self.step_bytes()) {
-            self.newer.image.iterate(Request { from: Some(from), ..request(range, true) }, found)?;
+            iterate(&self.newer.image, Request { from: Some(from), ..request(range, true) }, found)?;
         }
         Ok(())
     }
@@ -294,7 +294,7 @@ impl Comparison {
             while let Some(range) = ranges.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let (offset_bytes, length_bytes) = (range.start, range.end - range.start);
                 let request = Request { offset_bytes, length_bytes, ..asked };
-                let asked = self.newer.image.iterate(request, &mut |range| {
+                let asked = iterate(&self.newer.image, request, &mut |range| {
                     (found.lock().unwrap_or_else(PoisonError::into_inner))(range)
                 });
                 if let Err(error) = asked {
@@ -363,7 +363,7 @@ impl Comparison {
         let at_once = self.cloned && with_parent;
         let step_bytes = if at_once { size_bytes } else { self.step_bytes() };
         for range in pieces(0..size_bytes, step_bytes) {
-            end.image.iterate(Request { with_parent, ..request(range, whole_object) }, found)?;
+            iterate(&end.image, Request { with_parent, ..request(range, whole_object) }, found)?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
+use cuttle::rbd::class::{object_map, snap_context};
 use cuttle::rbd::diff::judge::{History as Known, Verdict, Why};
 use cuttle::rbd::diff::{Comparison, End};
 use cuttle::rbd::{Access, CephConfig, Cluster, Image};
@@ -52,11 +53,11 @@ impl<'a> Played<'a> {
             Step::Discard => self.ceph.discard(&self.path, &[(at, OBJECT)]),
             Step::Shrink => self.image().resize(2 * OBJECT).expect("shrink"),
             Step::Grow => self.image().resize(3 * OBJECT).expect("grow"),
-            Step::Snap(name) => drop(self.image().create_snapshot(name).expect("snapshot")),
-            Step::Remove(name) => self.image().remove_snapshot(name).expect("remove"),
-            Step::RollBack(name) => self.image().roll_back(name).expect("roll back"),
+            Step::Snap(name) => drop(self.image().snapshots().create(name).expect("snapshot")),
+            Step::Remove(name) => self.image().snapshots().remove(name).expect("remove"),
+            Step::RollBack(name) => self.image().snapshots().roll_back(name).expect("roll back"),
             Step::RollBackToNight(night) => {
-                self.image().roll_back(&format!("{OWN}{night}")).expect("roll back");
+                self.image().snapshots().roll_back(&format!("{OWN}{night}")).expect("roll back");
             }
             Step::Night => {
                 self.begin();
@@ -107,7 +108,8 @@ impl<'a> Played<'a> {
         let reader = cuttle::source::rbd::RbdReader::new(Arc::clone(&image)).expect("read");
         let now = read_all(&reader);
         assert!(apply(&Changes::Since(since.changes), bytes, &reader) == now, "{}: rewind", self.path);
-        let snapshot = image.snapshots().expect("listed").into_iter().find(|s| s.id == point.rbd_snap_id);
+        let snapshot =
+            image.snapshots().list().expect("listed").into_iter().find(|s| s.id == point.rbd_snap_id);
         let snapshot = snapshot.expect("there");
         let at = self.ceph.open(&self.ceph.spec(&self.path), Access::Snapshot(snapshot.id)).expect("open");
         let base = End::at(Arc::new(at), snapshot);
@@ -207,7 +209,7 @@ fn bit(image: &Arc<Image>, snapshot: Option<cuttle::rbd::Snapshot>) -> Bit {
         .expect("looked")
         .changed()
         .expect("listed");
-    match (there.is_empty(), image.object_map(id).expect("read").has_clean_bit()) {
+    match (there.is_empty(), object_map(image, id).expect("read").has_clean_bit()) {
         (true, clean) => {
             assert!(!clean);
             Bit::Absent
@@ -260,17 +262,17 @@ fn compare_with_model(ceph: &Ceph, seed: u64) {
             }
             (4, Some(id)) => {
                 world.remove(id);
-                image.remove_snapshot(&name(id)).expect("remove");
+                image.snapshots().remove(&name(id)).expect("remove");
                 told.push(format!("remove {id}"));
             }
             (5, Some(id)) => {
                 world.roll_back(id);
-                image.roll_back(&name(id)).expect("roll back");
+                image.snapshots().roll_back(&name(id)).expect("roll back");
                 told.push(format!("roll back {id}"));
             }
             _ if world.count() < 3 => {
                 let id = world.create(false);
-                image.create_snapshot(&format!("s{id}")).expect("snapshot");
+                image.snapshots().create(&format!("s{id}")).expect("snapshot");
                 names.push((id, format!("s{id}")));
                 told.push(format!("snapshot {id}"));
             }
@@ -280,8 +282,8 @@ fn compare_with_model(ceph: &Ceph, seed: u64) {
         let open = |access| Arc::new(ceph.open(&ceph.spec(&path), access).expect("open"));
         let head = open(Access::ReadOnly);
         assert_eq!(bit(&head, None), world.head.bit, "{what}: the image");
-        let context = head.snap_context().expect("read");
-        let snapshots = head.snapshots().expect("listed");
+        let context = snap_context(&head).expect("read");
+        let snapshots = head.snapshots().list().expect("listed");
         assert_eq!(context.snapshots, snapshots.iter().map(|s| s.id).collect::<Vec<_>>(), "{what}");
         for snapshot in snapshots {
             let id = names.iter().find(|(_, name)| *name == snapshot.name).expect("made").0;
