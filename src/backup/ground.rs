@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backup::context::Context;
+use crate::backup::origin::Past;
 use crate::backup::origin::{Live, Origin, base_of};
-use crate::backup::plan::Past;
 use crate::backup::presence::{Look, LostReport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::REFS_PER_PAGE;

@@ -17,6 +17,7 @@ mod plan;
 mod presence;
 mod read;
 mod store;
+mod told;
 mod walk;
 mod why;
 

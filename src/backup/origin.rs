@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::backup::Input;
-use crate::backup::plan::Past;
 use crate::backup::why::Why;
+use crate::backup::{BackupOptions, Input};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::repo::history::SnapshotEntry;
@@ -35,6 +34,29 @@ impl Origin {
     /// Whether half a copy of it may look like a volume: an image gets smaller when somebody says so.
     pub fn is_file(&self) -> bool {
         matches!(self.identity, Identity::File { .. })
+    }
+}
+
+/// What is known before the source is asked anything but who it is.
+pub(super) struct Past<'a> {
+    pub options: &'a BackupOptions,
+    pub origin: &'a Origin,
+    pub parent: Option<&'a SnapshotEntry>,
+    /// The parent's manifest cannot be read: nothing is compared with it.
+    pub is_torn: bool,
+    pub chunk_size_bytes: u32,
+    /// How deep the repository lets deltas be.
+    pub delta_depth_max: u8,
+}
+
+impl<'a> Past<'a> {
+    /// The snapshot that the volume is compared with.
+    pub fn compared_with(&self) -> Option<&'a SnapshotEntry> {
+        self.parent.filter(|_| !self.is_torn)
+    }
+
+    pub fn deltas(&self) -> Option<u8> {
+        Some(self.delta_depth_max).filter(|depth| *depth > 0 && !self.options.no_delta)
     }
 }
 

@@ -7,38 +7,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::backup::BackupOptions;
-use crate::backup::origin::{self, Origin};
+use crate::backup::origin::{self, Past};
 use crate::backup::why::{Distrust, Why};
 use crate::chunker::{self, Span, Unlisted};
 use crate::error::{Error, Result};
-use crate::repo::history::SnapshotEntry;
 use crate::source::{Changes, Content, Extent, StreamHeader};
 use crate::units::{ChunkIndex, Geometry, Sequence};
 use crate::volume::SnapshotPoint;
-
-/// What is known before the source is asked anything but who it is.
-pub(super) struct Past<'a> {
-    pub options: &'a BackupOptions,
-    pub origin: &'a Origin,
-    pub parent: Option<&'a SnapshotEntry>,
-    /// The parent's manifest cannot be read: nothing is compared with it.
-    pub is_torn: bool,
-    pub chunk_size_bytes: u32,
-    /// How deep the repository lets deltas be.
-    pub delta_depth_max: u8,
-}
-
-impl<'a> Past<'a> {
-    /// The snapshot that the volume is compared with.
-    fn compared_with(&self) -> Option<&'a SnapshotEntry> {
-        self.parent.filter(|_| !self.is_torn)
-    }
-
-    fn deltas(&self) -> Option<u8> {
-        Some(self.delta_depth_max).filter(|depth| *depth > 0 && !self.options.no_delta)
-    }
-}
 
 /// What is asked of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,18 +7,17 @@ use std::sync::Arc;
 use crate::backup::alive::SignsOfLife;
 use crate::backup::commit::{Made, commit, give_up, report, unless_forgotten};
 use crate::backup::context::Context;
-use crate::backup::encode::Encoder;
 use crate::backup::freeze::Held;
 use crate::backup::ground::Ground;
 use crate::backup::manifest::{Counted, Draft, Stored};
-use crate::backup::origin::{Origin, check_size};
+use crate::backup::origin::{Origin, Past, check_size};
 use crate::backup::patch::{self, Patching};
-use crate::backup::plan::{self, Answer, Asked, BackupPlan, Past, Pieces};
+use crate::backup::plan::{self, Answer, Asked, BackupPlan, Pieces};
 use crate::backup::presence::LostReport;
 use crate::backup::read::{self, Deltas, Reading};
 use crate::backup::store::Storer;
 use crate::backup::why::Distrust;
-use crate::backup::{BackupReport, Input};
+use crate::backup::{BackupReport, Input, learn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keys::random_array;
 use crate::reading::sample;
@@ -191,7 +190,7 @@ impl Walk<'_> {
         let Pieces::Chunks(chunks) = &plan.pieces else {
             return Err(Error::internal("a volume that can be read anywhere is no stream"));
         };
-        let encoder = Encoder::new(cx, ground).await?;
+        let encoder = learn::encoder(cx, ground).await?;
         cx.progress.phase("backing up", Some(chunks.total_bytes()));
         let (frozen, geometry) = (held.frozen(), chunks.geometry);
         let base = frozen.base_reader().zip(plan.delta_depth_max);
@@ -220,7 +219,7 @@ impl Walk<'_> {
         let header = source.header().clone();
         let plan = plan::plan_stream(&self.past(), &header)?;
         cx.notes(&plan.notes);
-        let encoder = Encoder::new(cx, ground).await?;
+        let encoder = learn::encoder(cx, ground).await?;
         // What a full stream does not mention is zero, whatever was there.
         let base = match plan.is_full_read() {
             false => Arc::clone(&ground.before),

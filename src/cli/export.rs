@@ -14,7 +14,7 @@ use cuttle::repo::history::SnapshotEntry;
 use cuttle::restore::RestoreReport;
 use cuttle::{Error, Result};
 
-use super::bar::Words;
+use super::bar::{Bar, Words};
 use super::connect;
 use super::place::{self, Place, standard_output};
 use super::report::{Report, ledger_line, lines};
@@ -118,7 +118,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         (_, Some(output)) => Output::Pipe(Box::new(output)),
         _ => return Err(Error::internal("standard output is not open")),
     };
-    one(context, &project, export, (&place, output)).await?;
+    one(context, &project, export, &place, output).await?;
     Ok(Exit::Success)
 }
 
@@ -174,7 +174,7 @@ async fn chain(
         }
         let place = Place::File(path.clone());
         let output = Output::File { path, overwrite: args.overwrite };
-        one(context, project, export, (&place, output)).await?;
+        one(context, project, export, &place, output).await?;
         below = Some(link);
     }
     Ok(Exit::Success)
@@ -184,10 +184,11 @@ async fn one(
     context: &Context<'_>,
     project: &Project,
     export: Export,
-    (place, output): (&Place, Output),
+    place: &Place,
+    output: Output,
 ) -> Result<()> {
     let (format, from) = (export.format.name(), export.from.as_ref().map(SnapshotEntry::name));
-    let bar = context.ui.progress(&export.snapshot.name(), WORDS, false);
+    let bar = Bar::new(context.ui, &export.snapshot.name(), WORDS, false);
     let progress: Arc<dyn Progress> = bar.clone();
     let report = export::run(project, export, output, progress, context.cancel.clone()).await;
     bar.done();

@@ -8,7 +8,7 @@ use cuttle::import::{ImportOptions, ImportReport, Input, import};
 use cuttle::progress::Progress;
 use cuttle::{Error, Result, cpu};
 
-use super::bar::Words;
+use super::bar::{Bar, Words};
 use super::connect;
 use super::place::{self, Place};
 use super::report::{Report, lines};
@@ -73,7 +73,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         ..ImportOptions::default()
     };
     let target = spec.to_string();
-    let bar = context.ui.progress(&target, WORDS, false);
+    let bar = Bar::new(context.ui, &target, WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
     // Waited for even when it is to stop: it says what became of the image.
     let report = cpu::block(move || import(input, &cluster, &spec, options, &*progress, &cancel)).await;

@@ -13,7 +13,7 @@ use cuttle::repo::Project;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::{Error, Result};
 
-use super::bar::Words;
+use super::bar::{Bar, Words};
 use super::connect::refuse_dry_run;
 use super::place::Place;
 use super::report::{Report, ledger_line, lines};
@@ -93,7 +93,7 @@ pub async fn run(
         image_config: how.image_config,
     };
     let name = entry.name();
-    let bar = context.ui.progress(&name, WORDS, false);
+    let bar = Bar::new(context.ui, &name, WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
     let (ui, target) = (context.ui.clone(), restore.target.to_string());
     let given = context.global.given();

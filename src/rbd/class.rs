@@ -4,8 +4,9 @@
 //! It is asked of Ceph's object class `rbd` on the image's own objects, as librbd itself does (`src/cls/rbd/cls_rbd.cc`:
 //! `get_snapcontext`, `object_map_load`). The answers are bytes of a cluster's: they are bounded and checked.
 
+use super::bits::{features, flags};
 use super::errno::{ERANGE, c_string, check};
-use super::image::{Image, features, flags};
+use super::image::Image;
 use super::pool::Pool;
 use crate::error::{Error, Result};
 

@@ -1,6 +1,7 @@
 //! Reading and writing an open image's bytes, from any number of threads.
 
-use super::image::{Image, features};
+use super::bits::features;
+use super::image::Image;
 use super::{advice, errno};
 use crate::error::{Error, ErrorKind, Result};
 

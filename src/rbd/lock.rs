@@ -7,8 +7,9 @@
 
 use std::ptr;
 
+use super::bits::features;
 use super::errno::{self, ENOENT, ETIMEDOUT, c_string};
-use super::image::{Image, features};
+use super::image::Image;
 use super::watchers::watchers;
 use crate::error::{Error, Result};
 

@@ -6,9 +6,10 @@
 //! the source's objects, which it takes for zero.
 
 use super::api::MigrationStatus;
+use super::bits::features;
 use super::clone;
 use super::errno::{self, ENOENT};
-use super::image::{Access, Image, OpenBy, features};
+use super::image::{Access, Image, OpenBy};
 use super::name;
 use crate::error::{Error, Result};
 

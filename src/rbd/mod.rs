@@ -12,6 +12,7 @@
 
 pub mod advice;
 mod api;
+mod bits;
 pub mod class;
 pub mod clone;
 mod cluster;
@@ -31,12 +32,13 @@ mod snapshot;
 mod spec;
 mod watchers;
 
+pub use bits::{features, flags};
 pub use class::SnapContext;
 pub use clone::ImageParent;
 pub use cluster::Cluster;
 pub use config::CephConfig;
 pub use create::CreateOptions;
-pub use image::{Access, Image, OpenBy, Striping, features, flags};
+pub use image::{Access, Image, OpenBy, Striping};
 pub use lock::LockOwner;
 pub use metadata::Metadata;
 pub use migration::MigrationSource;

@@ -12,6 +12,7 @@ pub mod rbd_compare;
 pub mod rbd_head;
 mod rbd_snapshots;
 mod rbd_taken;
+mod rbd_target;
 pub mod states;
 
 use std::sync::Arc;

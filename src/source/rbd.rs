@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::rbd_snapshots::OwnSnapshots;
 use super::rbd_taken::Taken;
+use super::rbd_target::{Target, is_own};
 use super::{Changes, FreezeRequest, Frozen, ReadAt, Volume};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rbd::advice;
 use crate::rbd::diff::judge::{Verdict, Why};
 use crate::rbd::diff::{Comparison, End};
 use crate::rbd::{
-    Access, Cluster, Image, MigrationSource, OpenBy, Pool, RbdSpec, Snapshot, Striping, clone, features,
-    migration,
+    Access, Cluster, Image, MigrationSource, OpenBy, RbdSpec, Snapshot, Striping, clone, features, migration,
 };
 use crate::volume::{Identity, ImageLayout, Made, ObjectsBy, SnapshotPoint};
 
@@ -103,53 +103,6 @@ pub struct RbdVolume {
     /// The snapshot that the user named.
     named: Option<String>,
     options: RbdOptions,
-}
-
-/// The image itself, whatever it is called meanwhile.
-#[derive(Debug, Clone)]
-pub(super) struct Target {
-    pool: Pool,
-    name: String,
-    id: String,
-}
-
-impl Target {
-    /// Finds an image. `*` must have been expanded ([`RbdSpec::expand`]).
-    pub(super) fn find(cluster: &Cluster, spec: &RbdSpec) -> Result<Self> {
-        if spec.is_all() {
-            return Err(Error::internal(format!("{spec} was not expanded")));
-        }
-        let pool = cluster.pool(&spec.pool, &spec.namespace)?;
-        let id = Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadOnly)?.id()?;
-        Ok(Self { pool, name: spec.image.clone(), id })
-    }
-
-    pub(super) fn open(&self, access: Access) -> Result<Image> {
-        Image::open(&self.pool, OpenBy::Id { name: &self.name, id: &self.id }, access)
-    }
-
-    /// The snapshot of that name.
-    fn named(&self, image: &Image, name: &str) -> Result<Snapshot> {
-        image.snapshots().list()?.into_iter().find(|s| s.name == name).ok_or_else(|| {
-            Error::not_found(format!("no snapshot {name:?} of image {}", self.path()))
-                .help(format!("see `{}`", advice::list_snapshots(&self.path())))
-        })
-    }
-
-    /// `pool/[namespace/]image`
-    pub(super) fn path(&self) -> String {
-        format!("{}/{}", self.pool.path(), self.name)
-    }
-
-    pub(super) fn identity(&self) -> Identity {
-        Identity::Rbd {
-            cluster_fsid: self.pool.cluster().fsid().to_owned(),
-            pool: self.pool.name().to_owned(),
-            namespace: self.pool.namespace().to_owned(),
-            image: self.name.clone(),
-            image_id: self.id.clone(),
-        }
-    }
 }
 
 impl RbdVolume {
@@ -381,10 +334,6 @@ impl Frozen for RbdFrozen {
 /// Whether the operator was told already that nothing could be seen.
 fn said_unreadable(comparison: &Comparison) -> bool {
     matches!(comparison.verdict().why(), Some(Why::Unreadable(_) | Why::NoFastDiff { .. }))
-}
-
-pub(super) fn is_own(name: &str, own_prefix: &str) -> bool {
-    !own_prefix.is_empty() && name.starts_with(own_prefix)
 }
 
 /// Refuses an image that its own key does not open alone.

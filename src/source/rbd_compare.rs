@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::rbd::{RbdReader, Target};
+use super::rbd::RbdReader;
 use super::rbd_snapshots::OwnSnapshots;
+use super::rbd_target::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rbd::{Access, Cluster, RbdSpec, Snapshot, migration, watchers};
 use crate::volume::{Identity, SnapshotPoint};

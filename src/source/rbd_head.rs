@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::rbd::Target;
 use super::rbd_taken::told;
+use super::rbd_target::Target;
 use super::{Head, Since};
 use crate::error::{Error, Result};
 use crate::rbd::class::snap_context;

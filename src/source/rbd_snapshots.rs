@@ -1,7 +1,7 @@
 //! cuttle's own snapshots of an image: made under a name that is free, and removed where that hurts nobody.
 
-use super::rbd::Target;
 use super::rbd_taken::{Before, Taken};
+use super::rbd_target::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rbd::{Access, Image, Snapshot, advice, lock, migration};
 

@@ -5,7 +5,7 @@ use crate::rbd::diff::judge::{Between, History};
 use crate::rbd::{Access, Image, SnapContext, Snapshot, class, features, flags};
 use crate::volume::{Made, OTHERS_MAX, SnapshotPoint};
 
-use super::rbd::{Target, is_own};
+use super::rbd_target::{Target, is_own};
 
 /// The snapshot that a backup reads, and what was seen around its making.
 pub(super) struct Taken {

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use object_store::path::Path;
 use crate::error::Result;
 
 use super::Store;
-use super::attempt::{Attempt, Shared, key_path};
+use super::attempt::{Attempt, Bulk, Shared, key_path};
 use super::delete::Deleted;
 use super::driven::driven;
 use super::fault::Fault;
@@ -29,15 +28,6 @@ const TIME_PER_NAME_MAX: Duration = Duration::from_millis(100);
 /// Attempts that may end with an answer that object_store does not read. It hands out none that says `SlowDown` or
 /// `InternalError` of any name: such a one is worth another attempt, nonsense is not worth many.
 const UNREAD_MAX: u32 = 3;
-
-/// How a provider deletes many objects with one request.
-#[derive(Debug, Clone)]
-pub(crate) struct Bulk {
-    /// A client whose `delete_stream` does that.
-    pub(crate) client: Arc<dyn ObjectStore>,
-    /// Names in one request.
-    pub(crate) names_max: usize,
-}
 
 /// The answer to a request that deletes many could not be used; object_store gave up.
 #[derive(Debug, thiserror::Error)]

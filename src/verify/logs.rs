@@ -12,8 +12,8 @@ use crate::repo::log::{LogEntry, Proof, VolumeLog};
 use crate::repo::memory::SeenSnapshot;
 use crate::units::{Sequence, SnapshotId, VolumeNumber};
 use crate::verify::audit::Audit;
-use crate::verify::metadata::{Subject, whole};
 use crate::verify::report::{Flaw, Hurt, Problem};
+use crate::verify::subject::{Subject, whole};
 
 /// Records of a log read at once.
 const RECORDS_INFLIGHT_MAX: usize = 16;
@@ -142,12 +142,16 @@ pub(crate) async fn read_sequence(
             ids.push((name, forget.snapshot_id));
         }
     }
-    let mut newest = (0, false);
+    let mut newest = Newest::default();
     for k in 1..=entry.notes {
         let name = ObjectName::Note(p.clone(), n, sequence, k);
         match audit.record::<NoteRecord>(&name).await? {
             Err(flaw) if flaw.problem == Problem::Missing && forgotten => {}
-            found => newest = out.note(&name, found).map_or(newest, |note| (k, note.protected)),
+            found => {
+                newest = out
+                    .note(&name, found)
+                    .map_or(newest, |note| Newest { number: k, protects: note.protected })
+            }
         }
     }
     let end = match end {
@@ -190,14 +194,21 @@ pub(crate) async fn read_sequence(
     Ok(out)
 }
 
+/// The newest note of a snapshot.
+#[derive(Clone, Copy, Default)]
+struct Newest {
+    number: u32,
+    protects: bool,
+}
+
 /// Holds a live snapshot against what this host saw, and remembers it with its newest note.
-fn recall(audit: &Audit, subject: &Subject, newest: (u32, bool), name: &ObjectName, out: &mut LogAudit) {
+fn recall(audit: &Audit, subject: &Subject, newest: Newest, name: &ObjectName, out: &mut LogAudit) {
     let (project, memory) = (audit.project.name(), &audit.project.repository().memory);
     let (volume, sequence, id) = (subject.volume, subject.sequence, subject.snapshot_id);
     match memory.check_snapshot(project, volume, sequence, id) {
         Err(e) => out.flaw(name, Flaw { problem: Problem::WentBack, message: e.to_string() }),
         Ok(()) => {
-            let seen = SeenSnapshot::new(sequence, id).with_note(newest.0, newest.1);
+            let seen = SeenSnapshot::new(sequence, id).with_note(newest.number, newest.protects);
             memory.saw_snapshot(project, volume, seen);
         }
     }

@@ -11,16 +11,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::{BeginRecord, DoneRecord, SealRecord};
 use crate::format::lost::LostRecord;
 use crate::format::names::{gc_prefix, keys_prefix, logs_prefix, lost_prefix};
-use crate::format::page::Page;
-use crate::format::record::{EndRecord, KeySlotRecord, Outcome, VolumeRecord};
+use crate::format::record::{KeySlotRecord, VolumeRecord};
 use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName};
 use crate::repo::log::LogEntry;
-use crate::units::{ChunkId, Generation, Geometry, Sequence, SnapshotId, VolumeNumber};
-use crate::verify::audit::Audit;
+use crate::units::{ChunkId, Sequence, VolumeNumber};
+use crate::verify::audit::{Audit, check_object};
 use crate::verify::logs::{Finding, LogAudit, VolumeInfo};
-use crate::verify::report::{Findings, Flaw, Hurt, Looked, Problem, looked};
+use crate::verify::report::{Findings, Flaw, Looked, Problem, looked};
+use crate::verify::subject::Subject;
 use crate::verify::{logs, roster};
-use crate::volume::{Identity, SnapshotPoint};
 
 /// Logs read at once.
 const LOGS_INFLIGHT_MAX: usize = 4;
@@ -31,21 +30,6 @@ const VOLUMES_MISSING_MAX: u32 = 1_000;
 /// Refs of root pages that are kept from the first look on (about 80 MiB); others are read again when needed.
 const ROOT_REFS_KEPT_MAX: usize = 1 << 20;
 
-/// A live snapshot that is verified.
-#[derive(Debug, Clone)]
-pub(crate) struct Subject {
-    pub(crate) volume: VolumeNumber,
-    pub(crate) volume_name: Arc<str>,
-    pub(crate) sequence: Sequence,
-    pub(crate) snapshot_id: SnapshotId,
-    pub(crate) generation: Generation,
-    pub(crate) geometry: Geometry,
-    /// What was read, and its snapshot.
-    pub(crate) origin: (Identity, Option<SnapshotPoint>),
-    /// `None` where it is read again.
-    pub(crate) root: Option<Arc<Page>>,
-}
-
 /// What the metadata tells.
 #[derive(Debug, Default)]
 pub(crate) struct Metadata {
@@ -53,36 +37,6 @@ pub(crate) struct Metadata {
     pub(crate) volumes: u64,
     pub(crate) unfinished: u64,
     root_refs: usize,
-}
-
-impl Subject {
-    pub(crate) fn hurt(&self) -> Hurt {
-        Hurt {
-            volume: self.volume_name.to_string(),
-            sequence: self.sequence.0,
-            snapshot_id: self.snapshot_id.to_string(),
-            whole: false,
-            ranges: Vec::new(),
-        }
-    }
-
-    /// The root of its manifest.
-    pub(crate) async fn root(&self, audit: &Audit) -> Result<Arc<Page>> {
-        if let Some(root) = &self.root {
-            return Ok(Arc::clone(root));
-        }
-        let name = ObjectName::End(audit.project.name().clone(), self.volume, self.sequence);
-        let end: EndRecord = audit.project.read_known_record(&name).await?;
-        match end.outcome {
-            Outcome::Committed(snapshot) => snapshot.root_page().map(Arc::new),
-            Outcome::Aborted { .. } => Err(Error::corrupt(format!("{name} changed while it was read"))),
-        }
-    }
-}
-
-/// A snapshot of which nothing can be restored.
-pub(crate) fn whole(volume: String, sequence: Sequence) -> Hurt {
-    Hurt { volume, sequence: sequence.0, snapshot_id: String::new(), whole: true, ranges: Vec::new() }
 }
 
 impl Metadata {
@@ -195,7 +149,7 @@ async fn common_object(audit: &Audit, name: &ObjectName) -> Looked<()> {
             let max = name.object_type().object_len_bytes_max() as u64;
             let found = audit.object(name, max).await?;
             match found {
-                Ok(bytes) => looked(audit.project.scrub(name, &bytes)),
+                Ok(bytes) => looked(check_object(&audit.project, name, &bytes)),
                 Err(flaw) => Ok(Err(flaw)),
             }
         }
@@ -225,7 +179,7 @@ async fn key(audit: &Audit, name: &ObjectName, slot: u64) -> Looked<()> {
         Err(flaw) => return Ok(Err(flaw)),
     };
     let place = codec::Place { key: None, ..audit.project.place(name) };
-    let opened = audit.project.scrub(name, &bytes);
+    let opened = check_object(&audit.project, name, &bytes);
     let opened = opened.and_then(|()| codec::open_record::<KeySlotRecord>(place, &bytes));
     let made = opened.and_then(|record| audit.project.repository().has_made(slot, &record));
     let removed_by = format!("; `cuttle key remove {slot:016x}` removes it");
@@ -245,7 +199,7 @@ async fn gc_part(audit: &Audit, name: &ObjectName, id: ChunkId) -> Looked<()> {
     let (project, name) = (audit.project.clone(), name.clone());
     looked(
         cpu::run(move || {
-            project.scrub(&name, &bytes)?;
+            check_object(&project, &name, &bytes)?;
             let mut plain = Vec::new();
             codec::open(project.place(&name), &bytes, None, GC_PART_LEN_BYTES_MAX, &mut plain)?;
             match project.identify_page(&plain) == id {

@@ -10,8 +10,8 @@ use crate::repo::found::Found;
 use crate::repo::rounds::Stage;
 use crate::units::{Generation, VolumeNumber};
 use crate::verify::audit::Audit;
-use crate::verify::metadata::{Subject, whole};
 use crate::verify::report::{Findings, Flaw, Problem};
+use crate::verify::subject::{Subject, whole};
 
 /// What rounds say, read before the logs: whatever comes later only adds.
 pub(crate) struct Said {

@@ -1,6 +1,9 @@
 use super::*;
+use crate::backup::BackupOptions;
+use crate::backup::origin::Origin;
 use crate::error::ErrorKind;
 use crate::format::record::{BackupStats, Snapshot};
+use crate::repo::history::SnapshotEntry;
 use crate::units::{Generation, SnapshotId, VolumeNumber};
 use crate::volume::{Identity, ImageLayout};
 

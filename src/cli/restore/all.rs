@@ -20,6 +20,7 @@ use super::WORDS;
 use super::destination::Destination;
 use super::report::{Gathered, Restored, Told};
 use super::work::{How, Target, Work};
+use crate::cli::bar::Bar;
 use crate::cli::connect::{self, blocking};
 use crate::cli::failure::Failure;
 use crate::cli::human;
@@ -158,7 +159,7 @@ fn target(place: Place, cluster: Option<Cluster>, snapshot: &SnapshotEntry) -> T
 
 async fn restore(work: Work<'_>, target: Target, several: bool) -> Result<Restored> {
     let (snapshot, context) = (target.snapshot.clone(), work.context);
-    let bar = context.ui.progress(&snapshot.volume_name, WORDS, several);
+    let bar = Bar::new(context.ui, &snapshot.volume_name, WORDS, several);
     let done = async {
         // To overwrite means to be sure of the content; without it, what an earlier run finished is not touched again.
         if !work.how.overwrite && work.is_restored(&target, bar.clone()).await? {

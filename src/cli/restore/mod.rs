@@ -11,7 +11,7 @@ use cuttle::Result;
 use cuttle::plan::restore as restore_plan;
 use cuttle::restore::{INFLIGHT_BYTES_DEFAULT, RestoreReport};
 
-use super::bar::Words;
+use super::bar::{Bar, Words};
 use super::connect;
 use super::place::{self, Place, standard_output};
 use super::report::{Report, ledger_line, lines};
@@ -99,7 +99,7 @@ async fn one(context: &Context<'_>, snapshot: &str, place: Place, how: How) -> R
         _ => None,
     };
     let name = snapshot.name();
-    let bar = context.ui.progress(&name, WORDS, false);
+    let bar = Bar::new(context.ui, &name, WORDS, false);
     let work = Work { context, project: &project, how: &how, inflight_bytes: INFLIGHT_BYTES_DEFAULT };
     let target = Target { place: place.clone(), cluster, output, snapshot, leave: Vec::new() };
     let done = work.restore(target, bar.clone()).await;

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use super::end::End;
 use super::extents::ExtentSet;
 use super::iterate::{DiffRange, Request, iterate};
-use super::judge::{self, BaseObjects, Facts, History, Verdict, judge};
+use super::judge::{BaseObjects, Facts, History, Verdict, judge};
 use super::maps::Maps;
 use crate::error::{Error, Result};
 use crate::rbd::{Image, Snapshot, clone, features, migration};
@@ -26,29 +27,6 @@ const SLOW_REQUEST_OBJECTS_MAX: u64 = 1024;
 /// Objects that nobody has are asked about where there are no more of them between two that somebody has: a request of
 /// its own costs as much as asking about three.
 const GAP_OBJECTS_MAX: u64 = 3;
-
-/// One end of a comparison, open.
-#[derive(Clone)]
-pub struct End {
-    pub image: Arc<Image>,
-    /// The snapshot that it is open at; `None`: the image as it is now.
-    pub snapshot: Option<Snapshot>,
-}
-
-impl End {
-    pub fn now(image: Arc<Image>) -> Self {
-        Self { image, snapshot: None }
-    }
-
-    pub fn at(image: Arc<Image>, snapshot: Snapshot) -> Self {
-        Self { image, snapshot: Some(snapshot) }
-    }
-
-    fn judged(&self) -> Result<judge::End<'_>> {
-        let snapshot = self.snapshot.as_ref().map(|s| (s.id, s.name.as_str()));
-        Ok(judge::End { snapshot, flags: self.image.flags()? })
-    }
-}
 
 /// How two ends are compared. It stays as decided.
 pub struct Comparison {
@@ -334,7 +312,7 @@ impl Comparison {
                 for object in (0..map.len()).filter(|object| !map.has(*object)) {
                     lacking.add(self.range_of(object), Content::Data);
                 }
-                let ranges = joined(&lacking.finish(), (self.period_bytes, 0), self.size_bytes);
+                let ranges = joined(&lacking.finish(), self.joining(0));
                 let asked = Request { with_parent: false, ..request(0..0, false) };
                 self.slow(asked, &ranges, &mut |range| match range.exists {
                     true => found(range),
@@ -394,8 +372,20 @@ impl Comparison {
             })?;
         }
         let gap_bytes = self.period_bytes.saturating_mul((GAP_OBJECTS_MAX / self.objects_per_period).max(1));
-        Ok(joined(&held.finish(), (self.period_bytes, gap_bytes), self.size_bytes))
+        Ok(joined(&held.finish(), self.joining(gap_bytes)))
     }
+
+    fn joining(&self, gap_bytes: u64) -> Joining {
+        Joining { period_bytes: self.period_bytes, gap_bytes, size_bytes: self.size_bytes }
+    }
+}
+
+/// How ranges are joined.
+struct Joining {
+    period_bytes: u64,
+    /// The longest gap that is closed.
+    gap_bytes: u64,
+    size_bytes: u64,
 }
 
 /// Of all that is there, not of what changed.
@@ -415,7 +405,8 @@ fn pieces(range: Range<u64>, piece_bytes: u64) -> impl Iterator<Item = Range<u64
 }
 
 /// The ranges widened to whole periods, those with a small gap between them as one.
-fn joined(held: &[Extent], (period_bytes, gap_bytes): (u64, u64), size_bytes: u64) -> Vec<Range<u64>> {
+fn joined(held: &[Extent], how: Joining) -> Vec<Range<u64>> {
+    let Joining { period_bytes, gap_bytes, size_bytes } = how;
     let mut out: Vec<Range<u64>> = Vec::new();
     for extent in held {
         let start = extent.offset_bytes / period_bytes * period_bytes;
@@ -440,9 +431,10 @@ mod tests {
         assert_eq!(pieces(0..u64::MAX, u64::MAX).collect::<Vec<_>>(), std::slice::from_ref(&(0..u64::MAX)));
         let data = |offset_bytes, length_bytes| Extent { offset_bytes, length_bytes, content: Content::Data };
         let held = [data(5, 1), data(12, 9), data(49, 1), data(88, 2)];
+        let by = |gap_bytes, size_bytes| Joining { period_bytes: 10, gap_bytes, size_bytes };
         // Periods of 10: 0..30, then a gap of one (40..50), then one of three.
-        assert_eq!(joined(&held, (10, 10), 89), [0..50, 80..89]);
-        assert_eq!(joined(&held, (10, 30), 89), std::slice::from_ref(&(0..89)));
-        assert_eq!(joined(&held[..1], (10, 10), 8), std::slice::from_ref(&(0..8)));
+        assert_eq!(joined(&held, by(10, 89)), [0..50, 80..89]);
+        assert_eq!(joined(&held, by(30, 89)), std::slice::from_ref(&(0..89)));
+        assert_eq!(joined(&held[..1], by(10, 8)), std::slice::from_ref(&(0..8)));
     }
 }

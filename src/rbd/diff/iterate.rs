@@ -7,8 +7,9 @@ use std::ptr;
 
 use crate::error::{Error, Result};
 use crate::rbd::advice;
+use crate::rbd::bits::features;
 use crate::rbd::errno::{ECANCELED, c_string};
-use crate::rbd::image::{Image, features};
+use crate::rbd::image::Image;
 
 /// What to compare, and how.
 #[derive(Debug, Clone, Copy)]

@@ -1,6 +1,6 @@
 //! Which objects the two ends of a diff are taken to have.
 
-use super::compare::End;
+use super::end::End;
 use super::judge::BaseObjects;
 use crate::error::Result;
 use crate::rbd::class::{self, ObjectMap};
