@@ -123,8 +123,8 @@ impl Report for Summary<'_> {
         let (totals, size) = (&report.totals, human::size(report.size_bytes));
         let from = printable(&format!("{}@{}", report.volume, report.sequence));
         let told = if report.dry_run {
-            let row = |what: &str, share: restore_plan::Share| {
-                vec![what.to_owned(), human::count(share.chunks), human::size(share.bytes)]
+            let row = |what: &str, amount: restore_plan::Amount| {
+                vec![what.to_owned(), human::count(amount.chunks), human::size(amount.bytes)]
             };
             let columns = [Column::Text("ACTION"), Column::Number("CHUNKS"), Column::Number("BYTES")];
             let rows = [row("keep", totals.keep), row("zero", totals.zero), row("fetch", totals.fetch)];
