@@ -20,7 +20,7 @@ use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::reading::changes::Changes;
+use crate::reading::difference::Difference;
 use crate::reading::explained;
 use crate::reading::local::LocalReader;
 use crate::repo::Project;
@@ -119,7 +119,7 @@ pub async fn run(
     let budget = Budget::new(INFLIGHT_BYTES_DEFAULT);
     let found = match (from, sink.existing()) {
         (Some(from), _) => {
-            Found::Since(Box::new(Changes::between(project, Some(&from.snapshot), &snapshot.snapshot)?))
+            Found::Since(Box::new(Difference::between(project, Some(&from.snapshot), &snapshot.snapshot)?))
         }
         (None, Existing::Blank) => Found::Blank,
         (None, Existing::Content(content)) => {

@@ -13,7 +13,7 @@ use crate::cpu;
 use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Plan};
 use crate::progress::Outcome;
-use crate::reading::budget::fetch_bytes;
+use crate::reading::need::fetch_bytes;
 use crate::restore::any::pieces;
 use crate::restore::work::Work;
 

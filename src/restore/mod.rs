@@ -23,7 +23,7 @@ use crate::cpu;
 use crate::error::{Context, Result};
 use crate::plan::restore::Totals;
 use crate::progress::{Outcome, Progress, Step};
-use crate::reading::changes::Changes;
+use crate::reading::difference::Difference;
 use crate::reading::explained;
 use crate::reading::local::LocalReader;
 use crate::repo::Project;
@@ -186,7 +186,7 @@ impl Looking<'_> {
                 let rewind = options.rewind.as_ref();
                 match rewind::plan(&content, self.snapshot, rewind, self.progress).await? {
                     Some((base, spans)) => {
-                        let changes = Changes::between(self.project, Some(base), &self.snapshot.snapshot)?;
+                        let changes = Difference::between(self.project, Some(base), &self.snapshot.snapshot)?;
                         let found = Found::Since(Box::new(changes.written_since(content, spans)));
                         Ok((found, Some(base.sequence.0)))
                     }
