@@ -43,7 +43,7 @@ pub(super) struct Past<'a> {
     pub origin: &'a Origin,
     pub parent: Option<&'a SnapshotEntry>,
     /// The parent's manifest cannot be read: nothing is compared with it.
-    pub is_torn: bool,
+    pub is_unreadable: bool,
     pub chunk_size_bytes: u32,
     /// How deep the repository lets deltas be.
     pub delta_depth_max: u8,
@@ -52,7 +52,7 @@ pub(super) struct Past<'a> {
 impl<'a> Past<'a> {
     /// The snapshot that the volume is compared with.
     pub fn compared_with(&self) -> Option<&'a SnapshotEntry> {
-        self.parent.filter(|_| !self.is_torn)
+        self.parent.filter(|_| !self.is_unreadable)
     }
 
     pub fn deltas(&self) -> Option<u8> {

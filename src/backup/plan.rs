@@ -134,7 +134,7 @@ pub(super) fn ask(past: &Past<'_>) -> Result<Asked> {
     let why_all = match other {
         _ if past.parent.is_none() => Some(Why::First),
         Some(other) => Some(other),
-        None if past.is_torn => Some(Why::Torn),
+        None if past.is_unreadable => Some(Why::Unreadable),
         None if past.options.full => Some(Why::Asked),
         None if is_due => Some(Why::Due),
         None => None,
@@ -198,7 +198,7 @@ pub(super) fn plan(
 /// `Conflict` where it does not go on from the parent, `Corrupt` where nothing can be told of what the parent holds.
 pub(super) fn plan_stream(past: &Past<'_>, header: &StreamHeader) -> Result<BackupPlan> {
     let notes = origin::check_stream(past, header.from.as_deref())?;
-    if let (true, Some(from)) = (past.is_torn, &header.from) {
+    if let (true, Some(from)) = (past.is_unreadable, &header.from) {
         return Err(Error::corrupt(format!(
             "the stream is a diff from snapshot {from:?}, and the manifest of that backup cannot be read"
         ))

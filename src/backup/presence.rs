@@ -71,7 +71,7 @@ pub(super) struct Seen {
     /// Of that, what is new and should be recorded.
     pub new: Vec<LostName>,
     /// Its manifest cannot be read to the last page.
-    pub is_torn: bool,
+    pub is_unreadable: bool,
 }
 
 impl Look<'_> {
@@ -117,7 +117,7 @@ impl Look<'_> {
             lost_records_unreadable: (lost.unreadable.len() + lost.unread) as u64,
             ..LostReport::default()
         };
-        if seen.is_torn {
+        if seen.is_unreadable {
             self.cx.note(format!(
                 "the manifest of {} cannot be read: all of the volume is, and stored again where need be",
                 self.at()
@@ -185,7 +185,7 @@ async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden) ->
         }
     }
     drop(read);
-    out.is_torn = !bad.is_empty();
+    out.is_unreadable = !bad.is_empty();
     out.lost.extend(bad);
     let project = manifest.project();
     for (kind, tonight) in [(ContentKind::Chunk, chunks.finish()), (ContentKind::Page, pages.finish())] {

@@ -14,7 +14,7 @@ pub enum Why {
     /// `--full-every`
     Due,
     /// The last backup's manifest cannot be read.
-    Torn,
+    Unreadable,
     /// The last backup was of a stream, which says nothing of its origin.
     WasStream,
     /// The image is being moved by live migration.
@@ -35,7 +35,7 @@ impl fmt::Display for Why {
             Self::First => "it has no backup yet",
             Self::Asked => "as asked for with --full",
             Self::Due => "it is due, by --full-every",
-            Self::Torn => "the last backup's manifest cannot be read",
+            Self::Unreadable => "the last backup's manifest cannot be read",
             Self::WasStream => "the last backup was of a stream",
             Self::Moved => "the image is being moved",
             Self::Replaced => "it is another one than before",

@@ -65,7 +65,7 @@ struct Night {
     options: BackupOptions,
     origin: Origin,
     parent: Option<SnapshotEntry>,
-    is_torn: bool,
+    is_unreadable: bool,
     delta_depth_max: u8,
     answer: Answer,
     distrust: Option<Distrust>,
@@ -78,7 +78,7 @@ impl Night {
             options: BackupOptions::new("v".parse().expect("a name")),
             origin: Origin { identity: image("one"), moved_from: None },
             parent: Some(parent(image("one"), 0, Some(point(true)))),
-            is_torn: false,
+            is_unreadable: false,
             delta_depth_max: 7,
             answer: Answer {
                 size_bytes: 10 * C,
@@ -103,7 +103,7 @@ impl Night {
             options: &self.options,
             origin: &self.origin,
             parent: self.parent.as_ref(),
-            is_torn: self.is_torn,
+            is_unreadable: self.is_unreadable,
             chunk_size_bytes: CHUNK,
             delta_depth_max: self.delta_depth_max,
         }
@@ -168,7 +168,7 @@ fn why_all_is_read_and_why_not() {
             full(Why::Asked),
             0,
         ),
-        ("torn", Night::with(|n| n.is_torn = true), full(Why::Torn), 0),
+        ("unreadable", Night::with(|n| n.is_unreadable = true), full(Why::Unreadable), 0),
         (
             "after a stream",
             Night::with(|n| n.parent = Some(parent(Identity::Stream, 0, Some(point(false))))),
@@ -241,7 +241,7 @@ fn why_all_is_read_and_why_not() {
         assert_eq!(plan.scope, scope, "{what}");
         assert_eq!(asked.notes.len() + plan.notes.len(), notes, "{what}");
         // Whatever it reads, it says what it is compared with.
-        let compared = night.parent.as_ref().filter(|_| !night.is_torn).map(|p| p.snapshot.sequence);
+        let compared = night.parent.as_ref().filter(|_| !night.is_unreadable).map(|p| p.snapshot.sequence);
         assert_eq!(plan.parent, compared, "{what}");
         let before = night.parent.as_ref().map_or(0, |p| p.snapshot.nights_since_full);
         let expected = if scope == changes { before + 1 } else { 0 };
@@ -367,10 +367,10 @@ fn a_stream_goes_on_from_its_parent_or_tells_all() {
     assert_eq!(whole.pieces, Pieces::Stream { is_diff: false });
     let refused = plan_stream(&night.past(), &header(Some("older"))).expect_err("of another snapshot");
     assert_eq!(refused.kind(), ErrorKind::Conflict);
-    let torn = Night::with(|n| n.is_torn = true);
-    let refused = plan_stream(&torn.past(), &header(Some("snap"))).expect_err("nothing to patch");
+    let unreadable = Night::with(|n| n.is_unreadable = true);
+    let refused = plan_stream(&unreadable.past(), &header(Some("snap"))).expect_err("nothing to patch");
     assert_eq!(refused.kind(), ErrorKind::Corrupt);
-    assert!(plan_stream(&torn.past(), &header(None)).expect("all of it").parent.is_none());
+    assert!(plan_stream(&unreadable.past(), &header(None)).expect("all of it").parent.is_none());
     let first = Night::with(|n| n.parent = None);
     assert!(plan_stream(&first.past(), &header(Some("snap"))).is_err());
     assert_eq!(plan_stream(&first.past(), &header(None)).expect("a plan").scope, Scope::All(Why::First));
