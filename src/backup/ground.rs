@@ -78,7 +78,7 @@ impl Ground {
                 if e.kind() == ErrorKind::Interrupted {
                     return Err(e);
                 }
-                cx.note(format!("what was found lost could not be recorded: {e}"));
+                cx.remark(format!("what was found lost could not be recorded: {e}"));
             }
             ground.is_unreadable = seen.is_unreadable;
             ground.lost = look.forbid(seen, &mut forbidden).await?;

@@ -101,13 +101,13 @@ pub(super) async fn base_of(
 pub(super) fn check_identity(past: &Past<'_>) -> Result<(Option<Why>, Vec<String>)> {
     let (now, moved_from) = (&past.origin.identity, past.origin.moved_from.as_ref());
     let Some(parent) = past.parent else {
-        let note = moved_from.map(|was| {
+        let remark = moved_from.map(|was| {
             format!(
                 "the image is being moved by live migration, and was {was} before. Where that has backups under another name, \
                  --volume goes on with them"
             )
         });
-        return Ok((None, note.into_iter().collect()));
+        return Ok((None, remark.into_iter().collect()));
     };
     let before = &parent.snapshot.identity;
     // A stream says nothing of its origin; the whole volume is read and compared.
@@ -118,8 +118,8 @@ pub(super) fn check_identity(past: &Past<'_>) -> Result<(Option<Why>, Vec<String
         return Ok((None, Vec::new()));
     }
     if moved_from.is_some_and(|was| is_same(before, was)) {
-        let note = format!("the volume is being moved by live migration, from {before}: reading all of it");
-        return Ok((Some(Why::Moved), vec![note]));
+        let remark = format!("the volume is being moved by live migration, from {before}: reading all of it");
+        return Ok((Some(Why::Moved), vec![remark]));
     }
     if !past.options.accept_new_identity {
         return Err(Error::conflict(format!(
@@ -132,16 +132,16 @@ pub(super) fn check_identity(past: &Past<'_>) -> Result<(Option<Why>, Vec<String
              otherwise give this one another name with --volume",
         ));
     }
-    let note = format!("the volume is another one than before: {now}, was {before}; reading all of it");
-    Ok((Some(Why::Replaced), vec![note]))
+    let remark = format!("the volume is another one than before: {now}, was {before}; reading all of it");
+    Ok((Some(Why::Replaced), vec![remark]))
 }
 
 /// An incremental stream must continue the newest snapshot. Returns what must be told.
 pub(super) fn check_stream(past: &Past<'_>, from: Option<&str>) -> Result<Vec<String>> {
     let held = past.parent.and_then(|p| p.snapshot.point.as_ref()).map(|p| p.name.as_str());
     let Some(from) = from else {
-        let note = "the stream is a full one, not a diff from the last backup's snapshot";
-        return Ok(past.parent.map(|_| note.to_owned()).into_iter().collect());
+        let remark = "the stream is a full one, not a diff from the last backup's snapshot";
+        return Ok(past.parent.map(|_| remark.to_owned()).into_iter().collect());
     };
     if held == Some(from) {
         return Ok(Vec::new());

@@ -22,7 +22,7 @@ pub(super) struct Asked {
     pub since: Option<SnapshotPoint>,
     /// Why all is read, where it is.
     pub why_all: Why,
-    pub notes: Vec<String>,
+    pub remarks: Vec<String>,
 }
 
 /// What the source answered.
@@ -57,7 +57,7 @@ pub struct BackupPlan {
     /// Where the next sample begins.
     pub sample_cursor: u64,
     /// What the operator must be told before it is done.
-    pub notes: Vec<String>,
+    pub remarks: Vec<String>,
 }
 
 /// How much of the volume is looked at.
@@ -122,12 +122,12 @@ impl Base {
 /// # Errors
 /// `Conflict` where it is not what the volume was backed up from before.
 pub(super) fn ask(past: &Past<'_>) -> Result<Asked> {
-    let (other, mut notes) = origin::check_identity(past)?;
+    let (other, mut remarks) = origin::check_identity(past)?;
     let every = past.options.full_every;
     let nights = past.parent.map_or(0, |p| p.snapshot.nights_since_full).saturating_add(1);
     let is_due = every > 0 && nights >= every;
     if is_due && past.parent.is_some() && !past.options.full {
-        notes.push(format!(
+        remarks.push(format!(
             "{nights} backups since all of the volume was read: reading all of it (--full-every {every})"
         ));
     }
@@ -140,7 +140,7 @@ pub(super) fn ask(past: &Past<'_>) -> Result<Asked> {
         None => None,
     };
     let since = past.parent.and_then(|p| p.snapshot.point.clone()).filter(|_| why_all.is_none());
-    Ok(Asked { since, why_all: why_all.unwrap_or(Why::Untold), notes })
+    Ok(Asked { since, why_all: why_all.unwrap_or(Why::Untold), remarks })
 }
 
 /// What is done with a volume that can be read anywhere. Its sample is drawn later ([`BackupPlan::with_sample`]): it lies beside
@@ -155,7 +155,7 @@ pub(super) fn plan(
     distrust: Option<Distrust>,
 ) -> Result<BackupPlan> {
     let geometry = Geometry::new(answer.size_bytes, past.chunk_size_bytes)?;
-    let mut notes = Vec::new();
+    let mut remarks = Vec::new();
     let everything = [Extent { offset_bytes: 0, length_bytes: geometry.size_bytes, content: Content::Data }];
     let (extents, unlisted) = match (&distrust, &answer.changes) {
         (Some(_), _) => (&everything[..], Unlisted::Zero),
@@ -164,8 +164,8 @@ pub(super) fn plan(
     };
     let parent = past.compared_with().map(|p| &p.snapshot);
     match distrust {
-        None => notes.extend(origin::check_size(past, answer.size_bytes, past.origin.is_file())?),
-        Some(distrust) => notes.push(distrust.told(geometry, parent, answer.check_command.as_deref())),
+        None => remarks.extend(origin::check_size(past, answer.size_bytes, past.origin.is_file())?),
+        Some(distrust) => remarks.push(distrust.told(geometry, parent, answer.check_command.as_deref())),
     }
     let (scope, forced) = match unlisted {
         Unlisted::Zero => (Scope::All(distrust.map_or(asked.why_all, Why::from)), BTreeSet::new()),
@@ -188,7 +188,7 @@ pub(super) fn plan(
         delta_depth_max: past.deltas().filter(|_| answer.has_base && distrust.is_none()),
         base: Base::of(answer.point.as_ref()),
         sample_cursor: past.parent.map_or(0, |p| p.snapshot.sample_cursor),
-        notes,
+        remarks,
     })
 }
 
@@ -197,7 +197,7 @@ pub(super) fn plan(
 /// # Errors
 /// `Conflict` where it does not go on from the parent, `Corrupt` where nothing can be told of what the parent holds.
 pub(super) fn plan_stream(past: &Past<'_>, header: &StreamHeader) -> Result<BackupPlan> {
-    let notes = origin::check_stream(past, header.from.as_deref())?;
+    let remarks = origin::check_stream(past, header.from.as_deref())?;
     if let (true, Some(from)) = (past.is_unreadable, &header.from) {
         return Err(Error::corrupt(format!(
             "the stream is a diff from snapshot {from:?}, and the manifest of that backup cannot be read"
@@ -219,7 +219,7 @@ pub(super) fn plan_stream(past: &Past<'_>, header: &StreamHeader) -> Result<Back
         delta_depth_max: past.deltas(),
         base: header.to.clone().map_or(Base::Nothing, Base::Others),
         sample_cursor: past.parent.map_or(0, |p| p.snapshot.sample_cursor),
-        notes,
+        remarks,
     })
 }
 

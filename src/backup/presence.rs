@@ -87,7 +87,7 @@ impl Look<'_> {
             return Ok(seen);
         }
         let first = new.first().map(|n| ObjectName::content(project.name(), n.kind(), n.name()).to_string());
-        self.cx.note(format!(
+        self.cx.remark(format!(
             "LOST: {} objects that {} needs are not in the repository as they must be, the first is {}. The older \
              snapshots that need them are hurt: run `cuttle verify` to see which, and `cuttle verify --read-data --repair`",
             new.len(),
@@ -103,14 +103,14 @@ impl Look<'_> {
         forbidden.lost_mut().add(seen.lost);
         let lost = forbidden.lost();
         if let Some((name, why)) = lost.unreadable.first() {
-            self.cx.note(format!(
+            self.cx.remark(format!(
                 "{name} tells of lost objects and does not open, so that this backup may build on some of them: {why}. Run \
                  `cuttle verify`, then put it aside with `cuttle verify --quarantine {name}`"
             ));
         }
         if lost.unread > 0 {
             self.cx
-                .note(format!("{} records of lost objects were not read: there are too many", lost.unread));
+                .remark(format!("{} records of lost objects were not read: there are too many", lost.unread));
         }
         let mut report = LostReport {
             lost_found: seen.new.len() as u64,
@@ -118,14 +118,14 @@ impl Look<'_> {
             ..LostReport::default()
         };
         if seen.is_unreadable {
-            self.cx.note(format!(
+            self.cx.remark(format!(
                 "the manifest of {} cannot be read: all of the volume is, and stored again where need be",
                 self.at()
             ));
         } else if !lost.is_empty() {
             report.parent_hurt_chunks = hurt_chunks(self.before, lost).await?;
             if report.parent_hurt_chunks > 0 {
-                self.cx.note(format!(
+                self.cx.remark(format!(
                     "{} chunks of {} need what is lost: they are not built upon",
                     report.parent_hurt_chunks,
                     self.at()

@@ -73,7 +73,7 @@ pub(super) async fn rehearse(cx: &Context<'_>, input: Input) -> Result<BackupRep
         Input::Stream(source) => {
             let states = source.header().states;
             if states > 1 {
-                cx.note(format!(
+                cx.remark(format!(
                     "the stream holds {states} states of the volume, each of which becomes a snapshot: here they are read as one"
                 ));
             }
@@ -115,7 +115,7 @@ impl Walk<'_> {
             Err(_) => (held.discard().await, "the snapshot made for this backup"),
         };
         if let Err(e) = ended {
-            self.cx.note(format!("{what} could not be removed: {e}"));
+            self.cx.remark(format!("{what} could not be removed: {e}"));
         }
         committed
     }
@@ -139,7 +139,7 @@ impl Walk<'_> {
         let held = Held::freeze(self.cx, volume, &asked, &name).await?;
         let counted = self.counted(&held, &asked).await;
         if let Err(e) = held.discard().await {
-            self.cx.note(format!("the snapshot made for this dry run stays: {e}"));
+            self.cx.remark(format!("the snapshot made for this dry run stays: {e}"));
         }
         counted
     }
@@ -158,7 +158,7 @@ impl Walk<'_> {
 
     fn ask(&self) -> Result<Asked> {
         let asked = plan::ask(&self.past())?;
-        self.cx.notes(&asked.notes);
+        self.cx.remarks(&asked.remarks);
         Ok(asked)
     }
 
@@ -180,7 +180,7 @@ impl Walk<'_> {
             let sample = sample::choose(before, &chunks.spans, cursor, parent.snapshot_id).await?;
             plan = plan.with_sample(sample.chunks, sample.next_cursor);
         }
-        self.cx.notes(&plan.notes);
+        self.cx.remarks(&plan.remarks);
         Ok(plan)
     }
 
@@ -218,7 +218,7 @@ impl Walk<'_> {
         let Self { cx, ground, .. } = self;
         let header = source.header().clone();
         let plan = plan::plan_stream(&self.past(), &header)?;
-        cx.notes(&plan.notes);
+        cx.remarks(&plan.remarks);
         let encoder = learn::encoder(cx, ground).await?;
         // What a full stream does not mention is zero, whatever was there.
         let base = match plan.is_full_read() {
@@ -236,10 +236,10 @@ impl Walk<'_> {
             budget: cx.budget.clone(),
         };
         let size_bytes = patch::run(&patching, source, &mut storer, &mut cx.cancel.clone()).await?;
-        cx.notes(&check_size(&self.past(), size_bytes, !header.has_end)?);
+        cx.remarks(&check_size(&self.past(), size_bytes, !header.has_end)?);
         let done = storer.finish()?;
         if done.kept_lost > 0 {
-            cx.note(format!(
+            cx.remark(format!(
                 "THIS BACKUP IS HURT: it goes on naming {} chunks that are lost, as the stream does not have them. Repair them \
                  with `cuttle verify --read-data --repair --repair-from IMAGE`, or back up a full stream",
                 done.kept_lost

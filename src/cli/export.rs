@@ -163,7 +163,7 @@ async fn chain(
     for link in export::chain(project, newest).await? {
         let path = folder.join(&link.file);
         if path.exists() && !args.overwrite {
-            context.ui.note(&format!("{} is there already", path.display()));
+            context.ui.remark(&format!("{} is there already", path.display()));
             below = Some(link);
             continue;
         }

@@ -126,7 +126,7 @@ fn tell_usable(ui: &Ui, given: &str, target: &str, name: &str, begun: &Begun) {
     let resume =
         format!("cuttle restore{given} --instant --resume --listen {address} {name} {}", quoted(target));
     if !ui.is_json() {
-        ui.note(&format!(
+        ui.remark(&format!(
             "it is copied meanwhile, and reads from here until it is done. If this should die, go on with\n  {resume}"
         ));
     }

@@ -90,7 +90,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     report.ledger = project.repository().store().ledger();
     context.ui.report(&summary(&report, options.snapshots))?;
     if report.total.one_in > 1 {
-        context.ui.note(&format!(
+        context.ui.remark(&format!(
             "estimated from one object in {}: there are too many to remember them all",
             human::count(report.total.one_in)
         ));

@@ -200,7 +200,7 @@ impl Ui {
     }
 
     /// Tells something in passing, unless only results are wanted.
-    pub fn note(&self, text: &str) {
+    pub fn remark(&self, text: &str) {
         if self.is_talkative() {
             self.line(text);
         }

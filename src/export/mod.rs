@@ -50,7 +50,7 @@ pub trait Format: Send + Sync {
     }
 
     /// What the user should know before.
-    fn note(&self, _what: &Exported) -> Option<String> {
+    fn remark(&self, _what: &Exported) -> Option<String> {
         None
     }
 
@@ -104,8 +104,8 @@ pub async fn run(
 ) -> Result<RestoreReport> {
     let (started, mut cancel) = (Started::now(project), cancel);
     let Export { format, snapshot, from, mut what } = export;
-    if let Some(note) = format.note(&what) {
-        progress.warn(&format!("{} {note}", snapshot.name()));
+    if let Some(remark) = format.remark(&what) {
+        progress.warn(&format!("{} {remark}", snapshot.name()));
     }
     if format.wants_extents(&output) {
         let extents = &mut what.extents;

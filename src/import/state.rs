@@ -79,10 +79,10 @@ pub(super) fn require_unchanged(
     let newer = End::now(Arc::clone(image));
     let comparison = Comparison::new(image.label(), newer, at_base, &History::default())?;
     // That nothing is known of the past is no news; that the image cannot tell what it has is.
-    if let (Some(note), false) =
-        (comparison.note(), matches!(comparison.verdict().why(), Some(Why::NotMadeHere { .. })))
+    if let (Some(remark), false) =
+        (comparison.remark(), matches!(comparison.verdict().why(), Some(Why::NotMadeHere { .. })))
     {
-        progress.warn(&format!("{}: {note}", image.label()));
+        progress.warn(&format!("{}: {remark}", image.label()));
     }
     for extent in comparison.changed_while(&|| cancel.check())? {
         let end = extent.offset_bytes.saturating_add(extent.length_bytes);

@@ -136,7 +136,7 @@ impl RbdVolume {
     fn freeze_at(&self, taken: Taken, request: &FreezeRequest) -> Result<RbdFrozen> {
         let (snapshot, path) = (taken.snapshot.clone(), self.target.path());
         let image = Arc::new(self.target.open(Access::Snapshot(snapshot.id))?);
-        let (layout, mut notes) = read_layout(&image)?;
+        let (layout, mut remarks) = read_layout(&image)?;
         if !self.options.luks_clones {
             refuse_luks_clone(&image, &snapshot)?;
         }
@@ -148,17 +148,17 @@ impl RbdVolume {
             Some(parent) => match self.find_base(&image, &snapshot, parent)? {
                 Ok(base) => Some(base),
                 Err(why) => {
-                    notes.push(format!("{path}: all is read: {why}"));
+                    remarks.push(format!("{path}: all is read: {why}"));
                     None
                 }
             },
         };
         let newer = End::at(Arc::clone(&image), snapshot.clone());
         let comparison = Comparison::new(&path, newer, base, &taken.history(request.parent.as_ref()))?;
-        notes.extend(comparison.note().map(|note| format!("{path}: {note}")));
+        remarks.extend(comparison.remark().map(|remark| format!("{path}: {remark}")));
         // Where nothing rests on it tonight, the next night will.
         if let (Some(why), false) = (taken.unreadable(), said_unreadable(&comparison)) {
-            notes.push(format!("{path}: the next backup will use the slow diff: {why}"));
+            remarks.push(format!("{path}: the next backup will use the slow diff: {why}"));
         }
         Ok(RbdFrozen {
             own: self.own(),
@@ -170,7 +170,7 @@ impl RbdVolume {
             made: taken.made,
             objects: if migrating { ObjectsBy::Unknown } else { comparison.objects() },
             comparison,
-            notes,
+            remarks,
         })
     }
 
@@ -261,7 +261,7 @@ struct RbdFrozen {
     reader: Arc<RbdReader>,
     layout: ImageLayout,
     comparison: Comparison,
-    notes: Vec<String>,
+    remarks: Vec<String>,
 }
 
 impl Frozen for RbdFrozen {
@@ -295,8 +295,8 @@ impl Frozen for RbdFrozen {
         Some(advice::check_map(&self.own.target.path(), Some(&self.snapshot.name)))
     }
 
-    fn notes(&self) -> Vec<String> {
-        self.notes.clone()
+    fn remarks(&self) -> Vec<String> {
+        self.remarks.clone()
     }
 
     fn check(&self) -> Result<()> {
@@ -367,9 +367,9 @@ fn read_layout(image: &Image) -> Result<(ImageLayout, Vec<String>)> {
     let plain = features & features::STRIPINGV2 == 0 || (count <= 1 && unit == 1 << order);
     let (own, metadata): (Vec<_>, Vec<_>) =
         image.metadata().list()?.into_iter().partition(|(key, _)| key.starts_with(OWN_METADATA_PREFIX));
-    let mut notes = Vec::new();
+    let mut remarks = Vec::new();
     if let Some((key, value)) = own.iter().find(|(key, _)| key == MARK || key == MARK_MADE) {
-        notes.push(format!("{}: an unfinished restore was written here ({key} = {value})", image.label()));
+        remarks.push(format!("{}: an unfinished restore was written here ({key} = {value})", image.label()));
     }
     let layout = ImageLayout {
         order,
@@ -379,5 +379,5 @@ fn read_layout(image: &Image) -> Result<(ImageLayout, Vec<String>)> {
         metadata,
         parent: clone::parent(image)?.map(|parent| parent.to_string()),
     };
-    Ok((layout, notes))
+    Ok((layout, remarks))
 }

@@ -71,7 +71,7 @@ impl Head for RbdHead {
             let since = Since {
                 size_bytes: comparison.size_bytes(),
                 changes: comparison.changed()?,
-                note: comparison.note(),
+                remark: comparison.remark(),
                 check_command: Some(advice::check_map(&self.target.path(), None)),
             };
             Ok((since, comparison.verdict().clone()))

@@ -42,7 +42,7 @@ impl LogAudit {
         self.findings.push((name.to_string(), flaw, None));
     }
 
-    fn note<T>(&mut self, name: &ObjectName, found: std::result::Result<T, Flaw>) -> Option<T> {
+    fn or_flaw<T>(&mut self, name: &ObjectName, found: std::result::Result<T, Flaw>) -> Option<T> {
         found.map_err(|flaw| self.flaw(name, flaw)).ok()
     }
 }
@@ -122,7 +122,7 @@ pub(crate) async fn read_sequence(
     let mut ids: Vec<(ObjectName, SnapshotId)> = Vec::new();
     if entry.opened_unix_ms.is_some() {
         let name = ObjectName::Open(p.clone(), n, sequence);
-        if let Some(open) = out.note(&name, audit.record::<OpenRecord>(&name).await?) {
+        if let Some(open) = out.or_flaw(&name, audit.record::<OpenRecord>(&name).await?) {
             ids.push((name, open.snapshot_id));
         }
     }
@@ -138,7 +138,7 @@ pub(crate) async fn read_sequence(
     }
     if forgotten {
         let name = ObjectName::Forget(p.clone(), n, sequence);
-        if let Some(forget) = out.note(&name, audit.record::<ForgetRecord>(&name).await?) {
+        if let Some(forget) = out.or_flaw(&name, audit.record::<ForgetRecord>(&name).await?) {
             ids.push((name, forget.snapshot_id));
         }
     }
@@ -149,7 +149,7 @@ pub(crate) async fn read_sequence(
             Err(flaw) if flaw.problem == Problem::Missing && forgotten => {}
             found => {
                 newest = out
-                    .note(&name, found)
+                    .or_flaw(&name, found)
                     .map_or(newest, |note| Newest { number: k, protects: note.protected })
             }
         }

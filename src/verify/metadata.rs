@@ -53,7 +53,7 @@ impl Metadata {
     async fn of_project(audit: &Audit, findings: &mut Findings) -> Result<Self> {
         let mut metadata = Self::default();
         for (object, flaw, _) in common(audit).await? {
-            findings.note(object, flaw)?;
+            findings.add(object, flaw)?;
         }
         let said = roster::read(audit, findings).await?;
         let volumes = volumes(audit, findings).await?;
@@ -80,7 +80,7 @@ impl Metadata {
             let entry = match audit.project.volumes().snapshot(spec).await {
                 Ok(entry) => entry,
                 Err(e) if e.kind() == ErrorKind::Corrupt => {
-                    findings.note(spec.as_str(), Flaw::of(e)?)?;
+                    findings.add(spec.as_str(), Flaw::of(e)?)?;
                     continue;
                 }
                 Err(e) => return Err(e),
@@ -109,7 +109,7 @@ impl Metadata {
         for (object, flaw, hurt) in log.findings {
             match hurt {
                 Some(hurt) => findings.snapshot(object, flaw, hurt)?,
-                None => findings.note(object, flaw).map(drop)?,
+                None => findings.add(object, flaw).map(drop)?,
             }
         }
         self.unfinished += log.unfinished;
@@ -223,7 +223,7 @@ async fn volumes(audit: &Audit, findings: &mut Findings) -> Result<Vec<(VolumeNu
     let catalog = audit.project.volumes().found().await?;
     for stray in catalog.strays() {
         let name = ObjectName::Volume(project.clone(), *stray);
-        findings.note(name.to_string(), Flaw::damaged("it does not open, and no number leads to it"))?;
+        findings.add(name.to_string(), Flaw::damaged("it does not open, and no number leads to it"))?;
     }
     // A volume whose entry is gone may show by its log.
     let mut highest = catalog.last();
@@ -263,7 +263,7 @@ async fn volumes(audit: &Audit, findings: &mut Findings) -> Result<Vec<(VolumeNu
                         Ok(()) => continue,
                         Err(e) => {
                             let flaw = Flaw { problem: Problem::WentBack, message: e.to_string() };
-                            findings.note(name.to_string(), flaw)?;
+                            findings.add(name.to_string(), flaw)?;
                             continue;
                         }
                     }
@@ -276,7 +276,7 @@ async fn volumes(audit: &Audit, findings: &mut Findings) -> Result<Vec<(VolumeNu
             Err(flaw) if flaw.problem == Problem::Missing => Flaw { problem: Problem::Gap, ..flaw },
             Err(flaw) => flaw,
         };
-        findings.note(name.to_string(), flaw)?;
+        findings.add(name.to_string(), flaw)?;
         volumes.push((number, format!("(volume {number})").into()));
     }
     Ok(volumes)

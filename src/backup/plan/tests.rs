@@ -236,10 +236,10 @@ fn why_all_is_read_and_why_not() {
             1,
         ),
     ];
-    for (what, night, scope, notes) in cases {
+    for (what, night, scope, remarks) in cases {
         let (asked, plan) = night.plan().expect(what);
         assert_eq!(plan.scope, scope, "{what}");
-        assert_eq!(asked.notes.len() + plan.notes.len(), notes, "{what}");
+        assert_eq!(asked.remarks.len() + plan.remarks.len(), remarks, "{what}");
         // Whatever it reads, it says what it is compared with.
         let compared = night.parent.as_ref().filter(|_| !night.is_unreadable).map(|p| p.snapshot.sequence);
         assert_eq!(plan.parent, compared, "{what}");
@@ -263,9 +263,9 @@ fn what_may_be_mixed_up_is_refused() {
     for night in [another, cut(|_| ())] {
         assert_eq!(night.plan().expect_err("refused").kind(), ErrorKind::Conflict);
     }
-    assert_eq!(cut(|n| n.options.accept_smaller = true).planned().notes.len(), 1);
+    assert_eq!(cut(|n| n.options.accept_smaller = true).planned().remarks.len(), 1);
     // An image gets smaller only when somebody says so.
-    assert!(Night::with(|n| n.answer.size_bytes = C).planned().notes.is_empty());
+    assert!(Night::with(|n| n.answer.size_bytes = C).planned().remarks.is_empty());
 }
 
 #[test]
@@ -360,10 +360,10 @@ fn a_stream_goes_on_from_its_parent_or_tells_all() {
     let night = Night::with(|n| n.origin.identity = Identity::Stream);
     let diff = plan_stream(&night.past(), &header(Some("snap"))).expect("goes on");
     assert_eq!((diff.scope, diff.pieces), (Scope::Changes(KnownBy::Name), Pieces::Stream { is_diff: true }));
-    assert_eq!((diff.nights_since_full, diff.notes.len()), (1, 0));
+    assert_eq!((diff.nights_since_full, diff.remarks.len()), (1, 0));
     assert_eq!(diff.base, Base::Others("next".into()));
     let whole = plan_stream(&night.past(), &header(None)).expect("all of it");
-    assert_eq!((whole.scope, whole.notes.len()), (Scope::All(Why::WholeStream), 1));
+    assert_eq!((whole.scope, whole.remarks.len()), (Scope::All(Why::WholeStream), 1));
     assert_eq!(whole.pieces, Pieces::Stream { is_diff: false });
     let refused = plan_stream(&night.past(), &header(Some("older"))).expect_err("of another snapshot");
     assert_eq!(refused.kind(), ErrorKind::Conflict);

@@ -131,7 +131,7 @@ impl Comparison {
     }
 
     /// What the operator should know of the way that is taken, why, what it costs, and what helps.
-    pub fn note(&self) -> Option<String> {
+    pub fn remark(&self) -> Option<String> {
         let why = self.verdict.why()?;
         let how = match &self.verdict {
             Verdict::ReadAll(_) => "all is read".to_owned(),
