@@ -133,6 +133,7 @@ fn environment() -> Environment {
         clock: Arc::new(SystemClock),
         cache_dir: None,
         memory_dir: None,
+        remembers: true,
         trust_store: false,
     }
 }

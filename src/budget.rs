@@ -13,30 +13,30 @@ const IDLE_MAX: usize = 64;
 /// Bytes that may be in memory at once: taken before a buffer is filled, given back when its content is where it belongs.
 /// Cheap to clone: all clones are one budget.
 #[derive(Debug, Clone)]
-pub struct Budget {
+pub(crate) struct Budget {
     semaphore: Arc<Semaphore>,
     total_bytes: u32,
     idle: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 /// Bytes taken from a [`Budget`], until it is dropped.
-pub type Share = OwnedSemaphorePermit;
+pub(crate) type Share = OwnedSemaphorePermit;
 
 impl Budget {
     /// At most 4 GiB.
-    pub fn new(inflight_bytes: u64) -> Self {
+    pub(crate) fn new(inflight_bytes: u64) -> Self {
         let total_bytes = u32::try_from(inflight_bytes.max(1)).unwrap_or(u32::MAX);
         Self { semaphore: Arc::new(Semaphore::new(total_bytes as usize)), total_bytes, idle: Arc::default() }
     }
 
     /// Waits until so many bytes are free. What needs more than the whole budget waits for all of it, and runs alone.
-    pub async fn take(&self, bytes: u64) -> Result<Share> {
+    pub(crate) async fn take(&self, bytes: u64) -> Result<Share> {
         let taken = Arc::clone(&self.semaphore).acquire_many_owned(self.clamp(bytes)).await;
         taken.map_err(|_| interrupted())
     }
 
     /// As [`take`](Self::take), or `None` where it would have to wait.
-    pub fn try_take(&self, bytes: u64) -> Option<Share> {
+    pub(crate) fn try_take(&self, bytes: u64) -> Option<Share> {
         Arc::clone(&self.semaphore).try_acquire_many_owned(self.clamp(bytes)).ok()
     }
 
@@ -46,13 +46,13 @@ impl Budget {
 
     /// A buffer that was used before, with whatever was in it: faulting 4 MiB in takes about as long as hashing them. The one
     /// given back last is taken first, as the CPU's cache may still hold it.
-    pub fn buffer(&self) -> Vec<u8> {
+    pub(crate) fn buffer(&self) -> Vec<u8> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
     /// Keeps a buffer for the next one who wants it: no more than fit in half of the budget, as the other half is what the
     /// objects take that do not compress.
-    pub fn give_back(&self, buffer: Vec<u8>) {
+    pub(crate) fn give_back(&self, buffer: Vec<u8>) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept: usize = idle.iter().map(Vec::capacity).sum();
         let fits = idle.is_empty() || kept + buffer.capacity() <= self.total_bytes as usize / 2;
@@ -63,7 +63,7 @@ impl Budget {
 }
 
 /// Gives back what of a share is more than so many bytes.
-pub fn shrink(mut share: Share, bytes: u64) -> Share {
+pub(crate) fn shrink(mut share: Share, bytes: u64) -> Share {
     let more = share.num_permits().saturating_sub(usize::try_from(bytes).unwrap_or(usize::MAX));
     drop(share.split(more));
     share

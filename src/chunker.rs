@@ -22,7 +22,7 @@ impl Span {
 
 /// What the extents that are not listed hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unlisted {
+pub(crate) enum Unlisted {
     /// They read as zero.
     Zero,
     /// They are as they were.
@@ -33,7 +33,7 @@ pub enum Unlisted {
 ///
 /// A chunk is zero only where it is known to be zero as a whole; one that is partly listed is read. `forced` chunks are
 /// read in any case.
-pub fn spans(
+pub(crate) fn spans(
     extents: &[Extent],
     geometry: Geometry,
     unlisted: Unlisted,
@@ -69,18 +69,18 @@ pub fn spans(
 }
 
 /// The span that a chunk lies in.
-pub fn find(spans: &[Span], index: ChunkIndex) -> Option<&Span> {
+pub(crate) fn find(spans: &[Span], index: ChunkIndex) -> Option<&Span> {
     let at = spans.partition_point(|s| s.end() <= index.0);
     spans.get(at).filter(|s| s.first <= index)
 }
 
 /// Whether a chunk lies in one of the spans.
-pub fn contains(spans: &[Span], index: ChunkIndex) -> bool {
+pub(crate) fn contains(spans: &[Span], index: ChunkIndex) -> bool {
     find(spans, index).is_some()
 }
 
 /// Whether one of a range of chunks lies in one of the spans.
-pub fn meets(spans: &[Span], chunks: Range<u64>) -> bool {
+pub(crate) fn meets(spans: &[Span], chunks: Range<u64>) -> bool {
     let at = spans.partition_point(|s| s.end() <= chunks.start);
     spans.get(at).is_some_and(|s| s.first.0 < chunks.end)
 }

@@ -87,11 +87,12 @@
 //! | `prune` | reads | reads | creates, deletes | reads pages, deletes | creates, deletes | creates, deletes | creates, deletes when full | – |
 
 #![deny(unsafe_code)]
+#![warn(unreachable_pub)]
 
 pub mod backup;
 mod budget;
 pub mod cancel;
-pub mod chunker;
+mod chunker;
 pub mod clock;
 pub mod codec;
 pub mod cpu;

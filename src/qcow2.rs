@@ -105,7 +105,7 @@ pub(crate) enum Compression {
 
 /// Another file that holds what this one does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backing {
+pub(crate) struct Backing {
     /// As the file shall name it.
     pub name: String,
     pub is_qcow2: bool,

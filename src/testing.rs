@@ -44,6 +44,7 @@ pub(crate) fn environment() -> Environment {
         clock: Arc::new(FixedClock),
         cache_dir: None,
         memory_dir: None,
+        remembers: true,
         trust_store: false,
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub fn new(
+    pub(super) fn new(
         project: &'a Writer,
         options: &'a BackupOptions,
         progress: Arc<dyn Progress>,
@@ -42,17 +42,17 @@ impl<'a> Context<'a> {
     }
 
     /// Tells the operator now, and once more in the report.
-    pub fn remark(&self, remark: String) {
+    pub(super) fn remark(&self, remark: String) {
         self.progress.warn(&remark);
         self.remarks.lock().unwrap_or_else(PoisonError::into_inner).push(remark);
     }
 
-    pub fn remarks<'n>(&self, remarks: impl IntoIterator<Item = &'n String>) {
+    pub(super) fn remarks<'n>(&self, remarks: impl IntoIterator<Item = &'n String>) {
         remarks.into_iter().for_each(|remark| self.remark(remark.clone()));
     }
 
     /// What was told since the last call.
-    pub fn take_remarks(&self) -> Vec<String> {
+    pub(super) fn take_remarks(&self) -> Vec<String> {
         std::mem::take(&mut self.remarks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

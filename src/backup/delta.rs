@@ -70,12 +70,12 @@ fn unless_damaged<T>(found: Result<T>) -> Result<Option<T>> {
 
 impl Encoder {
     /// Whether a plaintext that the source has is the base that the repository has.
-    pub fn is_base(&self, chain: &Chain, plain: &[u8]) -> bool {
+    pub(super) fn is_base(&self, chain: &Chain, plain: &[u8]) -> bool {
         chain.top().is_some_and(|top| top.name.id == self.project.identify(plain))
     }
 
     /// Encodes a chunk that [`look`](Self::look) found new, against `below` where that saves enough.
-    pub fn encode_new(&self, id: ChunkId, plain: &[u8], below: Option<&Below>) -> Result<Encoded> {
+    pub(super) fn encode_new(&self, id: ChunkId, plain: &[u8], below: Option<&Below>) -> Result<Encoded> {
         let delta = match below {
             Some(below) => self.delta(id, plain, below)?,
             None => None,

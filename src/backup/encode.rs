@@ -46,7 +46,7 @@ pub(super) struct NewChunk {
 
 impl NewChunk {
     /// Its ref, once the object is durable.
-    pub fn chunk_ref(chain: Option<&Chain>, object: ObjectRef) -> PageRef {
+    pub(super) fn chunk_ref(chain: Option<&Chain>, object: ObjectRef) -> PageRef {
         chain.map_or_else(|| PageRef::full(object), |chain| chain.extended_by(object))
     }
 }
@@ -79,7 +79,7 @@ pub(super) struct Encoder {
 
 impl Encoder {
     /// One that knows of nothing yet.
-    pub fn new(cx: &Context<'_>, ground: &Ground) -> Self {
+    pub(super) fn new(cx: &Context<'_>, ground: &Ground) -> Self {
         Self {
             project: Project::clone(cx.project),
             generation: ground.generation,
@@ -91,7 +91,7 @@ impl Encoder {
     }
 
     /// `before` is `None` where nothing is known of the place, or what is there may not be referenced.
-    pub fn encode(&self, plain: &[u8], before: Option<&Before>) -> Result<Encoded> {
+    pub(super) fn encode(&self, plain: &[u8], before: Option<&Before>) -> Result<Encoded> {
         match self.look(plain, before) {
             Found::Settled(encoded) => Ok(encoded),
             Found::New(id) => self.full(id, plain).map(Encoded::New),
@@ -99,7 +99,7 @@ impl Encoder {
     }
 
     /// As [`encode`](Self::encode), without encoding what is new.
-    pub fn look(&self, plain: &[u8], before: Option<&Before>) -> Found {
+    pub(super) fn look(&self, plain: &[u8], before: Option<&Before>) -> Found {
         if codec::is_zero(plain) {
             let same = before.is_some_and(|b| b.stands && b.chunk.is_zero());
             return Found::Settled(if same { Encoded::Same } else { Encoded::Zero });
@@ -116,7 +116,7 @@ impl Encoder {
     }
 
     /// Encodes a chunk as an object that needs no other.
-    pub fn full(&self, id: ChunkId, plain: &[u8]) -> Result<NewChunk> {
+    pub(super) fn full(&self, id: ChunkId, plain: &[u8]) -> Result<NewChunk> {
         let own = ContentName { generation: self.generation, id, variant: 0 };
         // What stood there is lost: whatever stands there now is not built upon, and older manifests know its size.
         let variant = match self.forbidden.name(ContentKind::Chunk, own) {

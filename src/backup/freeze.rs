@@ -15,7 +15,7 @@ pub(super) struct Held(Arc<dyn Frozen>);
 
 impl Held {
     /// Freezes a volume; `name` is what its snapshot's name ends in, where one is made.
-    pub async fn freeze(
+    pub(super) async fn freeze(
         cx: &Context<'_>,
         volume: Arc<dyn Volume>,
         asked: &Asked,
@@ -29,12 +29,12 @@ impl Held {
         Ok(held)
     }
 
-    pub fn frozen(&self) -> &Arc<dyn Frozen> {
+    pub(super) fn frozen(&self) -> &Arc<dyn Frozen> {
         &self.0
     }
 
     /// What the source has to say. Which chunks are forbidden is not for it to know.
-    pub async fn answer(&self, cx: &Context<'_>) -> Result<Answer> {
+    pub(super) async fn answer(&self, cx: &Context<'_>) -> Result<Answer> {
         cx.progress.phase("finding what changed", None);
         let frozen = Arc::clone(&self.0);
         let changes: Changes = cpu::block(move || frozen.changes()).await?;
@@ -49,7 +49,7 @@ impl Held {
     }
 
     /// Whether it still is what was read, now that it was read; `read` is what came of that.
-    pub async fn check<T>(&self, read: Result<T>) -> Result<T> {
+    pub(super) async fn check<T>(&self, read: Result<T>) -> Result<T> {
         let frozen = Arc::clone(&self.0);
         match (read, cpu::block(move || frozen.check()).await) {
             // A source that went away is why it could not be read.
@@ -60,11 +60,11 @@ impl Held {
     }
 
     /// The backup is committed, and what came before it may go.
-    pub async fn keep(self) -> Result<(), Error> {
+    pub(super) async fn keep(self) -> Result<(), Error> {
         cpu::block(move || self.0.committed()).await
     }
 
-    pub async fn discard(self) -> Result<(), Error> {
+    pub(super) async fn discard(self) -> Result<(), Error> {
         cpu::block(move || self.0.discard()).await
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct Ground {
 
 impl Ground {
     /// As the protocol wants it: everything is looked at after the registration.
-    pub async fn registered(
+    pub(super) async fn registered(
         cx: &Context<'_>,
         session: &Session,
         header: Option<&StreamHeader>,
@@ -87,7 +87,7 @@ impl Ground {
     }
 
     /// As the repository shows itself to somebody who stores nothing: for a dry run.
-    pub async fn listed(cx: &Context<'_>, header: Option<&StreamHeader>) -> Result<Self> {
+    pub(super) async fn listed(cx: &Context<'_>, header: Option<&StreamHeader>) -> Result<Self> {
         let project = cx.project;
         let catalog = project.volumes().confirmed().await?;
         let volume = catalog.by_name(&cx.options.volume);
@@ -140,7 +140,7 @@ impl Ground {
     }
 
     /// What plans are made from.
-    pub fn past<'a>(&'a self, cx: &'a Context<'_>, origin: &'a Origin) -> Past<'a> {
+    pub(super) fn past<'a>(&'a self, cx: &'a Context<'_>, origin: &'a Origin) -> Past<'a> {
         Past {
             options: cx.options,
             origin,
@@ -152,7 +152,7 @@ impl Ground {
     }
 
     /// Chunks of the parent that may not be built upon: those that a prune round may delete, and those that are lost.
-    pub async fn forbidden_chunks(&self) -> Result<BTreeSet<u64>> {
+    pub(super) async fn forbidden_chunks(&self) -> Result<BTreeSet<u64>> {
         let mut out = BTreeSet::new();
         if self.forbidden.is_empty() {
             return Ok(out);

@@ -99,25 +99,25 @@ impl KnownChunks {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn know(&self, id: ChunkId, known: Known) {
+    pub(super) fn know(&self, id: ChunkId, known: Known) {
         self.known().insert(id, known);
     }
 
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.known().len()
     }
 
-    pub fn saw_listed(&self, ids: impl IntoIterator<Item = ChunkId>) {
+    pub(super) fn saw_listed(&self, ids: impl IntoIterator<Item = ChunkId>) {
         self.listed().extend(ids);
     }
 
     /// Whether a listing shows a full object of a chunk in the generation.
-    pub fn is_listed(&self, id: &ChunkId) -> bool {
+    pub(super) fn is_listed(&self, id: &ChunkId) -> bool {
         self.listed().contains(id)
     }
 
     /// Says what is known of an id; the first to ask for an unknown one is to upload it.
-    pub fn claim(&self, id: ChunkId) -> Option<Known> {
+    pub(super) fn claim(&self, id: ChunkId) -> Option<Known> {
         let mut known = self.known();
         let found = known.get(&id);
         if found.is_none() {
@@ -127,7 +127,7 @@ impl KnownChunks {
     }
 
     /// An upload is durable.
-    pub fn stored(&self, chunk: &PageRef) {
+    pub(super) fn stored(&self, chunk: &PageRef) {
         let PageRef::Stored { object, closure } = chunk else { return };
         let known = match closure.is_empty() {
             true => Known::of(object),
@@ -137,7 +137,7 @@ impl KnownChunks {
     }
 
     /// The ref of an id that is durable by now.
-    pub fn stored_ref(&self, id: ChunkId) -> Option<PageRef> {
+    pub(super) fn stored_ref(&self, id: ChunkId) -> Option<PageRef> {
         self.known().get(&id)?.chunk(id)
     }
 }

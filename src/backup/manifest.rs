@@ -44,7 +44,7 @@ pub(super) struct Stored {
 
 impl Stored {
     /// Writes the pages and returns the root.
-    pub async fn finish(self) -> Result<Page> {
+    pub(super) async fn finish(self) -> Result<Page> {
         self.builder.finish().await
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    pub async fn of(input: &Input) -> Result<Self> {
+    pub(super) async fn of(input: &Input) -> Result<Self> {
         let (identity, moved_from) = match input {
             Input::Volume(volume) => {
                 let volume = Arc::clone(volume);
@@ -32,7 +32,7 @@ impl Origin {
     }
 
     /// Whether half a copy of it may look like a volume: an image gets smaller when somebody says so.
-    pub fn is_file(&self) -> bool {
+    pub(super) fn is_file(&self) -> bool {
         matches!(self.identity, Identity::File { .. })
     }
 }
@@ -51,11 +51,11 @@ pub(super) struct Past<'a> {
 
 impl<'a> Past<'a> {
     /// The snapshot that the volume is compared with.
-    pub fn compared_with(&self) -> Option<&'a SnapshotEntry> {
+    pub(super) fn compared_with(&self) -> Option<&'a SnapshotEntry> {
         self.parent.filter(|_| !self.is_unreadable)
     }
 
-    pub fn deltas(&self) -> Option<u8> {
+    pub(super) fn deltas(&self) -> Option<u8> {
         Some(self.delta_depth_max).filter(|depth| *depth > 0 && !self.options.no_delta)
     }
 }

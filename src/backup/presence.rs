@@ -76,7 +76,7 @@ pub(super) struct Seen {
 
 impl Look<'_> {
     /// Looks at what the parent needs, but for what is known to be gone.
-    pub async fn look(&self, forbidden: &Forbidden) -> Result<Seen> {
+    pub(super) async fn look(&self, forbidden: &Forbidden) -> Result<Seen> {
         self.cx.progress.phase("looking at the last backup", None);
         let mut seen = seen(self.before, self.sequence, forbidden).await?;
         let new: Vec<LostName> =
@@ -99,7 +99,7 @@ impl Look<'_> {
     }
 
     /// Forbids what was seen to be lost, and tells what that and what is recorded comes to.
-    pub async fn forbid(&self, seen: Seen, forbidden: &mut Forbidden) -> Result<LostReport> {
+    pub(super) async fn forbid(&self, seen: Seen, forbidden: &mut Forbidden) -> Result<LostReport> {
         forbidden.lost_mut().add(seen.lost);
         let lost = forbidden.lost();
         if let Some((name, why)) = lost.unreadable.first() {

@@ -62,7 +62,7 @@ pub(super) struct Done<D> {
 }
 
 impl<D: Draft> Storer<D> {
-    pub fn new(cx: &Context<'_>, encoder: Arc<Encoder>, draft: D) -> Self {
+    pub(super) fn new(cx: &Context<'_>, encoder: Arc<Encoder>, draft: D) -> Self {
         Self {
             draft,
             encoder,
@@ -76,7 +76,7 @@ impl<D: Draft> Storer<D> {
     }
 
     /// Takes a chunk; what is new begins to be uploaded.
-    pub async fn accept(&mut self, item: Item) -> Result<()> {
+    pub(super) async fn accept(&mut self, item: Item) -> Result<()> {
         let Item { index, len_bytes, encoded, share, sample } = item;
         if sample && !matches!(encoded, Encoded::Same) {
             self.distrust.get_or_insert(Distrust::Missed(index));
@@ -112,7 +112,7 @@ impl<D: Draft> Storer<D> {
     }
 
     /// An upload is durable: its chunk, and all that waited for the same content, get their ref.
-    pub async fn stored(&mut self, durable: Durable) -> Result<()> {
+    pub(super) async fn stored(&mut self, durable: Durable) -> Result<()> {
         let Durable { index, id, uploaded, chain, len_bytes, .. } = durable;
         let chunk = NewChunk::chunk_ref(chain.as_ref(), uploaded.object);
         self.encoder.known.stored(&chunk);
@@ -156,7 +156,7 @@ impl<D: Draft> Storer<D> {
     }
 
     /// Chunks that are zero, whatever they were.
-    pub fn zeros(&mut self, chunks: u64, bytes: u64) {
+    pub(super) fn zeros(&mut self, chunks: u64, bytes: u64) {
         self.stats.zero_chunks += chunks;
         self.step(chunks, bytes, Outcome::Zero);
     }
@@ -166,7 +166,7 @@ impl<D: Draft> Storer<D> {
     }
 
     /// Nothing is under way any more.
-    pub fn finish(self) -> Result<Done<D>> {
+    pub(super) fn finish(self) -> Result<Done<D>> {
         let (waiting, uploads) = (self.waiting.len(), self.uploads.len());
         if waiting + uploads > 0 {
             return Err(Error::internal(format!(

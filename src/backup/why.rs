@@ -67,7 +67,7 @@ impl From<Distrust> for Why {
 
 impl Distrust {
     /// `check` is the command that checks the source.
-    pub fn told(self, geometry: Geometry, parent: Option<&Snapshot>, check: Option<&str>) -> String {
+    pub(super) fn told(self, geometry: Geometry, parent: Option<&Snapshot>, check: Option<&str>) -> String {
         let check = check.map(|command| format!(" (`{command}`)")).unwrap_or_default();
         match self {
             Self::Missed(index) => format!(

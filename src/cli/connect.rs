@@ -97,7 +97,7 @@ pub async fn other_project(context: &Context<'_>, address: &str) -> Result<Proje
 fn open_store(context: &Context<'_>, config: &StoreConfig) -> Result<Store> {
     match Store::open(config) {
         Err(e) if e.kind() == ErrorKind::NoRepository => {
-            let environment = machine::environment(&context.global.repository);
+            let environment = machine::environment(context.global);
             Err(AtPlace::read(&environment, &Store::place_of(config)?)?.explain(e))
         }
         opened => opened,
@@ -121,7 +121,7 @@ async fn repository_in(context: &Context<'_>, store: Store, stdin_is_data: bool)
         (true, false) => Expected::EncryptedOrRemembered,
         (true, true) => Expected::Either,
     };
-    let environment = machine::environment(&context.global.repository);
+    let environment = machine::environment(context.global);
     let question = format!("Password for {}: ", store.url());
     for attempt in 1.. {
         // Asking waits for a person: the other threads go on meanwhile.
@@ -209,11 +209,13 @@ pub async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Refuses `--dry-run` where nothing but the real thing can be done.
-pub fn refuse_dry_run(context: &Context<'_>, command: &str) -> Result<()> {
+/// Refuses `--dry-run` where there is nothing to show before it is done.
+pub fn refuse_dry_run(context: &Context<'_>, command: &str, why: &str) -> Result<()> {
     match context.global.dry_run {
-        true => Err(Error::invalid(format!("{command} knows no --dry-run"))
-            .help("it is for backup, restore, forget, prune, protect, unprotect, tag, import-diff, verify --repair and verify --quarantine; leave it out here")),
+        true => {
+            Err(Error::invalid(format!("{command} knows no --dry-run"))
+                .help(format!("{why}; leave it out here")))
+        }
         false => Ok(()),
     }
 }

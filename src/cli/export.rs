@@ -1,13 +1,16 @@
 //! `cuttle export`: turns a snapshot into what other programs read.
 
 use std::cmp::Ordering;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::builder::PossibleValuesParser;
 use serde::Serialize;
 
+use cuttle::error::io_error;
 use cuttle::export::{self, ChainLink, Export, FORMATS, Format, Output};
+use cuttle::plan::restore::Totals;
 use cuttle::progress::Progress;
 use cuttle::repo::Project;
 use cuttle::repo::history::SnapshotEntry;
@@ -16,7 +19,8 @@ use cuttle::{Error, Result};
 
 use super::bar::{Bar, Words};
 use super::connect;
-use super::place::{self, Place, standard_output};
+use super::place::{self, Stream, standard_output};
+use super::plan::{self, Plan};
 use super::report::{Report, ledger_line, lines};
 use super::table::printable;
 use super::{Context, Exit, human};
@@ -39,6 +43,7 @@ even the manifest pages.
 
 Examples:
   cuttle export vms/db db.qcow2 --format qcow2
+  cuttle export vms/db db.qcow2 --format qcow2 -n           what that would write, and from where
   cuttle export vms/db@12 monday.qcow2 --format qcow2 --from vms/db@11 --backing sunday.qcow2
   cuttle export vms/db /srv/db/ --format qcow2 --chain      all snapshots, each on top of the one before
   cuttle export vms/db@11 - --format image-v2 | rbd import --export-format 2 - vms/db-copy
@@ -51,8 +56,8 @@ pub struct Args {
     /// What to export
     snapshot: String,
     /// Where to: a file, - or with --chain a folder
-    #[arg(value_parser = place::parse)]
-    target: Place,
+    #[arg(value_parser = place::output)]
+    target: Stream,
     /// As what
     #[arg(long, value_parser = PossibleValuesParser::new(FORMATS.map(Format::name)))]
     format: String,
@@ -85,18 +90,37 @@ struct Summary<'a> {
     report: &'a RestoreReport,
 }
 
+/// What an export would write.
+#[derive(Serialize)]
+struct Planned<'a> {
+    target: String,
+    format: &'static str,
+    from: Option<String>,
+    volume: &'a str,
+    sequence: u32,
+    snapshot_id: &'a str,
+    size_bytes: u64,
+    #[serde(flatten)]
+    totals: Totals,
+}
+
+/// What is made: one file or stream, or many files in a folder.
+enum To {
+    One(Output),
+    Folder(PathBuf),
+}
+
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
-    connect::refuse_dry_run(context, "export")?;
     let format = export::format(&args.format)?;
     check(&args, format)?;
-    let place = args.target.clone();
     // Refused before anyone types a password.
-    let output = if place == Place::Stream { Some(standard_output(context.ui)?) } else { None };
+    let to = to(context, &args)?;
     let project = connect::project(context, false).await?;
     let snapshot = project.volumes().snapshot(&args.snapshot).await?;
-    if args.chain {
-        return chain(context, &project, &snapshot, &args).await;
-    }
+    let output = match to {
+        To::Folder(folder) => return chain(context, &project, &snapshot, &args, &folder).await,
+        To::One(output) => output,
+    };
     let from = match &args.from {
         Some(from) => Some(project.volumes().snapshot(from).await?),
         None => None,
@@ -113,26 +137,14 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         base.file = args.backing;
         base.name = args.from_name.unwrap_or_else(|| base.name.clone());
     }
-    let output = match (&place, output) {
-        (Place::File(path), _) => Output::File { path: path.clone(), overwrite: args.overwrite },
-        (_, Some(output)) => Output::Pipe(Box::new(output)),
-        _ => return Err(Error::internal("standard output is not open")),
-    };
-    one(context, &project, export, &place, output).await?;
+    one(context, &project, export, &args.target, output).await?;
     Ok(Exit::Success)
 }
 
 fn check(args: &Args, format: &dyn Format) -> Result<()> {
-    let (name, place) = (format.name(), &args.target);
-    if matches!(place, Place::Rbd(_)) {
-        return Err(Error::invalid(format!("{place}: expected a file or -"))
-            .help("to bring a snapshot back into an image, use `cuttle restore`"));
-    }
+    let name = format.name();
     if args.from.is_some() && !format.takes_base() {
         return Err(Error::invalid(format!("format {name} holds a whole volume: expected no --from")));
-    }
-    if args.chain && *place == Place::Stream {
-        return Err(Error::invalid("--chain makes several files: expected a folder"));
     }
     let overlay = format.takes_backing();
     if (args.chain || args.backing.is_some()) && !overlay {
@@ -145,6 +157,18 @@ fn check(args: &Args, format: &dyn Format) -> Result<()> {
     Ok(())
 }
 
+fn to(context: &Context<'_>, args: &Args) -> Result<To> {
+    Ok(match &args.target {
+        Stream::File(folder) if args.chain => To::Folder(folder.clone()),
+        Stream::File(path) => To::One(Output::File { path: path.clone(), overwrite: args.overwrite }),
+        Stream::Standard if args.chain => {
+            return Err(Error::invalid("--chain makes several files: expected a folder"));
+        }
+        Stream::Standard if context.global.dry_run => To::One(Output::Pipe(Box::new(io::sink()))),
+        Stream::Standard => To::One(Output::Pipe(Box::new(standard_output(context.ui)?))),
+    })
+}
+
 /// Exports all snapshots that the folder does not hold yet. A file has its name only when it is whole, and the snapshot's
 /// id is part of it, so what is there already is what would be made.
 async fn chain(
@@ -152,13 +176,13 @@ async fn chain(
     project: &Project,
     newest: &SnapshotEntry,
     args: &Args,
+    folder: &Path,
 ) -> Result<Exit> {
-    let Place::File(folder) = &args.target else {
-        return Err(Error::internal("--chain without a folder"));
-    };
-    std::fs::create_dir_all(folder)
-        .map_err(|e| cuttle::error::io_error(format!("make folder {}", folder.display()), e))?;
     let format = export::format(&args.format)?;
+    if !context.global.dry_run {
+        std::fs::create_dir_all(folder)
+            .map_err(|e| io_error(format!("make folder {}", folder.display()), e))?;
+    }
     let mut below: Option<ChainLink> = None;
     for link in export::chain(project, newest).await? {
         let path = folder.join(&link.file);
@@ -172,32 +196,80 @@ async fn chain(
         if let (Some(base), Some(below)) = (&mut export.what.base, &below) {
             base.file = Some(below.file.clone());
         }
-        let place = Place::File(path.clone());
-        let output = Output::File { path, overwrite: args.overwrite };
-        one(context, project, export, &place, output).await?;
+        let target = Stream::File(path.clone());
+        let output = match context.global.dry_run && !folder.exists() {
+            // The folder would be made, and nothing is in it.
+            true => Output::Pipe(Box::new(io::sink())),
+            false => Output::File { path, overwrite: args.overwrite },
+        };
+        one(context, project, export, &target, output).await?;
         below = Some(link);
     }
     Ok(Exit::Success)
 }
 
+/// Exports one snapshot, or with `--dry-run` only finds out what that would be.
 async fn one(
     context: &Context<'_>,
     project: &Project,
     export: Export,
-    place: &Place,
+    target: &Stream,
     output: Output,
 ) -> Result<()> {
     let (format, from) = (export.format.name(), export.from.as_ref().map(SnapshotEntry::name));
     let bar = Bar::new(context.ui, &export.snapshot.name(), WORDS, false);
-    let progress: Arc<dyn Progress> = bar.clone();
-    let report = export::run(project, export, output, progress, context.cancel.clone()).await;
+    let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
+    let report = match context.global.dry_run {
+        true => export::plan(project, export, output, progress, cancel).await,
+        false => export::run(project, export, output, progress, cancel).await,
+    };
     bar.done();
-    let summary = Summary { target: place.to_string(), format, from, report: &report? };
-    // Where standard output is the export, nothing else goes there.
-    match place {
-        Place::Stream => context.ui.report_aside(&summary),
-        _ => context.ui.report(&summary),
+    let (report, shown) = (report?, target.to_string());
+    if report.dry_run {
+        let ledger = project.repository().store().ledger();
+        return plan::tell(context, &Planned::of(shown, format, from, &report), &ledger);
     }
+    let summary = Summary { target: shown, format, from, report: &report };
+    // Where standard output is the export, nothing else goes there.
+    match target {
+        Stream::Standard => context.ui.report_aside(&summary),
+        Stream::File(_) => context.ui.report(&summary),
+    }
+}
+
+impl<'a> Planned<'a> {
+    fn of(target: String, format: &'static str, from: Option<String>, report: &'a RestoreReport) -> Self {
+        Self {
+            target,
+            format,
+            from,
+            volume: &report.volume,
+            sequence: report.sequence,
+            snapshot_id: &report.snapshot_id,
+            size_bytes: report.size_bytes,
+            totals: report.totals,
+        }
+    }
+}
+
+impl Plan for Planned<'_> {
+    fn told(&self) -> String {
+        let Self { target, format, totals, .. } = self;
+        let what = exported(self.volume, self.sequence, self.from.as_deref());
+        let [size, fetch, zero, sealed] =
+            [self.size_bytes, totals.fetch.bytes, totals.zero.bytes, totals.sealed_bytes].map(human::size);
+        let objects = human::counted(totals.objects, "object");
+        format!(
+            "{what} ({size}) would be exported to {target} as {format}: {fetch} of data, {zero} zeroed; to download: {sealed} \
+             in {objects}"
+        )
+    }
+}
+
+/// `vms/db@3 since vms/db@2`
+fn exported(volume: &str, sequence: u32, from: Option<&str>) -> String {
+    let since = from.map(|from| format!(" since {from}")).unwrap_or_default();
+    printable(&format!("{volume}@{sequence}{since}"))
 }
 
 /// Says where a change leads that is not from an older to a newer state of one volume.
@@ -218,12 +290,11 @@ fn tell_direction(context: &Context<'_>, from: &SnapshotEntry, to: &SnapshotEntr
 impl Report for Summary<'_> {
     fn summary(&self) -> String {
         let Self { target, format, from, report } = self;
-        let what = printable(&format!("{}@{}", report.volume, report.sequence));
-        let since = from.as_deref().map(|from| format!(" since {}", printable(from))).unwrap_or_default();
+        let what = exported(&report.volume, report.sequence, from.as_deref());
         let (size, time) = (human::size(report.size_bytes), human::duration(report.seconds));
         let [fetch, zero] = [report.totals.fetch, report.totals.zero].map(|share| human::size(share.bytes));
         let told = format!(
-            "exported {what}{since} ({size}) to {target} as {format} in {time}: {fetch} of data, {zero} zeroed"
+            "exported {what} ({size}) to {target} as {format} in {time}: {fetch} of data, {zero} zeroed"
         );
         lines([told, ledger_line(&report.ledger)])
     }

@@ -23,7 +23,8 @@ pub struct Global {
     pub ceph: CephOptions,
     #[command(flatten)]
     pub output: OutputOptions,
-    /// Show what would be done, and do nothing
+    /// Show what would be done, and do nothing: nothing is written to the repository, the cluster, the target or what this host
+    /// remembers. What only reads does what it does without; serve and mount, which do not end, refuse it
     #[arg(short = 'n', long, global = true, help_heading = OUTPUT)]
     pub dry_run: bool,
 }

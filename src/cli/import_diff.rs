@@ -6,11 +6,12 @@ use serde::Serialize;
 
 use cuttle::import::{ImportOptions, ImportReport, Input, import};
 use cuttle::progress::Progress;
-use cuttle::{Error, Result, cpu};
+use cuttle::rbd::RbdSpec;
+use cuttle::{Result, cpu};
 
 use super::bar::{Bar, Words};
 use super::connect;
-use super::place::{self, Place};
+use super::place::{self, Stream};
 use super::report::{Report, lines};
 use super::table::printable;
 use super::{Context, Exit, human};
@@ -38,11 +39,11 @@ Examples:
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
     /// The diff: a file, or - for standard input
-    #[arg(value_parser = place::parse)]
-    file: Place,
+    #[arg(value_parser = place::input)]
+    file: Stream,
     /// The image: rbd:[POOL/[NAMESPACE/]]IMAGE
-    #[arg(value_parser = place::parse)]
-    image: Place,
+    #[arg(value_parser = place::image)]
+    image: RbdSpec,
     /// Roll the image back where it was changed since the snapshot that the diff is relative to
     #[arg(long)]
     discard_changes: bool,
@@ -56,13 +57,9 @@ struct Summary<'a> {
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
-    let Place::Rbd(spec) = args.image else {
-        return Err(Error::invalid(format!("{}: expected an RBD image as target", args.image))
-            .help("expected rbd:[POOL/[NAMESPACE/]]IMAGE"));
-    };
-    let file = place::input(&args.file)?;
+    let (file, spec) = (args.file.open()?, args.image);
     // What cannot be read twice is as good as a pipe.
-    let input = match args.file != Place::Stream && file.metadata().is_ok_and(|m| m.is_file()) {
+    let input = match args.file != Stream::Standard && file.metadata().is_ok_and(|m| m.is_file()) {
         true => Input::File(file),
         false => Input::Pipe(Box::new(file)),
     };

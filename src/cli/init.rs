@@ -1,22 +1,26 @@
 //! `cuttle init`: makes a repository.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use cuttle::format::CLOSURE_LEN_MAX;
 use cuttle::repo::{
-    AtPlace, DELTA_DEPTH_MAX_DEFAULT, InitOptions, Repository, default_project, read_repository,
+    AtPlace, DELTA_DEPTH_MAX_DEFAULT, Environment, InitOptions, Repository, default_project, read_repository,
 };
-use cuttle::store::{Ledger, Reader, Store};
+use cuttle::store::{Ledger, Reader, Store, StoreConfig};
 use cuttle::units::{CHUNK_SIZE_BYTES_DEFAULT, hex};
 use cuttle::{Error, ErrorKind, Result};
 
-use super::connect::{keep_room, refuse_dry_run, store_config};
+use super::connect::{keep_room, store_config};
+use super::plan::{self, Plan};
 use super::report::{Report, lines};
 use super::secret::{self, SecretSource};
 use super::{Context, Exit, human, machine};
 
 const EXAMPLES: &str = "\
 Examples:
+  cuttle init -r /srv/backup -n                          whether one can be made there
   cuttle init -r /srv/backup                             asks for a password twice
   cuttle init -r s3://my-bucket/ceph --password-file /etc/cuttle/password
   head -c 32 /dev/urandom > /etc/cuttle/key && cuttle init -r gs://my-bucket/ceph --key-file /etc/cuttle/key
@@ -42,21 +46,28 @@ pub struct Args {
     delta_depth: u8,
 }
 
+/// What is made, or would be.
 #[derive(Serialize)]
-struct Initialized<'a> {
+struct New<'a> {
     repository: &'a str,
-    repository_id: String,
+    /// Whether its folder was not there.
+    new_folder: bool,
     encrypted: bool,
-    create_if_absent: bool,
     chunk_size_bytes: u32,
     delta_depth_max: u8,
+}
+
+#[derive(Serialize)]
+struct Initialized<'a> {
+    #[serde(flatten)]
+    new: New<'a>,
+    repository_id: String,
+    create_if_absent: bool,
     ledger: Ledger,
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
-    refuse_dry_run(context, "init")?;
     let source = secret::source(&context.global.secret)?;
-    let insecure_no_encryption = context.global.secret.insecure_no_encryption;
     let chunk_size = args.chunk_size.unwrap_or(u64::from(CHUNK_SIZE_BYTES_DEFAULT));
     let options = InitOptions {
         chunk_size_bytes: u32::try_from(chunk_size)
@@ -65,26 +76,58 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     };
     cuttle::units::check_chunk_size(options.chunk_size_bytes)?;
     let config = store_config(context)?;
-    let environment = machine::environment(&context.global.repository);
+    let environment = machine::environment(context.global);
+    let encrypted = match (&source, context.global.secret.insecure_no_encryption) {
+        (SecretSource::Prompt, insecure) => !insecure,
+        (_, false) => true,
+        (_, true) => return Err(secret::unencrypted_with_secret()),
+    };
     // Before a folder is made where a disk should be mounted, and before anybody has to think of a password.
     if Store::open(&config).is_err_and(|e| e.kind() == ErrorKind::NoRepository) {
         AtPlace::read(&environment, &Store::place_of(&config)?)?.refuse_new()?;
     }
+    let new_folder = Store::to_prepare(&config)?;
+    if context.global.dry_run {
+        if encrypted {
+            source.check_new()?;
+        }
+        let (repository, ledger) = look(&config, &environment, &options, new_folder.as_deref()).await?;
+        let new = New {
+            repository: &repository,
+            new_folder: new_folder.is_some(),
+            encrypted,
+            chunk_size_bytes: options.chunk_size_bytes,
+            delta_depth_max: options.delta_depth_max,
+        };
+        plan::tell(context, &new, &ledger)?;
+        return Ok(Exit::Success);
+    }
     Store::prepare(&config)?;
     let store = Store::open(&config)?;
-    if source.is_prompt() && !insecure_no_encryption {
+    if source.is_prompt() && encrypted {
         // Before anybody has to think of a password.
         refuse_another(&store, &AtPlace::read(&environment, store.place())?).await?;
     }
-    let unlock = match (&source, insecure_no_encryption) {
-        (SecretSource::Prompt, true) => None,
-        (_, true) => return Err(secret::unencrypted_with_secret()),
-        (source, false) => Some(tokio::task::block_in_place(|| source.get_new())?),
-    };
+    let unlock = encrypted.then(|| tokio::task::block_in_place(|| source.get_new())).transpose()?;
     let repository = Repository::init(store, environment, &options, unlock.as_ref()).await?;
     keep_room(context, &repository.writer(&default_project()).await?).await;
-    tell(context, &repository)?;
+    tell(context, &repository, new_folder.is_some())?;
     Ok(Exit::Success)
+}
+
+/// What would be made, and what was asked of the store to know that it can be.
+async fn look(
+    config: &StoreConfig,
+    environment: &Environment,
+    options: &InitOptions,
+    new_folder: Option<&Path>,
+) -> Result<(String, Ledger)> {
+    if let Some(folder) = new_folder {
+        return Ok((folder.display().to_string(), Ledger::default()));
+    }
+    let store = Store::open(config)?;
+    Repository::check_init(&store, environment, options).await?;
+    Ok((store.url().to_owned(), store.ledger()))
 }
 
 async fn refuse_another(store: &Reader, at: &AtPlace) -> Result<()> {
@@ -96,7 +139,7 @@ async fn refuse_another(store: &Reader, at: &AtPlace) -> Result<()> {
     }
 }
 
-fn tell(context: &Context<'_>, repository: &Repository) -> Result<()> {
+fn tell(context: &Context<'_>, repository: &Repository, new_folder: bool) -> Result<()> {
     let (ui, record) = (context.ui, repository.record());
     if !record.create_if_absent && repository.store().is_local() {
         ui.warn(
@@ -114,29 +157,45 @@ fn tell(context: &Context<'_>, repository: &Repository) -> Result<()> {
     if !record.encrypted {
         ui.warn("the repository is not encrypted: whoever reads the store reads the volumes");
     }
-    ui.report(&Initialized {
+    let new = New {
         repository: repository.store().url(),
-        repository_id: hex(&record.repo_id),
+        new_folder,
         encrypted: record.encrypted,
-        create_if_absent: record.create_if_absent,
         chunk_size_bytes: record.chunk_size_bytes,
         delta_depth_max: record.delta_depth_max,
+    };
+    ui.report(&Initialized {
+        new,
+        repository_id: hex(&record.repo_id),
+        create_if_absent: record.create_if_absent,
         ledger: repository.store().ledger(),
     })
+}
+
+impl Plan for New<'_> {
+    fn told(&self) -> String {
+        let folder = if self.new_folder { ", in a new folder" } else { "" };
+        let encrypted = if self.encrypted { "encrypted" } else { "not encrypted" };
+        let chunks = human::size(u64::from(self.chunk_size_bytes));
+        format!(
+            "a repository, {encrypted}, with chunks of {chunks}, would be made at {}{folder}",
+            self.repository
+        )
+    }
 }
 
 impl Report for Initialized<'_> {
     const MESSAGE_TYPE: &'static str = "initialized";
 
     fn summary(&self) -> String {
-        let made = format!("made repository {} at {}", &self.repository_id[..8], self.repository);
+        let made = format!("made repository {} at {}", &self.repository_id[..8], self.new.repository);
         let refuses = match self.create_if_absent {
             true => {
                 "the store refuses to overwrite what is there (create-if-absent): many hosts may use it at once"
             }
             false => "",
         };
-        let keep = match self.encrypted {
+        let keep = match self.new.encrypted {
             true => {
                 "keep a copy of the password or key file elsewhere: without it nothing here can be read again"
             }

@@ -8,7 +8,7 @@ use cuttle::diff::{DiffEvent, Limits};
 use cuttle::units::{Content, Extent};
 
 use super::connect::blocking;
-use super::place::{self, Place};
+use super::place::{self, Stream};
 use super::report::{Report, lines};
 use super::table::{Column, printable, table};
 use super::ui::Ui;
@@ -32,8 +32,8 @@ Examples:
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
     /// A file, or - for standard input
-    #[arg(value_parser = place::parse)]
-    file: Place,
+    #[arg(value_parser = place::input)]
+    file: Stream,
     /// List all extents, in the stream's order
     #[arg(long)]
     extents: bool,
@@ -54,8 +54,7 @@ struct Listed {
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
-    super::connect::refuse_dry_run(context, "inspect")?;
-    let file = place::input(&args.file)?;
+    let file = args.file.open()?;
     let (ui, cancel) = (context.ui.clone(), context.cancel.clone());
     let found = blocking(context, move || {
         let mut diffs: u64 = 0;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use cuttle::instant::{Begun, HISTORY_MAX, InstantReport, InstantRestore};
+use cuttle::instant::{Begun, HISTORY_MAX, InstantPlan, InstantReport, InstantRestore};
 use cuttle::progress::Progress;
 use cuttle::rbd::advice::quoted;
 use cuttle::reading::snapshot::MEMORY_BYTES_DEFAULT;
@@ -14,8 +14,8 @@ use cuttle::repo::history::SnapshotEntry;
 use cuttle::{Error, Result};
 
 use super::bar::{Bar, Words};
-use super::connect::refuse_dry_run;
-use super::place::Place;
+use super::place::Target;
+use super::plan::{self, Plan};
 use super::report::{Report, ledger_line, lines};
 use super::restore::How;
 use super::table::printable;
@@ -42,6 +42,16 @@ pub struct Options {
     listen: SocketAddr,
 }
 
+/// What would be done.
+#[derive(Serialize)]
+struct Planned<'a> {
+    target: String,
+    /// Whether an interrupted restore would be gone on with.
+    resumes: bool,
+    #[serde(flatten)]
+    found: &'a InstantPlan,
+}
+
 #[derive(Serialize)]
 struct Usable {
     target: String,
@@ -61,19 +71,15 @@ struct Summary<'a> {
 pub async fn run(
     context: &Context<'_>,
     snapshot: &str,
-    place: Place,
+    target: Target,
     how: &How,
     options: Options,
 ) -> Result<Exit> {
-    refuse_dry_run(context, "restore --instant")?;
-    let Place::Rbd(target) = place else {
-        return Err(Error::invalid(format!("{place}: expected an RBD image as target of --instant")).help(
+    let Target::Image(target) = target else {
+        return Err(Error::invalid(format!("{target}: expected an RBD image as target of --instant")).help(
             "write rbd:[POOL/[NAMESPACE/]]IMAGE; for other targets see `cuttle serve` and `cuttle mount`",
         ));
     };
-    if target.is_all() || target.snapshot.is_some() {
-        return Err(Error::invalid(format!("{target}: expected one image, without a snapshot, as target")));
-    }
     let ceph = connect::ceph_config(context)?;
     let project = connect::project(context, false).await?;
     let entry = project.volumes().snapshot(snapshot).await?;
@@ -92,6 +98,16 @@ pub async fn run(
         data_pool: how.data_pool.clone(),
         image_config: how.image_config,
     };
+    if context.global.dry_run {
+        let cancel = context.cancel.clone();
+        let found = match options.resume {
+            true => restore.plan_resume(snapshots, cancel).await?,
+            false => restore.plan(snapshots, cancel).await?,
+        };
+        let planned = Planned { target: restore.target.to_string(), resumes: options.resume, found: &found };
+        plan::tell(context, &planned, &restore.project.repository().store().ledger())?;
+        return Ok(Exit::Success);
+    }
     let name = entry.name();
     let bar = Bar::new(context.ui, &name, WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
@@ -132,6 +148,23 @@ fn tell_usable(ui: &Ui, given: &str, target: &str, name: &str, begun: &Begun) {
     }
     // Where nobody reads it, nothing more can be said.
     let _ = ui.report(&Usable { target: target.to_owned(), address, seconds, resume });
+}
+
+impl Plan for Planned<'_> {
+    fn told(&self) -> String {
+        let Self { target, resumes, found } = self;
+        let (size, from) = (human::size(found.size_bytes), format!("{}@{}", found.volume, found.sequence));
+        let verb = if *resumes { "be gone on with" } else { "be made" };
+        let names: Vec<&str> = found.history.iter().map(|h| h.name.as_str()).collect();
+        let history = match names.is_empty() {
+            true => String::new(),
+            false => format!("; its snapshots: {}", names.join(", ")),
+        };
+        printable(&format!(
+            "{target} ({size}) would {verb} from {from}, and read from {} until it is copied{history}",
+            found.address
+        ))
+    }
 }
 
 impl Report for Usable {

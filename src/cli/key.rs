@@ -6,14 +6,20 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use cuttle::format::record::{Kdf, KeySlotRecord};
+use cuttle::keys::Unlock;
 use cuttle::repo::KeySlot;
 use cuttle::{Error, Result};
 
-use super::connect::{refuse_dry_run, repository};
+use super::connect::repository;
+use super::plan::{self, Plan};
 use super::report::Report;
 use super::secret::{self, SecretSource};
 use super::table::{Column, table};
 use super::{Context, Exit, human};
+
+/// Kinds of keys, for scripts and for people.
+const PASSWORD: (&str, &str) = ("password", "password");
+const KEY_FILE: (&str, &str) = ("key_file", "key file");
 
 const EXAMPLES: &str = "\
 Each password or key file opens the whole repository, in all its projects. To change a password, add the new one, try
@@ -23,6 +29,7 @@ Examples:
   cuttle key add                                  asks for the new password twice
   cuttle key add --new-key-file /etc/cuttle/key --label nightly
   cuttle key list
+  cuttle key remove 3f2a91c04b5d6e7f -n           whether it can be removed
   cuttle key remove 3f2a91c04b5d6e7f
 
 A key that was planted, damaged, or left by an `init` that came to nothing opens nothing and does not count: it is listed
@@ -73,14 +80,45 @@ struct Listed {
     problem: Option<String>,
 }
 
+/// A key that is to be added.
 #[derive(Serialize)]
-struct Added {
-    key_id: String,
+struct New {
+    kind: &'static str,
+    label: String,
 }
 
 #[derive(Serialize)]
+struct Added {
+    key_id: String,
+    #[serde(flatten)]
+    new: New,
+}
+
+/// A key that is removed, or to be.
+#[derive(Serialize)]
 struct Removed {
     key_id: String,
+    kind: &'static str,
+    label: String,
+    /// Those that open the repository then.
+    keys_left: usize,
+}
+
+impl Plan for New {
+    fn told(&self) -> String {
+        let what = if self.kind == KEY_FILE.0 { KEY_FILE.1 } else { PASSWORD.1 };
+        format!("a {what} labeled {:?} would be added", self.label)
+    }
+}
+
+impl Plan for Removed {
+    fn told(&self) -> String {
+        format!(
+            "key {} would be removed, and {} left",
+            self.key_id,
+            human::counted(self.keys_left as u64, "key")
+        )
+    }
 }
 
 impl Report for Added {
@@ -116,8 +154,8 @@ async fn list(context: &Context<'_>) -> Result<Exit> {
             let record = key.record.as_ref().ok();
             Listed {
                 key_id: id(key.slot),
-                kind: record.map_or("foreign", |record| kind(record).0),
-                label: record.map_or_else(String::new, |record| record.label.clone()),
+                kind: kind_of(key),
+                label: label_of(key),
                 created_at: record.and_then(|record| human::utc_time(record.created_unix_ms)),
                 problem: key.record.as_ref().err().cloned(),
             }
@@ -150,7 +188,6 @@ async fn list(context: &Context<'_>) -> Result<Exit> {
 }
 
 async fn add(context: &Context<'_>, args: AddArgs) -> Result<Exit> {
-    refuse_dry_run(context, "key add")?;
     let source = match (args.new_password_file, args.new_key_file) {
         (Some(path), _) => SecretSource::PasswordFile(path),
         (None, Some(path)) => SecretSource::KeyFile(path),
@@ -167,13 +204,22 @@ async fn add(context: &Context<'_>, args: AddArgs) -> Result<Exit> {
     let unlock = tokio::task::block_in_place(|| source.get_new())?;
     let label =
         args.label.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
-    let slot = repository.add_key(&unlock, &label).await?;
-    context.ui.report(&Added { key_id: id(slot) })?;
+    let kind = match unlock {
+        Unlock::Passphrase(_) => PASSWORD.0,
+        Unlock::KeyFile(_) => KEY_FILE.0,
+    };
+    let new = New { kind, label };
+    if context.global.dry_run {
+        repository.check_new_key(&unlock).await?;
+        plan::tell(context, &new, &repository.store().ledger())?;
+        return Ok(Exit::Success);
+    }
+    let slot = repository.add_key(&unlock, &new.label).await?;
+    context.ui.report(&Added { key_id: id(slot), new })?;
     Ok(Exit::Success)
 }
 
 async fn remove(context: &Context<'_>, given: &str) -> Result<Exit> {
-    refuse_dry_run(context, "key remove")?;
     let repository = repository(context, false).await?;
     let keys = repository.keys().await?;
     // What does not count is named in full, or not meant.
@@ -181,9 +227,9 @@ async fn remove(context: &Context<'_>, given: &str) -> Result<Exit> {
         let id = id(key.slot);
         if key.record.is_ok() { id.starts_with(given) } else { id == given }
     };
-    let mut found = keys.iter().filter(is_meant).map(|key| key.slot);
-    let slot = match (found.next(), found.next()) {
-        (Some(slot), None) if !given.is_empty() => slot,
+    let mut found = keys.iter().filter(is_meant);
+    let key = match (found.next(), found.next()) {
+        (Some(key), None) if !given.is_empty() => key,
         (Some(_), _) => {
             return Err(Error::invalid(format!("several keys begin with {given:?}"))
                 .help("give more digits, as `cuttle key list` shows them"));
@@ -192,8 +238,16 @@ async fn remove(context: &Context<'_>, given: &str) -> Result<Exit> {
             return Err(Error::not_found(format!("there is no key {given:?}")).help("see `cuttle key list`"));
         }
     };
-    repository.remove_key(slot).await?;
-    context.ui.report(&Removed { key_id: id(slot) })?;
+    let others = keys.iter().filter(|other| other.record.is_ok() && other.slot != key.slot);
+    let removed =
+        Removed { key_id: id(key.slot), kind: kind_of(key), label: label_of(key), keys_left: others.count() };
+    if context.global.dry_run {
+        repository.check_key_removal(key.slot).await?;
+        plan::tell(context, &removed, &repository.store().ledger())?;
+        return Ok(Exit::Success);
+    }
+    repository.remove_key(key.slot).await?;
+    context.ui.report(&removed)?;
     Ok(Exit::Success)
 }
 
@@ -204,7 +258,15 @@ fn id(slot: u64) -> String {
 /// What a key is, for scripts and for people.
 fn kind(record: &KeySlotRecord) -> (&'static str, &'static str) {
     match record.kdf {
-        Kdf::Argon2id { .. } => ("password", "password"),
-        Kdf::KeyFile => ("key_file", "key file"),
+        Kdf::Argon2id { .. } => PASSWORD,
+        Kdf::KeyFile => KEY_FILE,
     }
+}
+
+fn kind_of(key: &KeySlot) -> &'static str {
+    key.record.as_ref().map_or("foreign", |record| kind(record).0)
+}
+
+fn label_of(key: &KeySlot) -> String {
+    key.record.as_ref().map_or_else(|_| String::new(), |record| record.label.clone())
 }

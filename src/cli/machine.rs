@@ -16,7 +16,7 @@ use cuttle::units::hex;
 use super::environment::{
     CACHE_DIR, CACHE_DIRECTORY, HOME, STATE_DIRECTORY, Variable, XDG_CACHE_HOME, XDG_STATE_HOME,
 };
-use super::global::RepositoryOptions;
+use super::global::Global;
 
 /// Prefixes of the variables that the stores understand.
 const STORE_VARIABLES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
@@ -32,7 +32,8 @@ pub fn store_variables() -> Vec<(String, String)> {
 }
 
 /// The host, this process, and where to keep copies and memories.
-pub fn environment(options: &RepositoryOptions) -> Environment {
+pub fn environment(global: &Global) -> Environment {
+    let options = &global.repository;
     let uname = rustix::system::uname();
     let cache_dir = match options.no_cache {
         true => None,
@@ -61,6 +62,7 @@ pub fn environment(options: &RepositoryOptions) -> Environment {
         clock: Arc::new(SystemClock),
         cache_dir,
         memory_dir,
+        remembers: !global.dry_run,
         trust_store: options.trust_store,
     }
 }

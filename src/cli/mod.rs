@@ -1,7 +1,7 @@
 //! The command line: what can be said, and how it is answered. Nothing else prints, reads the environment or asks.
 //!
 //! One file holds one command. What they share: [`global`] (options), [`connect`] (from options to an open project),
-//! [`secret`], [`place`] (SOURCE and TARGET), [`ui`] with [`bar`] and [`table`] (everything that is shown).
+//! [`secret`], [`place`] (SOURCE and TARGET), [`plan`] (what `-n` tells), [`ui`] with [`bar`] and [`table`] (everything that is shown).
 
 mod backup;
 mod bar;
@@ -25,6 +25,7 @@ mod machine;
 mod mount;
 mod notes;
 mod place;
+mod plan;
 mod producer;
 mod project;
 mod protect;

@@ -47,7 +47,11 @@ struct Mounted {
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
-    connect::refuse_dry_run(context, "mount")?;
+    connect::refuse_dry_run(
+        context,
+        "mount",
+        "it only reads, and shows what there is until it is told to end",
+    )?;
     let project = connect::project(context, false).await?;
     let current = Current::new(&project, args.memory.unwrap_or(MEMORY_BYTES_DEFAULT));
     let options = MountOptions { mountpoint: args.mountpoint, allow_other: args.allow_other };

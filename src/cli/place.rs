@@ -1,10 +1,13 @@
-//! What SOURCE and TARGET stand for on the command line.
+//! What SOURCE, TARGET, FILE and IMAGE stand for on the command line. Each type holds what its commands take and nothing else, so
+//! that a place which makes no sense for a command is refused where it is read, and nobody looks at it a second time.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use rustix::fs::makedev;
@@ -22,40 +25,182 @@ use super::{Context, Ui};
 /// Major and minor number of /dev/null (Linux, Documentation/admin-guide/devices.txt).
 const NULL_DEVICE: (u32, u32) = (1, 3);
 
-/// Where a volume is read from or written to.
+const IMAGE: &str = "rbd:[POOL/[NAMESPACE/]]IMAGE";
+
+/// What a backup reads.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
-    Rbd(RbdSpec),
+pub enum Source {
+    /// An image, a snapshot of one, or all images of a pool.
+    Image(RbdSpec),
     /// A file or a block device.
     File(PathBuf),
-    /// `-`: standard input or output.
-    Stream,
-    /// A command that prints a volume; never what [`Place::parse`] finds.
+    /// `-`
+    Stdin,
+    /// A command that prints a volume: told by an option, and by no text.
     Command(Vec<String>),
 }
 
-/// A place as the command line takes it: with what was expected in its message.
-pub fn parse(text: &str) -> Result<Place, String> {
-    Place::parse(text).map_err(|e| match e.help_text() {
-        Some(help) => format!("{e}: {help}"),
-        None => e.to_string(),
-    })
+/// What a restore writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// One image, and no snapshot of it.
+    Image(RbdSpec),
+    /// A file or a block device.
+    File(PathBuf),
+    /// `-`
+    Stdout,
 }
 
-impl Place {
-    pub fn parse(text: &str) -> Result<Self> {
-        match text {
-            "" => Err(Error::invalid("a source or target is empty").help(HELP)),
-            "-" => Ok(Self::Stream),
-            _ if text.starts_with(SCHEME) => text.parse().map(Self::Rbd),
-            path => Ok(Self::File(path.into())),
+/// What can be read at any offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readable {
+    /// One image, or a snapshot of it.
+    Image(RbdSpec),
+    /// A file or a block device.
+    File(PathBuf),
+}
+
+/// What is read or written once, from its beginning to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stream {
+    File(PathBuf),
+    /// `-`: standard input or output.
+    Standard,
+}
+
+/// What a text can be, before it is asked whether that makes sense.
+enum Said {
+    Image(RbdSpec),
+    File(PathBuf),
+    Standard,
+}
+
+fn said(text: &str, expected: &str) -> Result<Said> {
+    match text {
+        "" => Err(Error::invalid("the place is empty").help(format!("expected {expected}"))),
+        "-" => Ok(Said::Standard),
+        _ if text.starts_with(SCHEME) => text.parse().map(Said::Image),
+        path => Ok(Said::File(path.into())),
+    }
+}
+
+fn refused(found: impl fmt::Display, expected: &str, next: &str) -> Error {
+    Error::invalid(format!("{found}: expected {expected}")).help(next)
+}
+
+impl FromStr for Source {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Ok(
+            match said(text, "rbd:[POOL/[NAMESPACE/]]IMAGE[@SNAP], the path of a file or block device, or -")?
+            {
+                Said::Image(spec) => Self::Image(spec),
+                Said::File(path) => Self::File(path),
+                Said::Standard => Self::Stdin,
+            },
+        )
+    }
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Ok(match said(text, "rbd:[POOL/[NAMESPACE/]]IMAGE, the path of a file or block device, or -")? {
+            Said::Image(spec) => Self::Image(to_be_written(spec)?),
+            Said::File(path) => Self::File(path),
+            Said::Standard => Self::Stdout,
+        })
+    }
+}
+
+impl FromStr for Readable {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        const EXPECTED: &str = "an image, the snapshot of one, a file or a block device";
+        match said(text, EXPECTED)? {
+            Said::Image(spec) if spec.is_all() => {
+                Err(refused(spec, EXPECTED, "name one image: rbd:[POOL/[NAMESPACE/]]IMAGE[@SNAP]"))
+            }
+            Said::Image(spec) => Ok(Self::Image(spec)),
+            Said::File(path) => Ok(Self::File(path)),
+            Said::Standard => Err(refused(
+                "-",
+                EXPECTED,
+                "standard input is read only once, front to back: write it to a file, and name that",
+            )),
         }
+    }
+}
+
+fn to_be_written(spec: RbdSpec) -> Result<RbdSpec> {
+    match spec.is_all() || spec.snapshot.is_some() {
+        true => Err(refused(
+            spec,
+            "one image, without a snapshot",
+            &format!("write {IMAGE}; for all volumes there is `cuttle restore --all --to rbd:POOL`"),
+        )),
+        false => Ok(spec),
+    }
+}
+
+/// Reads a place for the command line's parser, which tells no help of an error.
+pub fn parse<T: FromStr<Err = Error>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|e| told(&e))
+}
+
+fn told(error: &Error) -> String {
+    match error.help_text() {
+        Some(help) => format!("{error}: {help}"),
+        None => error.to_string(),
+    }
+}
+
+/// Reads the name of one image that is written to.
+pub fn image(text: &str) -> Result<RbdSpec, String> {
+    let spec = match said(text, IMAGE) {
+        Ok(Said::Image(spec)) => to_be_written(spec),
+        Ok(_) => Err(refused(text, "an RBD image", &format!("write {IMAGE}"))),
+        Err(e) => Err(e),
+    };
+    spec.map_err(|e| told(&e))
+}
+
+/// Reads the name of a file, or - for standard input.
+pub fn input(text: &str) -> Result<Stream, String> {
+    stream(text, "a file, or - for standard input", "an image is read by `cuttle backup`")
+}
+
+/// Reads the name of a file, or - for standard output.
+pub fn output(text: &str) -> Result<Stream, String> {
+    stream(
+        text,
+        "a file, or - for standard output",
+        "to bring a snapshot back into an image, use `cuttle restore`",
+    )
+}
+
+fn stream(text: &str, expected: &str, next: &str) -> Result<Stream, String> {
+    let stream = said(text, expected).and_then(|said| match said {
+        Said::Image(spec) => Err(refused(spec, expected, next)),
+        Said::File(path) => Ok(Stream::File(path)),
+        Said::Standard => Ok(Stream::Standard),
+    });
+    stream.map_err(|e| told(&e))
+}
+
+impl Source {
+    /// Whether it stands for all images of a pool.
+    pub fn is_all(&self) -> bool {
+        matches!(self, Self::Image(spec) if spec.is_all())
     }
 
     /// The name of the volume, unless the user gives another.
     pub fn volume_name(&self) -> Result<VolumeName> {
         match self {
-            Self::Rbd(spec) => spec.volume_name(),
+            Self::Image(spec) => spec.volume_name(),
             Self::File(path) => {
                 let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| {
                     Error::invalid(format!("{} has no file name that could name the volume", path.display()))
@@ -63,7 +208,7 @@ impl Place {
                 })?;
                 name.parse().map_err(|e: Error| e.help("name the volume with --volume NAME"))
             }
-            Self::Stream => Err(Error::invalid("a volume on standard input has no name")
+            Self::Stdin => Err(Error::invalid("a volume on standard input has no name")
                 .help("name it with --volume NAME, for example the image's name: --volume vms/db")),
             Self::Command(_) => Err(Error::invalid("a volume that a command prints has no name")
                 .help("name it with --volume NAME, before the command: --volume vms/db")),
@@ -71,18 +216,57 @@ impl Place {
     }
 }
 
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Stream {
+    /// Opens it to be read.
+    pub fn open(&self) -> Result<File> {
+        let Self::File(path) = self else { return standard_input() };
+        let doing = || format!("open {self}");
+        let file = File::open(path).map_err(|e| io_error(doing(), e))?;
+        match file.metadata().map_err(|e| io_error(doing(), e))?.is_dir() {
+            true => Err(Error::invalid(format!("{self} is a folder: expected a file"))),
+            false => Ok(file),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Rbd(spec) => spec.fmt(f),
+            Self::Image(spec) => spec.fmt(f),
             Self::File(path) => path.display().fmt(f),
-            Self::Stream => f.write_str("-"),
+            Self::Stdin => f.write_str("-"),
             Self::Command(words) => f.write_str(&words.join(" ")),
         }
     }
 }
 
-const HELP: &str = "expected rbd:[POOL/[NAMESPACE/]]IMAGE[@SNAP], the path of a file or block device, or -";
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(spec) => spec.fmt(f),
+            Self::File(path) => path.display().fmt(f),
+            Self::Stdout => f.write_str("-"),
+        }
+    }
+}
+
+impl fmt::Display for Readable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(spec) => spec.fmt(f),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Standard => f.write_str("-"),
+        }
+    }
+}
 
 /// Tells of `rbd:` to who named an image as Ceph's own `rbd` does, and there is no such file.
 pub fn hint_at_rbd(error: Error, path: &Path) -> Error {
@@ -92,23 +276,6 @@ pub fn hint_at_rbd(error: Error, path: &Path) -> Error {
         true => error.help(format!("for an RBD image write {SCHEME}{text}")),
         false => error,
     }
-}
-
-/// A file or standard input, to be read from its beginning to its end.
-pub fn input(place: &Place) -> Result<File> {
-    let path = match place {
-        Place::Stream => return standard_input(),
-        Place::File(path) => path,
-        Place::Rbd(_) | Place::Command(_) => {
-            return Err(Error::invalid(format!("{place}: expected a file, or - for standard input")));
-        }
-    };
-    let doing = || format!("open {place}");
-    let file = File::open(path).map_err(|e| io_error(doing(), e))?;
-    if file.metadata().map_err(|e| io_error(doing(), e))?.is_dir() {
-        return Err(Error::invalid(format!("{place} is a folder: expected a file")));
-    }
-    Ok(file)
 }
 
 /// A file or device that is read anywhere, and can say whether it held still.
@@ -155,10 +322,10 @@ pub fn standard_output(ui: &Ui) -> Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use super::Place;
+    use super::{Readable, Source, Target, image, input, output, parse};
 
     #[test]
-    fn places_and_their_volumes() {
+    fn sources_and_their_volumes() {
         for (text, volume) in [
             ("rbd:rbd/vm", Some("rbd/vm")),
             ("rbd:p/n/vm@s", Some("p/n/vm")),
@@ -169,12 +336,59 @@ mod tests {
             ("a@b", None),
             ("-", None),
         ] {
-            let place = Place::parse(text).expect(text);
+            let place: Source = text.parse().expect(text);
             assert_eq!(place.to_string(), text);
             assert_eq!(place.volume_name().ok().as_ref().map(|v| v.as_str()), volume, "{text}");
         }
         for text in ["", "rbd:", "rbd:a/b/c/d"] {
-            assert!(Place::parse(text).is_err(), "{text}");
+            assert!(text.parse::<Source>().is_err(), "{text}");
+        }
+    }
+
+    /// What each kind of place takes, and that a refusal says what was found, what was expected, and what to do.
+    #[test]
+    fn each_command_takes_what_makes_sense_for_it() {
+        let shown = |place: Result<String, String>| place;
+        let source = |t: &str| shown(parse::<Source>(t).map(|p| p.to_string()));
+        let target = |t: &str| shown(parse::<Target>(t).map(|p| p.to_string()));
+        let readable = |t: &str| shown(parse::<Readable>(t).map(|p| p.to_string()));
+        let input = |t: &str| shown(input(t).map(|p| p.to_string()));
+        let output = |t: &str| shown(output(t).map(|p| p.to_string()));
+        let image = |t: &str| shown(image(t).map(|p| p.to_string()));
+        type Read<'a> = (&'a str, &'a dyn Fn(&str) -> Result<String, String>);
+        let kinds: [Read<'_>; 6] = [
+            ("source", &source),
+            ("target", &target),
+            ("readable", &readable),
+            ("input", &input),
+            ("output", &output),
+            ("image", &image),
+        ];
+        for (text, takes) in [
+            ("rbd:p/vm", &["source", "target", "readable", "image"][..]),
+            ("rbd:p/vm@s", &["source", "readable"]),
+            ("rbd:p/*", &["source"]),
+            ("disk.img", &["source", "target", "readable", "input", "output"]),
+            ("-", &["source", "target", "input", "output"]),
+            ("", &[]),
+            ("rbd:a/b/c/d", &[]),
+        ] {
+            for (kind, read) in kinds {
+                match read(text) {
+                    Ok(place) => {
+                        assert!(takes.contains(&kind), "{kind} takes {text:?}");
+                        assert_eq!(place, text, "{kind}");
+                    }
+                    Err(said) => {
+                        assert!(!takes.contains(&kind), "{kind} refuses {text:?}: {said}");
+                        assert!(said.contains("expected "), "{kind} of {text:?}: {said}");
+                        assert!(
+                            said.contains(if text.is_empty() { "empty" } else { text }),
+                            "{kind}: {said}"
+                        );
+                    }
+                }
+            }
         }
     }
 }

@@ -6,7 +6,8 @@ use serde::Serialize;
 use cuttle::Result;
 use cuttle::units::ProjectName;
 
-use super::connect::{keep_room, refuse_dry_run, repository};
+use super::connect::{keep_room, repository};
+use super::plan::{self, Plan};
 use super::report::Report;
 use super::{Context, Exit};
 
@@ -14,6 +15,7 @@ const EXAMPLES: &str = "\
 A project shares no data with another, not even equal chunks, and has its own keys: give each tenant one.
 
 Examples:
+  cuttle project create tenant-a -n       whether it can be made
   cuttle project create tenant-a
   cuttle --project tenant-a backup rbd:tenant-a/db
   cuttle project list";
@@ -55,6 +57,12 @@ impl Report for Created {
     }
 }
 
+impl Plan for Created {
+    fn told(&self) -> String {
+        format!("project {} would be made", self.project)
+    }
+}
+
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let ui = context.ui;
     match args.command {
@@ -69,10 +77,16 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
             }
         }
         Command::Create { name } => {
-            refuse_dry_run(context, "project create")?;
-            let project = repository(context, false).await?.create_project(&name).await?;
+            let repository = repository(context, false).await?;
+            let new = Created { project: name.to_string() };
+            if context.global.dry_run {
+                repository.check_new_project(&name).await?;
+                plan::tell(context, &new, &repository.store().ledger())?;
+                return Ok(Exit::Success);
+            }
+            let project = repository.create_project(&name).await?;
             keep_room(context, &project).await;
-            ui.report(&Created { project: name.to_string() })?;
+            ui.report(&new)?;
         }
     }
     Ok(Exit::Success)

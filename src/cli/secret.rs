@@ -98,6 +98,14 @@ impl SecretSource {
         }
     }
 
+    /// Refuses what [`get_new`](Self::get_new) would, and asks nobody.
+    pub fn check_new(&self) -> Result<()> {
+        match self {
+            Self::Prompt => may_ask(false),
+            _ => self.get_new().map(drop),
+        }
+    }
+
     /// Gets a new secret; at the terminal it is asked for twice.
     pub fn get_new(&self) -> Result<Unlock> {
         if !self.is_prompt() {
@@ -114,7 +122,7 @@ impl SecretSource {
     }
 }
 
-fn prompt(question: &str, stdin_is_data: bool) -> Result<Zeroizing<String>> {
+fn may_ask(stdin_is_data: bool) -> Result<()> {
     if stdin_is_data || !std::io::stdin().is_terminal() {
         let why =
             if stdin_is_data { "standard input is the volume" } else { "standard input is no terminal" };
@@ -125,6 +133,11 @@ fn prompt(question: &str, stdin_is_data: bool) -> Result<Zeroizing<String>> {
                  or use --password-file, --password-command or --key-file",
             ));
     }
+    Ok(())
+}
+
+fn prompt(question: &str, stdin_is_data: bool) -> Result<Zeroizing<String>> {
+    may_ask(stdin_is_data)?;
     rpassword::prompt_password(question).map(Zeroizing::new).map_err(|e| match e.kind() {
         std::io::ErrorKind::Interrupted => Error::interrupted("interrupted"),
         _ => io_error("ask for the password", e),

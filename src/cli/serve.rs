@@ -88,7 +88,7 @@ struct Serving<'a> {
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
-    refuse_dry_run(context, "serve")?;
+    refuse_dry_run(context, "serve", "it only reads, and shows what there is until it is told to end")?;
     // Refused before anyone types a password.
     let access = access(&args)?;
     let tls = match args.tls_cert.as_deref().zip(args.tls_key.as_deref()) {

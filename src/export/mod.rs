@@ -12,6 +12,7 @@ mod output;
 mod qcow2;
 mod raw;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
 use crate::restore::fill::fill;
 use crate::restore::planner::{Found, Planner};
-use crate::restore::{INFLIGHT_BYTES_DEFAULT, RestoreReport, Started};
+use crate::restore::{INFLIGHT_BYTES_DEFAULT, RestoreReport, Started, plan_all};
 use crate::sink::{Existing, Sink};
 use crate::units::Extent;
 use crate::volume::ImageLayout;
@@ -61,6 +62,12 @@ pub trait Format: Send + Sync {
 
     /// Begins an export. Refuses what the format or the output cannot hold, before anything is written.
     fn open(&self, output: Output, what: &Exported) -> Result<Arc<dyn Sink>>;
+
+    /// What [`open`](Self::open) would find at the output, or why it would refuse; changes nothing.
+    fn preview(&self, output: &Output, what: &Exported) -> Result<Existing> {
+        output.check()?;
+        Ok(self.open(Output::Pipe(Box::new(io::sink())), what)?.existing())
+    }
 }
 
 /// All formats.
@@ -103,31 +110,10 @@ pub async fn run(
     cancel: Cancel,
 ) -> Result<RestoreReport> {
     let (started, mut cancel) = (Started::now(project), cancel);
-    let Export { format, snapshot, from, mut what } = export;
-    if let Some(remark) = format.remark(&what) {
-        progress.warn(&format!("{} {remark}", snapshot.name()));
-    }
-    if format.wants_extents(&output) {
-        let extents = &mut what.extents;
-        let mut found = |extent| {
-            extents.push(extent);
-            Ok(())
-        };
-        changes(project, from.as_ref(), &snapshot, &mut cancel, &mut found).await?;
-    }
+    let Export { format, snapshot, from, what } =
+        look(project, export, &output, &*progress, &mut cancel).await?;
     let sink = cpu::block(move || format.open(output, &what)).await?;
-    let budget = Budget::new(INFLIGHT_BYTES_DEFAULT);
-    let found = match (from, sink.existing()) {
-        (Some(from), _) => {
-            Found::Since(Box::new(Difference::between(project, Some(&from.snapshot), &snapshot.snapshot)?))
-        }
-        (None, Existing::Blank) => Found::Blank,
-        (None, Existing::Content(content)) => {
-            Found::Content(LocalReader::new(project.clone(), content, budget.clone()))
-        }
-        (None, Existing::Nothing) => Found::Nothing,
-    };
-    let planner = Planner::new(project, &snapshot, found, budget, &cancel)?;
+    let planner = planner(project, &snapshot, from.as_ref(), sink.existing(), &cancel)?;
     progress.phase("restore", Some(snapshot.snapshot.size_bytes));
     let filled = async {
         let planned = fill(planner, Arc::clone(&sink), progress, &mut cancel).await?;
@@ -141,6 +127,70 @@ pub async fn run(
             Err(error.context(format!("export {}", snapshot.name())))
         }
     }
+}
+
+/// Finds out what an export would write; changes nothing.
+///
+/// # Errors
+/// As those of [`run`] before it reads or writes data.
+pub async fn plan(
+    project: &Project,
+    export: Export,
+    output: Output,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+) -> Result<RestoreReport> {
+    let (started, mut cancel) = (Started::now(project), cancel);
+    let Export { format, snapshot, from, what } =
+        look(project, export, &output, &*progress, &mut cancel).await?;
+    let existing = cpu::block(move || format.preview(&output, &what)).await?;
+    let planner = planner(project, &snapshot, from.as_ref(), existing, &cancel)?;
+    let planned = plan_all(project, &snapshot, planner, &*progress).await?;
+    Ok(RestoreReport { dry_run: true, ..started.report(project, &snapshot, &planned) })
+}
+
+/// Tells what the user should know before, and finds out what the format has to.
+async fn look(
+    project: &Project,
+    mut export: Export,
+    output: &Output,
+    progress: &dyn Progress,
+    cancel: &mut Cancel,
+) -> Result<Export> {
+    if let Some(remark) = export.format.remark(&export.what) {
+        progress.warn(&format!("{} {remark}", export.snapshot.name()));
+    }
+    if export.format.wants_extents(output) {
+        let extents = &mut export.what.extents;
+        let mut found = |extent| {
+            extents.push(extent);
+            Ok(())
+        };
+        changes(project, export.from.as_ref(), &export.snapshot, cancel, &mut found).await?;
+    }
+    Ok(export)
+}
+
+/// What fills an output that holds this.
+fn planner(
+    project: &Project,
+    snapshot: &SnapshotEntry,
+    from: Option<&SnapshotEntry>,
+    existing: Existing,
+    cancel: &Cancel,
+) -> Result<Planner> {
+    let budget = Budget::new(INFLIGHT_BYTES_DEFAULT);
+    let found = match (from, existing) {
+        (Some(from), _) => {
+            Found::Since(Box::new(Difference::between(project, Some(&from.snapshot), &snapshot.snapshot)?))
+        }
+        (None, Existing::Blank) => Found::Blank,
+        (None, Existing::Content(content)) => {
+            Found::Content(LocalReader::new(project.clone(), content, budget.clone()))
+        }
+        (None, Existing::Nothing) => Found::Nothing,
+    };
+    Planner::new(project, snapshot, found, budget, cancel)
 }
 
 /// What is exported, as a format is told.

@@ -19,6 +19,16 @@ pub enum Output {
     Pipe(Box<dyn Write + Send>),
 }
 
+impl Output {
+    /// Refuses what cannot be begun; changes nothing.
+    pub(super) fn check(&self) -> Result<()> {
+        match self {
+            Self::File { path, overwrite } => PartialFile::check(path, *overwrite),
+            Self::Pipe(_) => Ok(()),
+        }
+    }
+}
+
 /// A stream on its way to an [`Output`].
 pub(super) struct Stream {
     write: BufWriter<Box<dyn Write + Send>>,

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::{Exported, Format, Output};
 use crate::error::Result;
-use crate::sink::Sink;
+use crate::sink::partial::check_folder;
 use crate::sink::pipe::PipeSink;
 use crate::sink::raw_file::RawFileSink;
+use crate::sink::{Existing, Sink};
 
 pub(super) struct Raw;
 
@@ -17,6 +18,16 @@ impl Format for Raw {
 
     fn takes_base(&self) -> bool {
         false
+    }
+
+    fn preview(&self, output: &Output, what: &Exported) -> Result<Existing> {
+        match output {
+            Output::Pipe(_) => Ok(Existing::Nothing),
+            Output::File { path, overwrite } => {
+                check_folder(path)?;
+                RawFileSink::preview(path, what.size_bytes, *overwrite)
+            }
+        }
     }
 
     fn open(&self, output: Output, what: &Exported) -> Result<Arc<dyn Sink>> {

@@ -5,6 +5,7 @@
 //! be reachable and alive until then.
 
 mod migration;
+mod plan;
 mod spec;
 
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ use crate::units::hex;
 use crate::volume::ImageLayout;
 
 use migration::{Migration, State};
+pub use plan::InstantPlan;
 pub use spec::{Format, Source};
 
 /// Most snapshots that come back with an image.
@@ -129,13 +131,24 @@ impl InstantRestore {
         cancel: Cancel,
     ) -> Result<InstantReport> {
         let began = Instant::now();
-        let (wanted, older) = last(&snapshots)?;
+        let (wanted, _) = last(&snapshots)?;
+        let Interrupted { served, migration, state, older } = self.interrupted(&snapshots, cancel).await?;
+        usable(&Begun { address: self.listen, seconds: began.elapsed().as_secs_f64() });
+        let done = self.copy_and_commit(&migration, state, wanted, progress.as_ref()).await;
+        done.map_err(|error| self.unfinished(self.listen, wanted, error))?;
+        served.stop().await;
+        Ok(self.report(history(&older), wanted, None, began))
+    }
+
+    /// Serves the snapshots again, and finds how far the restore of the last of them is.
+    async fn interrupted(&self, snapshots: &[SnapshotEntry], cancel: Cancel) -> Result<Interrupted<'_>> {
+        let (wanted, older) = last(snapshots)?;
         if self.listen.port() == 0 {
             return Err(Error::invalid("the address is not named at which the image looks for its content")
                 .help("name it with --listen, as the restore told it when it began"));
         }
         // First of all: without its source an image cannot even be looked at.
-        let served = self.serve_again(snapshots.clone(), wanted).await?;
+        let served = self.serve_again(snapshots.to_vec(), wanted).await?;
         let migration = Migration { ceph: &self.ceph, target: &self.target, cancel };
         let (described, state) = migration.status().await.map_err(|e| match e.kind() {
             ErrorKind::Unavailable => e.help(
@@ -154,11 +167,7 @@ impl InstantRestore {
         }
         let mut older = older.to_vec();
         older.retain(|s| source.sequences.contains(&s.snapshot.sequence.0));
-        usable(&Begun { address: self.listen, seconds: began.elapsed().as_secs_f64() });
-        let done = self.copy_and_commit(&migration, state, wanted, progress.as_ref()).await;
-        done.map_err(|error| self.unfinished(self.listen, wanted, error))?;
-        served.stop().await;
-        Ok(self.report(history(&older), wanted, None, began))
+        Ok(Interrupted { served, migration, state, older })
     }
 
     /// What signs the secret in the path: this project's key, for this snapshot and target, and for this alone.
@@ -284,6 +293,15 @@ impl InstantRestore {
             ledger: self.project.repository().store().ledger(),
         }
     }
+}
+
+/// A restore that was interrupted, as its image tells of it.
+struct Interrupted<'a> {
+    served: Served,
+    migration: Migration<'a>,
+    state: State,
+    /// The snapshots that come back with the image.
+    older: Vec<SnapshotEntry>,
 }
 
 /// The snapshot to restore, and those before it.

@@ -8,14 +8,14 @@ use crate::units::Content;
 
 /// What `lseek(2)` looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seek {
+pub(super) enum Seek {
     Data,
     Hole,
 }
 
 impl Seek {
     /// `SEEK_DATA` and `SEEK_HOLE` of Linux; the kernel knows the others itself.
-    pub fn from_whence(whence: i32) -> Option<Self> {
+    pub(super) fn from_whence(whence: i32) -> Option<Self> {
         match whence {
             3 => Some(Self::Data),
             4 => Some(Self::Hole),
@@ -25,7 +25,7 @@ impl Seek {
 }
 
 /// As much of a range as lies within the file.
-pub async fn read(file: &SnapshotReader, offset_bytes: u64, len_bytes: u32) -> Result<Bytes> {
+pub(super) async fn read(file: &SnapshotReader, offset_bytes: u64, len_bytes: u32) -> Result<Bytes> {
     let rest = file.size_bytes().saturating_sub(offset_bytes);
     match rest.min(u64::from(len_bytes)) {
         0 => Ok(Bytes::new()),
@@ -35,7 +35,7 @@ pub async fn read(file: &SnapshotReader, offset_bytes: u64, len_bytes: u32) -> R
 
 /// Where data or a hole begins, at or after an offset. The end of a file is a hole. `None` beyond it, and where only a hole is
 /// left and data is wanted.
-pub async fn seek(file: &SnapshotReader, offset_bytes: u64, seek: Seek) -> Result<Option<u64>> {
+pub(super) async fn seek(file: &SnapshotReader, offset_bytes: u64, seek: Seek) -> Result<Option<u64>> {
     let size = file.size_bytes();
     if offset_bytes >= size {
         return Ok(None);

@@ -39,7 +39,7 @@ const BLOCK_BYTES: u32 = 4096;
 
 /// Who owns the files, and who may read them.
 #[derive(Debug, Clone, Copy)]
-pub struct Owner {
+pub(super) struct Owner {
     pub uid: u32,
     pub gid: u32,
     /// Whether all users may read.
@@ -47,7 +47,7 @@ pub struct Owner {
 }
 
 /// The file system of a project.
-pub struct SnapshotFiles {
+pub(super) struct SnapshotFiles {
     shared: Arc<Shared>,
     runtime: Handle,
 }
@@ -78,7 +78,7 @@ enum Node {
 
 impl SnapshotFiles {
     /// Answers on this runtime. `started` is the time of folders.
-    pub fn new(current: Current, owner: Owner, started: SystemTime, runtime: Handle) -> Self {
+    pub(super) fn new(current: Current, owner: Owner, started: SystemTime, runtime: Handle) -> Self {
         let shared = Shared {
             current,
             owner,

@@ -10,13 +10,13 @@ const SUFFIX: &str = ".raw";
 
 /// A folder; the root is the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FolderId(pub usize);
+pub(super) struct FolderId(pub usize);
 
-pub const ROOT: FolderId = FolderId(0);
+pub(super) const ROOT: FolderId = FolderId(0);
 
 /// Folders, which only ever become more: a catalog never loses a volume.
 #[derive(Debug)]
-pub struct Tree {
+pub(super) struct Tree {
     folders: Vec<Folder>,
 }
 
@@ -35,7 +35,7 @@ impl Default for Tree {
 
 impl Tree {
     /// Adds a volume's folders. To add it again changes nothing.
-    pub fn add(&mut self, volume_name: &str, number: VolumeNumber) {
+    pub(super) fn add(&mut self, volume_name: &str, number: VolumeNumber) {
         let mut at = ROOT;
         for part in volume_name.split('/') {
             at = self.ensure(at, folder_name(part));
@@ -55,25 +55,25 @@ impl Tree {
         id
     }
 
-    pub fn has(&self, folder: FolderId) -> bool {
+    pub(super) fn has(&self, folder: FolderId) -> bool {
         folder.0 < self.folders.len()
     }
 
-    pub fn parent(&self, folder: FolderId) -> FolderId {
+    pub(super) fn parent(&self, folder: FolderId) -> FolderId {
         self.folders.get(folder.0).map_or(ROOT, |f| f.parent)
     }
 
-    pub fn child(&self, folder: FolderId, name: &str) -> Option<FolderId> {
+    pub(super) fn child(&self, folder: FolderId, name: &str) -> Option<FolderId> {
         self.folders.get(folder.0)?.children.get(name).copied()
     }
 
-    pub fn children(&self, folder: FolderId) -> impl Iterator<Item = (&str, FolderId)> {
+    pub(super) fn children(&self, folder: FolderId) -> impl Iterator<Item = (&str, FolderId)> {
         let children = self.folders.get(folder.0).into_iter().flat_map(|f| &f.children);
         children.map(|(name, id)| (name.as_str(), *id))
     }
 
     /// The volume whose snapshots are in a folder.
-    pub fn volume(&self, folder: FolderId) -> Option<VolumeNumber> {
+    pub(super) fn volume(&self, folder: FolderId) -> Option<VolumeNumber> {
         self.folders.get(folder.0)?.volume
     }
 }
@@ -92,7 +92,7 @@ fn folder_name(part: &str) -> String {
 }
 
 /// The file of a snapshot.
-pub fn file_name(which: Which) -> String {
+pub(super) fn file_name(which: Which) -> String {
     match which {
         Which::Latest => format!("latest{SUFFIX}"),
         Which::Sequence(sequence) => format!("{sequence}{SUFFIX}"),
@@ -100,7 +100,7 @@ pub fn file_name(which: Which) -> String {
 }
 
 /// The snapshot of a file.
-pub fn which(file_name: &str) -> Option<Which> {
+pub(super) fn which(file_name: &str) -> Option<Which> {
     Which::parse(file_name.strip_suffix(SUFFIX)?)
 }
 

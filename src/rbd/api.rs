@@ -10,13 +10,13 @@ use crate::error::{Error, Result};
 const LIBRADOS: &str = "librados.so.2";
 const LIBRBD: &str = "librbd.so.1";
 
-pub type Handle = *mut c_void;
-pub type ProgressCallback = unsafe extern "C" fn(u64, u64, *mut c_void) -> c_int;
-pub type DiffCallback = unsafe extern "C" fn(u64, usize, c_int, *mut c_void) -> c_int;
+pub(super) type Handle = *mut c_void;
+pub(super) type ProgressCallback = unsafe extern "C" fn(u64, u64, *mut c_void) -> c_int;
+pub(super) type DiffCallback = unsafe extern "C" fn(u64, usize, c_int, *mut c_void) -> c_int;
 
 /// `rbd_image_info_t` of librbd.h.
 #[repr(C)]
-pub struct ImageInfo {
+pub(super) struct ImageInfo {
     pub size: u64,
     pub obj_size: u64,
     pub num_objs: u64,
@@ -29,7 +29,7 @@ pub struct ImageInfo {
 /// `rbd_image_spec_t`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct ImageSpec {
+pub(super) struct ImageSpec {
     pub id: *mut c_char,
     pub name: *mut c_char,
 }
@@ -37,7 +37,7 @@ pub struct ImageSpec {
 /// `rbd_snap_info_t`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct SnapInfo {
+pub(super) struct SnapInfo {
     pub id: u64,
     pub size: u64,
     pub name: *const c_char,
@@ -45,7 +45,7 @@ pub struct SnapInfo {
 
 /// `rbd_linked_image_spec_t`.
 #[repr(C)]
-pub struct LinkedImageSpec {
+pub(super) struct LinkedImageSpec {
     pub pool_id: i64,
     pub pool_name: *mut c_char,
     pub pool_namespace: *mut c_char,
@@ -56,7 +56,7 @@ pub struct LinkedImageSpec {
 
 /// `rbd_snap_spec_t`.
 #[repr(C)]
-pub struct SnapSpec {
+pub(super) struct SnapSpec {
     pub id: u64,
     pub namespace_type: c_int,
     pub name: *mut c_char,
@@ -65,7 +65,7 @@ pub struct SnapSpec {
 /// `rbd_image_watcher_t`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct ImageWatcher {
+pub(super) struct ImageWatcher {
     pub addr: *mut c_char,
     pub id: i64,
     pub cookie: u64,
@@ -73,7 +73,7 @@ pub struct ImageWatcher {
 
 /// `rbd_image_migration_status_t`.
 #[repr(C)]
-pub struct MigrationStatus {
+pub(super) struct MigrationStatus {
     pub source_pool_id: i64,
     pub source_pool_namespace: *mut c_char,
     pub source_image_name: *mut c_char,
@@ -87,14 +87,14 @@ pub struct MigrationStatus {
 }
 
 /// `RBD_IMAGE_OPTION_*` of librbd.h.
-pub mod option {
+pub(super) mod option {
     use std::ffi::c_int;
-    pub const FORMAT: c_int = 0;
-    pub const FEATURES: c_int = 1;
-    pub const ORDER: c_int = 2;
-    pub const STRIPE_UNIT: c_int = 3;
-    pub const STRIPE_COUNT: c_int = 4;
-    pub const DATA_POOL: c_int = 10;
+    pub(crate) const FORMAT: c_int = 0;
+    pub(crate) const FEATURES: c_int = 1;
+    pub(crate) const ORDER: c_int = 2;
+    pub(crate) const STRIPE_UNIT: c_int = 3;
+    pub(crate) const STRIPE_COUNT: c_int = 4;
+    pub(crate) const DATA_POOL: c_int = 10;
 }
 
 macro_rules! api {
@@ -104,7 +104,7 @@ macro_rules! api {
         librbd_optional { $(fn $opt:ident($($opt_arg:ty),* $(,)?) $(-> $opt_ret:ty)?;)* }
     ) => {
         /// Every function that is called; the optional ones are absent from older releases.
-        pub struct Api {
+        pub(super) struct Api {
             $(pub $rados: unsafe extern "C" fn($($rados_arg),*) $(-> $rados_ret)?,)*
             $(pub $rbd: unsafe extern "C" fn($($rbd_arg),*) $(-> $rbd_ret)?,)*
             $(pub $opt: Option<unsafe extern "C" fn($($opt_arg),*) $(-> $opt_ret)?>,)*
@@ -229,7 +229,7 @@ api! {
 }
 
 /// The loaded libraries. A failed attempt is not remembered: the package may be installed meanwhile.
-pub fn get() -> Result<&'static Api> {
+pub(super) fn get() -> Result<&'static Api> {
     static API: OnceLock<Api> = OnceLock::new();
     if let Some(api) = API.get() {
         return Ok(api);

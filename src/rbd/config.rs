@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 
 /// How long to look for the cluster before giving up, unless told otherwise.
-pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+pub(super) const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// What Ceph's programs take as `--conf`, `--cluster`, `--name`, `--keyring`, `--mon-host` and `CEPH_ARGS`.
 #[derive(Debug, Clone, PartialEq, Eq)]

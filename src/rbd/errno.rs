@@ -5,28 +5,28 @@ use std::ffi::{CString, c_char, c_int};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Numbers of errno.h that are asked for by name.
-pub const ENOENT: i32 = 2;
-pub const EIO: i32 = 5;
-pub const EACCES: i32 = 13;
-pub const ERANGE: i32 = 34;
+pub(super) const ENOENT: i32 = 2;
+pub(super) const EIO: i32 = 5;
+pub(super) const EACCES: i32 = 13;
+pub(super) const ERANGE: i32 = 34;
 const EPERM: i32 = 1;
 const EBUSY: i32 = 16;
-pub const EEXIST: i32 = 17;
+pub(super) const EEXIST: i32 = 17;
 const EINVAL: i32 = 22;
 const EROFS: i32 = 30;
 const EDOM: i32 = 33;
 const ENOTSUP: i32 = 95;
-pub const ETIMEDOUT: i32 = 110;
-pub const EDQUOT: i32 = 122;
-pub const ECANCELED: i32 = 125;
+pub(super) const ETIMEDOUT: i32 = 110;
+pub(super) const EDQUOT: i32 = 122;
+pub(super) const ECANCELED: i32 = 125;
 
 /// The non-negative result, or an error that says what was being done.
-pub fn check(code: c_int, doing: impl FnOnce() -> String) -> Result<u32> {
+pub(super) fn check(code: c_int, doing: impl FnOnce() -> String) -> Result<u32> {
     u32::try_from(code).map_err(|_| error(code, doing()))
 }
 
 /// An error for a negative result.
-pub fn error(code: c_int, doing: impl std::fmt::Display) -> Error {
+pub(super) fn error(code: c_int, doing: impl std::fmt::Display) -> Error {
     let errno = code.saturating_neg();
     let kind = match errno {
         ENOENT => ErrorKind::NotFound,
@@ -51,7 +51,7 @@ pub fn error(code: c_int, doing: impl std::fmt::Display) -> Error {
 }
 
 /// A name as C wants it.
-pub fn c_string(text: &str) -> Result<CString> {
+pub(super) fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::invalid(format!("{text:?}: a NUL byte cannot be in a name")))
 }
 
@@ -59,7 +59,7 @@ pub fn c_string(text: &str) -> Result<CString> {
 ///
 /// # Safety
 /// `text` is null or points to a NUL-terminated string that lives during the call.
-pub unsafe fn text(text: *const c_char) -> String {
+pub(super) unsafe fn text(text: *const c_char) -> String {
     if text.is_null() {
         return String::new();
     }
@@ -68,13 +68,13 @@ pub unsafe fn text(text: *const c_char) -> String {
 }
 
 /// The text of a buffer up to its first NUL.
-pub fn text_of(buf: &[u8]) -> String {
+pub(super) fn text_of(buf: &[u8]) -> String {
     let end = buf.iter().position(|&b| b == 0).unwrap_or(buf.len());
     String::from_utf8_lossy(&buf[..end]).into_owned()
 }
 
 /// The strings of a buffer in which each ends with a NUL.
-pub fn strings_of(buf: &[u8]) -> Vec<String> {
+pub(super) fn strings_of(buf: &[u8]) -> Vec<String> {
     let body = buf.strip_suffix(&[0]).unwrap_or(buf);
     if buf.is_empty() {
         return Vec::new();

@@ -6,22 +6,22 @@ use std::fs::File;
 use std::io::Read;
 
 /// `CEPH_CRYPTO_AES`
-pub const AES: u16 = 1;
+pub(super) const AES: u16 = 1;
 /// `CEPH_CRYPTO_AES256KRB5`, the only type that new clusters make.
-pub const AES256K: u16 = 2;
+pub(super) const AES256K: u16 = 2;
 /// Most of a keyring that is read.
 const FILE_LEN_BYTES_MAX: u64 = 1 << 20;
 
 /// A key, but for what is secret of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
+pub(super) struct Key {
     pub kind: u16,
     /// Where it was found.
     pub place: String,
 }
 
 /// The key that librados takes: the one given, that in a file, or the user's in the first keyring that is there.
-pub fn find(user: &str, inline: &str, file: &str, rings: &str) -> Option<Key> {
+pub(super) fn find(user: &str, inline: &str, file: &str, rings: &str) -> Option<Key> {
     let key = |text: &str, place: &str| Some(Key { kind: kind(text.trim())?, place: place.to_owned() });
     if !inline.is_empty() {
         return key(inline, "the option `key`");

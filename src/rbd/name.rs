@@ -16,7 +16,7 @@ fn is_tricky(c: char) -> bool {
 }
 
 /// A name as Ceph has it, as it is held here.
-pub fn escape(name: &[u8]) -> String {
+pub(super) fn escape(name: &[u8]) -> String {
     if name == b"*" {
         return "%2A".to_owned();
     }
@@ -36,7 +36,7 @@ pub fn escape(name: &[u8]) -> String {
 }
 
 /// The name that was escaped. `%` without two digits after it stands for itself: nobody has to know of this who has no need to.
-pub fn unescape(text: &str) -> Vec<u8> {
+pub(super) fn unescape(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let digit = |at: usize| bytes.get(at).and_then(|b| (*b as char).to_digit(16));
     let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
@@ -56,7 +56,7 @@ pub fn unescape(text: &str) -> Vec<u8> {
 }
 
 /// What somebody typed, escaped where it must be and nowhere else.
-pub fn canonical(text: &str) -> String {
+pub(super) fn canonical(text: &str) -> String {
     escape(&unescape(text))
 }
 

@@ -156,12 +156,15 @@ pub(super) async fn unlock(around: Around<'_>, unlock: &Unlock, memory: &Memory)
     })
 }
 
+/// Refuses a secret that opens the repository already: who then removes the older slot would believe it out of use.
+pub(super) async fn refuse_known(around: Around<'_>, master: &MasterKey, unlock: &Unlock) -> Result<()> {
+    let Some(slot) = opened_by(around, master, unlock).await? else { return Ok(()) };
+    Err(Error::conflict(format!("this secret opens the repository already: it is key {slot:016x}"))
+        .help("choose another one; `cuttle key list` shows those there are"))
+}
+
 /// The slot that a secret opens already, if any, of those that count.
-pub(super) async fn opened_by(
-    around: Around<'_>,
-    master: &MasterKey,
-    unlock: &Unlock,
-) -> Result<Option<u64>> {
+async fn opened_by(around: Around<'_>, master: &MasterKey, unlock: &Unlock) -> Result<Option<u64>> {
     for KeySlot { slot, record } in list(around, Some(master)).await? {
         if let Ok(record) = record
             && matches!(MasterKey::unwrap(&record, unlock, around.object), Ok(Some(_)))
@@ -190,9 +193,9 @@ pub(super) async fn list(around: Around<'_>, master: Option<&MasterKey>) -> Resu
     Ok(slots)
 }
 
-pub(super) async fn remove(around: Around<'_>, master: &MasterKey, slot: u64) -> Result<()> {
+/// Refuses to remove a slot that is not there, or the last one that counts.
+pub(super) async fn check_removal(around: Around<'_>, master: &MasterKey, slot: u64) -> Result<()> {
     let slots = list(around, Some(master)).await?;
-    let name = ObjectName::Key { slot };
     let Some(found) = slots.iter().find(|s| s.slot == slot) else {
         return Err(Error::not_found(format!("there is no key {slot:016x}")).help("see `cuttle key list`"));
     };
@@ -201,7 +204,12 @@ pub(super) async fn remove(around: Around<'_>, master: &MasterKey, slot: u64) ->
         return Err(Error::invalid(format!("{slot:016x} is the last key: without it nothing could be read"))
             .help("add another with `cuttle key add` first"));
     }
-    around.store.delete(&name.to_string()).await
+    Ok(())
+}
+
+pub(super) async fn remove(around: Around<'_>, master: &MasterKey, slot: u64) -> Result<()> {
+    check_removal(around, master, slot).await?;
+    around.store.delete(&ObjectName::Key { slot }.to_string()).await
 }
 
 #[cfg(test)]

@@ -53,6 +53,13 @@ impl Lost {
         self.names.iter()
     }
 
+    /// Those that are not listed yet, each once.
+    pub fn lacks(&self, found: &[LostName]) -> Vec<LostName> {
+        let new: BTreeSet<LostName> =
+            found.iter().filter(|name| !self.names.contains(name)).copied().collect();
+        new.into_iter().collect()
+    }
+
     pub fn add(&mut self, names: impl IntoIterator<Item = LostName>) {
         self.names.extend(names);
     }
@@ -104,9 +111,7 @@ impl LostRecords<'_> {
 impl Creating<LostRecords<'_>> {
     /// Remembers what was found lost, unless it is known. How many names are new.
     pub(crate) async fn remember(self, known: &mut Lost, found: &[LostName]) -> Result<usize> {
-        let new: BTreeSet<LostName> =
-            found.iter().filter(|name| !known.names.contains(name)).copied().collect();
-        let new: Vec<LostName> = new.into_iter().collect();
+        let new = known.lacks(found);
         for names in new.chunks(LOST_NAMES_MAX) {
             if known.records.len() + known.unread >= LOST_RECORDS_MAX {
                 return Err(Error::unavailable(format!(

@@ -66,6 +66,8 @@ pub struct Environment {
     pub cache_dir: Option<PathBuf>,
     /// Where is remembered what repositories looked like last time.
     pub memory_dir: Option<PathBuf>,
+    /// Whether what is seen is remembered there. Otherwise what is remembered is only read.
+    pub remembers: bool,
     /// The store is believed as it is now, whatever is remembered of the repository at its place.
     pub trust_store: bool,
 }
@@ -130,15 +132,9 @@ impl Repository {
         options: &InitOptions,
         unlock: Option<&Unlock>,
     ) -> Result<Admin> {
-        check_chunk_size(options.chunk_size_bytes)?;
         let name = ObjectName::Repository;
-        if store.head(&name.to_string()).await?.is_some() {
-            return Err(already_there(&store));
-        }
         // Before anything is written.
-        let at = AtPlace::read(&environment, store.place())?;
-        at.refuse_new()?;
-        remains::refuse_repository(&store).await?;
+        let at = Self::check_init(&store, &environment, options).await?;
         let create_if_absent = store.probe_create_if_absent("probe").await?;
         if !create_if_absent {
             store.without_create_if_absent();
@@ -184,6 +180,22 @@ impl Repository {
         let admin = Admin::of(repository);
         admin.create_project(&default_project()).await?;
         Ok(admin)
+    }
+
+    /// Refuses what [`init`](Self::init) would before it writes anything; changes nothing. What this host knows of the place.
+    pub async fn check_init(
+        store: &Reader,
+        environment: &Environment,
+        options: &InitOptions,
+    ) -> Result<AtPlace> {
+        check_chunk_size(options.chunk_size_bytes)?;
+        if store.head(&ObjectName::Repository.to_string()).await?.is_some() {
+            return Err(already_there(store));
+        }
+        let at = AtPlace::read(environment, store.place())?;
+        at.refuse_new()?;
+        remains::refuse_repository(store).await?;
+        Ok(at)
     }
 
     /// Opens a repository, encrypted or not. Wrong secrets, an unknown version, and a repository that went back in time are

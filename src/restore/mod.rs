@@ -142,12 +142,23 @@ pub async fn plan(
     let budget = Budget::new(options.inflight_bytes);
     let looking = Looking { project, snapshot, budget: &budget, progress: &*progress };
     let (found, rewound_from) = looking.look(existing, &options).await?;
-    let mut planner = Planner::new(project, snapshot, found, budget.clone(), &cancel)?;
+    let planner = Planner::new(project, snapshot, found, budget.clone(), &cancel)?;
+    let planned = plan_all(project, snapshot, planner, &*progress).await?;
+    Ok(RestoreReport { dry_run: true, rewound_from, ..started.report(project, snapshot, &planned) })
+}
+
+/// Plans all windows and carries none of them out.
+pub(crate) async fn plan_all(
+    project: &Project,
+    snapshot: &SnapshotEntry,
+    mut planner: Planner,
+    progress: &dyn Progress,
+) -> Result<Planned> {
     progress.phase("plan", Some(snapshot.snapshot.size_bytes));
     let mut totals = Totals::default();
     loop {
         let plan = match planner.next().await {
-            Ok(None) => break,
+            Ok(None) => return Ok(planner.planned(totals)),
             Ok(Some(plan)) => plan,
             Err(error) => {
                 let error = explained(project, snapshot, error).await;
@@ -164,8 +175,6 @@ pub async fn plan(
         }
         totals += done;
     }
-    let planned = planner.planned(totals);
-    Ok(RestoreReport { dry_run: true, rewound_from, ..started.report(project, snapshot, &planned) })
 }
 
 /// What a target is read with.

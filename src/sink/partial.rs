@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, RenameFlags};
+use rustix::fs::{Access, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::write_error;
@@ -27,23 +27,16 @@ pub struct PartialFile {
 impl PartialFile {
     /// Begins an empty file. A target that exists is refused unless it may be overwritten; it stays until the end.
     pub fn create(target: &Path, overwrite: bool) -> Result<Self> {
-        match target.symlink_metadata() {
-            Ok(metadata) if !metadata.is_file() => {
-                return Err(Error::invalid(format!(
-                    "{} is no file: expected a file or a new name",
-                    target.display()
-                )));
-            }
-            Ok(_) if !overwrite => {
-                return Err(Error::conflict(format!("file {} exists already", target.display())).help(
-                    "Name another target, or add --overwrite to replace this one when all is written.",
-                ));
-            }
-            _ => {}
-        }
+        check_target(target, overwrite)?;
         let (file, path) = open_partial(target)?;
         file.set_len(0).map_err(|e| io_error(format!("empty {}", path.display()), e))?;
         Ok(Self { file, path, target: target.to_owned(), overwrite, finished: false })
+    }
+
+    /// Refuses what [`create`](Self::create) would; changes nothing.
+    pub fn check(target: &Path, overwrite: bool) -> Result<()> {
+        check_target(target, overwrite)?;
+        check_folder(target)
     }
 
     pub fn file(&self) -> &File {
@@ -73,6 +66,27 @@ impl Drop for PartialFile {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Refuses a name that is taken.
+fn check_target(target: &Path, overwrite: bool) -> Result<()> {
+    match target.symlink_metadata() {
+        Ok(metadata) if !metadata.is_file() => {
+            Err(Error::invalid(format!("{} is no file: expected a file or a new name", target.display())))
+        }
+        Ok(_) if !overwrite => Err(Error::conflict(format!("file {} exists already", target.display()))
+            .help("Name another target, or add --overwrite to replace this one when all is written.")),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a target whose folder is not there, or may not be written to: a file gets its name in it.
+pub(crate) fn check_folder(target: &Path) -> Result<()> {
+    let partial = partial_path(target)?;
+    let doing = || format!("make {}", partial.display());
+    let folder = partial.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let may = rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK);
+    may.map_err(|e| io_error(doing(), e.into()))
 }
 
 /// A volume holds what only its owner may read, whatever it was read from. Whoever wants more says so with chmod.

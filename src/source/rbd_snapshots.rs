@@ -22,7 +22,7 @@ impl OwnSnapshots {
     /// Makes a snapshot of this name, or the next that is free: an image keeps its snapshots when it is renamed or moved, and
     /// its volume, under its new name, counts from 1 again.
     /// What other snapshots there are is seen right before and after; `own_prefix` tells which of them are cuttle's.
-    pub fn make(&self, name: &str, own_prefix: &str) -> Result<Taken> {
+    pub(super) fn make(&self, name: &str, own_prefix: &str) -> Result<Taken> {
         // Closed again at once, so that the exclusive lock is not held while guests want to write.
         let image = self.target.open(Access::ReadWrite)?;
         self.look_at_lock(&image)?;
@@ -41,7 +41,7 @@ impl OwnSnapshots {
     }
 
     /// Removes some snapshots; an image that is gone has none. Those that cannot be removed stay, and are named.
-    pub fn remove(&self, which: impl Fn(&Snapshot) -> bool) -> Result<()> {
+    pub(super) fn remove(&self, which: impl Fn(&Snapshot) -> bool) -> Result<()> {
         let image = match self.target.open(Access::ReadWrite) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             image => image?,

@@ -17,12 +17,12 @@ pub(super) struct Taken {
 
 impl Taken {
     /// A snapshot that somebody else made.
-    pub fn found(snapshot: Snapshot) -> Self {
+    pub(super) fn found(snapshot: Snapshot) -> Self {
         Self { snapshot, made: None, between: Between::Unknown }
     }
 
     /// What is known of the time since the base was made.
-    pub fn history(&self, base: Option<&SnapshotPoint>) -> History {
+    pub(super) fn history(&self, base: Option<&SnapshotPoint>) -> History {
         let between = self.between.clone();
         History {
             made: base.and_then(|base| base.made.clone()),
@@ -32,7 +32,7 @@ impl Taken {
     }
 
     /// Why nothing could be seen.
-    pub fn unreadable(&self) -> Option<&str> {
+    pub(super) fn unreadable(&self) -> Option<&str> {
         match &self.between {
             Between::Unreadable(why) => Some(why),
             _ => None,
@@ -51,7 +51,7 @@ pub(super) struct Before {
 
 impl Before {
     /// Looks. `image` is open at its head; as little as can be happens between this and the making of the snapshot.
-    pub fn look(target: &Target, image: &Image, own_prefix: &str) -> Result<Self> {
+    pub(super) fn look(target: &Target, image: &Image, own_prefix: &str) -> Result<Self> {
         let features = image.features()?;
         let own = image.snapshots().list()?.into_iter().rev().find(|s| is_own(&s.name, own_prefix));
         // The map of a snapshot that is alone changes no more, so it may be looked at first.
@@ -66,7 +66,7 @@ impl Before {
     }
 
     /// Looks again, now that the snapshot is made.
-    pub fn made(self, image: &Image, snapshot: Snapshot) -> Taken {
+    pub(super) fn made(self, image: &Image, snapshot: Snapshot) -> Taken {
         let seen = self.seen.and_then(|before| class::snap_context(image).map(|after| (before, after)));
         let (before, after) = match seen {
             Ok(seen) => seen,

@@ -3,25 +3,25 @@
 use std::time::Duration;
 
 /// Requests in flight at once, unless asked otherwise.
-pub const REQUESTS_INFLIGHT_MAX_DEFAULT: usize = 32;
+pub(super) const REQUESTS_INFLIGHT_MAX_DEFAULT: usize = 32;
 /// Attempts of one operation. With the delays below the last comes about two minutes after the first,
 /// long enough for a provider's usual hiccup and a rebooting gateway.
-pub const ATTEMPTS_MAX_DEFAULT: u32 = 12;
+pub(super) const ATTEMPTS_MAX_DEFAULT: u32 = 12;
 /// Attempts while the store has never answered anything: a mistyped address should say so in seconds, and
 /// one that leads nowhere within a minute or so.
-pub const ATTEMPTS_FIRST_CONTACT_MAX_DEFAULT: u32 = 6;
+pub(super) const ATTEMPTS_FIRST_CONTACT_MAX_DEFAULT: u32 = 6;
 /// Delay before the second attempt; it doubles with each further one. Half of every delay is random.
-pub const BACKOFF_FIRST_DEFAULT: Duration = Duration::from_millis(100);
+pub(super) const BACKOFF_FIRST_DEFAULT: Duration = Duration::from_millis(100);
 /// Longest delay between two attempts, whatever the store asks for.
-pub const BACKOFF_MAX_DEFAULT: Duration = Duration::from_secs(30);
+pub(super) const BACKOFF_MAX_DEFAULT: Duration = Duration::from_secs(30);
 /// Longest wait for a connection.
-pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// Longest wait for an answer's beginning, and between two pieces of its body.
-pub const STALL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+pub(super) const STALL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// An upload may take the stall timeout and, on top of it, its size at this speed.
-pub const UPLOAD_BYTES_PER_SECOND_MIN_DEFAULT: u64 = 64 << 10;
+pub(super) const UPLOAD_BYTES_PER_SECOND_MIN_DEFAULT: u64 = 64 << 10;
 /// Objects that [`list`](super::Store::list) gathers before it refuses; the stream has no such limit.
-pub const LIST_OBJECTS_MAX_DEFAULT: usize = 4_000_000;
+pub(super) const LIST_OBJECTS_MAX_DEFAULT: usize = 4_000_000;
 
 /// Where a store is and how to reach it.
 #[derive(Debug, Clone, Default)]

@@ -34,6 +34,7 @@ mod write;
 
 use std::fmt;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use object_store::{ObjectMeta, ObjectStore};
@@ -117,6 +118,11 @@ impl Store {
     /// Makes what `open` needs and can be made from here: a local directory and its parents.
     pub fn prepare(config: &StoreConfig) -> Result<()> {
         open::prepare(config)
+    }
+
+    /// The folder that [`prepare`](Self::prepare) would make, or why it could not; changes nothing.
+    pub fn to_prepare(config: &StoreConfig) -> Result<Option<PathBuf>> {
+        open::to_prepare(config)
     }
 
     /// A store over an object store of the caller's: in memory, or one that fails on purpose.

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
+use rustix::fs::Access;
 
 use crate::error::{Error, Result, io_error};
 
@@ -44,11 +45,30 @@ pub(crate) fn open(config: &StoreConfig) -> Result<Store> {
 
 pub(crate) fn prepare(config: &StoreConfig) -> Result<()> {
     match locate(&config.url)? {
-        Location::Local(path) => {
-            fs::create_dir_all(&path).map_err(|e| io_error(format!("create directory {}", path.display()), e))
-        }
+        Location::Local(path) => fs::create_dir_all(&path).map_err(|e| not_made(&path, e)),
         Location::Bucket { .. } => Ok(()),
     }
+}
+
+/// The folder that [`prepare`] would make, or why it could not.
+pub(crate) fn to_prepare(config: &StoreConfig) -> Result<Option<PathBuf>> {
+    let Location::Local(path) = locate(&config.url)? else { return Ok(None) };
+    let there = path.ancestors().find_map(|at| Some((at, fs::metadata(at).ok()?)));
+    match there {
+        Some((at, metadata)) if at == path && metadata.is_dir() => Ok(None),
+        Some((_, metadata)) if !metadata.is_dir() => {
+            Err(not_made(&path, io::Error::from(io::ErrorKind::NotADirectory)))
+        }
+        Some((at, _)) => match rustix::fs::access(at, Access::WRITE_OK | Access::EXEC_OK) {
+            Ok(()) => Ok(Some(path)),
+            Err(e) => Err(not_made(&path, e.into())),
+        },
+        None => Ok(Some(path)),
+    }
+}
+
+fn not_made(path: &Path, e: io::Error) -> Error {
+    io_error(format!("create directory {}", path.display()), e)
 }
 
 fn open_local(path: &Path, config: &StoreConfig) -> Result<Store> {

@@ -58,6 +58,8 @@ pub struct VerifyOptions {
     pub inflight_bytes: u64,
     /// Chunk objects that one pass over the pages looks at.
     pub objects_per_pass_max: usize,
+    /// Remember in the repository what is found lost. Otherwise it is only said how much that would be.
+    pub record: bool,
 }
 
 impl Default for VerifyOptions {
@@ -68,6 +70,7 @@ impl Default for VerifyOptions {
             slice: None,
             inflight_bytes: INFLIGHT_BYTES_DEFAULT,
             objects_per_pass_max: OBJECTS_PER_PASS_MAX,
+            record: true,
         }
     }
 }

@@ -47,6 +47,10 @@ async fn try_to_remember(
         return Ok(());
     }
     let mut known = audit.project.lost_records().read().await?;
+    if !options.record {
+        report.recorded = known.lacks(&hurt).len() as u64;
+        return Ok(());
+    }
     if let Some((keeper, mended)) = mended.filter(|_| !known.is_empty()) {
         let hurt: HashSet<&LostName> = hurt.iter().collect();
         let mended: HashSet<LostName> = mended.iter().filter_map(|object| lost_name(object)).collect();

@@ -465,6 +465,7 @@ fn all_told() -> Vec<(&'static str, Vec<&'static str>, Vec<Value>)> {
     bench.write("key2", &random(3, 64));
     let mut out = Vec::new();
     let mut run = |part, args: &[&'static str]| out.push((part, args.to_vec(), told(&bench, args)));
+    run("init", &["init", "-n", "-r", "another"]);
     run("init", &["init", "-r", "another"]);
     run("backup", &["backup", "disk.raw", "--volume", "vms/db", "--tag", "a"]);
     run("backup", &["backup", "disk.raw", "--volume", "vms/db"]);
@@ -477,6 +478,7 @@ fn all_told() -> Vec<(&'static str, Vec<&'static str>, Vec<Value>)> {
     run("restore", &["restore", "--all", "--to", "./all/"]);
     bench.write("all/vms/db.raw", b"somebody's");
     run("restore", &["restore", "--all", "--to", "./all/"]);
+    run("export", &["export", "-n", "vms/db@2", "night.diff", "--format", "diff-v1"]);
     run("export", &["export", "vms/db@2", "night.diff", "--format", "diff-v1"]);
     run("export", &["export", "vms/db@2", "night.image", "--format", "image-v2"]);
     run("inspect", &["inspect", "night.diff", "--extents"]);
@@ -491,10 +493,16 @@ fn all_told() -> Vec<(&'static str, Vec<&'static str>, Vec<Value>)> {
     run("prune", &["prune", "-n"]);
     run("prune", &["prune"]);
     run("key, project", &["key", "list"]);
+    run("key, project", &["key", "add", "-n", "--new-key-file", "key2"]);
     run("key, project", &["key", "add", "--new-key-file", "key2"]);
+    let id = told(&bench, &["key", "list"])[0][1]["key_id"].as_str().expect("an id").to_owned().leak();
+    out.push(("key, project", vec!["key", "remove"], told(&bench, &["key", "remove", id])));
+    let mut run = |part, args: &[&'static str]| out.push((part, args.to_vec(), told(&bench, args)));
+    run("key, project", &["project", "create", "-n", "tenant-a"]);
     run("key, project", &["project", "create", "tenant-a"]);
     run("key, project", &["project", "list"]);
     fs::remove_file(&bench.chunks()[0]).expect("lose a chunk");
+    run("verify", &["verify", "-n"]);
     run("verify", &["verify"]);
     run("verify", &["verify", "--repair", "-n"]);
     bench.write("disk.raw", b"another");

@@ -130,7 +130,7 @@ fn what_makes_no_sense_is_refused() {
         &["export", "disk.img", &out, "--format", "diff-v1", "--chain"],
         &["export", "disk.img", "-", "--format", "qcow2", "--chain"],
         &["export", "disk.img", "rbd:rbd/x", "--format", "raw"],
-        &["export", "-n", "disk.img", &out, "--format", "raw"],
+        &["export", "-n", "disk.img", &bench.text("no-folder/out"), "--format", "raw"],
         &["import-diff", &bench.text("disk.img"), &out],
         &["inspect", &bench.text("nothing")],
         &["inspect", &bench.text("")],

@@ -149,6 +149,7 @@ impl Process {
             clock: Arc::new(Skewed { sim: self.sim.clone(), skew_ms: self.skew_ms }),
             cache_dir: None,
             memory_dir: None,
+            remembers: true,
             trust_store: false,
         }
     }

@@ -36,6 +36,7 @@ pub fn environment() -> Environment {
         clock: Arc::new(SystemClock),
         cache_dir: None,
         memory_dir: None,
+        remembers: true,
         trust_store: false,
     }
 }

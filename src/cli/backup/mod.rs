@@ -24,13 +24,13 @@ use cuttle::{Result, cpu};
 
 use super::bar::{Bar, Words};
 use super::connect::{self, blocking};
-use super::place::{Place, hint_at_rbd, standard_input};
+use super::place::{Source, hint_at_rbd, standard_input};
 use super::producer::Producer;
 use super::several::Fate;
 use super::tag::parse_tag;
 use super::{Context, Exit, human};
 use report::Gathered;
-use sources::{Job, Sources};
+use sources::{Job, Reached, Sources};
 
 const WORDS: Words = Words { unit: "chunk", new: "new", known: "known", zero: "zero" };
 /// Volumes at once unless told otherwise: while one waits for its snapshot or its last upload, the other reads.
@@ -135,19 +135,19 @@ pub struct Args {
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let started = Instant::now();
     let places = match args.from_command {
-        true => vec![Place::Command(args.sources.clone())],
-        false => args.sources.iter().map(|s| Place::parse(s)).collect::<Result<Vec<_>>>()?,
+        true => vec![Source::Command(args.sources.clone())],
+        false => args.sources.iter().map(|source| source.parse()).collect::<Result<Vec<_>>>()?,
     };
     sources::check(&places, args.volume.as_ref())?;
     sources::check_size(&places, args.size)?;
-    let streamed = places.contains(&Place::Stream);
+    let streamed = places.contains(&Source::Stdin);
     let project = connect::writer(context, streamed).await?;
-    let Sources { jobs, cluster, failed } = sources::resolve(context, &places, args.volume.as_ref()).await?;
+    let Sources { jobs, failed } = sources::resolve(context, &places, args.volume.as_ref()).await?;
     let mut report = Gathered::new(context, jobs.len() + failed.len());
     for (source, failure) in failed {
         report.add(&source, &source, &[], &Fate::Failed(failure))?;
     }
-    let night = &Night { context, project: &project, args: &args, cluster, several: jobs.len() > 1 };
+    let night = &Night { context, project: &project, args: &args, several: jobs.len() > 1 };
     let mut running = stream::iter(&jobs)
         .map(|job| async move {
             let mut done = Vec::new();
@@ -156,7 +156,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         })
         .buffer_unordered(args.jobs as usize);
     while let Some((job, done, fate)) = running.next().await {
-        report.add(&job.source.to_string(), job.volume.as_str(), &done, &fate)?;
+        report.add(&job.source, job.volume.as_str(), &done, &fate)?;
     }
     report.finish(project.repository().store().ledger(), started.elapsed())
 }
@@ -166,7 +166,6 @@ struct Night<'a> {
     context: &'a Context<'a>,
     project: &'a Writer,
     args: &'a Args,
-    cluster: Option<cuttle::rbd::Cluster>,
     several: bool,
 }
 
@@ -215,8 +214,8 @@ impl Night<'_> {
     }
 
     async fn input(&self, job: &Job, producer: &mut Option<Producer>) -> Result<Input> {
-        match (&job.source, &self.cluster) {
-            (Place::Rbd(spec), Some(cluster)) => {
+        match &job.reached {
+            Reached::Image(cluster, spec) => {
                 let (cluster, spec) = (cluster.clone(), spec.clone());
                 let (keep_locks, luks_clones) = (self.args.no_break_lock, self.args.luks_clones);
                 let options = RbdOptions { keep_locks, luks_clones };
@@ -224,14 +223,13 @@ impl Night<'_> {
                     blocking(self.context, move || RbdVolume::open_with(&cluster, &spec, options)).await?;
                 Ok(Input::Volume(Arc::new(volume)))
             }
-            (Place::Rbd(spec), None) => Err(cuttle::Error::internal(format!("{spec} without a cluster"))),
-            (Place::File(path), _) => {
+            Reached::File(path) => {
                 let at = path.clone();
                 let found = blocking(self.context, move || RawFile::find(&at)).await;
                 Ok(Input::Volume(Arc::new(found.map_err(|e| hint_at_rbd(e, path))?)))
             }
-            (Place::Stream, _) => self.stream(standard_input()?).await,
-            (Place::Command(words), _) => {
+            Reached::Stdin => self.stream(standard_input()?).await,
+            Reached::Command(words) => {
                 let (started, output) = Producer::start(words)?;
                 *producer = Some(started);
                 self.stream(output).await

@@ -1,6 +1,7 @@
 //! From the sources that were named to the volumes that are backed up.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use cuttle::rbd::{Cluster, RbdSpec};
 use cuttle::units::VolumeName;
@@ -9,98 +10,85 @@ use cuttle::{Error, Result};
 use crate::cli::Context;
 use crate::cli::connect::{self, blocking};
 use crate::cli::failure::Failure;
-use crate::cli::place::Place;
+use crate::cli::place::Source;
 
 /// One volume to back up.
-#[derive(Debug, Clone)]
 pub struct Job {
-    pub source: Place,
+    /// As it was given, for people.
+    pub source: String,
     pub volume: VolumeName,
+    pub reached: Reached,
+}
+
+/// A source of one volume, with what it is reached by.
+pub enum Reached {
+    Image(Cluster, RbdSpec),
+    File(PathBuf),
+    Stdin,
+    Command(Vec<String>),
 }
 
 /// What was found.
 pub struct Sources {
     pub jobs: Vec<Job>,
-    /// Where any source is an image.
-    pub cluster: Option<Cluster>,
     /// Sources that stand for no volume, and why.
     pub failed: Vec<(String, Failure)>,
 }
 
 /// Refuses what cannot be meant, before anything is asked of anyone.
-pub fn check(places: &[Place], volume: Option<&VolumeName>) -> Result<()> {
-    let all = places.iter().any(|p| matches!(p, Place::Rbd(spec) if spec.is_all()));
-    if volume.is_some() && (places.len() > 1 || all) {
+pub fn check(sources: &[Source], volume: Option<&VolumeName>) -> Result<()> {
+    if volume.is_some() && (sources.len() > 1 || sources.iter().any(Source::is_all)) {
         return Err(Error::invalid("--volume names one volume, and there are several sources")
             .help("run cuttle once for each source that needs a name"));
     }
-    if places.contains(&Place::Stream) && places.len() > 1 {
+    if sources.contains(&Source::Stdin) && sources.len() > 1 {
         return Err(Error::invalid("standard input cannot be backed up together with other sources")
             .help("run cuttle once for - and once for the others"));
     }
-    let named = |place: &Place| volume.cloned().map_or_else(|| place.volume_name(), Ok);
-    places.iter().filter(|p| !is_all(p)).try_for_each(|place| named(place).map(|_| ()))
+    let named = |source: &Source| volume.cloned().map_or_else(|| source.volume_name(), Ok);
+    sources.iter().filter(|source| !source.is_all()).try_for_each(|source| named(source).map(|_| ()))
 }
 
 /// Refuses a size where what is backed up knows its own.
-pub fn check_size(places: &[Place], size_bytes: Option<u64>) -> Result<()> {
-    match (places, size_bytes) {
-        (_, None) | ([Place::Stream | Place::Command(_)], _) => Ok(()),
+pub fn check_size(sources: &[Source], size_bytes: Option<u64>) -> Result<()> {
+    match (sources, size_bytes) {
+        (_, None) | ([Source::Stdin | Source::Command(_)], _) => Ok(()),
         _ => Err(Error::invalid(
             "--size is of a volume on standard input or from a command, and there is none",
         )),
     }
 }
 
-fn is_all(place: &Place) -> bool {
-    matches!(place, Place::Rbd(spec) if spec.is_all())
-}
-
 /// Connects where that is needed, and finds all volumes. A source that stands for none does not stop the others.
 pub async fn resolve(
     context: &Context<'_>,
-    places: &[Place],
+    sources: &[Source],
     volume: Option<&VolumeName>,
 ) -> Result<Sources> {
-    let mut failed = Vec::new();
-    let images = places.iter().filter(|p| matches!(p, Place::Rbd(_))).count();
-    let cluster = match images {
-        0 => None,
-        _ => match connect::cluster(context).await {
-            Ok(cluster) => Some(cluster),
-            Err(e) if images == places.len() => return Err(e),
-            Err(e) => {
-                let why = Failure::from(&e);
-                let images = places.iter().filter(|p| matches!(p, Place::Rbd(_)));
-                failed.extend(images.map(|place| (place.to_string(), why.clone())));
-                None
-            }
-        },
-    };
-    let mut found: BTreeMap<VolumeName, Place> = BTreeMap::new();
-    let mut jobs = Vec::new();
-    for place in places {
-        let expanded = match (place, &cluster) {
-            (Place::Rbd(_), None) => continue,
-            (Place::Rbd(spec), Some(cluster)) if spec.is_all() => {
-                match expand(context, cluster, spec).await {
-                    Ok(expanded) => expanded,
-                    Err(e) => {
-                        failed.push((place.to_string(), Failure::from(&e)));
-                        continue;
-                    }
-                }
-            }
-            _ => vec![place.clone()],
+    let only_images = sources.iter().all(|source| matches!(source, Source::Image(_)));
+    let mut cluster = None;
+    let mut found: BTreeMap<VolumeName, Source> = BTreeMap::new();
+    let (mut jobs, mut failed) = (Vec::new(), Vec::new());
+    for named in sources {
+        let reached = match named {
+            Source::Image(spec) => match connected(context, &mut cluster, only_images).await? {
+                Ok(cluster) => images(context, cluster, spec).await,
+                Err(why) => Err(why.clone()),
+            },
+            Source::File(path) => Ok(vec![(named.clone(), Reached::File(path.clone()))]),
+            Source::Stdin => Ok(vec![(named.clone(), Reached::Stdin)]),
+            Source::Command(words) => Ok(vec![(named.clone(), Reached::Command(words.clone()))]),
         };
-        for source in expanded {
+        let reached = reached.unwrap_or_else(|why| {
+            failed.push((named.to_string(), why));
+            Vec::new()
+        });
+        for (source, reached) in reached {
             let name = match volume.cloned().map_or_else(|| source.volume_name(), Ok) {
                 Ok(name) => name,
                 Err(e) => {
-                    failed.push((
-                        source.to_string(),
-                        Failure::from(&e.help("back it up by itself, with --volume NAME")),
-                    ));
+                    let why = Failure::from(&e.help("back it up by itself, with --volume NAME"));
+                    failed.push((source.to_string(), why));
                     continue;
                 }
             };
@@ -111,30 +99,51 @@ pub async fn resolve(
                         .help("back them up one by one, and name one of them with --volume"));
                 }
                 None => {
-                    found.insert(name.clone(), source.clone());
-                    jobs.push(Job { source, volume: name });
+                    jobs.push(Job { source: source.to_string(), volume: name.clone(), reached });
+                    found.insert(name, source);
                 }
             }
         }
     }
-    Ok(Sources { jobs, cluster, failed })
+    Ok(Sources { jobs, failed })
 }
 
-async fn expand(context: &Context<'_>, cluster: &Cluster, spec: &RbdSpec) -> Result<Vec<Place>> {
-    let (cluster, spec) = (cluster.clone(), spec.clone());
-    let specs = blocking(context, move || spec.expand(&cluster)).await?;
-    Ok(specs.into_iter().map(Place::Rbd).collect())
+/// The cluster, connected to once. That there is none is an error where nothing but images is backed up, and otherwise the
+/// images' own.
+async fn connected<'a>(
+    context: &Context<'_>,
+    once: &'a mut Option<Result<Cluster, Failure>>,
+    only_images: bool,
+) -> Result<&'a Result<Cluster, Failure>> {
+    match once {
+        Some(connected) => Ok(connected),
+        None => match connect::cluster(context).await {
+            Err(e) if only_images => Err(e),
+            cluster => Ok(once.insert(cluster.map_err(|e| Failure::from(&e)))),
+        },
+    }
+}
+
+/// The images that are meant: one, or all of a pool.
+async fn images(
+    context: &Context<'_>,
+    cluster: &Cluster,
+    spec: &RbdSpec,
+) -> Result<Vec<(Source, Reached)>, Failure> {
+    let (at, spec) = (cluster.clone(), spec.clone());
+    let specs = blocking(context, move || spec.expand(&at)).await.map_err(|e| Failure::from(&e))?;
+    let reached = |spec: RbdSpec| (Source::Image(spec.clone()), Reached::Image(cluster.clone(), spec));
+    Ok(specs.into_iter().map(reached).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::check;
-    use crate::cli::place::Place;
 
     #[test]
     fn what_cannot_be_meant() {
         let check = |places: &[&str], volume: Option<&str>| {
-            let places: Vec<_> = places.iter().map(|p| Place::parse(p).expect("a place")).collect();
+            let places: Vec<_> = places.iter().map(|p| p.parse().expect("a source")).collect();
             check(&places, volume.map(|v| v.parse().expect("a name")).as_ref())
         };
         assert!(check(&["a", "rbd:b", "rbd:p/*"], None).is_ok());

@@ -7,9 +7,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use cuttle::error::io_error;
 use cuttle::format::record::VolumeRecord;
-use cuttle::plan::placement::{Placed, Volume, place};
+use cuttle::plan::placement::{self, Placed, Volume};
 use cuttle::plan::selection::Glob;
-use cuttle::rbd::Cluster;
 use cuttle::repo::Project;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::restore::INFLIGHT_BYTES_DEFAULT;
@@ -19,12 +18,12 @@ use cuttle::{Error, ErrorKind, Result};
 use super::WORDS;
 use super::destination::Destination;
 use super::report::{Gathered, Restored, Told};
-use super::work::{How, Target, Work};
+use super::work::{How, Reached, Task, Work};
 use crate::cli::bar::Bar;
 use crate::cli::connect::{self, blocking};
 use crate::cli::failure::Failure;
 use crate::cli::human;
-use crate::cli::place::Place;
+use crate::cli::place;
 use crate::cli::several::Fate;
 use crate::cli::{Context, Exit};
 
@@ -44,7 +43,7 @@ pub struct AllArgs {
     #[arg(long, requires = "to", conflicts_with_all = ["snapshot", "target", "instant"], help_heading = HEADING)]
     all: bool,
     /// Where all volumes go: rbd:POOL, rbd:POOL/NAMESPACE, or a folder, with a / in its path
-    #[arg(long, value_name = "DESTINATION", requires = "all", conflicts_with = "snapshot", help_heading = HEADING)]
+    #[arg(long, value_name = "DESTINATION", value_parser = place::parse::<Destination>, requires = "all", conflicts_with = "snapshot", help_heading = HEADING)]
     to: Option<Destination>,
     /// Only volumes whose names match, such as 'vms/*'; may be repeated
     #[arg(long = "volume", value_name = "PATTERN", requires = "all", conflicts_with = "snapshot", help_heading = HEADING)]
@@ -66,11 +65,11 @@ pub async fn run(context: &Context<'_>, options: AllArgs, how: How) -> Result<Ex
     *limit = options.max_bandwidth.into_iter().chain(*limit).min();
     let context = &Context { global: &global, ui: context.ui, cancel: context.cancel.clone() };
     let project = connect::project(context, false).await?;
-    let cluster = cluster(context, to).await?;
+    let reach = reach(context, to).await?;
     let found = find(&project, &options.volumes).await?;
     let volumes: Vec<Volume<'_>> =
         found.snapshots.iter().map(|s| Volume { name: &s.volume_name, number: s.snapshot.volume }).collect();
-    let placed = place(&volumes, to.naming());
+    let placed = placement::place(&volumes, to.naming());
     let mut report = Gathered::new(context, to, found.snapshots.len() + found.failed.len());
     for name in &found.without {
         report.without_snapshot(name)?;
@@ -83,11 +82,11 @@ pub async fn run(context: &Context<'_>, options: AllArgs, how: How) -> Result<Ex
     let work = Work { context, project: &project, how: &how, inflight_bytes: INFLIGHT_BYTES_ALL / at_once };
     let mut running = stream::iter(found.snapshots.iter().zip(placed))
         .map(|(snapshot, Placed { volume, name })| {
-            let target = name.map(|name| target(to.place(name), cluster.clone(), snapshot));
+            let task = name.map(|name| task(reach(name), snapshot));
             async move {
                 let began = Instant::now();
-                let shown = target.as_ref().map(|t| t.place.to_string()).unwrap_or_default();
-                let fate = Fate::of(&context.cancel, async { restore(work, target?, several).await }).await;
+                let shown = task.as_ref().map(|task| task.reached.to_string()).unwrap_or_default();
+                let fate = Fate::of(&context.cancel, async { restore(work, task?, several).await }).await;
                 (volume, shown, began.elapsed().as_secs_f64(), fate)
             }
         })
@@ -98,13 +97,19 @@ pub async fn run(context: &Context<'_>, options: AllArgs, how: How) -> Result<Ex
     report.finish(project.repository().store().ledger(), started.elapsed())
 }
 
-/// The cluster, where images are to be made: one that lacks the pool or the namespace fails here, and not once per volume.
-async fn cluster(context: &Context<'_>, to: &Destination) -> Result<Option<Cluster>> {
-    let Destination::Pool { pool, namespace } = to.clone() else { return Ok(None) };
+/// Where a volume goes, by the name that it gets there.
+type Reach = Box<dyn Fn(String) -> Reached>;
+
+/// Connects where images are to be made: a cluster that lacks the pool or the namespace fails here, and not once per volume.
+async fn reach(context: &Context<'_>, to: &Destination) -> Result<Reach> {
+    let space = match to.clone() {
+        Destination::Folder(folder) => return Ok(Box::new(move |name| Reached::File(folder.join(name)))),
+        Destination::Pool(space) => space,
+    };
     let cluster = connect::cluster(context).await?;
-    let found = cluster.clone();
-    blocking(context, move || found.pool(&pool, &namespace).map(drop)).await?;
-    Ok(Some(cluster))
+    let (at, wanted) = (cluster.clone(), space.clone());
+    blocking(context, move || at.pool(&wanted.pool, &wanted.namespace).map(drop)).await?;
+    Ok(Box::new(move |name| Reached::Image(cluster.clone(), space.image(name))))
 }
 
 /// What there is to restore.
@@ -149,23 +154,23 @@ async fn find(project: &Project, patterns: &[Glob]) -> Result<Found> {
     Ok(found)
 }
 
-fn target(place: Place, cluster: Option<Cluster>, snapshot: &SnapshotEntry) -> Target {
+fn task(reached: Reached, snapshot: &SnapshotEntry) -> Task {
     let mut leave = vec![(RESTORED, snapshot.snapshot_id.to_string())];
     if !snapshot.tags.is_empty() {
         leave.push((TAGS, snapshot.tags.join(",")));
     }
-    Target { place, cluster, output: None, snapshot: snapshot.clone(), leave }
+    Task { reached, snapshot: snapshot.clone(), leave }
 }
 
-async fn restore(work: Work<'_>, target: Target, several: bool) -> Result<Restored> {
-    let (snapshot, context) = (target.snapshot.clone(), work.context);
+async fn restore(work: Work<'_>, task: Task, several: bool) -> Result<Restored> {
+    let (snapshot, context) = (task.snapshot.clone(), work.context);
     let bar = Bar::new(context.ui, &snapshot.volume_name, WORDS, several);
     let done = async {
         // To overwrite means to be sure of the content; without it, what an earlier run finished is not touched again.
-        if !work.how.overwrite && work.is_restored(&target, bar.clone()).await? {
+        if !work.how.overwrite && work.is_restored(&task, bar.clone()).await? {
             return Ok(None);
         }
-        if let (Place::File(path), false) = (&target.place, context.global.dry_run) {
+        if let (Reached::File(path), false) = (&task.reached, context.global.dry_run) {
             let folder = path.parent().unwrap_or(path).to_owned();
             let make = move || {
                 std::fs::create_dir_all(&folder)
@@ -173,7 +178,7 @@ async fn restore(work: Work<'_>, target: Target, several: bool) -> Result<Restor
             };
             blocking(context, make).await?;
         }
-        work.restore(target, Arc::clone(&bar)).await.map(|done| Some(done.report))
+        work.restore(task, Arc::clone(&bar)).await.map(|done| Some(done.report))
     };
     let done = done.await;
     bar.done();

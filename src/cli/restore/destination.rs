@@ -8,37 +8,33 @@ use cuttle::plan::placement::Naming;
 use cuttle::rbd::{RbdSpec, SCHEME};
 use cuttle::{Error, Result};
 
-use crate::cli::place::Place;
-
 /// `rbd:POOL[/NAMESPACE]`, or the path of a folder with a `/` in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
-    Pool {
-        pool: String,
-        /// Empty for the default one.
-        namespace: String,
-    },
+    Pool(Space),
     Folder(PathBuf),
+}
+
+/// A pool, or one namespace of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Space {
+    pub pool: String,
+    /// Empty for the default one.
+    pub namespace: String,
+}
+
+impl Space {
+    /// The image of this name in it.
+    pub fn image(&self, name: String) -> RbdSpec {
+        RbdSpec { pool: self.pool.clone(), namespace: self.namespace.clone(), image: name, snapshot: None }
+    }
 }
 
 impl Destination {
     pub fn naming(&self) -> Naming {
         match self {
-            Self::Pool { .. } => Naming::Image,
+            Self::Pool(_) => Naming::Image,
             Self::Folder(_) => Naming::File,
-        }
-    }
-
-    /// Where the volume of this name goes.
-    pub fn place(&self, name: String) -> Place {
-        match self {
-            Self::Pool { pool, namespace } => Place::Rbd(RbdSpec {
-                pool: pool.clone(),
-                namespace: namespace.clone(),
-                image: name,
-                snapshot: None,
-            }),
-            Self::Folder(folder) => Place::File(folder.join(name)),
         }
     }
 }
@@ -68,15 +64,15 @@ impl FromStr for Destination {
         if pool.is_empty() {
             return Err(bad("the pool is empty"));
         }
-        Ok(Self::Pool { pool: pool.to_owned(), namespace: namespace.to_owned() })
+        Ok(Self::Pool(Space { pool: pool.to_owned(), namespace: namespace.to_owned() }))
     }
 }
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pool { pool, namespace } if namespace.is_empty() => write!(f, "{SCHEME}{pool}"),
-            Self::Pool { pool, namespace } => write!(f, "{SCHEME}{pool}/{namespace}"),
+            Self::Pool(Space { pool, namespace }) if namespace.is_empty() => write!(f, "{SCHEME}{pool}"),
+            Self::Pool(Space { pool, namespace }) => write!(f, "{SCHEME}{pool}/{namespace}"),
             Self::Folder(folder) => folder.display().fmt(f),
         }
     }
@@ -105,7 +101,11 @@ mod tests {
         ] {
             let found = text.parse::<Destination>().ok();
             assert_eq!(found.as_ref().map(ToString::to_string), place.map(|_| text.to_owned()), "{text}");
-            assert_eq!(found.map(|d| d.place("db".to_owned()).to_string()).as_deref(), place, "{text}");
+            let at = found.map(|found| match found {
+                Destination::Pool(space) => space.image("db".to_owned()).to_string(),
+                Destination::Folder(folder) => folder.join("db").display().to_string(),
+            });
+            assert_eq!(at.as_deref(), place, "{text}");
         }
     }
 }

@@ -13,12 +13,12 @@ use cuttle::restore::{INFLIGHT_BYTES_DEFAULT, RestoreReport};
 
 use super::bar::{Bar, Words};
 use super::connect;
-use super::place::{self, Place, standard_output};
+use super::place::{self, Target};
 use super::report::{Report, ledger_line, lines};
 use super::table::{Column, printable, table};
 use super::{Context, Exit, human, instant};
 pub use work::How;
-use work::{Done, Target, Work};
+use work::{Done, Reached, Task, Work};
 
 const WORDS: Words = Words { unit: "chunk", new: "fetched", known: "kept", zero: "zero" };
 
@@ -59,9 +59,9 @@ pub struct Args {
     /// What to restore
     #[arg(required_unless_present = "all")]
     snapshot: Option<String>,
-    /// Where to
-    #[arg(required_unless_present = "all", value_parser = place::parse)]
-    target: Option<Place>,
+    /// Where to: an image, the path of a file or block device, or - for standard output
+    #[arg(required_unless_present = "all", value_parser = place::parse::<Target>)]
+    target: Option<Target>,
     #[command(flatten)]
     all: all::AllArgs,
     #[command(flatten)]
@@ -89,28 +89,24 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     }
 }
 
-async fn one(context: &Context<'_>, snapshot: &str, place: Place, how: How) -> Result<Exit> {
+async fn one(context: &Context<'_>, snapshot: &str, target: Target, how: How) -> Result<Exit> {
     // Refused before anyone types a password.
-    let output = if place == Place::Stream { Some(standard_output(context.ui)?) } else { None };
+    let reached = Reached::from(context, target.clone()).await?;
     let project = connect::project(context, false).await?;
     let snapshot = project.volumes().snapshot(snapshot).await?;
-    let cluster = match &place {
-        Place::Rbd(_) => Some(connect::cluster(context).await?),
-        _ => None,
-    };
     let name = snapshot.name();
     let bar = Bar::new(context.ui, &name, WORDS, false);
     let work = Work { context, project: &project, how: &how, inflight_bytes: INFLIGHT_BYTES_DEFAULT };
-    let target = Target { place: place.clone(), cluster, output, snapshot, leave: Vec::new() };
-    let done = work.restore(target, bar.clone()).await;
+    let task = Task { reached, snapshot, leave: Vec::new() };
+    let done = work.restore(task, bar.clone()).await;
     bar.done();
     let Done { mut report, not_rewound_because } = done?;
     // All that the command asked of the store, also to find the snapshot.
     report.ledger = project.repository().store().ledger();
     (report.requests, report.downloaded_bytes) = (report.ledger.requests(), report.ledger.downloaded_bytes);
-    let summary = Summary { target: place.to_string(), not_rewound_because, report: &report };
+    let summary = Summary { target: target.to_string(), not_rewound_because, report: &report };
     // Where standard output is the volume, nothing else goes there.
-    match place == Place::Stream && !report.dry_run {
+    match target == Target::Stdout && !report.dry_run {
         true => context.ui.report_aside(&summary)?,
         false => context.ui.report(&summary)?,
     }

@@ -1,6 +1,8 @@
 //! One volume on its way to its target, alone or beside others.
 
-use std::fs::File;
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cuttle::progress::Progress;
@@ -18,8 +20,8 @@ use cuttle::{Error, Result};
 
 use crate::cli::Context;
 use crate::cli::bar::Bar;
-use crate::cli::connect::blocking;
-use crate::cli::place::Place;
+use crate::cli::connect::{self, blocking};
+use crate::cli::place::{Target, standard_output};
 
 /// How volumes are restored, however many.
 #[derive(Debug, Clone, clap::Args)]
@@ -72,12 +74,15 @@ impl Work<'_> {
     }
 
     /// Restores, or with `--dry-run` only finds out what that would be.
-    pub async fn restore(&self, target: Target, bar: Arc<Bar>) -> Result<Done> {
+    pub async fn restore(&self, task: Task, bar: Arc<Bar>) -> Result<Done> {
         let Self { context, project, how, .. } = *self;
         let (compare, rewind) = (!how.no_compare, !how.no_rewind);
-        let (snapshot, mut options) = (target.snapshot.clone(), self.options());
-        let cluster = target.cluster.clone().filter(|_| compare && rewind);
-        let head = Head { place: target.place.clone(), cluster };
+        let (snapshot, mut options) = (task.snapshot.clone(), self.options());
+        let head = match &task.reached {
+            Reached::Image(cluster, spec) if compare && rewind => Some((cluster.clone(), spec.clone())),
+            _ => None,
+        };
+        let head = Head { image: head };
         let (progress, cancel): (Arc<dyn Progress>, _) = (bar, context.cancel.clone());
         let mut not_rewound_because = None;
         let mut rewind = async |existing: &Existing, sink: Option<&Arc<dyn Sink>>| {
@@ -87,12 +92,12 @@ impl Work<'_> {
         let how = how.clone();
         let report = match context.global.dry_run {
             true => {
-                let existing = blocking(context, move || target.preview(&how)).await?;
+                let existing = blocking(context, move || task.preview(&how)).await?;
                 options.rewind = rewind(&existing, None).await?;
                 restore::plan(project, &snapshot, existing, options, progress, cancel).await?
             }
             false => {
-                let sink = blocking(context, move || target.open(&how)).await?;
+                let sink = blocking(context, move || task.open(&how)).await?;
                 options.rewind = rewind(&sink.existing(), Some(&sink)).await?;
                 restore::run(project, &snapshot, sink, options, progress, cancel).await?
             }
@@ -101,14 +106,14 @@ impl Work<'_> {
     }
 
     /// Whether an earlier run has restored this very snapshot to the target: an image says so, a file is read.
-    pub async fn is_restored(&self, target: &Target, bar: Arc<Bar>) -> Result<bool> {
-        let (context, snapshot) = (self.context, target.snapshot.clone());
-        match (&target.place, &target.cluster) {
-            (Place::Rbd(spec), Some(cluster)) => {
+    pub async fn is_restored(&self, task: &Task, bar: Arc<Bar>) -> Result<bool> {
+        let (context, snapshot) = (self.context, task.snapshot.clone());
+        match &task.reached {
+            Reached::Image(cluster, spec) => {
                 let (cluster, spec, id) = (cluster.clone(), spec.clone(), snapshot.snapshot_id.to_string());
                 blocking(context, move || RbdSink::is_restored(&cluster, &spec, &id)).await
             }
-            (Place::File(path), _) => {
+            Reached::File(path) => {
                 let size_bytes = snapshot.snapshot.size_bytes;
                 if !std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() == size_bytes) {
                     return Ok(false);
@@ -120,7 +125,7 @@ impl Work<'_> {
                 let plan = restore::plan(project, &snapshot, existing, self.options(), bar, cancel).await?;
                 Ok(plan.totals.keep.bytes == size_bytes)
             }
-            _ => Ok(false),
+            Reached::Stdout(_) => Ok(false),
         }
     }
 }
@@ -130,8 +135,7 @@ type Looked = Option<std::result::Result<Rewind, String>>;
 
 /// An image that may know what it changed.
 struct Head {
-    place: Place,
-    cluster: Option<Cluster>,
+    image: Option<(Cluster, RbdSpec)>,
 }
 
 impl Head {
@@ -144,9 +148,7 @@ impl Head {
         existing: &Existing,
         sink: Option<&Arc<dyn Sink>>,
     ) -> Result<Looked> {
-        let (Place::Rbd(spec), Some(cluster), Existing::Content(_)) =
-            (self.place.clone(), self.cluster.clone(), existing)
-        else {
+        let (Some((cluster, spec)), Existing::Content(_)) = (self.image.clone(), existing) else {
             return Ok(None);
         };
         let path = spec.path();
@@ -170,60 +172,81 @@ impl Head {
     }
 }
 
-/// Where a snapshot goes.
-pub struct Target {
-    pub place: Place,
-    /// Where it is an image.
-    pub cluster: Option<Cluster>,
-    /// Where it is standard output.
-    pub output: Option<File>,
+/// Where a snapshot goes, with what it is reached by.
+pub enum Reached {
+    Image(Cluster, RbdSpec),
+    File(PathBuf),
+    Stdout(Box<dyn Write + Send>),
+}
+
+impl Reached {
+    /// Connects where the target is an image, and opens standard output unless nothing will be written.
+    pub async fn from(context: &Context<'_>, target: Target) -> Result<Self> {
+        Ok(match target {
+            Target::Image(spec) => Self::Image(connect::cluster(context).await?, spec),
+            Target::File(path) => Self::File(path),
+            Target::Stdout if context.global.dry_run => Self::Stdout(Box::new(io::sink())),
+            Target::Stdout => Self::Stdout(Box::new(standard_output(context.ui)?)),
+        })
+    }
+}
+
+impl fmt::Display for Reached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(_, spec) => spec.fmt(f),
+            Self::File(path) => path.display().fmt(f),
+            Self::Stdout(_) => f.write_str("-"),
+        }
+    }
+}
+
+/// A snapshot, and where it goes.
+pub struct Task {
+    pub reached: Reached,
     pub snapshot: SnapshotEntry,
     /// What a finished restore leaves on an image, see [`RestoreTarget::leave`].
     pub leave: Vec<(&'static str, String)>,
 }
 
-impl Target {
+impl Task {
     fn size_bytes(&self) -> u64 {
         self.snapshot.snapshot.size_bytes
     }
 
-    fn open(mut self, how: &How) -> Result<Arc<dyn Sink>> {
+    fn open(self, how: &How) -> Result<Arc<dyn Sink>> {
         let size_bytes = self.size_bytes();
-        Ok(match (&self.place, self.output.take()) {
-            (Place::Rbd(spec), _) => Arc::new(self.image(spec, how, RbdSink::open)?),
-            (Place::File(path), _) => Arc::new(RawFileSink::open(path, size_bytes, how.overwrite)?),
-            (Place::Stream, Some(output)) => Arc::new(PipeSink::new(output, size_bytes)),
-            (Place::Stream | Place::Command(_), _) => {
-                return Err(Error::internal("standard output is not open"));
+        Ok(match self.reached {
+            Reached::Image(ref cluster, ref spec) => {
+                Arc::new(RbdSink::open(cluster, spec, &self.image(how, &self.mark()))?)
             }
+            Reached::File(path) => Arc::new(RawFileSink::open(&path, size_bytes, how.overwrite)?),
+            Reached::Stdout(output) => Arc::new(PipeSink::new(output, size_bytes)),
         })
     }
 
     /// What opening it would find; changes nothing.
     fn preview(self, how: &How) -> Result<Existing> {
-        match &self.place {
-            Place::Rbd(spec) => self.image(spec, how, RbdSink::preview),
-            Place::File(path) => RawFileSink::preview(path, self.size_bytes(), how.overwrite),
-            Place::Stream | Place::Command(_) => Ok(Existing::Nothing),
+        match &self.reached {
+            Reached::Image(cluster, spec) => RbdSink::preview(cluster, spec, &self.image(how, &self.mark())),
+            Reached::File(path) => RawFileSink::preview(path, self.size_bytes(), how.overwrite),
+            Reached::Stdout(_) => Ok(Existing::Nothing),
         }
     }
 
-    fn image<T>(
-        &self,
-        spec: &RbdSpec,
-        how: &How,
-        open: impl FnOnce(&Cluster, &RbdSpec, &RestoreTarget<'_>) -> Result<T>,
-    ) -> Result<T> {
-        let cluster = self.cluster.as_ref().ok_or_else(|| Error::internal("an image without a cluster"))?;
-        let target = RestoreTarget {
+    fn mark(&self) -> String {
+        self.snapshot.snapshot_id.to_string()
+    }
+
+    fn image<'a>(&'a self, how: &'a How, mark: &'a str) -> RestoreTarget<'a> {
+        RestoreTarget {
             size_bytes: self.size_bytes(),
             layout: &self.snapshot.snapshot.layout,
-            mark: &self.snapshot.snapshot_id.to_string(),
+            mark,
             overwrite: how.overwrite,
             data_pool: how.data_pool.as_deref(),
             image_config: how.image_config,
             leave: &self.leave,
-        };
-        open(cluster, spec, &target)
+        }
     }
 }

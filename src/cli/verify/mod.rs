@@ -18,7 +18,7 @@ use cuttle::{Error, Result, cpu};
 
 use super::bar::{Bar, Words};
 use super::connect::{self, blocking, store_config};
-use super::place::{self, Place};
+use super::place::{self, Readable};
 use super::secret::NoPassword;
 use super::{Context, Exit};
 
@@ -37,6 +37,7 @@ Examples:
   cuttle verify vms/db --against rbd:vms/db   the newest backup, and the snapshot that it was made from
   cuttle verify vms/db --against rbd:new/db   the newest backup, and an image that it was restored to
   cuttle verify --no-key                      every object against its own checksum, without any key
+  cuttle verify -n                            the same as without options, and nothing that is lost is remembered
   cuttle verify --read-data --repair -n       what could be mended, and from where
   cuttle verify --read-data --repair          mend it; needs a right to overwrite, which backup hosts should not have
   cuttle verify --quarantine projects/default/log/0000000001/0000000003.forget -n
@@ -67,9 +68,9 @@ pub struct Args {
     #[arg(long, value_name = "n/N")]
     slice: Option<Slice>,
     /// Compare a snapshot with an image, the snapshot of one, a file or a device
-    #[arg(long, value_name = "rbd:…|PATH", value_parser = place::parse)]
+    #[arg(long, value_name = "rbd:…|PATH", value_parser = place::parse::<Readable>)]
     #[arg(conflicts_with_all = ["read_data", "slice", "no_key"])]
-    against: Option<Place>,
+    against: Option<Readable>,
     /// Compare with the image as it is now, not with a snapshot of it: for who may only read, or after writing on purpose
     #[arg(long, requires = "against")]
     as_it_is: bool,
@@ -80,8 +81,8 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["against", "no_key"])]
     repair: bool,
     /// Mend from this instead, whichever volume it is: an image, the snapshot of one, a file or a device; may be repeated
-    #[arg(long, value_name = "rbd:…|PATH", value_parser = place::parse, requires = "repair")]
-    repair_from: Vec<Place>,
+    #[arg(long, value_name = "rbd:…|PATH", value_parser = place::parse::<Readable>, requires = "repair")]
+    repair_from: Vec<Readable>,
     /// Mend from another repository with the same password: volumes of the same name are looked at; may be repeated
     #[arg(long, value_name = "REPO", requires = "repair")]
     repair_from_repo: Vec<String>,
@@ -91,9 +92,13 @@ pub struct Args {
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
-    if !args.repair && args.quarantine.is_none() {
-        // It records what it finds lost.
-        connect::refuse_dry_run(context, "verify")?;
+    if let Some(Readable::Image(spec)) = &args.against
+        && spec.snapshot.is_none()
+        && !args.as_it_is
+    {
+        let why =
+            "it may have to make a snapshot of the image; name one, or compare with the image --as-it-is";
+        connect::refuse_dry_run(context, "verify --against an image", why)?;
     }
     if args.no_key {
         return scrub(context, args.slice).await;
@@ -115,6 +120,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         snapshots: args.snapshots,
         read_data: args.read_data,
         slice: args.slice,
+        record: !context.global.dry_run,
         ..VerifyOptions::default()
     };
     if args.repair {
@@ -153,7 +159,7 @@ async fn compare(
     project: &Project,
     snapshot: &str,
     as_it_is: bool,
-    place: Place,
+    place: Readable,
 ) -> Result<Exit> {
     let snapshot = project.volumes().snapshot(snapshot).await?;
     let other = Other::open(context, project, &snapshot, as_it_is, &place).await?;
@@ -186,13 +192,10 @@ impl Other {
         project: &Project,
         snapshot: &SnapshotEntry,
         as_it_is: bool,
-        place: &Place,
+        place: &Readable,
     ) -> Result<Self> {
         match place {
-            Place::Stream | Place::Command(_) => {
-                Err(Error::invalid("--against reads anywhere: expected an image, a file or a device"))
-            }
-            Place::Rbd(spec) => {
+            Readable::Image(spec) => {
                 let (cluster, backup) = (connect::cluster(context).await?, snapshot.snapshot.clone());
                 let spec = spec.clone();
                 // An own one: where it is left over, the next backup removes it.
@@ -212,7 +215,7 @@ impl Other {
                     image: Some(image),
                 })
             }
-            Place::File(path) => {
+            Readable::File(path) => {
                 let frozen = place::still(context, path).await?;
                 Ok(Self { reader: frozen.reader(), stands: Arc::new(move || frozen.check()), image: None })
             }

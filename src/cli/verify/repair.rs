@@ -15,7 +15,7 @@ use cuttle::{Error, Result};
 use super::{READ, report};
 use crate::cli::bar::Bar;
 use crate::cli::connect::{self, blocking};
-use crate::cli::place::{self, Place};
+use crate::cli::place::{self, Readable};
 use crate::cli::{Context, Exit};
 
 /// Mends a project from the places and repositories that are named; where none is, from where it was backed up from.
@@ -23,7 +23,7 @@ pub async fn run(
     context: &Context<'_>,
     project: &Keeper,
     verify: VerifyOptions,
-    places: Vec<Place>,
+    places: Vec<Readable>,
     repositories: &[String],
 ) -> Result<Exit> {
     let mut sources = Sources::default();
@@ -48,18 +48,15 @@ pub async fn run(
     report::repaired(context, &found)
 }
 
-async fn named(context: &Context<'_>, place: Place) -> Result<Source> {
+async fn named(context: &Context<'_>, place: Readable) -> Result<Source> {
     let label = place.to_string();
     match place {
-        Place::Stream | Place::Command(_) => {
-            Err(Error::invalid("--repair-from reads anywhere: expected an image, a file or a device"))
-        }
-        Place::Rbd(spec) => {
+        Readable::Image(spec) => {
             let cluster = connect::cluster(context).await?;
             let reader = blocking(context, move || RbdReader::of_image(&cluster, &spec)).await?;
             Ok(Source { label, reader: Arc::new(reader) })
         }
-        Place::File(path) => Ok(Source { label, reader: place::still(context, &path).await?.reader() }),
+        Readable::File(path) => Ok(Source { label, reader: place::still(context, &path).await?.reader() }),
     }
 }
 

@@ -8,7 +8,7 @@ use cuttle::verify::{AgainstReport, ByteRange, Damage, Hurt, Problem, ScrubRepor
 use cuttle::{Error, Result};
 
 use crate::cli::failure::Failure;
-use crate::cli::place::Place;
+use crate::cli::place::Readable;
 use crate::cli::report::{Report, ledger_line, lines};
 use crate::cli::table::{Column, table};
 use crate::cli::{Context, Exit, human};
@@ -21,6 +21,9 @@ const ROWS_MAX: usize = 50;
 struct Summary<'a, T> {
     mode: &'static str,
     ok: bool,
+    /// Where the report does not say it itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dry_run: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hurt: Option<Vec<Hurt>>,
     #[serde(flatten)]
@@ -33,7 +36,13 @@ pub fn verified(context: &Context<'_>, report: &VerifyReport) -> Result<Exit> {
     let damaged = damaged(&report.damage, report.damage_omitted);
     let what =
         format!("{damaged} damaged or missing, {} hurt", human::counted(hurt.len() as u64, "snapshot"));
-    context.ui.report(&Summary { mode: "verify", ok, hurt: Some(hurt), report })?;
+    context.ui.report(&Summary {
+        mode: "verify",
+        ok,
+        dry_run: Some(context.global.dry_run),
+        hurt: Some(hurt),
+        report,
+    })?;
     conclude(context, ok, what)
 }
 
@@ -63,8 +72,9 @@ impl Report for Summary<'_, VerifyReport> {
             told.push(format!("{} under way or left unfinished", n(report.unfinished, "backup")));
         }
         if report.recorded > 0 {
+            let verb = if self.dry_run == Some(true) { "would be recorded" } else { "recorded" };
             told.push(format!(
-                "{} recorded as lost: backups will not build on them, and store again what their volumes still have",
+                "{} {verb} as lost: backups will not build on them, and store again what their volumes still have",
                 n(report.recorded, "object")
             ));
         }
@@ -81,7 +91,7 @@ pub fn repaired(context: &Context<'_>, report: &RepairReport) -> Result<Exit> {
     let help = "name what still has the content: --repair-from rbd:…|PATH for another volume or an older copy of it, \
                 --repair-from-repo for a copy of the repository. Delete nothing by hand; what is not listed as hurt can \
                 be restored";
-    context.ui.report(&Summary { mode: "repair", ok, hurt: Some(hurt), report })?;
+    context.ui.report(&Summary { mode: "repair", ok, dry_run: None, hurt: Some(hurt), report })?;
     Ok(end(context, ok, &Error::corrupt(what).help(help)))
 }
 
@@ -126,7 +136,7 @@ impl Report for Summary<'_, RepairReport> {
 
 /// Tells what became of an object that was put aside.
 pub fn put_aside(context: &Context<'_>, aside: &Aside) -> Result<Exit> {
-    context.ui.report(&Summary { mode: "quarantine", ok: true, hurt: None, report: aside })?;
+    context.ui.report(&Summary { mode: "quarantine", ok: true, dry_run: None, hurt: None, report: aside })?;
     Ok(Exit::Success)
 }
 
@@ -146,7 +156,7 @@ impl Report for Summary<'_, Aside> {
 /// Tells what a look without keys found.
 pub fn scrubbed(context: &Context<'_>, report: &ScrubReport) -> Result<Exit> {
     let ok = report.ok();
-    context.ui.report(&Summary { mode: "no_key", ok, hurt: None, report })?;
+    context.ui.report(&Summary { mode: "no_key", ok, dry_run: None, hurt: None, report })?;
     conclude(context, ok, format!("{} damaged", damaged(&report.damage, report.damage_omitted)))
 }
 
@@ -195,7 +205,7 @@ struct Compared<'a> {
 /// Tells how a snapshot and something else compare.
 pub fn compared(
     context: &Context<'_>,
-    place: &Place,
+    place: &Readable,
     report: &AgainstReport,
     ledger: &Ledger,
 ) -> Result<Exit> {

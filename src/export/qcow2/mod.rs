@@ -10,8 +10,8 @@ mod pipe;
 mod space;
 mod writer;
 
-use crate::qcow2::SECTOR_BYTES;
 use std::cell::RefCell;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,7 +23,7 @@ use super::{Exported, Format, Output};
 use crate::codec::is_zero;
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::qcow2::Layout;
+use crate::qcow2::{Backing, Layout, SECTOR_BYTES};
 use crate::sink::partial::PartialFile;
 use crate::sink::{Existing, Order, Sink, check_range};
 
@@ -60,20 +60,40 @@ impl Format for Qcow2 {
         matches!(output, Output::Pipe(_))
     }
 
+    fn preview(&self, output: &Output, what: &Exported) -> Result<Existing> {
+        let (layout, backing) = begin(output, what)?;
+        match output {
+            Output::File { path, overwrite } => PartialFile::check(path, *overwrite)?,
+            Output::Pipe(_) => {
+                let nowhere = Stream::open(Output::Pipe(Box::new(io::sink())))?;
+                pipe::PipeSink::begin(nowhere, layout, what, backing)?;
+            }
+        }
+        Ok(Existing::Blank)
+    }
+
     fn open(&self, output: Output, what: &Exported) -> Result<Arc<dyn Sink>> {
-        let layout = Layout::new(what.size_bytes, what.chunk_size_bytes)?;
-        let find = |file: &Path| what.base.as_ref().map(|base| backing::find(base, file)).transpose();
+        let (layout, backing) = begin(&output, what)?;
         let (path, overwrite) = match output {
             Output::File { path, overwrite } => (path, overwrite),
             Output::Pipe(write) => {
                 let stream = Stream::open(Output::Pipe(write))?;
-                return Ok(Arc::new(pipe::PipeSink::begin(stream, layout, what, find(Path::new(""))?)?));
+                return Ok(Arc::new(pipe::PipeSink::begin(stream, layout, what, backing)?));
             }
         };
-        let backing = find(&path)?;
         let writer = Writer::begin(PartialFile::create(&path, overwrite)?, layout, backing);
         Ok(Arc::new(Qcow2Sink { layout, size_bytes: what.size_bytes, writer: Mutex::new(Some(writer)) }))
     }
+}
+
+/// How the file is laid out, and what is below it.
+fn begin(output: &Output, what: &Exported) -> Result<(Layout, Option<Backing>)> {
+    let layout = Layout::new(what.size_bytes, what.chunk_size_bytes)?;
+    let overlay = match output {
+        Output::File { path, .. } => path,
+        Output::Pipe(_) => Path::new(""),
+    };
+    Ok((layout, what.base.as_ref().map(|base| backing::find(base, overlay)).transpose()?))
 }
 
 /// A qcow2 file that is being written.

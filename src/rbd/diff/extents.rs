@@ -14,7 +14,7 @@ const WIDEN_BYTES_FIRST: u64 = 4 << 10;
 /// When there are too many they are widened to ever larger blocks: a block that holds any data, or is not zero as a
 /// whole, becomes data. More is read then, never less.
 #[derive(Debug)]
-pub struct ExtentSet {
+pub(super) struct ExtentSet {
     size_bytes: u64,
     ranges_max: usize,
     widen_bytes: u64,
@@ -24,7 +24,7 @@ pub struct ExtentSet {
 
 impl ExtentSet {
     /// For a volume of a size: what lies beyond is cut off.
-    pub fn new(size_bytes: u64) -> Self {
+    pub(super) fn new(size_bytes: u64) -> Self {
         Self::with_max(size_bytes, RANGES_MAX)
     }
 
@@ -32,7 +32,7 @@ impl ExtentSet {
         Self { size_bytes, ranges_max, widen_bytes: 1, data: Vec::new(), zero: Vec::new() }
     }
 
-    pub fn add(&mut self, range: Range<u64>, content: Content) {
+    pub(super) fn add(&mut self, range: Range<u64>, content: Content) {
         let range = range.start..range.end.min(self.size_bytes);
         if range.is_empty() {
             return;
@@ -50,7 +50,7 @@ impl ExtentSet {
     }
 
     /// The extents, ascending, disjoint and merged.
-    pub fn finish(self) -> Vec<Extent> {
+    pub(super) fn finish(self) -> Vec<Extent> {
         let data = union(self.data);
         let zero = subtract(union(self.zero), &data);
         let extent = |content| {

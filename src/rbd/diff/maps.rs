@@ -13,13 +13,13 @@ pub(super) struct Maps {
 }
 
 impl Maps {
-    pub fn read(newer: &End, base: Option<&End>) -> Result<Self> {
+    pub(super) fn read(newer: &End, base: Option<&End>) -> Result<Self> {
         let map = |end: &End| class::map_in_use(&end.image, end.snapshot.as_ref().map(|s| s.id));
         Ok(Self { newer: map(newer)?, base: base.map(map).transpose()?.flatten() })
     }
 
     /// Whether the base has the objects that a backup recorded.
-    pub fn base_objects(&self, recorded: &ObjectsBy) -> BaseObjects {
+    pub(super) fn base_objects(&self, recorded: &ObjectsBy) -> BaseObjects {
         match (recorded, &self.base) {
             (ObjectsBy::Unknown, _) => BaseObjects::Unknown,
             // A map that is valid since was rebuilt, from the objects.
@@ -30,7 +30,7 @@ impl Maps {
     }
 
     /// By what it is decided which objects of the newer end are there.
-    pub fn newer_objects(&self) -> ObjectsBy {
+    pub(super) fn newer_objects(&self) -> ObjectsBy {
         self.newer.as_ref().map_or(ObjectsBy::Asking, |map| ObjectsBy::Map { digest: map.digest() })
     }
 }

@@ -34,25 +34,32 @@ pub(super) enum Found {
 impl Journal {
     /// Reads what was remembered, and writes it anew where it has become long.
     pub(super) fn read(&self) -> io::Result<Found> {
-        let mut text = Vec::new();
-        match File::open(&self.path) {
-            Ok(file) => file.take(FILE_LEN_BYTES_MAX + 1).read_to_end(&mut text)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-            Err(e) => return Err(e),
-        };
-        if text.len() as u64 > FILE_LEN_BYTES_MAX {
-            return Ok(Found::Damaged(format!("more than {FILE_LEN_BYTES_MAX} bytes")));
-        }
-        let (seen, lines) = match self.parse(&text) {
-            Ok(None) => return Ok(Found::Nothing),
-            Ok(Some(found)) => found,
-            Err(why) => return Ok(Found::Damaged(why)),
-        };
-        if lines > seen.lines_min() * SPARE_FACTOR + SPARE_LINES {
+        let (found, is_long) = self.look()?;
+        if is_long {
             // It is as good as it was.
             let _ = self.compact();
         }
-        Ok(Found::Seen(seen))
+        Ok(found)
+    }
+
+    /// Reads what was remembered, and says whether that has become long.
+    pub(super) fn look(&self) -> io::Result<(Found, bool)> {
+        let mut text = Vec::new();
+        match File::open(&self.path) {
+            Ok(file) => file.take(FILE_LEN_BYTES_MAX + 1).read_to_end(&mut text)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((Found::Nothing, false)),
+            Err(e) => return Err(e),
+        };
+        if text.len() as u64 > FILE_LEN_BYTES_MAX {
+            return Ok((Found::Damaged(format!("more than {FILE_LEN_BYTES_MAX} bytes")), false));
+        }
+        let (seen, lines) = match self.parse(&text) {
+            Ok(None) => return Ok((Found::Nothing, false)),
+            Ok(Some(found)) => found,
+            Err(why) => return Ok((Found::Damaged(why), false)),
+        };
+        let is_long = lines > seen.lines_min() * SPARE_FACTOR + SPARE_LINES;
+        Ok((Found::Seen(seen), is_long))
     }
 
     fn parse(&self, text: &[u8]) -> Result<Option<(Seen, usize)>, String> {

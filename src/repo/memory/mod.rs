@@ -366,13 +366,20 @@ impl Inner {
     fn read(&mut self, trust: bool) -> Result<()> {
         let Some(journal) = &self.journal else { return Ok(()) };
         if trust {
+            if !self.at.remembers {
+                return Ok(());
+            }
             // Where it cannot be written, this process goes on with what it sees itself.
             if let Err(error) = journal.replace(&self.seen) {
                 self.give_up(&error);
             }
             return Ok(());
         }
-        match journal.read() {
+        let found = match self.at.remembers {
+            true => journal.read(),
+            false => journal.look().map(|(found, _)| found),
+        };
+        match found {
             Ok(Found::Nothing) => {}
             Ok(Found::Seen(seen)) => self.seen = seen,
             Ok(Found::Damaged(why)) => return Err(damaged(&journal.path, &why)),
@@ -400,6 +407,9 @@ impl Inner {
     }
 
     fn flush(&mut self) {
+        if !self.at.remembers {
+            return self.pending.clear();
+        }
         if let Err(error) = self.at.save() {
             return self.give_up(&error);
         }

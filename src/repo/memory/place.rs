@@ -36,16 +36,18 @@ pub struct AtPlace {
     saved: Record,
     /// What is remembered does not count any more.
     pub(super) trust: bool,
+    /// Whether anything is written.
+    pub(super) remembers: bool,
 }
 
 impl AtPlace {
     /// # Errors
     /// `Invalid` where something is remembered that cannot be made sense of: to go on would be to forget it.
     pub fn read(environment: &Environment, place: &str) -> Result<Self> {
-        let trust = environment.trust_store;
+        let (trust, remembers) = (environment.trust_store, environment.remembers);
         let fresh = Record { place: place.to_owned(), ..Record::default() };
-        let mut this =
-            Self { dir: environment.memory_dir.clone(), record: fresh.clone(), saved: fresh, trust };
+        let (dir, record) = (environment.memory_dir.clone(), fresh.clone());
+        let mut this = Self { dir, record, saved: fresh, trust, remembers };
         let Some(path) = this.path() else { return Ok(this) };
         match read(&path) {
             Ok(None) => {}
@@ -82,7 +84,8 @@ impl AtPlace {
 
     /// Writes what changed.
     pub(super) fn save(&mut self) -> io::Result<()> {
-        let Some(path) = self.path().filter(|_| self.record != self.saved) else { return Ok(()) };
+        let is_new = self.remembers && self.record != self.saved;
+        let Some(path) = self.path().filter(|_| is_new) else { return Ok(()) };
         let text = serde_json::to_vec_pretty(&self.record).map_err(io::Error::other)?;
         write_whole(&path, &text)?;
         self.saved = self.record.clone();

@@ -27,7 +27,7 @@ const BLOCK_SIZE: OptionReply<'static> = OptionReply::InfoBlockSize {
 };
 
 /// What both sides have agreed on.
-pub struct Agreed {
+pub(super) struct Agreed {
     pub opened: Opened,
     /// A place among those who read.
     pub _seat: OwnedSemaphorePermit,
@@ -37,7 +37,7 @@ pub struct Agreed {
 }
 
 /// What a server has for those who come.
-pub struct Offer<'a> {
+pub(super) struct Offer<'a> {
     pub exports: &'a dyn Exports,
     /// Places for those who read.
     pub seats: &'a Arc<Semaphore>,
@@ -61,7 +61,7 @@ enum Next {
 }
 
 /// Haggles until an export is chosen. `None` where the client leaves without; an error where it breaks the rules.
-pub async fn haggle<R, W>(
+pub(super) async fn haggle<R, W>(
     reader: &mut R,
     output: &Output<W>,
     offer: Offer<'_>,
@@ -260,6 +260,6 @@ async fn within<T>(limits: &Limits, read: impl Future<Output = io::Result<T>>) -
     timeout(limits.message_timeout, read).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-pub fn broken(why: Malformed) -> io::Error {
+pub(super) fn broken(why: Malformed) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.0)
 }

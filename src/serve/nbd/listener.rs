@@ -35,7 +35,7 @@ impl Drop for Removed {
 }
 
 /// What is read from a client, and what is written to it.
-pub type Connection = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+pub(super) type Connection = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
 
 impl Listener {
     /// On a port; port 0 takes a free one. NBD knows no password: other machines may connect only where `is_public` says so.

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 const BUFFER_BYTES: usize = 16 << 10;
 
 /// Writes messages of many tasks to one client.
-pub struct Output<W> {
+pub(super) struct Output<W> {
     writer: Mutex<tokio::io::BufWriter<W>>,
     stall_timeout: Duration,
     is_broken: AtomicBool,
@@ -21,7 +21,7 @@ pub struct Output<W> {
 
 impl<W: AsyncWrite + Unpin> Output<W> {
     /// A client that takes nothing for `stall_timeout` is given up.
-    pub fn new(writer: W, stall_timeout: Duration) -> Self {
+    pub(super) fn new(writer: W, stall_timeout: Duration) -> Self {
         Self {
             writer: Mutex::new(tokio::io::BufWriter::with_capacity(BUFFER_BYTES, writer)),
             stall_timeout,
@@ -31,7 +31,7 @@ impl<W: AsyncWrite + Unpin> Output<W> {
     }
 
     /// Writes a message of two parts.
-    pub async fn send(&self, head: &[u8], data: &[u8]) -> io::Result<()> {
+    pub(super) async fn send(&self, head: &[u8], data: &[u8]) -> io::Result<()> {
         let mut message = self.begin().await?;
         message.write(head).await?;
         message.write(data).await?;
@@ -39,7 +39,7 @@ impl<W: AsyncWrite + Unpin> Output<W> {
     }
 
     /// Begins a message whose parts come later. Nobody else writes before it ends.
-    pub async fn begin(&self) -> io::Result<Message<'_, W>> {
+    pub(super) async fn begin(&self) -> io::Result<Message<'_, W>> {
         let writer = self.writer.lock().await;
         if self.is_broken.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -48,7 +48,7 @@ impl<W: AsyncWrite + Unpin> Output<W> {
     }
 
     /// Returns when the client cannot be written to any more.
-    pub async fn broken(&self) {
+    pub(super) async fn broken(&self) {
         let broke = self.broke.notified();
         if !self.is_broken.load(Ordering::Relaxed) {
             broke.await;
@@ -56,7 +56,7 @@ impl<W: AsyncWrite + Unpin> Output<W> {
     }
 
     /// Says that there is no more.
-    pub async fn close(&self) {
+    pub(super) async fn close(&self) {
         let mut writer = self.writer.lock().await;
         // The client may have gone; it is over in any case.
         let _ = timeout(self.stall_timeout, writer.shutdown()).await;
@@ -64,14 +64,14 @@ impl<W: AsyncWrite + Unpin> Output<W> {
 }
 
 /// A message under way. Dropped before its end, the connection is broken: what follows could not be told from it.
-pub struct Message<'a, W: AsyncWrite + Unpin> {
+pub(super) struct Message<'a, W: AsyncWrite + Unpin> {
     output: &'a Output<W>,
     writer: MutexGuard<'a, tokio::io::BufWriter<W>>,
     is_whole: bool,
 }
 
 impl<W: AsyncWrite + Unpin> Message<'_, W> {
-    pub async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(super) async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let taken = within(self.output.stall_timeout, self.writer.write(bytes)).await?;
             if taken == 0 {
@@ -82,7 +82,7 @@ impl<W: AsyncWrite + Unpin> Message<'_, W> {
         Ok(())
     }
 
-    pub async fn end(mut self) -> io::Result<()> {
+    pub(super) async fn end(mut self) -> io::Result<()> {
         within(self.output.stall_timeout, self.writer.flush()).await?;
         self.is_whole = true;
         Ok(())

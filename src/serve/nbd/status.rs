@@ -7,7 +7,7 @@ use crate::units::Content;
 
 /// The descriptors of a range that is not empty and lies within the image: one or more. They may end early, where there
 /// would be too many.
-pub async fn descriptors(
+pub(super) async fn descriptors(
     image: &dyn Image,
     offset_bytes: u64,
     length_bytes: u32,

@@ -38,7 +38,7 @@ struct Session<W> {
 }
 
 /// Answers requests until the client says goodbye, or does what it must not, or the server ends.
-pub async fn transmit<R, W>(
+pub(super) async fn transmit<R, W>(
     reader: &mut R,
     output: &Arc<Output<W>>,
     agreed: Agreed,
