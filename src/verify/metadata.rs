@@ -1,6 +1,6 @@
 //! Everything that is neither chunk nor page: keys, catalog, logs, prune rounds. Finds the live snapshots on its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -13,8 +13,10 @@ use crate::format::lost::LostRecord;
 use crate::format::names::{gc_prefix, keys_prefix, logs_prefix, lost_prefix};
 use crate::format::record::{KeySlotRecord, VolumeRecord};
 use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName};
+use crate::plan::shard::Shard;
 use crate::repo::log::LogEntry;
 use crate::units::{ChunkId, Sequence, VolumeNumber};
+use crate::verify::VerifyOptions;
 use crate::verify::audit::{Audit, check_object};
 use crate::verify::logs::{Finding, LogAudit, VolumeInfo};
 use crate::verify::report::{Findings, Flaw, Looked, Problem, looked};
@@ -41,22 +43,33 @@ pub(crate) struct Metadata {
 
 impl Metadata {
     /// Reads the metadata of the snapshots that the user named; where none is, of all the project.
-    pub(crate) async fn read(audit: &Audit, specs: &[String], findings: &mut Findings) -> Result<Self> {
+    pub(crate) async fn read(
+        audit: &Audit,
+        options: &VerifyOptions,
+        findings: &mut Findings,
+    ) -> Result<Self> {
         audit.progress.phase("metadata", None);
-        match specs.is_empty() {
-            true => Self::of_project(audit, findings).await,
-            false => Self::of_snapshots(audit, specs, findings).await,
+        match options.snapshots.is_empty() {
+            true => Self::of_project(audit, options.shard, findings).await,
+            false => Self::of_snapshots(audit, &options.snapshots, findings).await,
         }
     }
 
-    /// Reads all metadata of the project, and of the repository around it.
-    async fn of_project(audit: &Audit, findings: &mut Findings) -> Result<Self> {
+    /// Reads all metadata of the project, or of a part of its volumes, and of the repository around it.
+    async fn of_project(audit: &Audit, shard: Option<Shard>, findings: &mut Findings) -> Result<Self> {
         let mut metadata = Self::default();
         for (object, flaw, _) in common(audit).await? {
             findings.add(object, flaw)?;
         }
-        let said = roster::read(audit, findings).await?;
-        let volumes = volumes(audit, findings).await?;
+        let mut said = roster::read(audit, findings).await?;
+        let mut volumes = volumes(audit, findings).await?;
+        if let Some(shard) = shard {
+            let others = |(number, name): &(VolumeNumber, Arc<str>)| (!shard.has(name)).then_some(*number);
+            let others: HashSet<VolumeNumber> = volumes.iter().filter_map(others).collect();
+            volumes.retain(|(number, _)| !others.contains(number));
+            // A volume that is gone from the catalog has no name: everybody misses it.
+            said.leave_out(&others);
+        }
         metadata.volumes = volumes.len() as u64;
         let mut states = BTreeMap::new();
         let mut logs =

@@ -1,6 +1,6 @@
 //! Whether everything is still there that the last prune round wrote down: the check that a prune makes, for who verifies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::error::{ErrorKind, Result};
 use crate::format::ObjectName;
@@ -17,6 +17,13 @@ use crate::verify::subject::{Subject, whole};
 pub(crate) struct Said {
     roster: Vec<RosterEntry>,
     newest: Generation,
+}
+
+impl Said {
+    /// Leaves volumes to somebody else.
+    pub(crate) fn leave_out(&mut self, others: &HashSet<VolumeNumber>) {
+        self.roster.retain(|entry| !others.contains(&entry.volume));
+    }
 }
 
 /// Reads the roster of the newest seal.

@@ -7,6 +7,7 @@ use std::error::Error as _;
 use std::sync::Arc;
 
 use cuttle::backup::own_prefix;
+use cuttle::plan::shard::Shard;
 use cuttle::progress::Progress;
 use cuttle::repo::Project;
 use cuttle::repo::history::SnapshotEntry;
@@ -67,6 +68,9 @@ pub struct Args {
     /// Only the n-th of N parts of the data
     #[arg(long, value_name = "n/N")]
     slice: Option<Slice>,
+    /// Only volumes in the I-th of N shares, as `backup --shard` has them: for several hosts that share the work
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["snapshots", "no_key", "against"])]
+    shard: Option<Shard>,
     /// Compare a snapshot with an image, the snapshot of one, a file or a device
     #[arg(long, value_name = "rbd:…|PATH", value_parser = place::parse::<Readable>)]
     #[arg(conflicts_with_all = ["read_data", "slice", "no_key"])]
@@ -118,6 +122,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     }
     let options = VerifyOptions {
         snapshots: args.snapshots,
+        shard: args.shard,
         read_data: args.read_data,
         slice: args.slice,
         record: !context.global.dry_run,
