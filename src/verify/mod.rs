@@ -19,6 +19,7 @@ mod report;
 mod roster;
 mod scrub;
 mod slice;
+mod subject;
 mod wanted;
 
 use std::sync::Arc;

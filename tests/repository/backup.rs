@@ -151,7 +151,7 @@ async fn a_source_that_misses_changes_is_found_out() {
     for _ in 0..6 {
         let report = back_up(&project, &volume, &options("v")).await.expect("backed up");
         if report.full_read {
-            assert!(report.notes.iter().any(|n| n.contains("MISSED A CHANGE")), "{:?}", report.notes);
+            assert!(report.remarks.iter().any(|n| n.contains("MISSED A CHANGE")), "{:?}", report.remarks);
             found = true;
             break;
         }
@@ -257,7 +257,7 @@ async fn a_dry_run_shows_the_plan_that_is_then_carried_out() {
         let shown = back_up(&project, &volume, &dry).await.expect(what);
         let done = back_up(&project, &volume, &opts).await.expect(what);
         assert_eq!(shown.plan, done.plan, "{what}");
-        assert_eq!((shown.stats, &shown.notes), (done.stats, &done.notes), "{what}");
+        assert_eq!((shown.stats, &shown.remarks), (done.stats, &done.remarks), "{what}");
         assert_eq!((shown.full_read, shown.parent), (done.full_read, done.parent), "{what}");
     }
     for diff in [

@@ -23,7 +23,7 @@ use cuttle::source::rbd::{RbdOptions, RbdVolume};
 use cuttle::units::{VOLUME_SIZE_BYTES_MAX, VolumeName};
 use cuttle::{Result, cpu};
 
-use super::bar::Words;
+use super::bar::{Bar, Words};
 use super::connect::{self, blocking};
 use super::place::{Source, hint_at_rbd, standard_input};
 use super::producer::Producer;
@@ -178,7 +178,7 @@ struct Night<'a> {
 impl Night<'_> {
     /// Backs up all that a source holds; what is committed is in `done`, also where the rest fails.
     async fn back_up(&self, job: &Job, done: &mut Vec<BackupReport>) -> Result<()> {
-        let bar = self.context.ui.progress(job.volume.as_str(), WORDS, self.several);
+        let bar = Bar::new(self.context.ui, job.volume.as_str(), WORDS, self.several);
         let mut producer = None;
         let backed = match self.input(job, &mut producer).await {
             Ok(input) => {

@@ -20,6 +20,7 @@ use super::WORDS;
 use super::destination::Destination;
 use super::report::{Gathered, Restored, Told};
 use super::work::{How, Reached, Task, Work};
+use crate::cli::bar::Bar;
 use crate::cli::connect::{self, blocking};
 use crate::cli::failure::Failure;
 use crate::cli::human;
@@ -172,7 +173,7 @@ fn task(reached: Reached, snapshot: &SnapshotEntry) -> Task {
 
 async fn restore(work: Work<'_>, task: Task, several: bool) -> Result<Restored> {
     let (snapshot, context) = (task.snapshot.clone(), work.context);
-    let bar = context.ui.progress(&snapshot.volume_name, WORDS, several);
+    let bar = Bar::new(context.ui, &snapshot.volume_name, WORDS, several);
     let done = async {
         // To overwrite means to be sure of the content; without it, what an earlier run finished is not touched again.
         if !work.how.overwrite && work.is_restored(&task, bar.clone()).await? {
