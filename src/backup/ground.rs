@@ -89,8 +89,8 @@ impl Ground {
     /// As the repository shows itself to somebody who stores nothing: for a dry run.
     pub(super) async fn listed(cx: &Context<'_>, header: Option<&StreamHeader>) -> Result<Self> {
         let project = cx.project;
-        let catalog = project.volumes().confirmed().await?;
-        let volume = catalog.by_name(&cx.options.volume);
+        let volume = project.volumes().find(&cx.options.volume).await?;
+        let volume = volume.as_ref();
         let (mut snapshots, last) = match volume {
             Some(volume) => {
                 (project.history(volume).snapshots().await?, project.log(volume.number).read().await?.last())

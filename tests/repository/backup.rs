@@ -6,8 +6,8 @@ use crate::support::Numbers;
 use crate::support::by_hand::get;
 use crate::support::fault_store::FaultStore;
 use crate::support::repo::{
-    CHUNK, MemoryVolume, back_up, back_up_stream, diff_v1, environment, in_memory, init_on, latest, options,
-    read_back, reopen, secret, store,
+    CHUNK, MemoryVolume, back_up, back_up_stream, default, diff_v1, environment, in_memory, init_on, latest,
+    options, read_back, reopen, secret, store,
 };
 use cuttle::ErrorKind;
 use cuttle::backup::{self, BackupOptions};
@@ -74,6 +74,45 @@ async fn nothing_changed_uploads_one_small_object() {
     assert_eq!(ledger.put_requests, 2, "{ledger:?}");
     // Three of them ask what was lost: of the records, of what the next snapshot builds on, and for one that is gathered.
     assert!(ledger.requests() <= 15, "{ledger:?}");
+}
+
+/// What a volume costs does not grow with how many there are: the catalog is read once, whatever a run backs up.
+#[tokio::test]
+async fn a_night_of_many_volumes_reads_the_catalog_once() {
+    let inner = Arc::new(object_store::memory::InMemory::new());
+    let repository = init_on(store(inner.clone()), CHUNK, true).await;
+    let project = default(&repository).await;
+    let volumes: Vec<_> =
+        (0..40).map(|n| (format!("pool/{n}"), MemoryVolume::new(filled(5_000, n)))).collect();
+    for (name, volume) in &volumes {
+        back_up(&project, volume, &options(name)).await.expect("backed up");
+    }
+    let faults = FaultStore::new(inner);
+    let project = reopen(Arc::new(faults.clone())).await.expect("opened");
+    let asked = || faults.ops().iter().filter(|op| op.key.contains("/volumes/")).count();
+    let dry = |name: &str| BackupOptions { dry_run: true, ..options(name) };
+    let mut requests = Vec::new();
+    for (name, volume) in &volumes {
+        back_up(&project, volume, &dry(name)).await.expect("looked");
+        let before = project.repository().store().ledger();
+        back_up(&project, volume, &options(name)).await.expect("backed up");
+        requests.push((project.repository().store().ledger() - before).requests());
+    }
+    assert!(requests.iter().all(|n| *n <= 15), "{requests:?}");
+    // Its listing, its entries, a look for what follows, and no more with each volume.
+    assert!(asked() <= volumes.len() + 8, "{}", asked());
+    // One that is new is created where the catalog ends; one that another host made meanwhile is met there.
+    let there = default(&repository).await;
+    back_up(&there, &volumes[0].1, &options("pool/theirs")).await.expect("another host");
+    let before = asked();
+    back_up(&project, &volumes[1].1, &options("pool/ours")).await.expect("backed up");
+    let report = back_up(&project, &volumes[0].1, &options("pool/theirs")).await.expect("backed up");
+    assert_eq!(report.sequence.map(|s| s.to_string()).as_deref(), Some("2"), "the volume is theirs");
+    // Two creates, of which the first met theirs, and a look at that.
+    assert!(asked() - before <= 4, "{}", asked() - before);
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
+    let last: Vec<&str> = catalog.entries()[40..].iter().map(|v| v.name.as_str()).collect();
+    assert_eq!(last, ["pool/theirs", "pool/ours"]);
 }
 
 #[tokio::test]
