@@ -143,6 +143,18 @@ impl Volumes<'_> {
         Ok(catalog)
     }
 
+    /// The volumes as this process read them last: where something may be found, and no more.
+    pub(crate) async fn seen(self) -> Result<Vec<VolumeRecord>> {
+        let mut kept = self.project.catalog().lock().await;
+        let catalog = match kept.take() {
+            Some(catalog) => catalog,
+            None => self.read().await?,
+        };
+        let entries = catalog.entries.clone();
+        *kept = Some(catalog).filter(Catalog::is_whole);
+        Ok(entries)
+    }
+
     /// The entry of a volume, if there is one; of the catalog as it was read in this process, and confirmed where it lacks the name.
     pub(crate) async fn find(self, name: &VolumeName) -> Result<Option<VolumeRecord>> {
         let mut kept = self.project.catalog().lock().await;
