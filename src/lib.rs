@@ -25,22 +25,27 @@
 //! | delta, full | a chunk stored as the difference from another, its base; a chunk that needs no other |
 //! | variant | a number in an object's name that tells two objects of one content apart |
 //! | page, manifest | up to 1,024 refs; the pages of a snapshot together |
-//! | parent | the snapshot that a backup is compared with |
+//! | parent, before | the snapshot that a backup is compared with; what that has in a chunk's place |
 //! | base | below a delta: the chunk it differs from; on an image: the RBD snapshot kept for the next incremental |
+//! | below | what a delta stands on: its base, and what that stands on |
+//! | changes, difference | what a source says of itself since a point; in what two manifests differ |
 //! | extent, span, run | a range of bytes that changed; the same widened to whole chunks; a range of bytes within a patch |
 //! | log, session | what happened to a volume, sequence by sequence; one backup, from its registration to its outcome |
 //! | outcome | committed or aborted: the one `.end` of a sequence |
 //! | note | tags and protection of a snapshot |
+//! | remark | what the operator is told of a run beside its result (in JSON: `notes`) |
 //! | generation | a number in the names of chunks and pages; each prune round begins a new one |
 //! | round | a prune: begin, settle, mark, seal, delete, done |
 //! | roster | what a seal says of every volume: which sequences are live, and which are over |
 //! | condemned | what the round under way may delete: nobody builds on it |
 //! | lease | how long a session may give no sign of life |
 //! | envelope | the header and body of every object |
-//! | seal, open | to encrypt and authenticate an object, and back (the record `gc/{g}.seal` is called a seal, too) |
+//! | seal, open | to encrypt and authenticate an object, and back (the records `gc/{g}.seal` and, where a session registers, `.open` are called so, too) |
 //! | foreign | what stands under a name of the format and does not open |
 //! | lost, hurt | an object that snapshots need and that is gone or damaged; a snapshot that needs such a one |
+//! | flaw, problem | what is wrong with one object that was looked at, and of which kind: missing, damaged, unreadable, a gap, gone back |
 //! | quarantine | where the bytes of a damaged object are kept when it is replaced |
+//! | budget, share | the bytes that an operation may have in flight; a part of it, taken before a buffer is filled |
 //! | ledger | the requests and bytes that a run took |
 //! | memory, cache | what a host saw of a repository, to notice that it went back; copies of objects, which decide nothing |
 //!

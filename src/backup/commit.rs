@@ -86,7 +86,7 @@ pub(super) fn report<D>(cx: &Context<'_>, made: &Made<D>) -> BackupReport {
         parent_known_by: plan.known_by(),
         stats: made.done.stats,
         lost: made.lost,
-        notes: Vec::new(),
+        remarks: Vec::new(),
         plan: plan.clone(),
         seconds: 0.0,
     }
@@ -105,7 +105,7 @@ pub(super) async fn give_up(cx: &Context<'_>, session: &Session, error: Error) -
             session.sequence
         )),
         Err(e) => {
-            cx.note(format!("backup {} could not be marked as aborted: {e}", session.sequence));
+            cx.remark(format!("backup {} could not be marked as aborted: {e}", session.sequence));
             error
         }
     }

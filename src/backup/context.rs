@@ -19,7 +19,7 @@ pub(super) struct Context<'a> {
     pub cancel: Cancel,
     /// A chunk takes its size from before it is read until it is durable.
     pub budget: Budget,
-    notes: Mutex<Vec<String>>,
+    remarks: Mutex<Vec<String>>,
 }
 
 impl<'a> Context<'a> {
@@ -37,22 +37,22 @@ impl<'a> Context<'a> {
             progress,
             cancel,
             budget: Budget::new(chunks * chunk),
-            notes: Mutex::default(),
+            remarks: Mutex::default(),
         }
     }
 
     /// Tells the operator now, and once more in the report.
-    pub(super) fn note(&self, note: String) {
-        self.progress.warn(&note);
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+    pub(super) fn remark(&self, remark: String) {
+        self.progress.warn(&remark);
+        self.remarks.lock().unwrap_or_else(PoisonError::into_inner).push(remark);
     }
 
-    pub(super) fn notes<'n>(&self, notes: impl IntoIterator<Item = &'n String>) {
-        notes.into_iter().for_each(|note| self.note(note.clone()));
+    pub(super) fn remarks<'n>(&self, remarks: impl IntoIterator<Item = &'n String>) {
+        remarks.into_iter().for_each(|remark| self.remark(remark.clone()));
     }
 
     /// What was told since the last call.
-    pub(super) fn take_notes(&self) -> Vec<String> {
-        std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn take_remarks(&self) -> Vec<String> {
+        std::mem::take(&mut self.remarks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crate::backup::context::Context;
 use crate::backup::ground::Ground;
 use crate::backup::known::KnownChunks;
-use crate::backup::learn;
 use crate::codec::{self, Sealed};
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
@@ -79,20 +78,16 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    /// One that learned what there is, where there may well be more than the parent shows.
-    pub(super) async fn new(cx: &Context<'_>, ground: &Ground) -> Result<Arc<Self>> {
-        let encoder = Self {
+    /// One that knows of nothing yet.
+    pub(super) fn new(cx: &Context<'_>, ground: &Ground) -> Self {
+        Self {
             project: Project::clone(cx.project),
             generation: ground.generation,
             level: cx.options.level,
             check: cx.options.check_encoding,
             forbidden: Arc::clone(&ground.forbidden),
             known: KnownChunks::default(),
-        };
-        if ground.learn {
-            learn::learn(&encoder).await?;
         }
-        Ok(Arc::new(encoder))
     }
 
     /// `before` is `None` where nothing is known of the place, or what is there may not be referenced.

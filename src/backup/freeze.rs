@@ -25,7 +25,7 @@ impl Held {
         let own_name = format!("{own_prefix}{name}");
         let request = FreezeRequest { own_name, own_prefix, parent: asked.since.clone() };
         let held = Self(cpu::block(move || volume.freeze(&request)).await?.into());
-        cx.notes(&held.0.notes());
+        cx.remarks(&held.0.remarks());
         Ok(held)
     }
 

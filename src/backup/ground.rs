@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backup::context::Context;
+use crate::backup::origin::Past;
 use crate::backup::origin::{Live, Origin, base_of};
-use crate::backup::plan::Past;
 use crate::backup::presence::{Look, LostReport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::REFS_PER_PAGE;
@@ -33,7 +33,7 @@ pub(super) struct Ground {
     /// Whether the generation may well hold chunks of this volume that no snapshot shows.
     pub learn: bool,
     /// The parent's manifest cannot be read: nothing is compared with it.
-    pub is_torn: bool,
+    pub is_unreadable: bool,
     pub lost: LostReport,
 }
 
@@ -63,7 +63,7 @@ impl Ground {
             forbidden: Arc::default(),
             generation: session.generation,
             learn: parent.is_none() || interrupted_since || !settled.is_empty(),
-            is_torn: false,
+            is_unreadable: false,
             lost: LostReport::default(),
             parent: None,
         };
@@ -78,9 +78,9 @@ impl Ground {
                 if e.kind() == ErrorKind::Interrupted {
                     return Err(e);
                 }
-                cx.note(format!("what was found lost could not be recorded: {e}"));
+                cx.remark(format!("what was found lost could not be recorded: {e}"));
             }
-            ground.is_torn = seen.is_torn;
+            ground.is_unreadable = seen.is_unreadable;
             ground.lost = look.forbid(seen, &mut forbidden).await?;
         }
         ground.settled(cx, parent, forbidden)
@@ -89,8 +89,8 @@ impl Ground {
     /// As the repository shows itself to somebody who stores nothing: for a dry run.
     pub(super) async fn listed(cx: &Context<'_>, header: Option<&StreamHeader>) -> Result<Self> {
         let project = cx.project;
-        let catalog = project.volumes().confirmed().await?;
-        let volume = catalog.by_name(&cx.options.volume);
+        let volume = project.volumes().find(&cx.options.volume).await?;
+        let volume = volume.as_ref();
         let (mut snapshots, last) = match volume {
             Some(volume) => {
                 (project.history(volume).snapshots().await?, project.log(volume.number).read().await?.last())
@@ -111,14 +111,14 @@ impl Ground {
             forbidden: Arc::default(),
             generation: rounds.newest,
             learn: parent.as_ref().map_or(Sequence(0), |p| p.snapshot.sequence) < last || parent.is_none(),
-            is_torn: false,
+            is_unreadable: false,
             lost: LostReport::default(),
             parent: None,
         };
         if let (Some(volume), Some(parent)) = (volume, &parent) {
             let look = Look { cx, volume, sequence: ground.sequence, parent, before: &ground.before };
             let seen = look.look(&forbidden).await?;
-            ground.is_torn = seen.is_torn;
+            ground.is_unreadable = seen.is_unreadable;
             ground.lost = look.forbid(seen, &mut forbidden).await?;
         }
         ground.settled(cx, parent, forbidden)
@@ -130,11 +130,11 @@ impl Ground {
         parent: Option<SnapshotEntry>,
         forbidden: Forbidden,
     ) -> Result<Self> {
-        if self.is_torn {
+        if self.is_unreadable {
             self.before = manifest_of(cx.project, None)?;
         }
         // What is lost here may be stored elsewhere.
-        self.learn |= self.is_torn || self.lost.parent_hurt_chunks > 0;
+        self.learn |= self.is_unreadable || self.lost.parent_hurt_chunks > 0;
         (self.parent, self.forbidden) = (parent, Arc::new(forbidden));
         Ok(self)
     }
@@ -145,7 +145,7 @@ impl Ground {
             options: cx.options,
             origin,
             parent: self.parent.as_ref(),
-            is_torn: self.is_torn,
+            is_unreadable: self.is_unreadable,
             chunk_size_bytes: cx.project.chunk_size_bytes(),
             delta_depth_max: cx.project.repository().record().delta_depth_max,
         }

@@ -2,10 +2,13 @@
 //! live index of the last seal.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 
+use crate::backup::context::Context;
 use crate::backup::encode::Encoder;
+use crate::backup::ground::Ground;
 use crate::backup::known::Known;
 use crate::error::{ErrorKind, Result};
 use crate::format::gc::PartRef;
@@ -27,10 +30,14 @@ const NAMED_PAGES_MAX: usize = 4_096;
 /// Listings under way at once.
 const LISTS_INFLIGHT_MAX: usize = 16;
 
-/// Learns all there is.
-pub(super) async fn learn(encoder: &Encoder) -> Result<()> {
-    learn_live(encoder).await?;
-    learn_stored(encoder).await
+/// An encoder that learned what there is, where there may well be more than the parent shows.
+pub(super) async fn encoder(cx: &Context<'_>, ground: &Ground) -> Result<Arc<Encoder>> {
+    let encoder = Encoder::new(cx, ground);
+    if ground.learn {
+        learn_live(&encoder).await?;
+        learn_stored(&encoder).await?;
+    }
+    Ok(Arc::new(encoder))
 }
 
 /// Reads the live index of the round that began the session's generation, or of the one before while that is not

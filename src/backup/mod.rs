@@ -17,6 +17,7 @@ mod plan;
 mod presence;
 mod read;
 mod store;
+mod told;
 mod walk;
 mod why;
 
@@ -128,7 +129,8 @@ pub struct BackupReport {
     /// What was decided before anything was read; a dry run shows the very plan that a backup then carries out.
     pub plan: BackupPlan,
     /// What the operator should know: why a volume was read whole, a slow diff, leftovers that could not be removed.
-    pub notes: Vec<String>,
+    #[serde(rename = "notes")]
+    pub remarks: Vec<String>,
     pub seconds: f64,
 }
 
@@ -220,8 +222,8 @@ async fn run_one(cx: &Context<'_>, input: Input) -> Result<BackupReport> {
         true => walk::rehearse(cx, input).await,
         false => walk::back_up(cx, input).await,
     };
-    let notes = cx.take_notes();
-    Ok(BackupReport { notes, seconds: started.elapsed().as_secs_f64(), ..done? })
+    let remarks = cx.take_remarks();
+    Ok(BackupReport { remarks, seconds: started.elapsed().as_secs_f64(), ..done? })
 }
 
 /// What snapshots that cuttle makes of a source begin with: other repositories and projects have their own.

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::backup::Input;
-use crate::backup::plan::Past;
 use crate::backup::why::Why;
+use crate::backup::{BackupOptions, Input};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::repo::history::SnapshotEntry;
@@ -35,6 +34,29 @@ impl Origin {
     /// Whether half a copy of it may look like a volume: an image gets smaller when somebody says so.
     pub(super) fn is_file(&self) -> bool {
         matches!(self.identity, Identity::File { .. })
+    }
+}
+
+/// What is known before the source is asked anything but who it is.
+pub(super) struct Past<'a> {
+    pub options: &'a BackupOptions,
+    pub origin: &'a Origin,
+    pub parent: Option<&'a SnapshotEntry>,
+    /// The parent's manifest cannot be read: nothing is compared with it.
+    pub is_unreadable: bool,
+    pub chunk_size_bytes: u32,
+    /// How deep the repository lets deltas be.
+    pub delta_depth_max: u8,
+}
+
+impl<'a> Past<'a> {
+    /// The snapshot that the volume is compared with.
+    pub(super) fn compared_with(&self) -> Option<&'a SnapshotEntry> {
+        self.parent.filter(|_| !self.is_unreadable)
+    }
+
+    pub(super) fn deltas(&self) -> Option<u8> {
+        Some(self.delta_depth_max).filter(|depth| *depth > 0 && !self.options.no_delta)
     }
 }
 
@@ -79,13 +101,13 @@ pub(super) async fn base_of(
 pub(super) fn check_identity(past: &Past<'_>) -> Result<(Option<Why>, Vec<String>)> {
     let (now, moved_from) = (&past.origin.identity, past.origin.moved_from.as_ref());
     let Some(parent) = past.parent else {
-        let note = moved_from.map(|was| {
+        let remark = moved_from.map(|was| {
             format!(
                 "the image is being moved by live migration, and was {was} before. Where that has backups under another name, \
                  --volume goes on with them"
             )
         });
-        return Ok((None, note.into_iter().collect()));
+        return Ok((None, remark.into_iter().collect()));
     };
     let before = &parent.snapshot.identity;
     // A stream says nothing of its origin; the whole volume is read and compared.
@@ -96,8 +118,8 @@ pub(super) fn check_identity(past: &Past<'_>) -> Result<(Option<Why>, Vec<String
         return Ok((None, Vec::new()));
     }
     if moved_from.is_some_and(|was| is_same(before, was)) {
-        let note = format!("the volume is being moved by live migration, from {before}: reading all of it");
-        return Ok((Some(Why::Moved), vec![note]));
+        let remark = format!("the volume is being moved by live migration, from {before}: reading all of it");
+        return Ok((Some(Why::Moved), vec![remark]));
     }
     if !past.options.accept_new_identity {
         return Err(Error::conflict(format!(
@@ -110,16 +132,16 @@ pub(super) fn check_identity(past: &Past<'_>) -> Result<(Option<Why>, Vec<String
              otherwise give this one another name with --volume",
         ));
     }
-    let note = format!("the volume is another one than before: {now}, was {before}; reading all of it");
-    Ok((Some(Why::Replaced), vec![note]))
+    let remark = format!("the volume is another one than before: {now}, was {before}; reading all of it");
+    Ok((Some(Why::Replaced), vec![remark]))
 }
 
 /// An incremental stream must continue the newest snapshot. Returns what must be told.
 pub(super) fn check_stream(past: &Past<'_>, from: Option<&str>) -> Result<Vec<String>> {
     let held = past.parent.and_then(|p| p.snapshot.point.as_ref()).map(|p| p.name.as_str());
     let Some(from) = from else {
-        let note = "the stream is a full one, not a diff from the last backup's snapshot";
-        return Ok(past.parent.map(|_| note.to_owned()).into_iter().collect());
+        let remark = "the stream is a full one, not a diff from the last backup's snapshot";
+        return Ok(past.parent.map(|_| remark.to_owned()).into_iter().collect());
     };
     if held == Some(from) {
         return Ok(Vec::new());

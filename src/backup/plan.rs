@@ -7,38 +7,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::backup::BackupOptions;
-use crate::backup::origin::{self, Origin};
+use crate::backup::origin::{self, Past};
 use crate::backup::why::{Distrust, Why};
 use crate::chunker::{self, Span, Unlisted};
 use crate::error::{Error, Result};
-use crate::repo::history::SnapshotEntry;
 use crate::source::{Changes, Content, Extent, StreamHeader};
 use crate::units::{ChunkIndex, Geometry, Sequence};
 use crate::volume::SnapshotPoint;
-
-/// What is known before the source is asked anything but who it is.
-pub(super) struct Past<'a> {
-    pub options: &'a BackupOptions,
-    pub origin: &'a Origin,
-    pub parent: Option<&'a SnapshotEntry>,
-    /// The parent's manifest cannot be read: nothing is compared with it.
-    pub is_torn: bool,
-    pub chunk_size_bytes: u32,
-    /// How deep the repository lets deltas be.
-    pub delta_depth_max: u8,
-}
-
-impl<'a> Past<'a> {
-    /// The snapshot that the volume is compared with.
-    fn compared_with(&self) -> Option<&'a SnapshotEntry> {
-        self.parent.filter(|_| !self.is_torn)
-    }
-
-    fn deltas(&self) -> Option<u8> {
-        Some(self.delta_depth_max).filter(|depth| *depth > 0 && !self.options.no_delta)
-    }
-}
 
 /// What is asked of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +22,7 @@ pub(super) struct Asked {
     pub since: Option<SnapshotPoint>,
     /// Why all is read, where it is.
     pub why_all: Why,
-    pub notes: Vec<String>,
+    pub remarks: Vec<String>,
 }
 
 /// What the source answered.
@@ -82,7 +57,7 @@ pub struct BackupPlan {
     /// Where the next sample begins.
     pub sample_cursor: u64,
     /// What the operator must be told before it is done.
-    pub notes: Vec<String>,
+    pub remarks: Vec<String>,
 }
 
 /// How much of the volume is looked at.
@@ -147,25 +122,25 @@ impl Base {
 /// # Errors
 /// `Conflict` where it is not what the volume was backed up from before.
 pub(super) fn ask(past: &Past<'_>) -> Result<Asked> {
-    let (other, mut notes) = origin::check_identity(past)?;
+    let (other, mut remarks) = origin::check_identity(past)?;
     let every = past.options.full_every;
     let nights = past.parent.map_or(0, |p| p.snapshot.nights_since_full).saturating_add(1);
     let is_due = every > 0 && nights >= every;
     if is_due && past.parent.is_some() && !past.options.full {
-        notes.push(format!(
+        remarks.push(format!(
             "{nights} backups since all of the volume was read: reading all of it (--full-every {every})"
         ));
     }
     let why_all = match other {
         _ if past.parent.is_none() => Some(Why::First),
         Some(other) => Some(other),
-        None if past.is_torn => Some(Why::Torn),
+        None if past.is_unreadable => Some(Why::Unreadable),
         None if past.options.full => Some(Why::Asked),
         None if is_due => Some(Why::Due),
         None => None,
     };
     let since = past.parent.and_then(|p| p.snapshot.point.clone()).filter(|_| why_all.is_none());
-    Ok(Asked { since, why_all: why_all.unwrap_or(Why::Untold), notes })
+    Ok(Asked { since, why_all: why_all.unwrap_or(Why::Untold), remarks })
 }
 
 /// What is done with a volume that can be read anywhere. Its sample is drawn later ([`BackupPlan::with_sample`]): it lies beside
@@ -180,7 +155,7 @@ pub(super) fn plan(
     distrust: Option<Distrust>,
 ) -> Result<BackupPlan> {
     let geometry = Geometry::new(answer.size_bytes, past.chunk_size_bytes)?;
-    let mut notes = Vec::new();
+    let mut remarks = Vec::new();
     let everything = [Extent { offset_bytes: 0, length_bytes: geometry.size_bytes, content: Content::Data }];
     let (extents, unlisted) = match (&distrust, &answer.changes) {
         (Some(_), _) => (&everything[..], Unlisted::Zero),
@@ -189,8 +164,8 @@ pub(super) fn plan(
     };
     let parent = past.compared_with().map(|p| &p.snapshot);
     match distrust {
-        None => notes.extend(origin::check_size(past, answer.size_bytes, past.origin.is_file())?),
-        Some(distrust) => notes.push(distrust.told(geometry, parent, answer.check_command.as_deref())),
+        None => remarks.extend(origin::check_size(past, answer.size_bytes, past.origin.is_file())?),
+        Some(distrust) => remarks.push(distrust.told(geometry, parent, answer.check_command.as_deref())),
     }
     let (scope, forced) = match unlisted {
         Unlisted::Zero => (Scope::All(distrust.map_or(asked.why_all, Why::from)), BTreeSet::new()),
@@ -213,7 +188,7 @@ pub(super) fn plan(
         delta_depth_max: past.deltas().filter(|_| answer.has_base && distrust.is_none()),
         base: Base::of(answer.point.as_ref()),
         sample_cursor: past.parent.map_or(0, |p| p.snapshot.sample_cursor),
-        notes,
+        remarks,
     })
 }
 
@@ -222,8 +197,8 @@ pub(super) fn plan(
 /// # Errors
 /// `Conflict` where it does not go on from the parent, `Corrupt` where nothing can be told of what the parent holds.
 pub(super) fn plan_stream(past: &Past<'_>, header: &StreamHeader) -> Result<BackupPlan> {
-    let notes = origin::check_stream(past, header.from.as_deref())?;
-    if let (true, Some(from)) = (past.is_torn, &header.from) {
+    let remarks = origin::check_stream(past, header.from.as_deref())?;
+    if let (true, Some(from)) = (past.is_unreadable, &header.from) {
         return Err(Error::corrupt(format!(
             "the stream is a diff from snapshot {from:?}, and the manifest of that backup cannot be read"
         ))
@@ -244,7 +219,7 @@ pub(super) fn plan_stream(past: &Past<'_>, header: &StreamHeader) -> Result<Back
         delta_depth_max: past.deltas(),
         base: header.to.clone().map_or(Base::Nothing, Base::Others),
         sample_cursor: past.parent.map_or(0, |p| p.snapshot.sample_cursor),
-        notes,
+        remarks,
     })
 }
 

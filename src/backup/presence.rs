@@ -71,7 +71,7 @@ pub(super) struct Seen {
     /// Of that, what is new and should be recorded.
     pub new: Vec<LostName>,
     /// Its manifest cannot be read to the last page.
-    pub is_torn: bool,
+    pub is_unreadable: bool,
 }
 
 impl Look<'_> {
@@ -87,7 +87,7 @@ impl Look<'_> {
             return Ok(seen);
         }
         let first = new.first().map(|n| ObjectName::content(project.name(), n.kind(), n.name()).to_string());
-        self.cx.note(format!(
+        self.cx.remark(format!(
             "LOST: {} objects that {} needs are not in the repository as they must be, the first is {}. The older \
              snapshots that need them are hurt: run `cuttle verify` to see which, and `cuttle verify --read-data --repair`",
             new.len(),
@@ -103,29 +103,29 @@ impl Look<'_> {
         forbidden.lost_mut().add(seen.lost);
         let lost = forbidden.lost();
         if let Some((name, why)) = lost.unreadable.first() {
-            self.cx.note(format!(
+            self.cx.remark(format!(
                 "{name} tells of lost objects and does not open, so that this backup may build on some of them: {why}. Run \
                  `cuttle verify`, then put it aside with `cuttle verify --quarantine {name}`"
             ));
         }
         if lost.unread > 0 {
             self.cx
-                .note(format!("{} records of lost objects were not read: there are too many", lost.unread));
+                .remark(format!("{} records of lost objects were not read: there are too many", lost.unread));
         }
         let mut report = LostReport {
             lost_found: seen.new.len() as u64,
             lost_records_unreadable: (lost.unreadable.len() + lost.unread) as u64,
             ..LostReport::default()
         };
-        if seen.is_torn {
-            self.cx.note(format!(
+        if seen.is_unreadable {
+            self.cx.remark(format!(
                 "the manifest of {} cannot be read: all of the volume is, and stored again where need be",
                 self.at()
             ));
         } else if !lost.is_empty() {
             report.parent_hurt_chunks = hurt_chunks(self.before, lost).await?;
             if report.parent_hurt_chunks > 0 {
-                self.cx.note(format!(
+                self.cx.remark(format!(
                     "{} chunks of {} need what is lost: they are not built upon",
                     report.parent_hurt_chunks,
                     self.at()
@@ -185,7 +185,7 @@ async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden) ->
         }
     }
     drop(read);
-    out.is_torn = !bad.is_empty();
+    out.is_unreadable = !bad.is_empty();
     out.lost.extend(bad);
     let project = manifest.project();
     for (kind, tonight) in [(ContentKind::Chunk, chunks.finish()), (ContentKind::Page, pages.finish())] {

@@ -232,7 +232,7 @@ impl Reader {
         let (plain, encoded) = match (found, chain) {
             (Found::Settled(encoded), _) => (plain, encoded),
             // Only now is it worth reading the base.
-            (Found::New(id), Some(chain)) => self.against_base(index, (id, plain), chain).await?,
+            (Found::New(id), Some(chain)) => self.against_base(index, id, plain, chain).await?,
             (Found::New(_), None) => return Err(Error::internal("a new chunk was not encoded")),
         };
         self.reading.budget.give_back(plain);
@@ -243,7 +243,8 @@ impl Reader {
     async fn against_base(
         &self,
         index: ChunkIndex,
-        (id, plain): (ChunkId, Vec<u8>),
+        id: ChunkId,
+        plain: Vec<u8>,
         chain: Chain,
     ) -> Result<(Vec<u8>, Encoded)> {
         let base = self.reading.deltas.as_ref().map(|deltas| &deltas.base);

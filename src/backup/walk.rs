@@ -7,18 +7,17 @@ use std::sync::Arc;
 use crate::backup::alive::SignsOfLife;
 use crate::backup::commit::{Made, commit, give_up, report, unless_forgotten};
 use crate::backup::context::Context;
-use crate::backup::encode::Encoder;
 use crate::backup::freeze::Held;
 use crate::backup::ground::Ground;
 use crate::backup::manifest::{Counted, Draft, Stored};
-use crate::backup::origin::{Origin, check_size};
+use crate::backup::origin::{Origin, Past, check_size};
 use crate::backup::patch::{self, Patching};
-use crate::backup::plan::{self, Answer, Asked, BackupPlan, Past, Pieces};
+use crate::backup::plan::{self, Answer, Asked, BackupPlan, Pieces};
 use crate::backup::presence::LostReport;
 use crate::backup::read::{self, Deltas, Reading};
 use crate::backup::store::Storer;
 use crate::backup::why::Distrust;
-use crate::backup::{BackupReport, Input};
+use crate::backup::{BackupReport, Input, learn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keys::random_array;
 use crate::reading::sample;
@@ -74,7 +73,7 @@ pub(super) async fn rehearse(cx: &Context<'_>, input: Input) -> Result<BackupRep
         Input::Stream(source) => {
             let states = source.header().states;
             if states > 1 {
-                cx.note(format!(
+                cx.remark(format!(
                     "the stream holds {states} states of the volume, each of which becomes a snapshot: here they are read as one"
                 ));
             }
@@ -116,7 +115,7 @@ impl Walk<'_> {
             Err(_) => (held.discard().await, "the snapshot made for this backup"),
         };
         if let Err(e) = ended {
-            self.cx.note(format!("{what} could not be removed: {e}"));
+            self.cx.remark(format!("{what} could not be removed: {e}"));
         }
         committed
     }
@@ -140,7 +139,7 @@ impl Walk<'_> {
         let held = Held::freeze(self.cx, volume, &asked, &name).await?;
         let counted = self.counted(&held, &asked).await;
         if let Err(e) = held.discard().await {
-            self.cx.note(format!("the snapshot made for this dry run stays: {e}"));
+            self.cx.remark(format!("the snapshot made for this dry run stays: {e}"));
         }
         counted
     }
@@ -159,7 +158,7 @@ impl Walk<'_> {
 
     fn ask(&self) -> Result<Asked> {
         let asked = plan::ask(&self.past())?;
-        self.cx.notes(&asked.notes);
+        self.cx.remarks(&asked.remarks);
         Ok(asked)
     }
 
@@ -181,7 +180,7 @@ impl Walk<'_> {
             let sample = sample::choose(before, &chunks.spans, cursor, parent.snapshot_id).await?;
             plan = plan.with_sample(sample.chunks, sample.next_cursor);
         }
-        self.cx.notes(&plan.notes);
+        self.cx.remarks(&plan.remarks);
         Ok(plan)
     }
 
@@ -191,7 +190,7 @@ impl Walk<'_> {
         let Pieces::Chunks(chunks) = &plan.pieces else {
             return Err(Error::internal("a volume that can be read anywhere is no stream"));
         };
-        let encoder = Encoder::new(cx, ground).await?;
+        let encoder = learn::encoder(cx, ground).await?;
         cx.progress.phase("backing up", Some(chunks.total_bytes()));
         let (frozen, geometry) = (held.frozen(), chunks.geometry);
         let base = frozen.base_reader().zip(plan.delta_depth_max);
@@ -219,8 +218,8 @@ impl Walk<'_> {
         let Self { cx, ground, .. } = self;
         let header = source.header().clone();
         let plan = plan::plan_stream(&self.past(), &header)?;
-        cx.notes(&plan.notes);
-        let encoder = Encoder::new(cx, ground).await?;
+        cx.remarks(&plan.remarks);
+        let encoder = learn::encoder(cx, ground).await?;
         // What a full stream does not mention is zero, whatever was there.
         let base = match plan.is_full_read() {
             false => Arc::clone(&ground.before),
@@ -237,10 +236,10 @@ impl Walk<'_> {
             budget: cx.budget.clone(),
         };
         let size_bytes = patch::run(&patching, source, &mut storer, &mut cx.cancel.clone()).await?;
-        cx.notes(&check_size(&self.past(), size_bytes, !header.has_end)?);
+        cx.remarks(&check_size(&self.past(), size_bytes, !header.has_end)?);
         let done = storer.finish()?;
         if done.kept_lost > 0 {
-            cx.note(format!(
+            cx.remark(format!(
                 "THIS BACKUP IS HURT: it goes on naming {} chunks that are lost, as the stream does not have them. Repair them \
                  with `cuttle verify --read-data --repair --repair-from IMAGE`, or back up a full stream",
                 done.kept_lost

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use cuttle::progress::{Outcome, Progress, Step};
 
 use super::human;
+use super::table::printable;
 use super::ui::{Shown, Ui};
 
 /// How often a log gets a line.
@@ -55,17 +56,13 @@ struct Phase {
 }
 
 impl Bar {
-    pub fn new(
-        ui: Ui,
-        bar: ProgressBar,
-        shown: Shown,
-        (label, words, several): (String, Words, bool),
-    ) -> Self {
+    /// Shows the progress of one thing; `several` when others go on beside it.
+    pub fn new(ui: &Ui, label: &str, words: Words, several: bool) -> Arc<Self> {
+        let (ui, bar, shown, label) = (ui.clone(), ui.bar(), ui.shown(), printable(label));
+        bar.set_prefix(label.clone());
         let phase = Phase { name: String::new(), total_bytes: None, line_due: Instant::now() + LINE_EVERY };
         let (counts, phase) = (Arc::new(Counts::default()), Mutex::new(phase));
-        let this = Self { ui, bar, shown, label, words, several, counts, phase };
-        this.bar.set_prefix(this.label.clone());
-        this
+        Arc::new(Self { ui, bar, shown, label, words, several, counts, phase })
     }
 
     /// Takes it off the screen.

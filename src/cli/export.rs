@@ -17,7 +17,7 @@ use cuttle::repo::history::SnapshotEntry;
 use cuttle::restore::RestoreReport;
 use cuttle::{Error, Result};
 
-use super::bar::Words;
+use super::bar::{Bar, Words};
 use super::connect;
 use super::place::{self, Stream, standard_output};
 use super::plan::{self, Plan};
@@ -118,7 +118,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let project = connect::project(context, false).await?;
     let snapshot = project.volumes().snapshot(&args.snapshot).await?;
     let output = match to {
-        To::Folder(folder) => return chain(context, &project, &snapshot, (&args, &folder, format)).await,
+        To::Folder(folder) => return chain(context, &project, &snapshot, &args, &folder).await,
         To::One(output) => output,
     };
     let from = match &args.from {
@@ -137,7 +137,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         base.file = args.backing;
         base.name = args.from_name.unwrap_or_else(|| base.name.clone());
     }
-    one(context, &project, export, (&args.target, output)).await?;
+    one(context, &project, export, &args.target, output).await?;
     Ok(Exit::Success)
 }
 
@@ -175,8 +175,10 @@ async fn chain(
     context: &Context<'_>,
     project: &Project,
     newest: &SnapshotEntry,
-    (args, folder, format): (&Args, &Path, &'static dyn Format),
+    args: &Args,
+    folder: &Path,
 ) -> Result<Exit> {
+    let format = export::format(&args.format)?;
     if !context.global.dry_run {
         std::fs::create_dir_all(folder)
             .map_err(|e| io_error(format!("make folder {}", folder.display()), e))?;
@@ -185,7 +187,7 @@ async fn chain(
     for link in export::chain(project, newest).await? {
         let path = folder.join(&link.file);
         if path.exists() && !args.overwrite {
-            context.ui.note(&format!("{} is there already", path.display()));
+            context.ui.remark(&format!("{} is there already", path.display()));
             below = Some(link);
             continue;
         }
@@ -200,7 +202,7 @@ async fn chain(
             true => Output::Pipe(Box::new(io::sink())),
             false => Output::File { path, overwrite: args.overwrite },
         };
-        one(context, project, export, (&target, output)).await?;
+        one(context, project, export, &target, output).await?;
         below = Some(link);
     }
     Ok(Exit::Success)
@@ -211,10 +213,11 @@ async fn one(
     context: &Context<'_>,
     project: &Project,
     export: Export,
-    (target, output): (&Stream, Output),
+    target: &Stream,
+    output: Output,
 ) -> Result<()> {
     let (format, from) = (export.format.name(), export.from.as_ref().map(SnapshotEntry::name));
-    let bar = context.ui.progress(&export.snapshot.name(), WORDS, false);
+    let bar = Bar::new(context.ui, &export.snapshot.name(), WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
     let report = match context.global.dry_run {
         true => export::plan(project, export, output, progress, cancel).await,

@@ -9,7 +9,7 @@ use cuttle::progress::Progress;
 use cuttle::rbd::RbdSpec;
 use cuttle::{Result, cpu};
 
-use super::bar::Words;
+use super::bar::{Bar, Words};
 use super::connect;
 use super::place::{self, Stream};
 use super::report::{Report, lines};
@@ -70,7 +70,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         ..ImportOptions::default()
     };
     let target = spec.to_string();
-    let bar = context.ui.progress(&target, WORDS, false);
+    let bar = Bar::new(context.ui, &target, WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
     // Waited for even when it is to stop: it says what became of the image.
     let report = cpu::block(move || import(input, &cluster, &spec, options, &*progress, &cancel)).await;

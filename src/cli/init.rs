@@ -1,6 +1,6 @@
 //! `cuttle init`: makes a repository.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -91,7 +91,16 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         if encrypted {
             source.check_new()?;
         }
-        return plan(context, &config, &environment, (&options, encrypted, new_folder)).await;
+        let (repository, ledger) = look(&config, &environment, &options, new_folder.as_deref()).await?;
+        let new = New {
+            repository: &repository,
+            new_folder: new_folder.is_some(),
+            encrypted,
+            chunk_size_bytes: options.chunk_size_bytes,
+            delta_depth_max: options.delta_depth_max,
+        };
+        plan::tell(context, &new, &ledger)?;
+        return Ok(Exit::Success);
     }
     Store::prepare(&config)?;
     let store = Store::open(&config)?;
@@ -106,30 +115,19 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Looks whether a repository can be made, and tells what it would be.
-async fn plan(
-    context: &Context<'_>,
+/// What would be made, and what was asked of the store to know that it can be.
+async fn look(
     config: &StoreConfig,
     environment: &Environment,
-    (options, encrypted, new_folder): (&InitOptions, bool, Option<PathBuf>),
-) -> Result<Exit> {
-    let (repository, ledger) = match &new_folder {
-        Some(folder) => (folder.display().to_string(), Ledger::default()),
-        None => {
-            let store = Store::open(config)?;
-            Repository::check_init(&store, environment, options).await?;
-            (store.url().to_owned(), store.ledger())
-        }
-    };
-    let new = New {
-        repository: &repository,
-        new_folder: new_folder.is_some(),
-        encrypted,
-        chunk_size_bytes: options.chunk_size_bytes,
-        delta_depth_max: options.delta_depth_max,
-    };
-    plan::tell(context, &new, &ledger)?;
-    Ok(Exit::Success)
+    options: &InitOptions,
+    new_folder: Option<&Path>,
+) -> Result<(String, Ledger)> {
+    if let Some(folder) = new_folder {
+        return Ok((folder.display().to_string(), Ledger::default()));
+    }
+    let store = Store::open(config)?;
+    Repository::check_init(&store, environment, options).await?;
+    Ok((store.url().to_owned(), store.ledger()))
 }
 
 async fn refuse_another(store: &Reader, at: &AtPlace) -> Result<()> {

@@ -13,7 +13,7 @@ use cuttle::repo::Project;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::{Error, Result};
 
-use super::bar::Words;
+use super::bar::{Bar, Words};
 use super::place::Target;
 use super::plan::{self, Plan};
 use super::report::{Report, ledger_line, lines};
@@ -109,7 +109,7 @@ pub async fn run(
         return Ok(Exit::Success);
     }
     let name = entry.name();
-    let bar = context.ui.progress(&name, WORDS, false);
+    let bar = Bar::new(context.ui, &name, WORDS, false);
     let (progress, cancel): (Arc<dyn Progress>, _) = (bar.clone(), context.cancel.clone());
     let (ui, target) = (context.ui.clone(), restore.target.to_string());
     let given = context.global.given();
@@ -142,7 +142,7 @@ fn tell_usable(ui: &Ui, given: &str, target: &str, name: &str, begun: &Begun) {
     let resume =
         format!("cuttle restore{given} --instant --resume --listen {address} {name} {}", quoted(target));
     if !ui.is_json() {
-        ui.note(&format!(
+        ui.remark(&format!(
             "it is copied meanwhile, and reads from here until it is done. If this should die, go on with\n  {resume}"
         ));
     }

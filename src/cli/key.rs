@@ -164,7 +164,7 @@ async fn list(context: &Context<'_>) -> Result<Exit> {
         return Ok(Exit::Success);
     }
     if !repository.record().encrypted {
-        ui.note("the repository is not encrypted: it has no keys");
+        ui.remark("the repository is not encrypted: it has no keys");
         return Ok(Exit::Success);
     }
     let columns = [Column::Text("ID"), Column::Text("KIND"), Column::Text("LABEL"), Column::Text("CREATED")];
@@ -194,7 +194,7 @@ async fn add(context: &Context<'_>, args: AddArgs) -> Result<Exit> {
         (None, None) => SecretSource::Prompt,
     };
     if source.is_prompt() && secret::source(&context.global.secret)?.is_prompt() {
-        context.ui.note("first the password that opens the repository now, then the new one");
+        context.ui.remark("first the password that opens the repository now, then the new one");
     }
     let repository = repository(context, false).await?;
     if !repository.record().encrypted {

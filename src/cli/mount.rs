@@ -70,7 +70,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
 }
 
 fn mounted(context: &Context<'_>, mountpoint: &str) -> Result<()> {
-    context.ui.note(&format!("snapshots are in {mountpoint}; `umount {mountpoint}` or Ctrl-C ends it"));
+    context.ui.remark(&format!("snapshots are in {mountpoint}; `umount {mountpoint}` or Ctrl-C ends it"));
     context.ui.report(&Mounted { mountpoint: mountpoint.to_owned() })
 }
 

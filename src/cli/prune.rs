@@ -12,7 +12,7 @@ use cuttle::repo::Keeper;
 use cuttle::units::{Sequence, VolumeNumber};
 use cuttle::{Error, Result};
 
-use super::bar::Words;
+use super::bar::{Bar, Words};
 use super::failure::Failure;
 use super::report::{Report, ledger_line, lines};
 use super::table::{Column, table};
@@ -75,7 +75,7 @@ pub async fn pruned(
         wait: !args.no_wait,
         ..PruneOptions::default()
     };
-    let bar = context.ui.progress(&format!("project {}", project.name()), WORDS, false);
+    let bar = Bar::new(context.ui, &format!("project {}", project.name()), WORDS, false);
     let progress: Arc<dyn Progress> = bar.clone();
     let result = prune::run(project, options, progress, context.cancel.clone()).await;
     bar.done();

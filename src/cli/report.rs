@@ -86,7 +86,7 @@ pub fn lines(lines: impl IntoIterator<Item = String>) -> String {
 /// Tells what was asked of the store, for who wants to know: the other commands have this in their summary.
 pub fn note_requests(context: &Context<'_>, store: &Reader) {
     if context.ui.verbose() > 0 {
-        context.ui.note(&ledger_line(&store.ledger()));
+        context.ui.remark(&ledger_line(&store.ledger()));
     }
 }
 

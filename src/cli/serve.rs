@@ -115,7 +115,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let (ui, url) = (context.ui, server.url());
     let at_nbd = nbd.address().map(|address| format!("nbd://{address}"));
     ui.report(&Serving { url: &url, nbd: at_nbd, snapshots })?;
-    ui.note("stop it with Ctrl-C");
+    ui.remark("stop it with Ctrl-C");
     let (served, ()) = tokio::join!(server.run(context.cancel.clone()), nbd.run(shelf, context));
     served?;
     note_requests(context, project.repository().store());

@@ -27,7 +27,7 @@ pub fn watch(ui: &Ui) -> Result<Cancel> {
             if again {
                 leave(Exit::Interrupted.code());
             }
-            ui.note("stopping: once more stops at once");
+            ui.remark("stopping: once more stops at once");
             canceller.cancel();
         }
     });

@@ -96,7 +96,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         ui.print_list(&snapshots.iter().map(listed).collect::<Vec<_>>())?;
     } else if snapshots.is_empty() {
         let tagged = if args.tags.is_empty() { "" } else { " with such tags" };
-        ui.note(&format!("no snapshots{tagged} in project {}", project.name()));
+        ui.remark(&format!("no snapshots{tagged} in project {}", project.name()));
     } else {
         ui.print(&shown(&snapshots))?;
     }

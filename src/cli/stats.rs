@@ -10,7 +10,7 @@ use cuttle::stats::{self, SnapshotStats, StatsOptions, StatsReport, Usage, Volum
 use cuttle::store::Ledger;
 use cuttle::units::VolumeName;
 
-use super::bar::Words;
+use super::bar::{Bar, Words};
 use super::report::{Report, ledger_line, lines};
 use super::snapshots::short;
 use super::table::{Column, table};
@@ -82,7 +82,7 @@ struct Snapshot<'a> {
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let project = connect::project(context, false).await?;
     let options = StatsOptions { volumes: args.volumes, snapshots: args.snapshots };
-    let bar = context.ui.progress(&format!("project {}", project.name()), WORDS, false);
+    let bar = Bar::new(context.ui, &format!("project {}", project.name()), WORDS, false);
     let progress: Arc<dyn Progress> = bar.clone();
     let result = stats::run(&project, &options, progress, context.cancel.clone()).await;
     bar.done();
@@ -90,7 +90,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     report.ledger = project.repository().store().ledger();
     context.ui.report(&summary(&report, options.snapshots))?;
     if report.total.one_in > 1 {
-        context.ui.note(&format!(
+        context.ui.remark(&format!(
             "estimated from one object in {}: there are too many to remember them all",
             human::count(report.total.one_in)
         ));

@@ -3,14 +3,13 @@
 use std::io::{self, ErrorKind as Io, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use indicatif::{MultiProgress, ProgressDrawTarget};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
 
 use cuttle::error::io_error;
 use cuttle::{Error, Result};
 
 use super::Exit;
-use super::bar::{Bar, Words};
 use super::environment::{NO_COLOR, TERM};
 use super::failure::Failure;
 use super::global::OutputOptions;
@@ -201,7 +200,7 @@ impl Ui {
     }
 
     /// Tells something in passing, unless only results are wanted.
-    pub fn note(&self, text: &str) {
+    pub fn remark(&self, text: &str) {
         if self.is_talkative() {
             self.line(text);
         }
@@ -238,13 +237,16 @@ impl Ui {
         Exit::from(error)
     }
 
-    /// Shows the progress of one thing; `several` when others go on beside it.
-    pub fn progress(&self, label: &str, words: Words, several: bool) -> Arc<Bar> {
-        let bar = match self.inner.progress {
-            Shown::Bars => self.inner.bars.add(indicatif::ProgressBar::no_length()),
-            _ => indicatif::ProgressBar::hidden(),
-        };
-        Arc::new(Bar::new(self.clone(), bar, self.inner.progress, (printable(label), words, several)))
+    /// A bar above all that is printed; hidden where none is wanted.
+    pub fn bar(&self) -> ProgressBar {
+        match self.inner.progress {
+            Shown::Bars => self.inner.bars.add(ProgressBar::no_length()),
+            _ => ProgressBar::hidden(),
+        }
+    }
+
+    pub fn shown(&self) -> Shown {
+        self.inner.progress
     }
 
     /// Does something to the terminal while no bar is in the way.

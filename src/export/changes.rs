@@ -3,7 +3,7 @@
 use crate::cancel::{Cancel, interrupted};
 use crate::error::Result;
 use crate::plan::restore::{Action, Plan};
-use crate::reading::changes::Changes;
+use crate::reading::difference::Difference;
 use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
 use crate::units::{Content, Extent};
@@ -19,7 +19,7 @@ pub async fn changes(
     cancel: &mut Cancel,
     found: &mut (dyn FnMut(Extent) -> Result<()> + Send),
 ) -> Result<()> {
-    let mut changes = Changes::between(project, from.map(|from| &from.snapshot), &to.snapshot)?;
+    let mut changes = Difference::between(project, from.map(|from| &from.snapshot), &to.snapshot)?;
     let mut last: Option<Extent> = None;
     loop {
         let plan = tokio::select! {

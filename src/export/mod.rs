@@ -21,7 +21,7 @@ use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::reading::changes::Changes;
+use crate::reading::difference::Difference;
 use crate::reading::explained;
 use crate::reading::local::LocalReader;
 use crate::repo::Project;
@@ -51,7 +51,7 @@ pub trait Format: Send + Sync {
     }
 
     /// What the user should know before.
-    fn note(&self, _what: &Exported) -> Option<String> {
+    fn remark(&self, _what: &Exported) -> Option<String> {
         None
     }
 
@@ -113,7 +113,7 @@ pub async fn run(
     let Export { format, snapshot, from, what } =
         look(project, export, &output, &*progress, &mut cancel).await?;
     let sink = cpu::block(move || format.open(output, &what)).await?;
-    let planner = planner(project, (&snapshot, from.as_ref()), sink.existing(), &cancel)?;
+    let planner = planner(project, &snapshot, from.as_ref(), sink.existing(), &cancel)?;
     progress.phase("restore", Some(snapshot.snapshot.size_bytes));
     let filled = async {
         let planned = fill(planner, Arc::clone(&sink), progress, &mut cancel).await?;
@@ -144,7 +144,7 @@ pub async fn plan(
     let Export { format, snapshot, from, what } =
         look(project, export, &output, &*progress, &mut cancel).await?;
     let existing = cpu::block(move || format.preview(&output, &what)).await?;
-    let planner = planner(project, (&snapshot, from.as_ref()), existing, &cancel)?;
+    let planner = planner(project, &snapshot, from.as_ref(), existing, &cancel)?;
     let planned = plan_all(project, &snapshot, planner, &*progress).await?;
     Ok(RestoreReport { dry_run: true, ..started.report(project, &snapshot, &planned) })
 }
@@ -157,8 +157,8 @@ async fn look(
     progress: &dyn Progress,
     cancel: &mut Cancel,
 ) -> Result<Export> {
-    if let Some(note) = export.format.note(&export.what) {
-        progress.warn(&format!("{} {note}", export.snapshot.name()));
+    if let Some(remark) = export.format.remark(&export.what) {
+        progress.warn(&format!("{} {remark}", export.snapshot.name()));
     }
     if export.format.wants_extents(output) {
         let extents = &mut export.what.extents;
@@ -174,14 +174,15 @@ async fn look(
 /// What fills an output that holds this.
 fn planner(
     project: &Project,
-    (snapshot, from): (&SnapshotEntry, Option<&SnapshotEntry>),
+    snapshot: &SnapshotEntry,
+    from: Option<&SnapshotEntry>,
     existing: Existing,
     cancel: &Cancel,
 ) -> Result<Planner> {
     let budget = Budget::new(INFLIGHT_BYTES_DEFAULT);
     let found = match (from, existing) {
         (Some(from), _) => {
-            Found::Since(Box::new(Changes::between(project, Some(&from.snapshot), &snapshot.snapshot)?))
+            Found::Since(Box::new(Difference::between(project, Some(&from.snapshot), &snapshot.snapshot)?))
         }
         (None, Existing::Blank) => Found::Blank,
         (None, Existing::Content(content)) => {

@@ -1,10 +1,10 @@
 //! The header that every object begins with (repo-format.md §4).
 
 use crate::error::{Error, Result};
-use crate::format::names::ContentName;
-use crate::format::page::PAGE_LEN_BYTES_MAX;
+use crate::format::names::{ContentName, ObjectName};
 use crate::format::{
-    CLOSURE_LEN_MAX, FORMAT_VERSION, GC_PART_LEN_BYTES_MAX, GC_SEAL_LEN_BYTES_MAX, RECORD_LEN_BYTES_MAX,
+    CLOSURE_LEN_MAX, FORMAT_VERSION, GC_PART_LEN_BYTES_MAX, GC_SEAL_LEN_BYTES_MAX, PAGE_LEN_BYTES_MAX,
+    RECORD_LEN_BYTES_MAX,
 };
 use crate::units::{CHUNK_SIZE_BYTES_MAX, ChunkId, Generation};
 
@@ -67,6 +67,30 @@ impl ObjectType {
     /// Most bytes that a whole object of this type may have.
     pub fn object_len_bytes_max(self) -> usize {
         HEADER_LEN_BYTES + self.plain_len_bytes_max() + BODY_SLACK_BYTES
+    }
+}
+
+impl ObjectName {
+    /// The type that an object of this name must have.
+    pub fn object_type(&self) -> ObjectType {
+        match self {
+            Self::Repository => ObjectType::Repository,
+            Self::Key { .. } => ObjectType::Key,
+            Self::Project(_) => ObjectType::Project,
+            Self::Volume(..) => ObjectType::Volume,
+            Self::Open(..) => ObjectType::Open,
+            Self::End(..) => ObjectType::End,
+            Self::Forget(..) => ObjectType::Forget,
+            Self::Note(..) => ObjectType::Note,
+            Self::Alive(..) => ObjectType::Alive,
+            Self::Chunk(..) => ObjectType::Chunk,
+            Self::Page(..) => ObjectType::Page,
+            Self::GcBegin(..) => ObjectType::GcBegin,
+            Self::GcSeal(..) => ObjectType::GcSeal,
+            Self::GcDone(..) => ObjectType::GcDone,
+            Self::GcPart(..) => ObjectType::GcPart,
+            Self::Lost(..) => ObjectType::Lost,
+        }
     }
 }
 

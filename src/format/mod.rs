@@ -20,6 +20,9 @@ pub use record::Record;
 
 /// Version byte of every object (repo-format.md §4).
 pub const FORMAT_VERSION: u8 = 1;
+/// Most bytes in a page's plaintext (§3): every ref with the longest closure.
+pub const PAGE_LEN_BYTES_MAX: usize =
+    page::PAGE_HEADER_LEN_BYTES + page::REF_LEN_BYTES * REFS_PER_PAGE * (CLOSURE_LEN_MAX + 1);
 /// Most bytes in a record's plaintext (§3).
 pub const RECORD_LEN_BYTES_MAX: usize = 1 << 20;
 /// Most bytes in a gc part's plaintext (§3).

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::format::envelope::ObjectType;
 use crate::units::{ChunkId, Generation, ProjectName, Sequence, VolumeNumber, hex, hex_into};
 
 /// The name of an object, relative to the repository's prefix.
@@ -47,28 +46,6 @@ impl ObjectName {
         match kind {
             ContentKind::Chunk => Self::Chunk(project.clone(), name),
             ContentKind::Page => Self::Page(project.clone(), name),
-        }
-    }
-
-    /// The type that an object of this name must have.
-    pub fn object_type(&self) -> ObjectType {
-        match self {
-            Self::Repository => ObjectType::Repository,
-            Self::Key { .. } => ObjectType::Key,
-            Self::Project(_) => ObjectType::Project,
-            Self::Volume(..) => ObjectType::Volume,
-            Self::Open(..) => ObjectType::Open,
-            Self::End(..) => ObjectType::End,
-            Self::Forget(..) => ObjectType::Forget,
-            Self::Note(..) => ObjectType::Note,
-            Self::Alive(..) => ObjectType::Alive,
-            Self::Chunk(..) => ObjectType::Chunk,
-            Self::Page(..) => ObjectType::Page,
-            Self::GcBegin(..) => ObjectType::GcBegin,
-            Self::GcSeal(..) => ObjectType::GcSeal,
-            Self::GcDone(..) => ObjectType::GcDone,
-            Self::GcPart(..) => ObjectType::GcPart,
-            Self::Lost(..) => ObjectType::Lost,
         }
     }
 

@@ -11,10 +11,7 @@ pub const REFS_PER_PAGE: usize = 1024;
 /// Highest level of a root.
 pub const LEVEL_MAX: u8 = 4;
 pub(super) const REF_LEN_BYTES: usize = 48;
-const PAGE_HEADER_LEN_BYTES: usize = 16;
-/// Most bytes in a page's plaintext: every ref with the longest closure.
-pub const PAGE_LEN_BYTES_MAX: usize =
-    PAGE_HEADER_LEN_BYTES + REF_LEN_BYTES * REFS_PER_PAGE * (CLOSURE_LEN_MAX + 1);
+pub(super) const PAGE_HEADER_LEN_BYTES: usize = 16;
 
 /// A stored chunk or page, as a manifest names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -101,7 +101,7 @@ pub fn import(
         let from = from.ok_or(changed)?;
         report.discarded_changes = true;
         if !options.dry_run {
-            image.roll_back(from)?;
+            image.snapshots().roll_back(from)?;
         }
     }
     if !options.dry_run {
@@ -141,9 +141,9 @@ fn apply<R: Read>(
     let totals = write::extents(image, reader, progress, cancel)?;
     image.flush()?;
     if let Some(to) = &header.to {
-        image.create_snapshot(to)?;
+        image.snapshots().create(to)?;
         if header.protected == Some(true) {
-            image.protect_snapshot(to)?;
+            image.snapshots().protect(to)?;
         }
     }
     Ok(totals)

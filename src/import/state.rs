@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 use crate::rbd::diff::judge::{History, Why};
 use crate::rbd::diff::{Comparison, End};
-use crate::rbd::{Access, Cluster, Image, OpenBy, RbdSpec, Snapshot, advice, features};
+use crate::rbd::{Access, Cluster, Image, OpenBy, RbdSpec, Snapshot, advice, features, lock};
 use crate::sink::rbd::{Found, MARK, refuse_open_elsewhere};
 
 /// What is compared at a time.
@@ -33,13 +33,13 @@ pub(super) fn open(
     let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
     let image = Image::open(&pool, OpenBy::Name(&spec.image), access)?;
     if !read_only && image.features()? & features::EXCLUSIVE_LOCK != 0 {
-        image.lock()?;
+        lock::take(&image)?;
     }
-    if image.metadata()?.iter().any(|(key, _)| key == MARK) {
+    if image.metadata().list()?.iter().any(|(key, _)| key == MARK) {
         return Err(Error::conflict(format!("{spec} holds an unfinished restore"))
             .help("finish the restore first, by running it again"));
     }
-    let snapshots = image.snapshots()?;
+    let snapshots = image.snapshots().list()?;
     let named = |name: &str| snapshots.iter().any(|s| s.name == name);
     if let Some(from) = header.from.as_deref().filter(|from| !named(from)) {
         let newest =
@@ -79,10 +79,10 @@ pub(super) fn require_unchanged(
     let newer = End::now(Arc::clone(image));
     let comparison = Comparison::new(image.label(), newer, at_base, &History::default())?;
     // That nothing is known of the past is no news; that the image cannot tell what it has is.
-    if let (Some(note), false) =
-        (comparison.note(), matches!(comparison.verdict().why(), Some(Why::NotMadeHere { .. })))
+    if let (Some(remark), false) =
+        (comparison.remark(), matches!(comparison.verdict().why(), Some(Why::NotMadeHere { .. })))
     {
-        progress.warn(&format!("{}: {note}", image.label()));
+        progress.warn(&format!("{}: {remark}", image.label()));
     }
     for extent in comparison.changed_while(&|| cancel.check())? {
         let end = extent.offset_bytes.saturating_add(extent.length_bytes);
@@ -104,7 +104,7 @@ struct Base {
 
 impl Base {
     fn open(head: &Image, name: &str) -> Result<Self> {
-        let snapshot = head.snapshots()?.into_iter().find(|s| s.name == name);
+        let snapshot = head.snapshots().list()?.into_iter().find(|s| s.name == name);
         let snapshot = snapshot
             .ok_or_else(|| Error::not_found(format!("{}: snapshot {name:?} was removed", head.label())))?;
         let id = head.id()?;

@@ -115,9 +115,10 @@ impl InstantRestore {
         migration.prepare(&source.to_json()?, &options).await.map_err(|e| self.not_begun(e))?;
         let usable_seconds = began.elapsed().as_secs_f64();
         usable(&Begun { address, seconds: usable_seconds });
-        self.finish(&migration, (State::Prepared, address), snapshot, progress.as_ref()).await?;
+        let done = self.copy_and_commit(&migration, State::Prepared, snapshot, progress.as_ref()).await;
+        done.map_err(|error| self.unfinished(address, snapshot, error))?;
         served.stop().await;
-        Ok(self.report(history, snapshot, (Some(usable_seconds), began)))
+        Ok(self.report(history, snapshot, Some(usable_seconds), began))
     }
 
     /// Goes on with a restore that was interrupted: serves again, at the address that the image knows, and copies the rest.
@@ -133,9 +134,10 @@ impl InstantRestore {
         let (wanted, _) = last(&snapshots)?;
         let Interrupted { served, migration, state, older } = self.interrupted(&snapshots, cancel).await?;
         usable(&Begun { address: self.listen, seconds: began.elapsed().as_secs_f64() });
-        self.finish(&migration, (state, self.listen), wanted, progress.as_ref()).await?;
+        let done = self.copy_and_commit(&migration, state, wanted, progress.as_ref()).await;
+        done.map_err(|error| self.unfinished(self.listen, wanted, error))?;
         served.stop().await;
-        Ok(self.report(history(&older), wanted, (None, began)))
+        Ok(self.report(history(&older), wanted, None, began))
     }
 
     /// Serves the snapshots again, and finds how far the restore of the last of them is.
@@ -214,30 +216,6 @@ impl InstantRestore {
         HttpServer::bind(Arc::new(shelf), options).await
     }
 
-    async fn finish(
-        &self,
-        migration: &Migration<'_>,
-        (state, address): (State, SocketAddr),
-        snapshot: &SnapshotEntry,
-        progress: &dyn Progress,
-    ) -> Result<()> {
-        let done = self.copy_and_commit(migration, state, snapshot, progress).await;
-        done.map_err(|error| {
-            let (path, name) = (self.target.path(), snapshot.name());
-            let busy = match error.kind() {
-                ErrorKind::Conflict => "some steps want nobody to have the image open; then ",
-                _ => "",
-            };
-            error.help(format!(
-                "{busy}go on with `cuttle restore --instant --resume --listen {address} {name} {}`; until then {path} cannot \
-                 be opened. Or give it up: `{}`, half a minute from now, when the cluster has forgotten \
-                 this client, removes the image and what was written to it",
-                self.target,
-                advice::abort_migration(&path),
-            ))
-        })
-    }
-
     async fn copy_and_commit(
         &self,
         migration: &Migration<'_>,
@@ -266,6 +244,22 @@ impl InstantRestore {
         migration.commit().await
     }
 
+    /// How to go on with what has begun.
+    fn unfinished(&self, address: SocketAddr, snapshot: &SnapshotEntry, error: Error) -> Error {
+        let (path, name) = (self.target.path(), snapshot.name());
+        let busy = match error.kind() {
+            ErrorKind::Conflict => "some steps want nobody to have the image open; then ",
+            _ => "",
+        };
+        error.help(format!(
+            "{busy}go on with `cuttle restore --instant --resume --listen {address} {name} {}`; until then {path} cannot \
+             be opened. Or give it up: `{}`, half a minute from now, when the cluster has forgotten \
+             this client, removes the image and what was written to it",
+            self.target,
+            advice::abort_migration(&path),
+        ))
+    }
+
     fn not_begun(&self, error: Error) -> Error {
         let path = self.target.path();
         match error.kind() {
@@ -285,7 +279,8 @@ impl InstantRestore {
         &self,
         history: Vec<HistoryEntry>,
         snapshot: &SnapshotEntry,
-        (usable_seconds, began): (Option<f64>, Instant),
+        usable_seconds: Option<f64>,
+        began: Instant,
     ) -> InstantReport {
         InstantReport {
             volume: snapshot.volume_name.clone(),

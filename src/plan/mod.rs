@@ -10,4 +10,5 @@ pub mod restore;
 pub mod retention;
 pub mod roster;
 pub mod selection;
+pub mod shard;
 pub mod times;

@@ -67,7 +67,7 @@ pub struct Fetch {
 
 /// A number of chunks and the bytes of the volume that they make up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Share {
+pub struct Amount {
     pub chunks: u64,
     pub bytes: u64,
 }
@@ -76,11 +76,11 @@ pub struct Share {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// What the target holds already; zeros of a blank target too.
-    pub keep: Share,
+    pub keep: Amount,
     /// What must be zeroed.
-    pub zero: Share,
+    pub zero: Amount,
     /// What must be written with fetched data: a chunk counts as often as it is written.
-    pub fetch: Share,
+    pub fetch: Amount,
     /// Chunks to fetch, each once.
     pub fetches: u64,
     /// Objects to fetch for them: one request each. More than chunks where deltas have bases.
@@ -191,7 +191,7 @@ impl Planner {
         if range_bytes.is_empty() {
             return;
         }
-        self.plan.totals.keep += Share { chunks, bytes: range_bytes.end - range_bytes.start };
+        self.plan.totals.keep += Amount { chunks, bytes: range_bytes.end - range_bytes.start };
         match self.plan.actions.last_mut() {
             Some(Action::Keep { range_bytes: last }) if last.end == range_bytes.start => {
                 last.end = range_bytes.end;
@@ -204,7 +204,7 @@ impl Planner {
         if range_bytes.is_empty() {
             return;
         }
-        self.plan.totals.zero += Share { chunks, bytes: range_bytes.end - range_bytes.start };
+        self.plan.totals.zero += Amount { chunks, bytes: range_bytes.end - range_bytes.start };
         match self.plan.actions.last_mut() {
             Some(Action::Zero { range_bytes: last }) if last.end == range_bytes.start => {
                 last.end = range_bytes.end;
@@ -216,7 +216,7 @@ impl Planner {
     fn fetch(&mut self, id: ChunkId, chunk: &PageRef, range_bytes: Range<u64>) {
         let len_bytes = (range_bytes.end - range_bytes.start) as u32;
         let totals = &mut self.plan.totals;
-        totals.fetch += Share { chunks: 1, bytes: u64::from(len_bytes) };
+        totals.fetch += Amount { chunks: 1, bytes: u64::from(len_bytes) };
         let at = *self.fetched.entry((id, len_bytes)).or_insert(self.plan.actions.len());
         if let Some(Action::Fetch(fetch)) = self.plan.actions.get_mut(at) {
             fetch.offsets_bytes.push(range_bytes.start);
@@ -230,7 +230,7 @@ impl Planner {
     }
 }
 
-impl AddAssign for Share {
+impl AddAssign for Amount {
     fn add_assign(&mut self, other: Self) {
         self.chunks += other.chunks;
         self.bytes += other.bytes;
@@ -338,10 +338,10 @@ mod tests {
                     firsts.push(range_bytes.start);
                     pieces.push((range_bytes.clone(), std::mem::discriminant(action)));
                     let bytes = range_bytes.end - range_bytes.start;
-                    let share = Share { chunks: bytes.div_ceil(u64::from(CHUNK)), bytes };
+                    let amount = Amount { chunks: bytes.div_ceil(u64::from(CHUNK)), bytes };
                     match action {
-                        Action::Keep { .. } => sums.keep += share,
-                        _ => sums.zero += share,
+                        Action::Keep { .. } => sums.keep += amount,
+                        _ => sums.zero += amount,
                     }
                 }
                 Action::Fetch(fetch) => {
@@ -354,7 +354,7 @@ mod tests {
                     for offset in &fetch.offsets_bytes {
                         let range = *offset..offset + u64::from(fetch.len_bytes);
                         pieces.push((range, std::mem::discriminant(action)));
-                        sums.fetch += Share { chunks: 1, bytes: u64::from(fetch.len_bytes) };
+                        sums.fetch += Amount { chunks: 1, bytes: u64::from(fetch.len_bytes) };
                     }
                 }
             }
@@ -465,7 +465,7 @@ mod tests {
         assert_eq!(plan.totals.fetches, 2);
         assert_eq!(plan.totals.objects, 4);
         assert_eq!(plan.totals.sealed_bytes, 1100 + 1001 + 1002 + 1003);
-        assert_eq!(plan.totals.fetch, Share { chunks: 3, bytes: 3 * u64::from(CHUNK) });
+        assert_eq!(plan.totals.fetch, Amount { chunks: 3, bytes: 3 * u64::from(CHUNK) });
     }
 
     #[test]

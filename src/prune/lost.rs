@@ -54,7 +54,8 @@ pub(super) async fn not_listed(cx: &Context, marks: &Marks, below: Generation) -
 pub(super) async fn name_lost(
     cx: &Context,
     marker: &mut Marker,
-    (survey, known): (&Survey, &Known),
+    survey: &Survey,
+    known: &Known,
     unlisted: HashSet<u64>,
 ) -> Result<Named> {
     let mut found = Named::default();

@@ -56,7 +56,7 @@ impl Prune {
             }
         }
         let roster = self.marker.roster(survey);
-        check_roster(&self.cx, &self.known, (survey, &roster)).await?;
+        check_roster(&self.cx, &self.known, survey, &roster).await?;
         for now in &roster {
             let said = seal.roster.iter().find(|said| said.volume == now.volume);
             let wrong = |s: &&Sequence| said.is_some_and(|said| said.is_past(**s));

@@ -241,7 +241,7 @@ impl Prune {
         }
         self.marker.suspects.is_complete = true;
         let roster = self.marker.roster(survey);
-        check_roster(&self.cx, &self.known, (survey, &roster)).await?;
+        check_roster(&self.cx, &self.known, survey, &roster).await?;
         self.report.snapshots = Some(roster.iter().map(|entry| entry.live.len() as u64).sum());
         let deleted = self.cx.project.parts(generation).put_table(&deleted).await?;
         // It spares later backups uploads, and is by far the largest: in a full store it is done without.
@@ -267,7 +267,8 @@ impl Prune {
 pub(super) async fn check_roster(
     cx: &Context,
     known: &Known,
-    (survey, now): (&Survey, &[RosterEntry]),
+    survey: &Survey,
+    now: &[RosterEntry],
 ) -> Result<()> {
     let states: BTreeMap<VolumeNumber, VolumeState> = survey
         .volumes

@@ -49,7 +49,13 @@ pub(super) struct Sieve<'a> {
 }
 
 /// One listing.
-type Task = (ContentKind, Generation, Option<u8>);
+#[derive(Clone, Copy)]
+struct Task {
+    kind: ContentKind,
+    generation: Generation,
+    /// Of ids that begin so.
+    first: Option<u8>,
+}
 
 impl Prune {
     /// Walks all manifests and looks what of the generations up to `newest` they do not reference. No proof yet: sessions
@@ -88,7 +94,7 @@ impl Prune {
         }
         self.marker.suspects.is_complete = true;
         if !unlisted.is_empty() {
-            let found = name_lost(&self.cx, &mut self.marker, (&survey, &self.known), unlisted).await?;
+            let found = name_lost(&self.cx, &mut self.marker, &survey, &self.known, unlisted).await?;
             (self.report.lost, self.report.lost_objects) = (found.named, found.objects);
             self.report.recorded += found.recorded;
         }
@@ -105,17 +111,15 @@ impl Sieve<'_> {
         let mut generations = Vec::new();
         for kind in [ContentKind::Chunk, ContentKind::Page] {
             let all = self.cx.project.content().generations(kind).await?;
-            generations.extend(all.into_iter().filter(|g| *g < self.below).map(|g| (kind, g)));
+            let below = all.into_iter().filter(|generation| *generation < self.below);
+            generations.extend(below.map(|generation| Task { kind, generation, first: None }));
         }
         let whole = self.marks.first_bytes() == ALL_FIRST_BYTES;
         let mut found = Found::default();
         let mut large = Vec::new();
         if whole {
             let mut few = stream::iter(generations)
-                .map(|(kind, generation)| async move {
-                    let task = (kind, generation, None);
-                    Ok::<_, crate::Error>((task, self.list(task, LISTED_FEW).await?))
-                })
+                .map(|task| async move { Ok::<_, crate::Error>((task, self.list(task, LISTED_FEW).await?)) })
                 .buffer_unordered(LISTS_INFLIGHT_MAX);
             while let Some((task, part)) = few.try_next().await? {
                 self.cx.cancel.check()?;
@@ -125,12 +129,12 @@ impl Sieve<'_> {
                 }
             }
         } else {
-            large.extend(generations.into_iter().map(|(kind, generation)| (kind, generation, None)));
+            large = generations;
         }
         let first_bytes = self.marks.first_bytes();
-        let each = large.into_iter().flat_map(|(kind, generation, _)| {
+        let each = large.into_iter().flat_map(|task| {
             let bytes = first_bytes.clone().filter_map(|byte| u8::try_from(byte).ok());
-            bytes.map(move |byte| (kind, generation, Some(byte)))
+            bytes.map(move |byte| Task { first: Some(byte), ..task })
         });
         let mut parts =
             stream::iter(each).map(|task| self.list(task, usize::MAX)).buffer_unordered(LISTS_INFLIGHT_MAX);
@@ -142,9 +146,10 @@ impl Sieve<'_> {
     }
 
     /// One listing; `None` when it shows more than `listed_max`.
-    async fn list(self, (kind, generation, first): Task, listed_max: usize) -> Result<Option<Found>> {
+    async fn list(self, task: Task, listed_max: usize) -> Result<Option<Found>> {
         let mut found = Found::default();
-        let mut listing = std::pin::pin!(self.cx.project.content().list(kind, generation, first));
+        let mut listing =
+            std::pin::pin!(self.cx.project.content().list(task.kind, task.generation, task.first));
         while let Some(listed) = listing.try_next().await? {
             if found.stored.objects as usize >= listed_max {
                 return Ok(None);

@@ -1,6 +1,6 @@
 //! Commands that operators are told to run. Each is run by a test (`tests/ceph/object_maps`), as a shell reads it.
 
-use super::image::features;
+use super::bits::features;
 pub use crate::units::quoted;
 
 /// The command that gives an image what the fast diff needs. `missing` are bits of [`features`].

@@ -4,8 +4,9 @@
 //! It is asked of Ceph's object class `rbd` on the image's own objects, as librbd itself does (`src/cls/rbd/cls_rbd.cc`:
 //! `get_snapcontext`, `object_map_load`). The answers are bytes of a cluster's: they are bounded and checked.
 
+use super::bits::{features, flags};
 use super::errno::{ERANGE, c_string, check};
-use super::image::{Image, features, flags};
+use super::image::Image;
 use super::pool::Pool;
 use crate::error::{Error, Result};
 
@@ -133,30 +134,29 @@ fn nonsense(what: String) -> Error {
     Error::corrupt(format!("the cluster's answer makes no sense: {what}"))
 }
 
-impl Image {
-    /// The image's snapshots as the cluster has them now, whatever this handle is open at and has seen.
-    pub fn snap_context(&self) -> Result<SnapContext> {
-        let answer = self.pool().exec(&format!("rbd_header.{}", self.id()?), "get_snapcontext")?;
-        SnapContext::parse(&answer)
-    }
+/// The image's snapshots as the cluster has them now, whatever this handle is open at and has seen.
+pub fn snap_context(image: &Image) -> Result<SnapContext> {
+    let answer = image.pool().exec(&format!("rbd_header.{}", image.id()?), "get_snapcontext")?;
+    SnapContext::parse(&answer)
+}
 
-    /// The object map of what this handle is open at, whether it is valid or not. `snap_id` is the snapshot's id; `None` for
-    /// the image as it is now.
-    pub fn object_map(&self, snap_id: Option<u64>) -> Result<ObjectMap> {
-        let period_bytes = self.period_bytes()?;
-        let objects = self.size_bytes()?.div_ceil(period_bytes).saturating_mul(self.stripe_count()?.max(1));
-        let of = snap_id.map(|id| format!(".{id:016x}")).unwrap_or_default();
-        let answer = self.pool().exec(&format!("rbd_object_map.{}{of}", self.id()?), "object_map_load")?;
-        ObjectMap::parse(&answer, objects)
-    }
+/// The object map of what this handle is open at, whether it is valid or not. `snap_id` is the snapshot's id; `None` for
+/// the image as it is now.
+pub fn object_map(image: &Image, snap_id: Option<u64>) -> Result<ObjectMap> {
+    let striping = image.striping()?;
+    let periods = image.size_bytes()?.div_ceil(striping.period_bytes());
+    let objects = periods.saturating_mul(striping.objects_per_period());
+    let of = snap_id.map(|id| format!(".{id:016x}")).unwrap_or_default();
+    let answer = image.pool().exec(&format!("rbd_object_map.{}{of}", image.id()?), "object_map_load")?;
+    ObjectMap::parse(&answer, objects)
+}
 
-    /// The map by which librbd decides what of an object is read here: `None` where there is none, or none that is valid,
-    /// so that the objects themselves are asked.
-    pub fn map_in_use(&self, snap_id: Option<u64>) -> Result<Option<ObjectMap>> {
-        let used =
-            self.features()? & features::OBJECT_MAP != 0 && self.flags()? & flags::OBJECT_MAP_INVALID == 0;
-        used.then(|| self.object_map(snap_id)).transpose()
-    }
+/// The map by which librbd decides what of an object is read here: `None` where there is none, or none that is valid,
+/// so that the objects themselves are asked.
+pub fn map_in_use(image: &Image, snap_id: Option<u64>) -> Result<Option<ObjectMap>> {
+    let used =
+        image.features()? & features::OBJECT_MAP != 0 && image.flags()? & flags::OBJECT_MAP_INVALID == 0;
+    used.then(|| object_map(image, snap_id)).transpose()
 }
 
 impl Pool {

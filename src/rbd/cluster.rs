@@ -11,7 +11,6 @@ use super::config::CephConfig;
 use super::errno::{self, EACCES, EIO, ENOENT, c_string, check};
 use super::keyring;
 use super::name;
-use super::pool::Pool;
 use crate::error::{Error, ErrorKind, Result};
 
 /// An answer of the monitors that takes longer is an error, unless the configuration sets a limit of its own.
@@ -115,19 +114,6 @@ impl Cluster {
         };
         check(code, || format!("looking for pool {id}"))?;
         Ok(name::escape(buf.split(|b| *b == 0).next().unwrap_or_default()))
-    }
-
-    /// Opens a pool, and in it a namespace; an empty namespace is the default one.
-    pub fn pool(&self, name: &str, namespace: &str) -> Result<Pool> {
-        Pool::open(self, name, namespace).map_err(|e| {
-            if e.kind() != ErrorKind::NotFound || e.help_text().is_some() {
-                return e;
-            }
-            let known = self.pools().unwrap_or_default().join(", ");
-            Error::not_found(format!("no pool {name:?} in cluster {}", self.fsid()))
-                .help(format!("pools there: {known}"))
-                .caused_by(e)
-        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Reading and writing an open image's bytes, from any number of threads.
 
-use super::image::{Image, features};
+use super::bits::features;
+use super::image::Image;
 use super::{advice, errno};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -23,9 +24,9 @@ impl Image {
             let at = offset_bytes + done as u64;
             // SAFETY: an open image; writes at most `len` bytes into the buffer, all before it returns.
             let code = unsafe {
-                (self.api.rbd_read2)(self.image, at, rest.len(), rest.as_mut_ptr().cast(), READ_FLAGS)
+                (self.api.rbd_read2)(self.handle, at, rest.len(), rest.as_mut_ptr().cast(), READ_FLAGS)
             };
-            let count = self.count(code, rest.len(), || format!("reading {} bytes at {at}", rest.len()))?;
+            let count = count(self, code, rest.len(), || format!("reading {} bytes at {at}", rest.len()))?;
             if count == 0 {
                 return Err(Error::invalid(format!(
                     "{}: nothing to read at {at}: past its end",
@@ -45,9 +46,9 @@ impl Image {
             let at = offset_bytes + done as u64;
             // SAFETY: an image open for writing; reads `len` bytes of the buffer, all before it returns.
             let code = unsafe {
-                (self.api.rbd_write2)(self.image, at, rest.len(), rest.as_ptr().cast(), WRITE_FLAGS)
+                (self.api.rbd_write2)(self.handle, at, rest.len(), rest.as_ptr().cast(), WRITE_FLAGS)
             };
-            let count = self.count(code, rest.len(), || format!("writing {} bytes at {at}", rest.len()))?;
+            let count = count(self, code, rest.len(), || format!("writing {} bytes at {at}", rest.len()))?;
             if count == 0 {
                 return Err(Error::invalid(format!(
                     "{}: nothing written at {at}: past its end",
@@ -73,8 +74,8 @@ impl Image {
                 continue;
             };
             // SAFETY: an image open for writing; no memory is involved.
-            let code = unsafe { write_zeroes(self.image, at, length as usize, 0, 0) };
-            let count = self.count(code, length as usize, || format!("zeroing {length} bytes at {at}"))?;
+            let code = unsafe { write_zeroes(self.handle, at, length as usize, 0, 0) };
+            let count = count(self, code, length as usize, || format!("zeroing {length} bytes at {at}"))?;
             if count == 0 {
                 return Err(Error::invalid(format!(
                     "{}: nothing zeroed at {at}: past its end",
@@ -89,37 +90,37 @@ impl Image {
     /// Makes all writes durable.
     pub fn flush(&self) -> Result<()> {
         // SAFETY: an open image.
-        let code = unsafe { (self.api.rbd_flush)(self.image) };
+        let code = unsafe { (self.api.rbd_flush)(self.handle) };
         self.check(code, || "flushing it".to_owned())
     }
+}
 
-    fn count(&self, code: isize, asked: usize, doing: impl FnOnce() -> String) -> Result<usize> {
-        match usize::try_from(code) {
-            Ok(count) if count <= asked => Ok(count),
-            Ok(count) => Err(Error::new(
-                ErrorKind::Internal,
-                format!("{}: {}: librbd says {count}", self.label(), doing()),
-            )),
-            Err(_) => {
-                let code = i32::try_from(code).unwrap_or(-errno::EIO);
-                Err(self.explained(errno::error(code, format!("{}: {}", self.label(), doing()))))
-            }
+fn count(image: &Image, code: isize, asked: usize, doing: impl FnOnce() -> String) -> Result<usize> {
+    match usize::try_from(code) {
+        Ok(count) if count <= asked => Ok(count),
+        Ok(count) => Err(Error::new(
+            ErrorKind::Internal,
+            format!("{}: {}: librbd says {count}", image.label(), doing()),
+        )),
+        Err(_) => {
+            let code = i32::try_from(code).unwrap_or(-errno::EIO);
+            Err(explained(image, errno::error(code, format!("{}: {}", image.label(), doing()))))
         }
     }
+}
 
-    /// What is not copied yet of an image under live migration is read from its source, and fails where that does: it may be
-    /// out of reach, or smaller than the image is by now (`EINVAL` of librbd 16.2, where the image was grown since).
-    fn explained(&self, error: Error) -> Error {
-        if self.features().is_ok_and(|bits| bits & features::MIGRATING == 0) {
-            return error;
-        }
-        let path = format!("{}/{}", self.pool().path(), self.name());
-        let [execute, commit] = advice::end_migration(&path);
-        error.help(format!(
-            "the image is under live migration, and what is not copied yet is read from its source (`{}` tells which): end the \
-             migration first, with `{execute}` and `{commit}`, or `{}`",
-            advice::show_watchers(&path),
-            advice::abort_migration(&path),
-        ))
+/// What is not copied yet of an image under live migration is read from its source, and fails where that does: it may be
+/// out of reach, or smaller than the image is by now (`EINVAL` of librbd 16.2, where the image was grown since).
+fn explained(image: &Image, error: Error) -> Error {
+    if image.features().is_ok_and(|bits| bits & features::MIGRATING == 0) {
+        return error;
     }
+    let path = format!("{}/{}", image.pool().path(), image.name());
+    let [execute, commit] = advice::end_migration(&path);
+    error.help(format!(
+        "the image is under live migration, and what is not copied yet is read from its source (`{}` tells which): end the \
+         migration first, with `{execute}` and `{commit}`, or `{}`",
+        advice::show_watchers(&path),
+        advice::abort_migration(&path),
+    ))
 }

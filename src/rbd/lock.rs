@@ -7,10 +7,14 @@
 
 use std::ptr;
 
+use super::bits::features;
 use super::errno::{self, ENOENT, ETIMEDOUT, c_string};
-use super::image::{Image, features};
+use super::image::Image;
+use super::watchers::watchers;
 use crate::error::{Error, Result};
 
+/// `RBD_LOCK_MODE_EXCLUSIVE`
+const LOCK_MODE_EXCLUSIVE: i32 = 0;
 /// Most owners taken. An exclusive lock has one.
 const OWNERS_MAX: usize = 16;
 /// Most answers of watchers taken.
@@ -26,87 +30,92 @@ pub struct LockOwner {
     pub answers: bool,
 }
 
-impl Image {
-    /// Who holds the exclusive lock, asked for a sign of life for at most `timeout_ms`; `None` where nobody does. The image
-    /// must be open for writing.
-    pub fn lock_owner(&self, timeout_ms: u64) -> Result<Option<LockOwner>> {
-        if self.features()? & features::EXCLUSIVE_LOCK == 0 {
-            return Ok(None);
-        }
-        let Some(address) = self.lock_address()? else { return Ok(None) };
-        let watchers = self.watchers()?;
-        let Some(watcher) = watchers.iter().find(|w| w.address == address) else {
-            return Ok(Some(LockOwner { address, watches: false, answers: false }));
-        };
-        let silent = self.silent_watchers(timeout_ms)?;
-        Ok(Some(LockOwner { address, watches: true, answers: !silent.contains(&watcher.client) }))
-    }
+/// Takes the exclusive lock and does not hand it over while the handle is open: nobody else can write.
+pub fn take(image: &Image) -> Result<()> {
+    // SAFETY: an image open for writing.
+    let code = unsafe { (image.api.rbd_lock_acquire)(image.handle, LOCK_MODE_EXCLUSIVE) };
+    image.check(code, || "taking its exclusive lock".to_owned())
+}
 
-    fn lock_address(&self) -> Result<Option<String>> {
-        let (mut mode, mut owners, mut count) = (0, [ptr::null_mut(); OWNERS_MAX], OWNERS_MAX);
-        // SAFETY: an image open for writing; writes at most `count` pointers and sets `count` to what there is.
-        let code =
-            unsafe { (self.api.rbd_lock_get_owners)(self.image, &mut mode, owners.as_mut_ptr(), &mut count) };
-        if code == -ENOENT {
-            return Ok(None);
-        }
-        self.check(code, || "asking who holds its exclusive lock".to_owned())?;
-        let count = count.min(OWNERS_MAX);
-        // SAFETY: the first `count` were filled with strings of the library's, freed once, after one was copied.
-        let address = unsafe {
-            let address = owners.iter().take(count).map(|owner| errno::text(*owner)).next();
-            (self.api.rbd_lock_get_owners_cleanup)(owners.as_mut_ptr(), count);
-            address
-        };
-        Ok(address)
+/// Who holds the exclusive lock, asked for a sign of life for at most `timeout_ms`; `None` where nobody does. The image
+/// must be open for writing.
+pub fn owner(image: &Image, timeout_ms: u64) -> Result<Option<LockOwner>> {
+    if image.features()? & features::EXCLUSIVE_LOCK == 0 {
+        return Ok(None);
     }
+    let Some(address) = address(image)? else { return Ok(None) };
+    let watchers = watchers(image)?;
+    let Some(watcher) = watchers.iter().find(|w| w.address == address) else {
+        return Ok(Some(LockOwner { address, watches: false, answers: false }));
+    };
+    let silent = silent_watchers(image, timeout_ms)?;
+    Ok(Some(LockOwner { address, watches: true, answers: !silent.contains(&watcher.client) }))
+}
 
-    /// Clients that have the image open and do not answer. The question is the one by which clients tell each other that an
-    /// image's header changed, with nothing in it: whoever hears it looks at the header again.
-    fn silent_watchers(&self, timeout_ms: u64) -> Result<Vec<i64>> {
-        let header = c_string(&format!("rbd_header.{}", self.id()?))?;
-        let (mut reply, mut len): (*mut std::ffi::c_char, usize) = (ptr::null_mut(), 0);
-        // SAFETY: an open ioctx; the name lives during the call; the reply is the library's, written in any case.
-        let code = unsafe {
-            (self.api.rados_notify2)(
-                self.pool().inner.ioctx,
-                header.as_ptr(),
-                c"".as_ptr(),
-                0,
-                timeout_ms,
-                &mut reply,
-                &mut len,
-            )
-        };
-        let mut answer = Vec::new();
-        if !reply.is_null() {
-            // SAFETY: the library's buffer of `len` bytes, copied and then freed once.
-            unsafe {
-                answer.extend_from_slice(std::slice::from_raw_parts(reply.cast::<u8>(), len));
-                (self.api.rados_buffer_free)(reply);
-            }
-        }
-        if code == -ETIMEDOUT {
-            return silent_in(&answer)
-                .ok_or_else(|| Error::unavailable(format!("{}: its watchers did not answer", self.label())));
-        }
-        self.check(code, || "asking its watchers".to_owned())?;
-        Ok(Vec::new())
+fn address(image: &Image) -> Result<Option<String>> {
+    let (mut mode, mut owners, mut count) = (0, [ptr::null_mut(); OWNERS_MAX], OWNERS_MAX);
+    // SAFETY: an image open for writing; writes at most `count` pointers and sets `count` to what there is.
+    let code =
+        unsafe { (image.api.rbd_lock_get_owners)(image.handle, &mut mode, owners.as_mut_ptr(), &mut count) };
+    if code == -ENOENT {
+        return Ok(None);
     }
+    image.check(code, || "asking who holds its exclusive lock".to_owned())?;
+    let count = count.min(OWNERS_MAX);
+    // SAFETY: the first `count` were filled with strings of the library's, freed once, after one was copied.
+    let address = unsafe {
+        let address = owners.iter().take(count).map(|owner| errno::text(*owner)).next();
+        (image.api.rbd_lock_get_owners_cleanup)(owners.as_mut_ptr(), count);
+        address
+    };
+    Ok(address)
+}
+
+/// Clients that have the image open and do not answer. The question is the one by which clients tell each other that an
+/// image's header changed, with nothing in it: whoever hears it looks at the header again.
+fn silent_watchers(image: &Image, timeout_ms: u64) -> Result<Vec<i64>> {
+    let header = c_string(&format!("rbd_header.{}", image.id()?))?;
+    let (mut reply, mut len): (*mut std::ffi::c_char, usize) = (ptr::null_mut(), 0);
+    // SAFETY: an open ioctx; the name lives during the call; the reply is the library's, written in any case.
+    let code = unsafe {
+        (image.api.rados_notify2)(
+            image.pool().inner.ioctx,
+            header.as_ptr(),
+            c"".as_ptr(),
+            0,
+            timeout_ms,
+            &mut reply,
+            &mut len,
+        )
+    };
+    let mut answer = Vec::new();
+    if !reply.is_null() {
+        // SAFETY: the library's buffer of `len` bytes, copied and then freed once.
+        unsafe {
+            answer.extend_from_slice(std::slice::from_raw_parts(reply.cast::<u8>(), len));
+            (image.api.rados_buffer_free)(reply);
+        }
+    }
+    if code == -ETIMEDOUT {
+        return silent_in(&answer)
+            .ok_or_else(|| Error::unavailable(format!("{}: its watchers did not answer", image.label())));
+    }
+    image.check(code, || "asking its watchers".to_owned())?;
+    Ok(Vec::new())
 }
 
 /// Who did not answer, from what `rados_notify2` says: u32 count of answers, each u64 client, u64 cookie, u32 length and bytes;
 /// u32 count of those that did not, each u64 client, u64 cookie.
 fn silent_in(mut reply: &[u8]) -> Option<Vec<i64>> {
-    for _ in 0..bounded(take(&mut reply)?)? {
-        take::<16>(&mut reply)?;
-        let length = u32::from_le_bytes(take(&mut reply)?);
+    for _ in 0..bounded(first(&mut reply)?)? {
+        first::<16>(&mut reply)?;
+        let length = u32::from_le_bytes(first(&mut reply)?);
         reply = reply.get(length as usize..)?;
     }
     let mut silent = Vec::new();
-    for _ in 0..bounded(take(&mut reply)?)? {
-        silent.push(i64::from_le_bytes(take(&mut reply)?));
-        take::<8>(&mut reply)?;
+    for _ in 0..bounded(first(&mut reply)?)? {
+        silent.push(i64::from_le_bytes(first(&mut reply)?));
+        first::<8>(&mut reply)?;
     }
     Some(silent)
 }
@@ -115,10 +124,10 @@ fn bounded(count: [u8; 4]) -> Option<u32> {
     Some(u32::from_le_bytes(count)).filter(|count| *count <= ANSWERS_MAX)
 }
 
-fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (first, rest) = bytes.split_first_chunk()?;
+fn first<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, rest) = bytes.split_first_chunk()?;
     *bytes = rest;
-    Some(*first)
+    Some(*taken)
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@
 
 pub mod advice;
 mod api;
+mod bits;
 pub mod class;
+pub mod clone;
 mod cluster;
 mod config;
 mod create;
@@ -21,23 +23,29 @@ mod errno;
 mod image;
 mod io;
 mod keyring;
-mod lock;
-mod migration;
+pub mod lock;
+mod metadata;
+pub mod migration;
 mod name;
 mod pool;
 mod snapshot;
 mod spec;
+mod watchers;
 
+pub use bits::{features, flags};
 pub use class::SnapContext;
+pub use clone::ImageParent;
 pub use cluster::Cluster;
 pub use config::CephConfig;
 pub use create::CreateOptions;
-pub use image::{Access, Image, ImageParent, OpenBy, Watcher, features, flags};
+pub use image::{Access, Image, OpenBy, Striping};
 pub use lock::LockOwner;
+pub use metadata::Metadata;
 pub use migration::MigrationSource;
 pub use pool::{ImageEntry, Pool};
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, Snapshots};
 pub use spec::{RbdSpec, SCHEME};
+pub use watchers::{Watcher, watchers};
 
 use crate::error::Result;
 

@@ -8,7 +8,7 @@ use super::api::{Api, Handle, ImageSpec};
 use super::cluster::{Cluster, Connection};
 use super::errno::{self, ENOENT, ERANGE, check};
 use super::name::{self, c_name};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Most images or bytes of names taken in one listing.
 const LIST_LEN_MAX: usize = 16 << 20;
@@ -53,8 +53,23 @@ impl std::fmt::Debug for Pool {
     }
 }
 
+impl Cluster {
+    /// Opens a pool, and in it a namespace; an empty namespace is the default one.
+    pub fn pool(&self, name: &str, namespace: &str) -> Result<Pool> {
+        Pool::open(self, name, namespace).map_err(|e| {
+            if e.kind() != ErrorKind::NotFound || e.help_text().is_some() {
+                return e;
+            }
+            let known = self.pools().unwrap_or_default().join(", ");
+            Error::not_found(format!("no pool {name:?} in cluster {}", self.fsid()))
+                .help(format!("pools there: {known}"))
+                .caused_by(e)
+        })
+    }
+}
+
 impl Pool {
-    pub(super) fn open(cluster: &Cluster, name: &str, namespace: &str) -> Result<Self> {
+    fn open(cluster: &Cluster, name: &str, namespace: &str) -> Result<Self> {
         let api = cluster.inner.api;
         let mut ioctx: Handle = ptr::null_mut();
         let c_name = c_name(name)?;

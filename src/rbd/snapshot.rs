@@ -22,22 +22,33 @@ pub struct Snapshot {
     pub size_bytes: u64,
 }
 
+/// An image's snapshots.
+#[derive(Clone, Copy)]
+pub struct Snapshots<'a>(&'a Image);
+
 impl Image {
-    /// The snapshots in the user namespace, by id: those of groups, mirroring and the trash are left out.
+    pub fn snapshots(&self) -> Snapshots<'_> {
+        Snapshots(self)
+    }
+}
+
+impl Snapshots<'_> {
+    /// Those in the user namespace, by id: those of groups, mirroring and the trash are left out.
     ///
     /// A handle that is open read-only sees what there was when it was opened.
-    pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
-        let mut found = self.all_snapshots()?;
+    pub fn list(self) -> Result<Vec<Snapshot>> {
+        let mut found = self.all()?;
         let mut users = Vec::with_capacity(found.len());
         for snapshot in found.drain(..) {
             let mut namespace = NAMESPACE_USER;
             // SAFETY: an open image; the number is written on success.
-            let code =
-                unsafe { (self.api.rbd_snap_get_namespace_type)(self.image, snapshot.id, &mut namespace) };
+            let code = unsafe {
+                (self.0.api.rbd_snap_get_namespace_type)(self.0.handle, snapshot.id, &mut namespace)
+            };
             if code == -ENOENT {
                 continue; // Removed in between.
             }
-            self.check(code, || format!("reading the kind of snapshot {}", snapshot.name))?;
+            self.0.check(code, || format!("reading the kind of snapshot {}", snapshot.name))?;
             if namespace == NAMESPACE_USER {
                 users.push(snapshot);
             }
@@ -46,19 +57,19 @@ impl Image {
         Ok(users)
     }
 
-    fn all_snapshots(&self) -> Result<Vec<Snapshot>> {
+    fn all(self) -> Result<Vec<Snapshot>> {
         let blank = SnapInfo { id: 0, size: 0, name: ptr::null() };
         let mut list = vec![blank; 16];
         loop {
             let mut max = i32::try_from(list.len()).unwrap_or(i32::MAX);
             // SAFETY: writes at most `max` entries, the last one blank; sets `max` to what is needed where it is less.
-            let code = unsafe { (self.api.rbd_snap_list)(self.image, list.as_mut_ptr(), &mut max) };
+            let code = unsafe { (self.0.api.rbd_snap_list)(self.0.handle, list.as_mut_ptr(), &mut max) };
             let needed = usize::try_from(max).unwrap_or(0);
             if code == -ERANGE && needed > list.len() && needed <= SNAPSHOTS_MAX {
                 list.resize(needed, blank);
                 continue;
             }
-            self.check(code, || "listing its snapshots".to_owned())?;
+            self.0.check(code, || "listing its snapshots".to_owned())?;
             let count = usize::try_from(code).unwrap_or(0).min(list.len());
             let snapshots = list[..count]
                 .iter()
@@ -66,42 +77,42 @@ impl Image {
                 .map(|s| Snapshot { id: s.id, name: unsafe { errno::text(s.name) }, size_bytes: s.size })
                 .collect();
             // SAFETY: frees the strings up to the blank entry, once.
-            unsafe { (self.api.rbd_snap_list_end)(list.as_mut_ptr()) };
+            unsafe { (self.0.api.rbd_snap_list_end)(list.as_mut_ptr()) };
             return Ok(snapshots);
         }
     }
 
     /// Makes a snapshot of the head and says which it became. A name that is taken is a conflict.
-    pub fn create_snapshot(&self, name: &str) -> Result<Snapshot> {
-        self.create_snapshot_unless_taken(name)?.ok_or_else(|| {
-            Error::conflict(format!("{}: making snapshot {name}: there is one of that name", self.label()))
+    pub fn create(self, name: &str) -> Result<Snapshot> {
+        self.create_unless_taken(name)?.ok_or_else(|| {
+            Error::conflict(format!("{}: making snapshot {name}: there is one of that name", self.0.label()))
         })
     }
 
     /// Makes a snapshot of the head and says which it became; `None` where another one has the name.
-    pub fn create_snapshot_unless_taken(&self, name: &str) -> Result<Option<Snapshot>> {
+    pub fn create_unless_taken(self, name: &str) -> Result<Option<Snapshot>> {
         let c_name = c_string(name)?;
         // SAFETY: an image open for writing; the name lives during the call.
-        let code = unsafe { (self.api.rbd_snap_create)(self.image, c_name.as_ptr()) };
+        let code = unsafe { (self.0.api.rbd_snap_create)(self.0.handle, c_name.as_ptr()) };
         match -code {
             EEXIST => return Ok(None),
             EDQUOT => return Err(self.limit_reached(name)),
-            _ => self.check(code, || format!("making snapshot {name}"))?,
+            _ => self.0.check(code, || format!("making snapshot {name}"))?,
         }
-        let made = self.snapshots()?.into_iter().find(|s| s.name == name);
+        let made = self.list()?.into_iter().find(|s| s.name == name);
         made.map(Some).ok_or_else(|| {
             Error::new(
                 ErrorKind::Conflict,
-                format!("{}: snapshot {name} was removed right away", self.label()),
+                format!("{}: snapshot {name} was removed right away", self.0.label()),
             )
         })
     }
 
-    fn limit_reached(&self, name: &str) -> Error {
+    fn limit_reached(self, name: &str) -> Error {
         let mut limit = 0;
         // SAFETY: an open image; the number is written on success. Without it the message says less.
-        let known = unsafe { (self.api.rbd_snap_get_limit)(self.image, &mut limit) } >= 0;
-        let (path, here) = (self.label(), self.all_snapshots().map_or(0, |all| all.len()));
+        let known = unsafe { (self.0.api.rbd_snap_get_limit)(self.0.handle, &mut limit) } >= 0;
+        let (path, here) = (self.0.label(), self.all().map_or(0, |all| all.len()));
         let most = if known { format!(" of at most {limit}") } else { String::new() };
         // The next one is made before the last one goes.
         let enough = (here as u64 + 1).max(2);
@@ -112,44 +123,45 @@ impl Image {
     }
 
     /// Removes a snapshot; an absent one is no error. One that is protected or has clones is a conflict.
-    pub fn remove_snapshot(&self, name: &str) -> Result<()> {
+    pub fn remove(self, name: &str) -> Result<()> {
         let c_name = c_string(name)?;
         // SAFETY: as above.
-        let code = unsafe { (self.api.rbd_snap_remove)(self.image, c_name.as_ptr()) };
+        let code = unsafe { (self.0.api.rbd_snap_remove)(self.0.handle, c_name.as_ptr()) };
         if code == -ENOENT {
             return Ok(());
         }
-        self.check(code, || format!("removing snapshot {name}"))
+        self.0.check(code, || format!("removing snapshot {name}"))
     }
 
     /// Makes the head what a snapshot holds, its size too; what was written since is lost.
-    pub fn roll_back(&self, name: &str) -> Result<()> {
+    pub fn roll_back(self, name: &str) -> Result<()> {
         let c_name = c_string(name)?;
         // SAFETY: as above.
-        let code = unsafe { (self.api.rbd_snap_rollback)(self.image, c_name.as_ptr()) };
-        self.check(code, || format!("rolling back to snapshot {name}"))
+        let code = unsafe { (self.0.api.rbd_snap_rollback)(self.0.handle, c_name.as_ptr()) };
+        self.0.check(code, || format!("rolling back to snapshot {name}"))
     }
 
-    pub fn protect_snapshot(&self, name: &str) -> Result<()> {
+    pub fn protect(self, name: &str) -> Result<()> {
         let c_name = c_string(name)?;
         // SAFETY: as above.
-        let code = unsafe { (self.api.rbd_snap_protect)(self.image, c_name.as_ptr()) };
-        self.check(code, || format!("protecting snapshot {name}"))
+        let code = unsafe { (self.0.api.rbd_snap_protect)(self.0.handle, c_name.as_ptr()) };
+        self.0.check(code, || format!("protecting snapshot {name}"))
     }
 
-    pub fn unprotect_snapshot(&self, name: &str) -> Result<()> {
+    pub fn unprotect(self, name: &str) -> Result<()> {
         let c_name = c_string(name)?;
         // SAFETY: as above.
-        let code = unsafe { (self.api.rbd_snap_unprotect)(self.image, c_name.as_ptr()) };
-        self.check(code, || format!("unprotecting snapshot {name}"))
+        let code = unsafe { (self.0.api.rbd_snap_unprotect)(self.0.handle, c_name.as_ptr()) };
+        self.0.check(code, || format!("unprotecting snapshot {name}"))
     }
 
-    pub fn is_snapshot_protected(&self, name: &str) -> Result<bool> {
+    pub fn is_protected(self, name: &str) -> Result<bool> {
         let c_name = c_string(name)?;
         let mut protected = 0;
         // SAFETY: as above; the number is written on success.
-        let code = unsafe { (self.api.rbd_snap_is_protected)(self.image, c_name.as_ptr(), &mut protected) };
-        self.check(code, || format!("asking whether snapshot {name} is protected"))?;
+        let code =
+            unsafe { (self.0.api.rbd_snap_is_protected)(self.0.handle, c_name.as_ptr(), &mut protected) };
+        self.0.check(code, || format!("asking whether snapshot {name} is protected"))?;
         Ok(protected != 0)
     }
 }

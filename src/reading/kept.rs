@@ -10,7 +10,7 @@ use crate::budget::{Budget, Share};
 use crate::error::{Error, Result};
 use crate::format::page::PageRef;
 use crate::plan::restore::Fetch;
-use crate::reading::budget::fetch_bytes;
+use crate::reading::need::fetch_bytes;
 use crate::repo::Project;
 use crate::repo::content::check_plain_len;
 use crate::units::ChunkId;

@@ -1,11 +1,11 @@
 //! What the operations read alike, within a memory budget: what differs between two snapshots, one of them at any
 //! offset, what a volume holds and whether that is the snapshot, and which chunks of a volume are re-read out of distrust.
 
-pub(crate) mod budget;
-pub(crate) mod changes;
 pub(crate) mod compare;
+pub(crate) mod difference;
 mod kept;
 pub(crate) mod local;
+pub(crate) mod need;
 pub(crate) mod sample;
 pub mod snapshot;
 

@@ -1,6 +1,6 @@
 //! The volumes of a project: numbered entries without gaps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -23,6 +23,8 @@ const ENTRIES_INFLIGHT_MAX: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     entries: Vec<VolumeRecord>,
+    /// Where in `entries` a name stands first.
+    by_name: HashMap<String, usize>,
     /// Numbers of the row whose entries are missing or do not open, and why.
     foreign: BTreeMap<VolumeNumber, String>,
     /// Those of them that are missing.
@@ -37,7 +39,7 @@ impl Catalog {
     }
 
     pub fn by_name(&self, name: &VolumeName) -> Option<&VolumeRecord> {
-        self.entries.iter().find(|v| v.name == name.as_str())
+        self.by_name.get(name.as_str()).map(|at| &self.entries[*at])
     }
 
     pub fn by_number(&self, number: VolumeNumber) -> Option<&VolumeRecord> {
@@ -57,6 +59,11 @@ impl Catalog {
         &self.strays
     }
 
+    /// Whether all of it opened: only then what it lacks is not there.
+    fn is_whole(&self) -> bool {
+        self.foreign.is_empty() && self.strays.is_empty()
+    }
+
     /// The last number of the row.
     pub(crate) fn last(&self) -> VolumeNumber {
         let entry = self.entries.last().map(|v| v.number);
@@ -66,7 +73,10 @@ impl Catalog {
 
     fn add(&mut self, number: VolumeNumber, entry: Found<VolumeRecord>) {
         match entry {
-            Found::Opens(record) => self.entries.push(record),
+            Found::Opens(record) => {
+                self.by_name.entry(record.name.clone()).or_insert(self.entries.len());
+                self.entries.push(record);
+            }
             Found::Foreign(why) => drop(self.foreign.insert(number, why)),
             Found::Absent => {
                 self.foreign.insert(number, "it is missing".to_owned());
@@ -133,6 +143,19 @@ impl Volumes<'_> {
         Ok(catalog)
     }
 
+    /// The entry of a volume, if there is one; of the catalog as it was read in this process, and confirmed where it lacks the name.
+    pub(crate) async fn find(self, name: &VolumeName) -> Result<Option<VolumeRecord>> {
+        let mut kept = self.project.catalog().lock().await;
+        let catalog = match kept.take() {
+            Some(catalog) if catalog.by_name(name).is_some() => catalog,
+            Some(catalog) => self.confirm(catalog).await?,
+            None => self.confirmed().await?,
+        };
+        let entry = catalog.by_name(name).cloned();
+        *kept = Some(catalog).filter(Catalog::is_whole);
+        Ok(entry)
+    }
+
     /// As [`confirmed`](Self::confirmed), whatever this client saw before: for who tells of all that is hurt.
     pub(crate) async fn found(self) -> Result<Catalog> {
         let expected = self.project.repository().memory.catalog_end(self.project.name());
@@ -193,8 +216,26 @@ impl Volumes<'_> {
 
 impl Creating<Volumes<'_>> {
     /// The entry of a volume; made when there is none.
+    ///
+    /// The catalog is read once in a process: an entry that opened stays what it is, so a name that was found needs no request.
+    /// One that was not is created after the last, and whoever was faster is met there.
     pub(crate) async fn ensure(self, name: &VolumeName, identity: &Identity) -> Result<VolumeRecord> {
-        let mut catalog = self.read().await?;
+        let mut kept = self.project.catalog().lock().await;
+        let mut catalog = match kept.take() {
+            Some(catalog) => catalog,
+            None => self.read().await?,
+        };
+        let entry = self.ensure_in(&mut catalog, name, identity).await;
+        *kept = Some(catalog).filter(Catalog::is_whole);
+        entry
+    }
+
+    async fn ensure_in(
+        self,
+        catalog: &mut Catalog,
+        name: &VolumeName,
+        identity: &Identity,
+    ) -> Result<VolumeRecord> {
         loop {
             if let Some(found) = catalog.by_name(name) {
                 return Ok(found.clone());
@@ -205,7 +246,7 @@ impl Creating<Volumes<'_>> {
             if catalog.foreign.len() > row::FOREIGN_MAX as usize {
                 return Err(row::endless(self.name(number)));
             }
-            self.refuse_doubt(&catalog, name).await?;
+            self.refuse_doubt(catalog, name).await?;
             let record = VolumeRecord {
                 number,
                 name: name.to_string(),
@@ -215,10 +256,9 @@ impl Creating<Volumes<'_>> {
             let object_name = self.name(number);
             match self.project.create_record(&object_name, &record).await? {
                 Created::New => {
-                    self.project
-                        .repository()
-                        .memory
-                        .saw_volumes(self.project.name(), std::slice::from_ref(&record))?;
+                    let made = std::slice::from_ref(&record);
+                    self.project.repository().memory.saw_volumes(self.project.name(), made)?;
+                    catalog.add(number, Found::Opens(record.clone()));
                     return Ok(record);
                 }
                 // Somebody else took the number, perhaps for the same volume.

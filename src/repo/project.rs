@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Mutex;
 use zeroize::Zeroize;
 
 use crate::codec::{self, Place, Sealed};
@@ -11,7 +12,7 @@ use crate::format::record::{ProjectRecord, VolumeRecord, check_project};
 use crate::format::{ObjectName, ObjectType, Record};
 use crate::keys::{ProjectKeys, SealingKey, random_array};
 use crate::repo::Repository;
-use crate::repo::catalog::Volumes;
+use crate::repo::catalog::{Catalog, Volumes};
 use crate::repo::content::Content;
 use crate::repo::found::Found;
 use crate::repo::history::History;
@@ -34,6 +35,8 @@ struct Inner {
     repository: Arc<Repository>,
     name: ProjectName,
     keys: ProjectKeys,
+    /// The catalog as this process read it last; see [`Volumes`].
+    catalog: Mutex<Option<Catalog>>,
 }
 
 impl Project {
@@ -87,7 +90,8 @@ impl Project {
     fn new(repository: &Arc<Repository>, name: &ProjectName, mut record: ProjectRecord) -> Self {
         let keys = ProjectKeys::derive(&record);
         record.root.zeroize();
-        Self { inner: Arc::new(Inner { repository: Arc::clone(repository), name: name.clone(), keys }) }
+        let (repository, name, catalog) = (Arc::clone(repository), name.clone(), Mutex::new(None));
+        Self { inner: Arc::new(Inner { repository, name, keys, catalog }) }
     }
 
     pub fn name(&self) -> &ProjectName {
@@ -96,6 +100,10 @@ impl Project {
 
     pub fn repository(&self) -> &Arc<Repository> {
         &self.inner.repository
+    }
+
+    pub(super) fn catalog(&self) -> &Mutex<Option<Catalog>> {
+        &self.inner.catalog
     }
 
     pub(crate) fn keys(&self) -> &ProjectKeys {

@@ -266,7 +266,7 @@ impl<W: Walker> Walk<W> {
         {
             let number = frame.number.saturating_mul(FANOUT).saturating_add(at as u64);
             let leaves = self.to.leaves(level, number);
-            let from = named(&self.from, &frame.from, (level, number, at));
+            let from = named(&self.from, &frame.from, level, number, at);
             let is_same = matches!(&from, Named::Ref(from) if from.id() == to.id());
             let node = to.object().map(|object| {
                 let count = self.to.count(level, number);
@@ -294,7 +294,7 @@ impl<W: Walker> Walk<W> {
 }
 
 /// What the first manifest has in the place of the page that one ref of a page names.
-fn named(from: &Tree, above: &Place, (level, number, at): (u8, u64, usize)) -> Named {
+fn named(from: &Tree, above: &Place, level: u8, number: u64, at: usize) -> Named {
     match above {
         Place::Page(page) => Named::Ref(page.refs.get(at).cloned().unwrap_or_default()),
         Place::AboveRoot if number == 0 && level > from.root.level => Named::Place(Place::AboveRoot),

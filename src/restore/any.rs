@@ -14,8 +14,8 @@ use crate::cpu;
 use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Fetch, Plan};
 use crate::progress::Outcome;
-use crate::reading::budget::fetch_bytes;
-use crate::restore::fill::Work;
+use crate::reading::need::fetch_bytes;
+use crate::restore::work::Work;
 use crate::sink::Existing;
 use crate::units::Content;
 

@@ -13,9 +13,9 @@ use crate::cpu;
 use crate::error::{Error, Result};
 use crate::plan::restore::{Action, Plan};
 use crate::progress::Outcome;
-use crate::reading::budget::fetch_bytes;
+use crate::reading::need::fetch_bytes;
 use crate::restore::any::pieces;
-use crate::restore::fill::Work;
+use crate::restore::work::Work;
 
 /// Pieces that may wait for their turn.
 const QUEUE_LEN_MAX: usize = 4096;

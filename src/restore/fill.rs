@@ -1,20 +1,18 @@
 //! Fills a sink with a snapshot: what it lacks is planned ahead, fetched, checked and written. Restores and exports end here.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::plan::restore::Fetch;
-use crate::progress::{Outcome, Progress, Step};
+use crate::progress::Progress;
 use crate::repo::Project;
 use crate::restore::planner::{Planned, Planner};
+use crate::restore::work::Work;
 use crate::restore::{any, ascending};
 use crate::sink::{Order, Sink};
 
@@ -59,58 +57,9 @@ pub(crate) async fn fill(
     Ok(planned)
 }
 
-/// What all tasks share.
-pub(super) struct Work {
-    pub(super) project: Project,
-    pub(super) sink: Arc<dyn Sink>,
-    pub(super) budget: Budget,
-    progress: Arc<dyn Progress>,
-    /// Whether the target reads as zeros everywhere, so that zeros need not be written.
-    pub(super) blank: bool,
-    /// Whether it is a LUKS volume, as its first chunk shows; that is fetched before all others.
-    pub(super) luks: AtomicBool,
-    /// For each chunk from before its objects are read until it is decoded.
-    ahead: Semaphore,
-}
-
 fn chunks_ahead_max(project: &Project) -> usize {
     match project.repository().store().is_local() {
         true => LOCAL_CHUNKS_PER_THREAD * cpu::threads(),
         false => Semaphore::MAX_PERMITS,
-    }
-}
-
-impl Work {
-    /// Fetches a chunk with all it needs, and decodes it. The caller holds the memory that this takes.
-    pub(super) async fn fetch(&self, fetch: &Fetch) -> Result<Vec<u8>> {
-        let at = fetch.offsets_bytes.first().copied().unwrap_or_default();
-        let chunk = || match fetch.chunk.id() {
-            Some(id) => format!("chunk {id} at offset {at}"),
-            None => format!("zeros at offset {at}"),
-        };
-        self.open(fetch).await.map_err(|e| {
-            let e = e.context(chunk());
-            match e.help_text() {
-                Some(_) => e,
-                None => e.help("nothing wrong was written; run the same command again to go on from here"),
-            }
-        })
-    }
-
-    async fn open(&self, fetch: &Fetch) -> Result<Vec<u8>> {
-        let _ahead =
-            self.ahead.acquire().await.map_err(|_| Error::internal("nobody reads ahead any more"))?;
-        let budget = self.budget.clone();
-        // Taken on the CPU thread and not sooner: the fewer buffers go around, the more of them the CPU's cache holds.
-        self.project.content().fetch_chunk_into(&fetch.chunk, fetch.len_bytes, move || budget.buffer()).await
-    }
-
-    pub(super) fn step(&self, bytes: u64, outcome: Outcome) {
-        let chunks = bytes.div_ceil(u64::from(self.project.chunk_size_bytes()));
-        self.progress.step(Step { bytes, chunks, outcome });
-    }
-
-    pub(super) fn kept(&self, range_bytes: &Range<u64>) {
-        self.step(range_bytes.end - range_bytes.start, Outcome::Known);
     }
 }

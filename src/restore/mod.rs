@@ -10,6 +10,7 @@ pub(crate) mod fill;
 pub(crate) mod planner;
 mod proof;
 pub mod rewind;
+mod work;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +23,7 @@ use crate::cpu;
 use crate::error::{Context, Result};
 use crate::plan::restore::Totals;
 use crate::progress::{Outcome, Progress, Step};
-use crate::reading::changes::Changes;
+use crate::reading::difference::Difference;
 use crate::reading::explained;
 use crate::reading::local::LocalReader;
 use crate::repo::Project;
@@ -105,8 +106,8 @@ pub async fn run(
 ) -> Result<RestoreReport> {
     let (started, mut cancel) = (Started::now(project), cancel);
     let budget = Budget::new(options.inflight_bytes);
-    let (found, rewound_from) =
-        look(project, snapshot, sink.existing(), &options, (&budget, &*progress)).await?;
+    let looking = Looking { project, snapshot, budget: &budget, progress: &*progress };
+    let (found, rewound_from) = looking.look(sink.existing(), &options).await?;
     let planner = Planner::new(project, snapshot, found, budget.clone(), &cancel)?;
     progress.phase("restore", Some(snapshot.snapshot.size_bytes));
     let planned = match fill(planner, Arc::clone(&sink), Arc::clone(&progress), &mut cancel).await {
@@ -118,7 +119,7 @@ pub async fn run(
     };
     let verified_bytes = match options.verify {
         true => Some(
-            proof::check(project, snapshot, &sink, (budget, &*progress), &mut cancel)
+            proof::check(&looking, &sink, &mut cancel)
                 .await
                 .context(format!("verify what was restored of {}", snapshot.name()))?,
         ),
@@ -139,7 +140,8 @@ pub async fn plan(
 ) -> Result<RestoreReport> {
     let started = Started::now(project);
     let budget = Budget::new(options.inflight_bytes);
-    let (found, rewound_from) = look(project, snapshot, existing, &options, (&budget, &*progress)).await?;
+    let looking = Looking { project, snapshot, budget: &budget, progress: &*progress };
+    let (found, rewound_from) = looking.look(existing, &options).await?;
     let planner = Planner::new(project, snapshot, found, budget.clone(), &cancel)?;
     let planned = plan_all(project, snapshot, planner, &*progress).await?;
     Ok(RestoreReport { dry_run: true, rewound_from, ..started.report(project, snapshot, &planned) })
@@ -175,29 +177,33 @@ pub(crate) async fn plan_all(
     }
 }
 
-/// What the target holds, as far as that is known without reading all of it, and the backup that told.
-async fn look(
-    project: &Project,
-    snapshot: &SnapshotEntry,
-    existing: Existing,
-    options: &RestoreOptions,
-    (budget, progress): (&Budget, &dyn Progress),
-) -> Result<(Found, Option<u32>)> {
-    match existing {
-        Existing::Blank if options.trust_blank => Ok((Found::Blank, None)),
-        Existing::Content(content) if options.compare => {
-            let content = LocalReader::new(project.clone(), content, budget.clone());
-            let rewind = options.rewind.as_ref();
-            match rewind::plan(&content, snapshot, rewind, progress).await? {
-                Some((base, spans)) => {
-                    let changes = Changes::between(project, Some(base), &snapshot.snapshot)?;
-                    let found = Found::Since(Box::new(changes.written_since(content, spans)));
-                    Ok((found, Some(base.sequence.0)))
+/// What a target is read with.
+pub(crate) struct Looking<'a> {
+    pub(crate) project: &'a Project,
+    pub(crate) snapshot: &'a SnapshotEntry,
+    pub(crate) budget: &'a Budget,
+    pub(crate) progress: &'a dyn Progress,
+}
+
+impl Looking<'_> {
+    /// What the target holds, as far as that is known without reading all of it, and the backup that told.
+    async fn look(&self, existing: Existing, options: &RestoreOptions) -> Result<(Found, Option<u32>)> {
+        match existing {
+            Existing::Blank if options.trust_blank => Ok((Found::Blank, None)),
+            Existing::Content(content) if options.compare => {
+                let content = LocalReader::new(self.project.clone(), content, self.budget.clone());
+                let rewind = options.rewind.as_ref();
+                match rewind::plan(&content, self.snapshot, rewind, self.progress).await? {
+                    Some((base, spans)) => {
+                        let changes = Difference::between(self.project, Some(base), &self.snapshot.snapshot)?;
+                        let found = Found::Since(Box::new(changes.written_since(content, spans)));
+                        Ok((found, Some(base.sequence.0)))
+                    }
+                    None => Ok((Found::Content(content), None)),
                 }
-                None => Ok((Found::Content(content), None)),
             }
+            Existing::Blank | Existing::Nothing | Existing::Content(_) => Ok((Found::Nothing, None)),
         }
-        Existing::Blank | Existing::Nothing | Existing::Content(_) => Ok((Found::Nothing, None)),
     }
 }
 

@@ -6,8 +6,8 @@ use crate::budget::Budget;
 use crate::cancel::{Cancel, interrupted};
 use crate::error::Result;
 use crate::plan::restore::{Plan, Target, Totals, plan as plan_window};
-use crate::reading::changes::Changes;
 use crate::reading::check_chunk_size;
+use crate::reading::difference::Difference;
 use crate::reading::local::LocalReader;
 use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
@@ -34,7 +34,7 @@ pub(crate) enum Found {
     Blank,
     Nothing,
     /// What another snapshot says, page by page, but for what was written since.
-    Since(Box<Changes>),
+    Since(Box<Difference>),
     Content(LocalReader),
 }
 

@@ -3,28 +3,20 @@
 
 use std::sync::Arc;
 
-use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::progress::Progress;
 use crate::reading::compare::compare;
 use crate::reading::local::LocalReader;
-use crate::repo::Project;
-use crate::repo::history::SnapshotEntry;
+use crate::restore::Looking;
 use crate::sink::Sink;
 
 /// How many bytes were read again, and are the snapshot's: all of it.
 ///
 /// # Errors
 /// `Corrupt` where the target is not the snapshot.
-pub(crate) async fn check(
-    project: &Project,
-    snapshot: &SnapshotEntry,
-    sink: &Arc<dyn Sink>,
-    (budget, progress): (Budget, &dyn Progress),
-    cancel: &mut Cancel,
-) -> Result<u64> {
+pub(crate) async fn check(looking: &Looking<'_>, sink: &Arc<dyn Sink>, cancel: &mut Cancel) -> Result<u64> {
+    let Looking { project, snapshot, budget, progress } = *looking;
     let sink = Arc::clone(sink);
     let reader = cpu::block(move || sink.read_back()).await?;
     let (size_bytes, found_bytes) = (snapshot.snapshot.size_bytes, reader.size_bytes());
@@ -32,7 +24,7 @@ pub(crate) async fn check(
         return Err(differs(format!("it ends at {found_bytes} of {size_bytes} bytes")));
     }
     progress.phase("verify", Some(size_bytes));
-    let local = LocalReader::new(project.clone(), reader, budget);
+    let local = LocalReader::new(project.clone(), reader, budget.clone());
     let mut found = |range: std::ops::Range<u64>| {
         Err(differs(format!("at offset {} it holds something else", range.start)))
     };

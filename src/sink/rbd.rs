@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use super::partial::PARTIAL_SUFFIX;
 use super::{Existing, Order, Sink, check_range};
 use crate::error::{Error, ErrorKind, Result};
-use crate::rbd::{Access, Cluster, CreateOptions, Image, OpenBy, Pool, RbdSpec, advice, features};
+use crate::rbd::{
+    Access, Cluster, CreateOptions, Image, OpenBy, Pool, RbdSpec, advice, features, lock, migration, watchers,
+};
 use crate::source::ReadAt;
 pub use crate::source::rbd::MARK;
 use crate::source::rbd::{MARK_MADE, OWN_METADATA_PREFIX, RbdReader};
@@ -83,15 +85,15 @@ impl RbdSink {
         }
         let image = Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadWrite)?;
         if image.features()? & features::EXCLUSIVE_LOCK != 0 {
-            image.lock()?;
+            lock::take(&image)?;
         }
         let made = match found {
             Found::Absent => true,
-            Found::Unfinished => image.metadata()?.iter().any(|(key, _)| key == MARK_MADE),
+            Found::Unfinished => image.metadata().list()?.iter().any(|(key, _)| key == MARK_MADE),
             Found::Other => false,
         };
         if found != Found::Absent {
-            image.set_metadata(MARK, target.mark)?;
+            image.metadata().set(MARK, target.mark)?;
         }
         if found == Found::Other {
             forget_earlier(&image)?;
@@ -126,7 +128,7 @@ impl RbdSink {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             image => image?,
         };
-        let metadata = image.metadata()?;
+        let metadata = image.metadata().list()?;
         let has =
             |wanted: &str| metadata.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
         Ok(has(RESTORED) == Some(snapshot_id) && has(MARK).is_none())
@@ -193,10 +195,10 @@ impl Sink for RbdSink {
             )));
         }
         for (key, value) in &self.metadata {
-            self.image.set_metadata(key, value)?;
+            self.image.metadata().set(key, value)?;
         }
-        self.image.remove_metadata(MARK_MADE)?;
-        self.image.remove_metadata(MARK)
+        self.image.metadata().remove(MARK_MADE)?;
+        self.image.metadata().remove(MARK)
     }
 }
 
@@ -213,7 +215,7 @@ fn look(pool: &Pool, spec: &RbdSpec, target: &RestoreTarget<'_>) -> Result<Found
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Absent),
         image => image?,
     };
-    if image.migration_source()?.is_some() {
+    if migration::source(&image)?.is_some() {
         let [execute, commit] = advice::end_migration(&spec.path());
         return Err(Error::conflict(format!("{spec} is under live migration")).help(format!(
             "restore to another image, or end the migration first (`{}` tells of it): an instant restore by --resume, others \
@@ -222,7 +224,7 @@ fn look(pool: &Pool, spec: &RbdSpec, target: &RestoreTarget<'_>) -> Result<Found
             advice::abort_migration(&spec.path()),
         )));
     }
-    let metadata = image.metadata()?;
+    let metadata = image.metadata().list()?;
     let has = |wanted: &str| metadata.iter().find(|(key, _)| key == wanted).map(|(_, value)| value);
     match has(MARK) {
         Some(mark) if *mark == target.mark => Ok(Found::Unfinished),
@@ -248,8 +250,8 @@ fn create(pool: &Pool, name: &str, target: &RestoreTarget<'_>) -> Result<()> {
     remove_partial(pool, &partial)?;
     create_unmarked(pool, &partial, target)?;
     let image = Image::open(pool, OpenBy::Name(&partial), Access::ReadWrite)?;
-    image.set_metadata(MARK_MADE, "1")?;
-    image.set_metadata(MARK, target.mark)?;
+    image.metadata().set(MARK_MADE, "1")?;
+    image.metadata().set(MARK, target.mark)?;
     drop(image);
     pool.rename_image(&partial, name)
 }
@@ -285,7 +287,7 @@ pub(crate) fn refuse_open_elsewhere(pool: &Pool, name: &str, found: Found) -> Re
     loop {
         // A handle that is open to read does not count as a watcher itself.
         let image = Image::open(pool, OpenBy::Name(name), Access::ReadOnly)?;
-        let watchers = image.watchers()?;
+        let watchers = watchers(&image)?;
         let Some(watcher) = watchers.first() else { return Ok(()) };
         // An unfinished restore is most likely still open by the one that was killed; the cluster forgets it soon.
         if found != Found::Unfinished || began.elapsed() > DEAD_CLIENT_TIMEOUT {
@@ -306,9 +308,9 @@ pub(crate) fn refuse_open_elsewhere(pool: &Pool, name: &str, found: Found) -> Re
 
 /// Removes what an earlier restore said of the image: from now on it is another one's. The mark is set before.
 fn forget_earlier(image: &Image) -> Result<()> {
-    let metadata = image.metadata()?;
+    let metadata = image.metadata().list()?;
     let keys = metadata.iter().map(|(key, _)| key).filter(|key| key.starts_with(OWN_METADATA_PREFIX));
-    keys.filter(|key| *key != MARK).try_for_each(|key| image.remove_metadata(key))
+    keys.filter(|key| *key != MARK).try_for_each(|key| image.metadata().remove(key))
 }
 
 /// How image metadata begins that is librbd's configuration of the image.

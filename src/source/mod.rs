@@ -12,6 +12,7 @@ pub mod rbd_compare;
 pub mod rbd_head;
 mod rbd_snapshots;
 mod rbd_taken;
+mod rbd_target;
 pub mod states;
 
 use std::sync::Arc;
@@ -68,7 +69,7 @@ pub trait Volume: Send + Sync {
 
     /// Fixes the volume's content (makes or opens the snapshot) and finds what changed since the parent.
     ///
-    /// Where the parent's point is gone or cannot be trusted, the result is [`Changes::All`] and a note says why:
+    /// Where the parent's point is gone or cannot be trusted, the result is [`Changes::All`] and a remark says why:
     /// never a silent full, never a silent skip.
     fn freeze(&self, request: &FreezeRequest) -> Result<Box<dyn Frozen>>;
 }
@@ -88,7 +89,7 @@ pub trait Frozen: Send + Sync {
         None
     }
     /// What the operator must be told: a full read forced and why, a slow diff, a raw file that may change.
-    fn notes(&self) -> Vec<String>;
+    fn remarks(&self) -> Vec<String>;
     /// Called after the last read and before the commit: is the snapshot that was read still the same one?
     fn check(&self) -> Result<()>;
     /// Called after the commit: removes older own snapshots, so that exactly one base stays.
@@ -116,7 +117,7 @@ pub struct Since {
     /// Ascending and disjoint, within the size. What is not listed is as it was.
     pub changes: Vec<Extent>,
     /// What the operator should know about the way it was found.
-    pub note: Option<String>,
+    pub remark: Option<String>,
     /// The command that checks what the volume says of changes, where there is one.
     pub check_command: Option<String>,
 }

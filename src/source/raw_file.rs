@@ -159,7 +159,7 @@ impl Frozen for FrozenFile {
         None
     }
 
-    fn notes(&self) -> Vec<String> {
+    fn remarks(&self) -> Vec<String> {
         let path = self.reader.path.display();
         vec![match self.state.kind {
             FileKind::Regular => {

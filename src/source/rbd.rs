@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use super::rbd_snapshots::OwnSnapshots;
 use super::rbd_taken::Taken;
+use super::rbd_target::{Target, is_own};
 use super::{Changes, FreezeRequest, Frozen, ReadAt, Volume};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rbd::advice;
 use crate::rbd::diff::judge::{Verdict, Why};
 use crate::rbd::diff::{Comparison, End};
-use crate::rbd::{Access, Cluster, Image, MigrationSource, OpenBy, Pool, RbdSpec, Snapshot, features};
+use crate::rbd::{
+    Access, Cluster, Image, MigrationSource, OpenBy, RbdSpec, Snapshot, Striping, clone, features, migration,
+};
 use crate::volume::{Identity, ImageLayout, Made, ObjectsBy, SnapshotPoint};
 
 /// Image metadata keys that begin so are cuttle's own, and belong to one image, not to its content.
@@ -54,7 +57,7 @@ impl RbdReader {
         let Some(SnapshotPoint { name, rbd_snap_id: id, .. }) = point else {
             return Self::new(Arc::new(head));
         };
-        let snapshots = head.snapshots()?;
+        let snapshots = head.snapshots().list()?;
         let found = snapshots.iter().find(|s| s.name == *name && (*id == 0 || s.id == *id));
         let found = found.ok_or_else(|| Error::not_found(format!("no snapshot {name} of {identity}")))?;
         Self::new(Arc::new(open(Access::Snapshot(found.id))?))
@@ -102,53 +105,6 @@ pub struct RbdVolume {
     options: RbdOptions,
 }
 
-/// The image itself, whatever it is called meanwhile.
-#[derive(Debug, Clone)]
-pub(super) struct Target {
-    pool: Pool,
-    name: String,
-    id: String,
-}
-
-impl Target {
-    /// Finds an image. `*` must have been expanded ([`RbdSpec::expand`]).
-    pub(super) fn find(cluster: &Cluster, spec: &RbdSpec) -> Result<Self> {
-        if spec.is_all() {
-            return Err(Error::internal(format!("{spec} was not expanded")));
-        }
-        let pool = cluster.pool(&spec.pool, &spec.namespace)?;
-        let id = Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadOnly)?.id()?;
-        Ok(Self { pool, name: spec.image.clone(), id })
-    }
-
-    pub(super) fn open(&self, access: Access) -> Result<Image> {
-        Image::open(&self.pool, OpenBy::Id { name: &self.name, id: &self.id }, access)
-    }
-
-    /// The snapshot of that name.
-    fn named(&self, image: &Image, name: &str) -> Result<Snapshot> {
-        image.snapshots()?.into_iter().find(|s| s.name == name).ok_or_else(|| {
-            Error::not_found(format!("no snapshot {name:?} of image {}", self.path()))
-                .help(format!("see `{}`", advice::list_snapshots(&self.path())))
-        })
-    }
-
-    /// `pool/[namespace/]image`
-    pub(super) fn path(&self) -> String {
-        format!("{}/{}", self.pool.path(), self.name)
-    }
-
-    pub(super) fn identity(&self) -> Identity {
-        Identity::Rbd {
-            cluster_fsid: self.pool.cluster().fsid().to_owned(),
-            pool: self.pool.name().to_owned(),
-            namespace: self.pool.namespace().to_owned(),
-            image: self.name.clone(),
-            image_id: self.id.clone(),
-        }
-    }
-}
-
 impl RbdVolume {
     /// Finds an image. `*` must have been expanded ([`RbdSpec::expand`]).
     pub fn open(cluster: &Cluster, spec: &RbdSpec) -> Result<Self> {
@@ -180,29 +136,29 @@ impl RbdVolume {
     fn freeze_at(&self, taken: Taken, request: &FreezeRequest) -> Result<RbdFrozen> {
         let (snapshot, path) = (taken.snapshot.clone(), self.target.path());
         let image = Arc::new(self.target.open(Access::Snapshot(snapshot.id))?);
-        let (layout, mut notes) = read_layout(&image)?;
+        let (layout, mut remarks) = read_layout(&image)?;
         if !self.options.luks_clones {
             refuse_luks_clone(&image, &snapshot)?;
         }
         // What is copied is no history, and may change place under whoever reads it.
-        let migrating = image.is_migrating()?;
+        let migrating = migration::is_under_way(&image)?;
         let base = match &request.parent {
             _ if migrating => None,
             None => None,
             Some(parent) => match self.find_base(&image, &snapshot, parent)? {
                 Ok(base) => Some(base),
                 Err(why) => {
-                    notes.push(format!("{path}: all is read: {why}"));
+                    remarks.push(format!("{path}: all is read: {why}"));
                     None
                 }
             },
         };
         let newer = End::at(Arc::clone(&image), snapshot.clone());
         let comparison = Comparison::new(&path, newer, base, &taken.history(request.parent.as_ref()))?;
-        notes.extend(comparison.note().map(|note| format!("{path}: {note}")));
+        remarks.extend(comparison.remark().map(|remark| format!("{path}: {remark}")));
         // Where nothing rests on it tonight, the next night will.
         if let (Some(why), false) = (taken.unreadable(), said_unreadable(&comparison)) {
-            notes.push(format!("{path}: the next backup will use the slow diff: {why}"));
+            remarks.push(format!("{path}: the next backup will use the slow diff: {why}"));
         }
         Ok(RbdFrozen {
             own: self.own(),
@@ -214,7 +170,7 @@ impl RbdVolume {
             made: taken.made,
             objects: if migrating { ObjectsBy::Unknown } else { comparison.objects() },
             comparison,
-            notes,
+            remarks,
         })
     }
 
@@ -231,7 +187,7 @@ impl RbdVolume {
                 "the last backup came from a stream, which does not say which snapshot {name:?} was"
             )));
         }
-        let snapshots = image.snapshots()?;
+        let snapshots = image.snapshots().list()?;
         let found = snapshots.iter().find(|s| s.id == *id && s.name == *name);
         let Some(found) = found else {
             let other = snapshots.iter().find(|s| s.name == *name);
@@ -265,7 +221,7 @@ impl Volume for RbdVolume {
     }
 
     fn moved_from(&self) -> Result<Option<Identity>> {
-        let source = self.target.open(Access::ReadOnly)?.migration_source()?;
+        let source = migration::source(&self.target.open(Access::ReadOnly)?)?;
         Ok(match source {
             Some(MigrationSource::Image { pool, namespace, image, id: image_id }) => {
                 let cluster_fsid = self.target.pool.cluster().fsid().to_owned();
@@ -305,7 +261,7 @@ struct RbdFrozen {
     reader: Arc<RbdReader>,
     layout: ImageLayout,
     comparison: Comparison,
-    notes: Vec<String>,
+    remarks: Vec<String>,
 }
 
 impl Frozen for RbdFrozen {
@@ -339,13 +295,13 @@ impl Frozen for RbdFrozen {
         Some(advice::check_map(&self.own.target.path(), Some(&self.snapshot.name)))
     }
 
-    fn notes(&self) -> Vec<String> {
-        self.notes.clone()
+    fn remarks(&self) -> Vec<String> {
+        self.remarks.clone()
     }
 
     fn check(&self) -> Result<()> {
         // A handle that is open to read does not learn of removals, so look with a new one.
-        let present = self.own.target.open(Access::ReadOnly)?.snapshots()?;
+        let present = self.own.target.open(Access::ReadOnly)?.snapshots().list()?;
         let base = self.comparison.base().map(|(_, base)| base);
         for read in [Some(&self.snapshot), base].into_iter().flatten() {
             if !present.iter().any(|s| s.id == read.id) {
@@ -380,10 +336,6 @@ fn said_unreadable(comparison: &Comparison) -> bool {
     matches!(comparison.verdict().why(), Some(Why::Unreadable(_) | Why::NoFastDiff { .. }))
 }
 
-pub(super) fn is_own(name: &str, own_prefix: &str) -> bool {
-    !own_prefix.is_empty() && name.starts_with(own_prefix)
-}
-
 /// Refuses an image that its own key does not open alone.
 ///
 /// Ceph 18 and newer let a clone have a LUKS key of its own. Its header then begins with `RBDL` instead of `LUKS`, and what it
@@ -411,14 +363,13 @@ fn refuse_luks_clone(image: &Image, snapshot: &Snapshot) -> Result<()> {
 
 /// How the image is made, and what must be said about it.
 fn read_layout(image: &Image) -> Result<(ImageLayout, Vec<String>)> {
-    let (order, features) = (image.order()?, image.features()?);
-    let (unit, count) = (image.stripe_unit_bytes()?, image.stripe_count()?);
+    let (Striping { order, unit_bytes: unit, count }, features) = (image.striping()?, image.features()?);
     let plain = features & features::STRIPINGV2 == 0 || (count <= 1 && unit == 1 << order);
     let (own, metadata): (Vec<_>, Vec<_>) =
-        image.metadata()?.into_iter().partition(|(key, _)| key.starts_with(OWN_METADATA_PREFIX));
-    let mut notes = Vec::new();
+        image.metadata().list()?.into_iter().partition(|(key, _)| key.starts_with(OWN_METADATA_PREFIX));
+    let mut remarks = Vec::new();
     if let Some((key, value)) = own.iter().find(|(key, _)| key == MARK || key == MARK_MADE) {
-        notes.push(format!("{}: an unfinished restore was written here ({key} = {value})", image.label()));
+        remarks.push(format!("{}: an unfinished restore was written here ({key} = {value})", image.label()));
     }
     let layout = ImageLayout {
         order,
@@ -426,7 +377,7 @@ fn read_layout(image: &Image) -> Result<(ImageLayout, Vec<String>)> {
         stripe_unit_bytes: if plain { 0 } else { unit },
         stripe_count: if plain { 0 } else { count },
         metadata,
-        parent: image.parent()?.map(|parent| parent.to_string()),
+        parent: clone::parent(image)?.map(|parent| parent.to_string()),
     };
-    Ok((layout, notes))
+    Ok((layout, remarks))
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::rbd::{RbdReader, Target};
+use super::rbd::RbdReader;
 use super::rbd_snapshots::OwnSnapshots;
+use super::rbd_target::Target;
 use crate::error::{Error, ErrorKind, Result};
-use crate::rbd::{Access, Cluster, RbdSpec, Snapshot};
+use crate::rbd::{Access, Cluster, RbdSpec, Snapshot, migration, watchers};
 use crate::volume::{Identity, SnapshotPoint};
 
 /// What is compared.
@@ -70,7 +71,7 @@ impl Compared {
     pub fn check(&self) -> Result<()> {
         let path = self.own.target.path();
         let Some(read) = &self.snapshot else {
-            let watchers = self.own.target.open(Access::ReadOnly)?.watchers()?;
+            let watchers = watchers(&self.own.target.open(Access::ReadOnly)?)?;
             return match watchers.first() {
                 Some(watcher) => {
                     Err(Error::conflict(format!("{path} is open elsewhere, by {watcher}, and may change")))
@@ -78,7 +79,7 @@ impl Compared {
                 None => Ok(()),
             };
         };
-        match self.own.target.open(Access::ReadOnly)?.snapshots()?.contains(read) {
+        match self.own.target.open(Access::ReadOnly)?.snapshots().list()?.contains(read) {
             true => Ok(()),
             false => Err(Error::conflict(format!(
                 "snapshot {} of {path} was removed while it was read",
@@ -104,13 +105,13 @@ fn find(target: &Target, spec: &RbdSpec, comparison: Comparison<'_>) -> Result<O
         (None, None) => return Ok(None),
     };
     let image = target.open(Access::ReadOnly)?;
-    let present = image.snapshots()?;
+    let present = image.snapshots().list()?;
     if let Some(found) = present.into_iter().find(|s| s.name == *name && id.is_none_or(|id| s.id == id)) {
         return Ok(Some(found));
     }
     let path = target.path();
     if spec.snapshot.is_none() && target.identity() != *comparison.identity {
-        return match image.migration_source()? {
+        return match migration::source(&image)? {
             None => Ok(None),
             Some(_) => Err(Error::conflict(format!(
                 "{path} is under live migration: no snapshot can be made for this"

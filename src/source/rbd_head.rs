@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::rbd::Target;
 use super::rbd_taken::told;
+use super::rbd_target::Target;
 use super::{Head, Since};
 use crate::error::{Error, Result};
+use crate::rbd::class::snap_context;
 use crate::rbd::diff::judge::{Between, History, Verdict};
 use crate::rbd::diff::{Comparison, End};
 use crate::rbd::{Access, Cluster, Image, RbdSpec, Snapshot, advice};
@@ -26,7 +27,7 @@ impl RbdHead {
     pub fn open(cluster: &Cluster, spec: &RbdSpec) -> Result<Self> {
         let target = Target::find(cluster, spec)?;
         let image = Arc::new(target.open(Access::ReadOnly)?);
-        let snapshots = image.snapshots()?;
+        let snapshots = image.snapshots().list()?;
         Ok(Self { target, image, snapshots, distrust: None })
     }
 
@@ -70,19 +71,19 @@ impl Head for RbdHead {
             let since = Since {
                 size_bytes: comparison.size_bytes(),
                 changes: comparison.changed()?,
-                note: comparison.note(),
+                remark: comparison.remark(),
                 check_command: Some(advice::check_map(&self.target.path(), None)),
             };
             Ok((since, comparison.verdict().clone()))
         };
-        let before = self.image.snap_context();
+        let before = snap_context(&self.image);
         let (since, verdict) = compared(match &before {
             Ok(before) => Between::Seen { before: before.clone(), after: before.clone() },
             Err(error) => Between::Unreadable(told(error)),
         })?;
         let (Verdict::Fast, Ok(before)) = (verdict, before) else { return Ok(since) };
         // The object maps were believed: was that right until the end?
-        let after = self.image.snap_context()?;
+        let after = snap_context(&self.image)?;
         if after == before {
             return Ok(since);
         }

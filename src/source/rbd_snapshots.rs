@@ -1,9 +1,9 @@
 //! cuttle's own snapshots of an image: made under a name that is free, and removed where that hurts nobody.
 
-use super::rbd::Target;
 use super::rbd_taken::{Before, Taken};
+use super::rbd_target::Target;
 use crate::error::{Error, ErrorKind, Result};
-use crate::rbd::{Access, Image, Snapshot, advice};
+use crate::rbd::{Access, Image, Snapshot, advice, lock, migration};
 
 /// How many names are tried for a snapshot: the one that is wanted, and that with a number behind it.
 const NAMES_MAX: u32 = 16;
@@ -29,7 +29,7 @@ impl OwnSnapshots {
         let before = Before::look(&self.target, &image, own_prefix)?;
         for number in 1..=NAMES_MAX {
             let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
-            if let Some(made) = image.create_snapshot_unless_taken(&name)? {
+            if let Some(made) = image.snapshots().create_unless_taken(&name)? {
                 return Ok(before.made(&image, made));
             }
         }
@@ -46,11 +46,11 @@ impl OwnSnapshots {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             image => image?,
         };
-        let doomed: Vec<Snapshot> = image.snapshots()?.into_iter().filter(which).collect();
+        let doomed: Vec<Snapshot> = image.snapshots().list()?.into_iter().filter(which).collect();
         if doomed.is_empty() {
             return Ok(());
         }
-        if image.migration_source()?.is_some() {
+        if migration::source(&image)?.is_some() {
             let names: Vec<&str> = doomed.iter().map(|s| s.name.as_str()).collect();
             let what =
                 format!("{}: {} must stay while the image is migrated", self.target.path(), names.join(", "));
@@ -62,7 +62,7 @@ impl OwnSnapshots {
         self.look_at_lock(&image)?;
         let mut failed = Vec::new();
         for snapshot in doomed {
-            if let Err(error) = image.remove_snapshot(&snapshot.name) {
+            if let Err(error) = image.snapshots().remove(&snapshot.name) {
                 failed.push(error.to_string());
             }
         }
@@ -75,7 +75,7 @@ impl OwnSnapshots {
 
     /// Says what will happen to who holds the image's lock and does not answer, before it happens.
     fn look_at_lock(&self, image: &Image) -> Result<()> {
-        let owner = match image.lock_owner(ANSWER_TIMEOUT_MS) {
+        let owner = match lock::owner(image, ANSWER_TIMEOUT_MS) {
             Err(error) if !self.keep_locks => {
                 tracing::info!(%error, "who holds the exclusive lock could not be found out");
                 return Ok(());

@@ -2,10 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::rbd::diff::judge::{Between, History};
-use crate::rbd::{Access, Image, SnapContext, Snapshot, features, flags};
+use crate::rbd::{Access, Image, SnapContext, Snapshot, class, features, flags};
 use crate::volume::{Made, OTHERS_MAX, SnapshotPoint};
 
-use super::rbd::{Target, is_own};
+use super::rbd_target::{Target, is_own};
 
 /// The snapshot that a backup reads, and what was seen around its making.
 pub(super) struct Taken {
@@ -53,7 +53,7 @@ impl Before {
     /// Looks. `image` is open at its head; as little as can be happens between this and the making of the snapshot.
     pub(super) fn look(target: &Target, image: &Image, own_prefix: &str) -> Result<Self> {
         let features = image.features()?;
-        let own = image.snapshots()?.into_iter().rev().find(|s| is_own(&s.name, own_prefix));
+        let own = image.snapshots().list()?.into_iter().rev().find(|s| is_own(&s.name, own_prefix));
         // The map of a snapshot that is alone changes no more, so it may be looked at first.
         let wanted = features::OBJECT_MAP | features::FAST_DIFF;
         let replaced_has_clean = match &own {
@@ -61,13 +61,13 @@ impl Before {
             _ => None,
         };
         let migrating = features & features::MIGRATING != 0;
-        let seen = image.snap_context();
+        let seen = class::snap_context(image);
         Ok(Self { seen, replaces: own.map(|own| own.id), replaced_has_clean, migrating })
     }
 
     /// Looks again, now that the snapshot is made.
     pub(super) fn made(self, image: &Image, snapshot: Snapshot) -> Taken {
-        let seen = self.seen.and_then(|before| image.snap_context().map(|after| (before, after)));
+        let seen = self.seen.and_then(|before| class::snap_context(image).map(|after| (before, after)));
         let (before, after) = match seen {
             Ok(seen) => seen,
             Err(error) => {
@@ -95,7 +95,7 @@ fn look_at_map(target: &Target, own: &Snapshot) -> Option<bool> {
     let look = || {
         let image = target.open(Access::Snapshot(own.id))?;
         let valid = image.flags()? & (flags::OBJECT_MAP_INVALID | flags::FAST_DIFF_INVALID) == 0;
-        valid.then(|| image.object_map(Some(own.id)).map(|map| map.has_clean_bit())).transpose()
+        valid.then(|| class::object_map(&image, Some(own.id)).map(|map| map.has_clean_bit())).transpose()
     };
     look().unwrap_or_else(|error: Error| {
         tracing::warn!("looking at the object map of snapshot {}: {error}", own.name);

@@ -238,7 +238,7 @@ impl Survey<'_> {
                 .buffered(VOLUMES_INFLIGHT_MAX);
         let (mut volumes, mut next_place, mut pages) = (Vec::new(), 0, 0);
         while let Some((volume, snapshots)) = logs.try_next().await? {
-            let surveyed = self.volume(volume, &snapshots, (chosen(volume), next_place)).await?;
+            let surveyed = self.volume(volume, &snapshots, chosen(volume), next_place).await?;
             next_place += surveyed.snapshots.len() as u32;
             pages += surveyed.pages.len();
             check_count(pages)?;
@@ -251,7 +251,8 @@ impl Survey<'_> {
         &self,
         volume: &VolumeRecord,
         snapshots: &[SnapshotEntry],
-        (chosen, first_place): (bool, u32),
+        chosen: bool,
+        first_place: u32,
     ) -> Result<Surveyed> {
         let mut surveyed = Surveyed {
             name: volume.name.clone(),

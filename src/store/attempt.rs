@@ -15,13 +15,21 @@ use crate::error::{Error, Result};
 use super::adaptive::{AdaptiveLimit, Signal};
 use super::bandwidth::Bandwidth;
 use super::bodies::Bodies;
-use super::bulk::Bulk;
 use super::fault::{Fault, TimedOut};
 use super::ledger::{Counters, RequestKind};
 use super::limits::Limits;
 
 /// How one attempt ended.
 pub(crate) type Attempt<T> = std::result::Result<T, Fault>;
+
+/// How a provider deletes many objects with one request.
+#[derive(Debug, Clone)]
+pub(crate) struct Bulk {
+    /// A client whose `delete_stream` does that.
+    pub(crate) client: Arc<dyn ObjectStore>,
+    /// Names in one request.
+    pub(crate) names_max: usize,
+}
 
 /// What all clones of a [`Store`](super::Store) share.
 #[derive(Debug)]

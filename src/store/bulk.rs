@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use object_store::path::Path;
 use crate::error::Result;
 
 use super::Store;
-use super::attempt::{Attempt, Shared, key_path};
+use super::attempt::{Attempt, Bulk, Shared, key_path};
 use super::delete::Deleted;
 use super::driven::driven;
 use super::fault::Fault;
@@ -30,15 +29,6 @@ const TIME_PER_NAME_MAX: Duration = Duration::from_millis(100);
 /// `InternalError` of any name: such a one is worth another attempt, nonsense is not worth many.
 const UNREAD_MAX: u32 = 3;
 
-/// How a provider deletes many objects with one request.
-#[derive(Debug, Clone)]
-pub(crate) struct Bulk {
-    /// A client whose `delete_stream` does that.
-    pub(crate) client: Arc<dyn ObjectStore>,
-    /// Names in one request.
-    pub(crate) names_max: usize,
-}
-
 /// The answer to a request that deletes many could not be used; object_store gave up.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer names an object that was not asked for")]
@@ -52,7 +42,7 @@ impl Store {
     pub async fn delete_all_unless_refused(&self, keys: &[String]) -> Result<Vec<Deleted>> {
         let gone = match &self.shared.bulk {
             // One name is one request either way, and a request of its own says more.
-            Some(bulk) if keys.len() > 1 => self.delete_in_batches(bulk, keys).await?,
+            Some(bulk) if keys.len() > 1 => delete_in_batches(self, bulk, keys).await?,
             _ => HashSet::new(),
         };
         stream::iter(keys)
@@ -69,38 +59,38 @@ impl Store {
             .try_collect()
             .await
     }
+}
 
-    /// The names that are surely gone.
-    async fn delete_in_batches(&self, bulk: &Bulk, keys: &[String]) -> Result<HashSet<String>> {
-        stream::iter(keys.chunks(bulk.names_max.max(1)))
-            .map(|batch| {
-                let (store, bulk, batch) = (self.clone(), bulk.clone(), batch.to_vec());
-                driven(async move { store.delete_batch(&bulk, &batch).await })
-            })
-            .buffer_unordered(BATCHES_INFLIGHT_MAX)
-            .try_concat()
-            .await
-    }
+/// The names that are surely gone.
+async fn delete_in_batches(store: &Store, bulk: &Bulk, keys: &[String]) -> Result<HashSet<String>> {
+    stream::iter(keys.chunks(bulk.names_max.max(1)))
+        .map(|batch| {
+            let (store, bulk, batch) = (store.clone(), bulk.clone(), batch.to_vec());
+            driven(async move { delete_batch(&store, &bulk, &batch).await })
+        })
+        .buffer_unordered(BATCHES_INFLIGHT_MAX)
+        .try_concat()
+        .await
+}
 
-    async fn delete_batch(&self, bulk: &Bulk, keys: &[String]) -> Result<HashSet<String>> {
-        let paths: Vec<Path> = keys.iter().map(|key| key_path(key)).collect::<Result<_>>()?;
-        let shared = &*self.shared;
-        let tries = AtomicU32::new(0);
-        let attempt = || async {
-            let done = delete_batch_once(shared, bulk, paths.clone()).await;
-            done.map_err(|fault| match fault.is_unread() {
-                true if tries.fetch_add(1, Ordering::Relaxed) + 1 < UNREAD_MAX => Fault::in_doubt(fault),
-                _ => fault,
-            })
-        };
-        match shared.repeat(RequestKind::Delete, attempt).await {
-            Ok(gone) => Ok(gone),
-            // This store does not do it, or not for these credentials.
-            Err(fault) if !fault.again() => Ok(HashSet::new()),
-            Err(fault) => {
-                let first = keys.first().map(String::as_str).unwrap_or_default();
-                Err(fault.into_error(&format!("delete {} objects from", keys.len()), &shared.place(first)))
-            }
+async fn delete_batch(store: &Store, bulk: &Bulk, keys: &[String]) -> Result<HashSet<String>> {
+    let paths: Vec<Path> = keys.iter().map(|key| key_path(key)).collect::<Result<_>>()?;
+    let shared = &*store.shared;
+    let tries = AtomicU32::new(0);
+    let attempt = || async {
+        let done = delete_batch_once(shared, bulk, paths.clone()).await;
+        done.map_err(|fault| match fault.is_unread() {
+            true if tries.fetch_add(1, Ordering::Relaxed) + 1 < UNREAD_MAX => Fault::in_doubt(fault),
+            _ => fault,
+        })
+    };
+    match shared.repeat(RequestKind::Delete, attempt).await {
+        Ok(gone) => Ok(gone),
+        // This store does not do it, or not for these credentials.
+        Err(fault) if !fault.again() => Ok(HashSet::new()),
+        Err(fault) => {
+            let first = keys.first().map(String::as_str).unwrap_or_default();
+            Err(fault.into_error(&format!("delete {} objects from", keys.len()), &shared.place(first)))
         }
     }
 }

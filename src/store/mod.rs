@@ -22,6 +22,7 @@ mod ledger;
 mod limits;
 mod links;
 mod list;
+mod location;
 mod open;
 mod options;
 mod place;

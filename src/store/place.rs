@@ -9,7 +9,7 @@ use object_store::gcp::GoogleConfigKey as GoogleKey;
 use crate::error::Result;
 
 use super::limits::StoreConfig;
-use super::open::{Location, Provider, locate};
+use super::location::{Location, Provider, locate};
 use super::options::{AZURE, GOOGLE, S3, settings};
 
 /// Names the place by all that decides where requests go: a path without links; or bucket, prefix, endpoint and account.

@@ -9,11 +9,11 @@ use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, R
 
 use crate::error::{Error, Result};
 
-use super::bulk::Bulk;
+use super::attempt::Bulk;
 use super::http_layer::ObservedConnector;
 use super::ledger::Counters;
 use super::limits::StoreConfig;
-use super::open::Provider;
+use super::location::Provider;
 use super::options::{AZURE, GOOGLE, INSTANCE_METADATA, Options, S3, flag, settings};
 use super::setting::Setting;
 
@@ -58,7 +58,7 @@ fn s3(bucket: &str, config: &StoreConfig, connector: ObservedConnector) -> Resul
         || is_true(builder.get_config_value(&Key::SkipSignature))
         || instance_metadata(&own)?;
     if !credentials {
-        return Err(no_credentials(bucket, config, HELP_S3));
+        return Err(no_credentials(bucket, config, Provider::S3.credentials_help()));
     }
     for key in [Key::S3Endpoint, Key::Endpoint] {
         let allow_http = builder.get_config_value(&Key::Client(ClientConfigKey::AllowHttp));
@@ -90,7 +90,7 @@ fn google(bucket: &str, config: &StoreConfig, connector: ObservedConnector) -> R
     }
     let skip = is_true(builder.get_config_value(&GoogleConfigKey::SkipSignature));
     if !named && !skip && !instance_metadata(&own)? {
-        return Err(no_credentials(bucket, config, HELP_GOOGLE));
+        return Err(no_credentials(bucket, config, Provider::Google.credentials_help()));
     }
     let store = builder
         .with_bucket_name(bucket)
@@ -130,7 +130,7 @@ fn azure(container: &str, config: &StoreConfig, mut connector: ObservedConnector
         || is_true(builder.get_config_value(&Key::SkipSignature))
         || instance_metadata(&own)?;
     if !credentials {
-        return Err(no_credentials(container, config, HELP_AZURE));
+        return Err(no_credentials(container, config, Provider::Azure.credentials_help()));
     }
     if !emulator && !set(Key::AccountName) {
         return Err(Error::invalid(format!("store {:?}: the storage account is not named", config.url))
@@ -151,16 +151,6 @@ fn azure(container: &str, config: &StoreConfig, mut connector: ObservedConnector
         .map_err(|e| not_built("Azure", container, e))?;
     Ok(Clients { plain: Arc::new(store), bulk: None })
 }
-
-pub(crate) const HELP_S3: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary \
-    ones); profiles of ~/.aws are not read: `aws configure export-credentials --format env` prints them. On \
-    EC2, -o instance-metadata=true asks the instance's own role";
-pub(crate) const HELP_GOOGLE: &str = "set GOOGLE_SERVICE_ACCOUNT or GOOGLE_APPLICATION_CREDENTIALS to a JSON key file, or \
-    GOOGLE_SERVICE_ACCOUNT_KEY to its content. On Google's machines, -o instance-metadata=true asks the \
-    machine's own account";
-pub(crate) const HELP_AZURE: &str = "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or \
-    AZURE_STORAGE_SAS_TOKEN, or AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID. On Azure's \
-    machines, -o instance-metadata=true asks the managed identity";
 
 fn client_options(config: &StoreConfig) -> ClientOptions {
     const AGENT: &str = concat!("cuttle/", env!("CARGO_PKG_VERSION"));

@@ -16,7 +16,6 @@ use crate::progress::Progress;
 use crate::repo::Project;
 use crate::repo::content::chunk_object_len_bytes_max;
 use crate::verify::VerifyOptions;
-use crate::verify::metadata::Subject;
 use crate::verify::report::{Flaw, Looked, looked};
 
 /// Everything is read from the store, never from the cache: what stands in the store is the question.
@@ -67,7 +66,7 @@ impl Audit {
         let (project, name) = (self.project.clone(), name.clone());
         looked(
             cpu::run(move || {
-                project.scrub(&name, &bytes)?;
+                check_object(&project, &name, &bytes)?;
                 codec::open_record(project.place(&name), &bytes)
             })
             .await,
@@ -88,12 +87,7 @@ impl Audit {
                 Err(flaw) => return Ok(Err(flaw)),
             };
         let project = self.project.clone();
-        looked(cpu::run(move || project.scrub(&name, &bytes).map(|()| page)).await)
-    }
-
-    /// Whether a snapshot was forgotten since its log was read. What it needs may then be gone, rightly.
-    pub(crate) async fn is_forgotten(&self, subject: &Subject) -> Result<bool> {
-        self.project.slot(subject.volume, subject.sequence).is_forgotten().await
+        looked(cpu::run(move || check_object(&project, &name, &bytes).map(|()| page)).await)
     }
 
     /// Whether a chunk's object may be as a manifest says.
@@ -109,23 +103,21 @@ impl Audit {
     }
 }
 
-impl Project {
-    /// Checks header, place and checksum of an object.
-    pub(crate) fn scrub(&self, name: &ObjectName, object: &[u8]) -> Result<()> {
-        let repo_id = match name {
-            ObjectName::Repository => &[0; 16],
-            _ => &self.repository().record.repo_id,
-        };
-        let header = scrub(object, repo_id, &name.to_string()).context(name)?;
-        if header.object_type == name.object_type() {
-            return Ok(());
-        }
-        Err(Error::corrupt(format!(
-            "{name}: it is a {:?}, expected a {:?}",
-            header.object_type,
-            name.object_type()
-        )))
+/// Checks header, place and checksum of an object.
+pub(crate) fn check_object(project: &Project, name: &ObjectName, object: &[u8]) -> Result<()> {
+    let repo_id = match name {
+        ObjectName::Repository => &[0; 16],
+        _ => &project.repository().record.repo_id,
+    };
+    let header = scrub(object, repo_id, &name.to_string()).context(name)?;
+    if header.object_type == name.object_type() {
+        return Ok(());
     }
+    Err(Error::corrupt(format!(
+        "{name}: it is a {:?}, expected a {:?}",
+        header.object_type,
+        name.object_type()
+    )))
 }
 
 pub(crate) fn wrong_size(found: u64, object: &ObjectRef) -> Flaw {

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::page::ObjectRef;
 use crate::progress::{Outcome, Step};
 use crate::repo::content::{check_plain_len, chunk_object_len_bytes_max};
-use crate::verify::audit::Audit;
+use crate::verify::audit::{Audit, check_object};
 use crate::verify::report::{ChunkKey, Findings, Flaw, looked};
 use crate::verify::slice::Slice;
 use crate::verify::wanted::{Chain, Full, Wanted};
@@ -36,22 +36,29 @@ struct Group {
     chains: Vec<Chain>,
 }
 
-/// Reads all objects of the table that belong to the slice. Returns chunks and bytes of plaintext read.
+/// Plaintext read.
+#[derive(Default)]
+pub(crate) struct Total {
+    pub(crate) chunks: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Reads all objects of the table that belong to the slice.
 pub(crate) async fn read_objects(
     audit: &Arc<Audit>,
     wanted: Wanted,
     slice: Option<Slice>,
     findings: &mut Findings,
-) -> Result<(u64, u64)> {
+) -> Result<Total> {
     let mut tasks = JoinSet::new();
-    let mut totals = (0, 0);
+    let mut total = Total::default();
     let mut cancel = audit.cancel.clone();
     for group in groups(wanted) {
         if slice.is_some_and(|slice| !slice.contains(&group.root.name.id)) {
             continue;
         }
         while tasks.len() >= TASKS_MAX {
-            settle(audit, tasks.join_next().await, findings, &mut totals)?;
+            settle(audit, tasks.join_next().await, findings, &mut total)?;
         }
         let share = tokio::select! {
             biased;
@@ -60,7 +67,7 @@ pub(crate) async fn read_objects(
         };
         tasks.spawn(read_group(Arc::clone(audit), group, share));
         while let Some(done) = tasks.try_join_next() {
-            settle(audit, Some(done), findings, &mut totals)?;
+            settle(audit, Some(done), findings, &mut total)?;
         }
     }
     while !tasks.is_empty() {
@@ -69,16 +76,16 @@ pub(crate) async fn read_objects(
             () = cancel.cancelled() => return Err(interrupted()),
             done = tasks.join_next() => done,
         };
-        settle(audit, done, findings, &mut totals)?;
+        settle(audit, done, findings, &mut total)?;
     }
-    Ok(totals)
+    Ok(total)
 }
 
 fn settle(
     audit: &Audit,
     done: Option<std::result::Result<Result<Read>, tokio::task::JoinError>>,
     findings: &mut Findings,
-    totals: &mut (u64, u64),
+    total: &mut Total,
 ) -> Result<()> {
     let Some(done) = done else { return Ok(()) };
     let read = done.map_err(|e| Error::internal("a task failed").caused_by(e))??;
@@ -86,8 +93,8 @@ fn settle(
         let name = audit.project.content().chunk_name(object.name).to_string();
         findings.chunk(key, name, flaw)?;
     }
-    totals.0 += read.chunks;
-    totals.1 += read.bytes;
+    total.chunks += read.chunks;
+    total.bytes += read.bytes;
     audit.progress.step(Step { bytes: read.bytes, chunks: read.chunks, outcome: Outcome::New });
     Ok(())
 }
@@ -216,7 +223,7 @@ fn decode(
     plain: &mut Vec<u8>,
 ) -> Result<()> {
     audit.project.content().open_object(object, body, base, plain)?;
-    audit.project.scrub(&audit.project.content().chunk_name(object.name), body)
+    check_object(&audit.project, &audit.project.content().chunk_name(object.name), body)
 }
 
 impl Read {

@@ -7,9 +7,9 @@ use crate::error::Result;
 use crate::format::page::PageRef;
 use crate::units::{ChunkIndex, Geometry};
 use crate::verify::audit::Audit;
-use crate::verify::metadata::Subject;
 use crate::verify::pages::{Manner, Pages, Visit};
 use crate::verify::report::{Findings, Hurt, Problem, merge};
+use crate::verify::subject::Subject;
 
 /// Ranges that are listed over all damage; more are counted.
 const RANGES_MAX: usize = 200_000;
@@ -43,7 +43,7 @@ pub(crate) async fn find(audit: &Audit, subjects: &[Subject], findings: &mut Fin
             .await;
         walked?;
         // Forgotten meanwhile, and perhaps pruned: nobody misses it.
-        if hurts.is_empty() || audit.is_forgotten(subject).await? {
+        if hurts.is_empty() || subject.is_forgotten(&audit.project).await? {
             continue;
         }
         for (at, hurt) in hurts {

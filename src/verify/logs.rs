@@ -12,8 +12,8 @@ use crate::repo::log::{LogEntry, Proof, VolumeLog};
 use crate::repo::memory::SeenSnapshot;
 use crate::units::{Sequence, SnapshotId, VolumeNumber};
 use crate::verify::audit::Audit;
-use crate::verify::metadata::{Subject, whole};
 use crate::verify::report::{Flaw, Hurt, Problem};
+use crate::verify::subject::{Subject, whole};
 
 /// Records of a log read at once.
 const RECORDS_INFLIGHT_MAX: usize = 16;
@@ -42,7 +42,7 @@ impl LogAudit {
         self.findings.push((name.to_string(), flaw, None));
     }
 
-    fn note<T>(&mut self, name: &ObjectName, found: std::result::Result<T, Flaw>) -> Option<T> {
+    fn or_flaw<T>(&mut self, name: &ObjectName, found: std::result::Result<T, Flaw>) -> Option<T> {
         found.map_err(|flaw| self.flaw(name, flaw)).ok()
     }
 }
@@ -122,7 +122,7 @@ pub(crate) async fn read_sequence(
     let mut ids: Vec<(ObjectName, SnapshotId)> = Vec::new();
     if entry.opened_unix_ms.is_some() {
         let name = ObjectName::Open(p.clone(), n, sequence);
-        if let Some(open) = out.note(&name, audit.record::<OpenRecord>(&name).await?) {
+        if let Some(open) = out.or_flaw(&name, audit.record::<OpenRecord>(&name).await?) {
             ids.push((name, open.snapshot_id));
         }
     }
@@ -138,16 +138,20 @@ pub(crate) async fn read_sequence(
     }
     if forgotten {
         let name = ObjectName::Forget(p.clone(), n, sequence);
-        if let Some(forget) = out.note(&name, audit.record::<ForgetRecord>(&name).await?) {
+        if let Some(forget) = out.or_flaw(&name, audit.record::<ForgetRecord>(&name).await?) {
             ids.push((name, forget.snapshot_id));
         }
     }
-    let mut newest = (0, false);
+    let mut newest = Newest::default();
     for k in 1..=entry.notes {
         let name = ObjectName::Note(p.clone(), n, sequence, k);
         match audit.record::<NoteRecord>(&name).await? {
             Err(flaw) if flaw.problem == Problem::Missing && forgotten => {}
-            found => newest = out.note(&name, found).map_or(newest, |note| (k, note.protected)),
+            found => {
+                newest = out
+                    .or_flaw(&name, found)
+                    .map_or(newest, |note| Newest { number: k, protects: note.protected })
+            }
         }
     }
     let end = match end {
@@ -190,14 +194,21 @@ pub(crate) async fn read_sequence(
     Ok(out)
 }
 
+/// The newest note of a snapshot.
+#[derive(Clone, Copy, Default)]
+struct Newest {
+    number: u32,
+    protects: bool,
+}
+
 /// Holds a live snapshot against what this host saw, and remembers it with its newest note.
-fn recall(audit: &Audit, subject: &Subject, newest: (u32, bool), name: &ObjectName, out: &mut LogAudit) {
+fn recall(audit: &Audit, subject: &Subject, newest: Newest, name: &ObjectName, out: &mut LogAudit) {
     let (project, memory) = (audit.project.name(), &audit.project.repository().memory);
     let (volume, sequence, id) = (subject.volume, subject.sequence, subject.snapshot_id);
     match memory.check_snapshot(project, volume, sequence, id) {
         Err(e) => out.flaw(name, Flaw { problem: Problem::WentBack, message: e.to_string() }),
         Ok(()) => {
-            let seen = SeenSnapshot::new(sequence, id).with_note(newest.0, newest.1);
+            let seen = SeenSnapshot::new(sequence, id).with_note(newest.number, newest.protects);
             memory.saw_snapshot(project, volume, seen);
         }
     }

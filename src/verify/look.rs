@@ -9,10 +9,11 @@ use crate::format::page::{ObjectRef, PageRef};
 use crate::units::{ChunkId, ChunkIndex, Generation};
 use crate::verify::VerifyOptions;
 use crate::verify::audit::Audit;
-use crate::verify::metadata::{Metadata, Subject};
+use crate::verify::metadata::Metadata;
 use crate::verify::pages::{Manner, Pages, Visit};
 use crate::verify::report::{ByteRange, Findings, Flaw, Hurt, VerifyReport};
 use crate::verify::slice::Slice;
+use crate::verify::subject::Subject;
 use crate::verify::wanted::Wanted;
 use crate::verify::{data, present};
 
@@ -50,7 +51,7 @@ impl Look<'_> {
         let mut from = Some(ChunkId([0; 32]));
         let mut manner = Manner::Fresh;
         while let Some(first) = from {
-            from = self.pass((first, manner), findings, report).await?;
+            from = self.pass(first, manner, findings, report).await?;
             manner = Manner::Again;
         }
         Ok(())
@@ -59,7 +60,8 @@ impl Look<'_> {
     /// One pass over all pages, for the chunks from one id on. Where the next pass begins, if one is needed.
     async fn pass(
         &self,
-        (from, manner): (ChunkId, Manner),
+        from: ChunkId,
+        manner: Manner,
         findings: &mut Findings,
         report: &mut VerifyReport,
     ) -> Result<Option<ChunkId>> {
@@ -103,15 +105,15 @@ impl Look<'_> {
         // Reading everything finds what is missing as well.
         if !options.read_data || options.slice.is_some() {
             audit.progress.phase("objects", None);
-            report.chunks += present::look_for(audit, &wanted, (from, next), findings).await?;
+            report.chunks += present::look_for(audit, &wanted, from, next, findings).await?;
         }
         if options.read_data {
             let bytes = wanted.full.iter().filter(|f| in_slice_id(options.slice, &f.object)).count() as u64
                 * u64::from(audit.project.chunk_size_bytes());
             audit.progress.phase("data", Some(bytes));
-            let (chunks, bytes) = data::read_objects(audit, wanted, options.slice, findings).await?;
-            report.chunks_read += chunks;
-            report.read_bytes += bytes;
+            let read = data::read_objects(audit, wanted, options.slice, findings).await?;
+            report.chunks_read += read.chunks;
+            report.read_bytes += read.bytes;
             report.chunks = report.chunks.max(report.chunks_read);
         }
         Ok(next)

@@ -1,6 +1,6 @@
 //! Everything that is neither chunk nor page: keys, catalog, logs, prune rounds. Finds the live snapshots on its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -11,16 +11,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::{BeginRecord, DoneRecord, SealRecord};
 use crate::format::lost::LostRecord;
 use crate::format::names::{gc_prefix, keys_prefix, logs_prefix, lost_prefix};
-use crate::format::page::Page;
-use crate::format::record::{EndRecord, KeySlotRecord, Outcome, VolumeRecord};
+use crate::format::record::{KeySlotRecord, VolumeRecord};
 use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName};
+use crate::plan::shard::Shard;
 use crate::repo::log::LogEntry;
-use crate::units::{ChunkId, Generation, Geometry, Sequence, SnapshotId, VolumeNumber};
-use crate::verify::audit::Audit;
+use crate::units::{ChunkId, Sequence, VolumeNumber};
+use crate::verify::VerifyOptions;
+use crate::verify::audit::{Audit, check_object};
 use crate::verify::logs::{Finding, LogAudit, VolumeInfo};
-use crate::verify::report::{Findings, Flaw, Hurt, Looked, Problem, looked};
+use crate::verify::report::{Findings, Flaw, Looked, Problem, looked};
+use crate::verify::subject::Subject;
 use crate::verify::{logs, roster};
-use crate::volume::{Identity, SnapshotPoint};
 
 /// Logs read at once.
 const LOGS_INFLIGHT_MAX: usize = 4;
@@ -31,21 +32,6 @@ const VOLUMES_MISSING_MAX: u32 = 1_000;
 /// Refs of root pages that are kept from the first look on (about 80 MiB); others are read again when needed.
 const ROOT_REFS_KEPT_MAX: usize = 1 << 20;
 
-/// A live snapshot that is verified.
-#[derive(Debug, Clone)]
-pub(crate) struct Subject {
-    pub(crate) volume: VolumeNumber,
-    pub(crate) volume_name: Arc<str>,
-    pub(crate) sequence: Sequence,
-    pub(crate) snapshot_id: SnapshotId,
-    pub(crate) generation: Generation,
-    pub(crate) geometry: Geometry,
-    /// What was read, and its snapshot.
-    pub(crate) origin: (Identity, Option<SnapshotPoint>),
-    /// `None` where it is read again.
-    pub(crate) root: Option<Arc<Page>>,
-}
-
 /// What the metadata tells.
 #[derive(Debug, Default)]
 pub(crate) struct Metadata {
@@ -55,54 +41,35 @@ pub(crate) struct Metadata {
     root_refs: usize,
 }
 
-impl Subject {
-    pub(crate) fn hurt(&self) -> Hurt {
-        Hurt {
-            volume: self.volume_name.to_string(),
-            sequence: self.sequence.0,
-            snapshot_id: self.snapshot_id.to_string(),
-            whole: false,
-            ranges: Vec::new(),
-        }
-    }
-
-    /// The root of its manifest.
-    pub(crate) async fn root(&self, audit: &Audit) -> Result<Arc<Page>> {
-        if let Some(root) = &self.root {
-            return Ok(Arc::clone(root));
-        }
-        let name = ObjectName::End(audit.project.name().clone(), self.volume, self.sequence);
-        let end: EndRecord = audit.project.read_known_record(&name).await?;
-        match end.outcome {
-            Outcome::Committed(snapshot) => snapshot.root_page().map(Arc::new),
-            Outcome::Aborted { .. } => Err(Error::corrupt(format!("{name} changed while it was read"))),
-        }
-    }
-}
-
-/// A snapshot of which nothing can be restored.
-pub(crate) fn whole(volume: String, sequence: Sequence) -> Hurt {
-    Hurt { volume, sequence: sequence.0, snapshot_id: String::new(), whole: true, ranges: Vec::new() }
-}
-
 impl Metadata {
     /// Reads the metadata of the snapshots that the user named; where none is, of all the project.
-    pub(crate) async fn read(audit: &Audit, specs: &[String], findings: &mut Findings) -> Result<Self> {
+    pub(crate) async fn read(
+        audit: &Audit,
+        options: &VerifyOptions,
+        findings: &mut Findings,
+    ) -> Result<Self> {
         audit.progress.phase("metadata", None);
-        match specs.is_empty() {
-            true => Self::of_project(audit, findings).await,
-            false => Self::of_snapshots(audit, specs, findings).await,
+        match options.snapshots.is_empty() {
+            true => Self::of_project(audit, options.shard, findings).await,
+            false => Self::of_snapshots(audit, &options.snapshots, findings).await,
         }
     }
 
-    /// Reads all metadata of the project, and of the repository around it.
-    async fn of_project(audit: &Audit, findings: &mut Findings) -> Result<Self> {
+    /// Reads all metadata of the project, or of a part of its volumes, and of the repository around it.
+    async fn of_project(audit: &Audit, shard: Option<Shard>, findings: &mut Findings) -> Result<Self> {
         let mut metadata = Self::default();
         for (object, flaw, _) in common(audit).await? {
-            findings.note(object, flaw)?;
+            findings.add(object, flaw)?;
         }
-        let said = roster::read(audit, findings).await?;
-        let volumes = volumes(audit, findings).await?;
+        let mut said = roster::read(audit, findings).await?;
+        let mut volumes = volumes(audit, findings).await?;
+        if let Some(shard) = shard {
+            let others = |(number, name): &(VolumeNumber, Arc<str>)| (!shard.has(name)).then_some(*number);
+            let others: HashSet<VolumeNumber> = volumes.iter().filter_map(others).collect();
+            volumes.retain(|(number, _)| !others.contains(number));
+            // A volume that is gone from the catalog has no name: everybody misses it.
+            said.leave_out(&others);
+        }
         metadata.volumes = volumes.len() as u64;
         let mut states = BTreeMap::new();
         let mut logs =
@@ -126,7 +93,7 @@ impl Metadata {
             let entry = match audit.project.volumes().snapshot(spec).await {
                 Ok(entry) => entry,
                 Err(e) if e.kind() == ErrorKind::Corrupt => {
-                    findings.note(spec.as_str(), Flaw::of(e)?)?;
+                    findings.add(spec.as_str(), Flaw::of(e)?)?;
                     continue;
                 }
                 Err(e) => return Err(e),
@@ -155,7 +122,7 @@ impl Metadata {
         for (object, flaw, hurt) in log.findings {
             match hurt {
                 Some(hurt) => findings.snapshot(object, flaw, hurt)?,
-                None => findings.note(object, flaw).map(drop)?,
+                None => findings.add(object, flaw).map(drop)?,
             }
         }
         self.unfinished += log.unfinished;
@@ -195,7 +162,7 @@ async fn common_object(audit: &Audit, name: &ObjectName) -> Looked<()> {
             let max = name.object_type().object_len_bytes_max() as u64;
             let found = audit.object(name, max).await?;
             match found {
-                Ok(bytes) => looked(audit.project.scrub(name, &bytes)),
+                Ok(bytes) => looked(check_object(&audit.project, name, &bytes)),
                 Err(flaw) => Ok(Err(flaw)),
             }
         }
@@ -225,7 +192,7 @@ async fn key(audit: &Audit, name: &ObjectName, slot: u64) -> Looked<()> {
         Err(flaw) => return Ok(Err(flaw)),
     };
     let place = codec::Place { key: None, ..audit.project.place(name) };
-    let opened = audit.project.scrub(name, &bytes);
+    let opened = check_object(&audit.project, name, &bytes);
     let opened = opened.and_then(|()| codec::open_record::<KeySlotRecord>(place, &bytes));
     let made = opened.and_then(|record| audit.project.repository().has_made(slot, &record));
     let removed_by = format!("; `cuttle key remove {slot:016x}` removes it");
@@ -245,7 +212,7 @@ async fn gc_part(audit: &Audit, name: &ObjectName, id: ChunkId) -> Looked<()> {
     let (project, name) = (audit.project.clone(), name.clone());
     looked(
         cpu::run(move || {
-            project.scrub(&name, &bytes)?;
+            check_object(&project, &name, &bytes)?;
             let mut plain = Vec::new();
             codec::open(project.place(&name), &bytes, None, GC_PART_LEN_BYTES_MAX, &mut plain)?;
             match project.identify_page(&plain) == id {
@@ -269,7 +236,7 @@ async fn volumes(audit: &Audit, findings: &mut Findings) -> Result<Vec<(VolumeNu
     let catalog = audit.project.volumes().found().await?;
     for stray in catalog.strays() {
         let name = ObjectName::Volume(project.clone(), *stray);
-        findings.note(name.to_string(), Flaw::damaged("it does not open, and no number leads to it"))?;
+        findings.add(name.to_string(), Flaw::damaged("it does not open, and no number leads to it"))?;
     }
     // A volume whose entry is gone may show by its log.
     let mut highest = catalog.last();
@@ -309,7 +276,7 @@ async fn volumes(audit: &Audit, findings: &mut Findings) -> Result<Vec<(VolumeNu
                         Ok(()) => continue,
                         Err(e) => {
                             let flaw = Flaw { problem: Problem::WentBack, message: e.to_string() };
-                            findings.note(name.to_string(), flaw)?;
+                            findings.add(name.to_string(), flaw)?;
                             continue;
                         }
                     }
@@ -322,7 +289,7 @@ async fn volumes(audit: &Audit, findings: &mut Findings) -> Result<Vec<(VolumeNu
             Err(flaw) if flaw.problem == Problem::Missing => Flaw { problem: Problem::Gap, ..flaw },
             Err(flaw) => flaw,
         };
-        findings.note(name.to_string(), flaw)?;
+        findings.add(name.to_string(), flaw)?;
         volumes.push((number, format!("(volume {number})").into()));
     }
     Ok(volumes)

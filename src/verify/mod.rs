@@ -19,6 +19,7 @@ mod report;
 mod roster;
 mod scrub;
 mod slice;
+mod subject;
 mod wanted;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use std::time::Instant;
 
 use crate::cancel::Cancel;
 use crate::error::Result;
+use crate::plan::shard::Shard;
 use crate::progress::Progress;
 use crate::repo::{Project, Writer};
 use crate::verify::audit::Audit;
@@ -50,6 +52,8 @@ pub struct VerifyOptions {
     pub snapshots: Vec<String>,
     /// Fetch every chunk, authenticate, decompress and re-hash it.
     pub read_data: bool,
+    /// Where no snapshots are named: only volumes in this share, and what all of them need.
+    pub shard: Option<Shard>,
     /// With `read_data`: of which chunks the data is read. Without: which chunks are looked for. A delta counts with the
     /// full chunk that its chain ends in. N runs with `n/N` cover everything, each object once.
     pub slice: Option<Slice>,
@@ -65,6 +69,7 @@ impl Default for VerifyOptions {
     fn default() -> Self {
         Self {
             snapshots: Vec::new(),
+            shard: None,
             read_data: false,
             slice: None,
             inflight_bytes: INFLIGHT_BYTES_DEFAULT,
@@ -88,7 +93,7 @@ pub async fn run(
     let (started, before) = (Instant::now(), project.repository().store().ledger());
     let audit = Audit::new(project, &options, progress, cancel);
     let mut findings = Findings::default();
-    let metadata = Metadata::read(&audit, &options.snapshots, &mut findings).await?;
+    let metadata = Metadata::read(&audit, &options, &mut findings).await?;
     project.repository().memory.flush();
     let mut report = VerifyReport::of(project, &metadata, &options);
     let look = Look { audit: &audit, metadata: &metadata, options: &options, scope: None };

@@ -8,8 +8,8 @@ use crate::format::page::{ObjectRef, Page, REFS_PER_PAGE, pages_of_level};
 use crate::repo::walk::{self, Node, Tree, Walk, Walker};
 use crate::units::{ChunkIndex, Generation, Geometry};
 use crate::verify::audit::Audit;
-use crate::verify::metadata::Subject;
 use crate::verify::report::{Findings, Flaw, Looked, looked};
+use crate::verify::subject::Subject;
 
 /// Pages that are remembered as seen (about 50 MiB). Beyond, all are forgotten and some read again.
 const PAGES_SEEN_MAX: usize = 1 << 19;
@@ -66,9 +66,9 @@ impl<'a> Pages<'a> {
         visit: &mut Visitor<'_>,
     ) -> Result<()> {
         let (audit, often) = (self.audit, self.manner == Manner::Often);
-        let root = match subject.root(audit).await {
+        let root = match subject.root(&audit.project).await {
             // Forgotten meanwhile, and its outcome removed: nobody asks for it any more.
-            Err(e) if e.kind() == ErrorKind::Corrupt && audit.is_forgotten(subject).await? => {
+            Err(e) if e.kind() == ErrorKind::Corrupt && subject.is_forgotten(&audit.project).await? => {
                 return Ok(());
             }
             root => root?,

@@ -64,12 +64,13 @@ impl Marks {
 pub(crate) async fn look_for(
     audit: &Audit,
     wanted: &Wanted,
-    ids: (ChunkId, Option<ChunkId>),
+    from: ChunkId,
+    until: Option<ChunkId>,
     findings: &mut Findings,
 ) -> Result<u64> {
     let mut marks = Marks::of(wanted);
     if marks.objects.len() > HEADS_INSTEAD_MAX {
-        list(audit, &mut marks, ids).await?;
+        list(audit, &mut marks, from, until).await?;
     }
     let mut heads =
         stream::iter(marks.doubtful()).map(|object| head(audit, object)).buffer_unordered(HEADS_INFLIGHT_MAX);
@@ -84,7 +85,7 @@ pub(crate) async fn look_for(
     Ok(marks.objects.len() as u64)
 }
 
-async fn list(audit: &Audit, marks: &mut Marks, (from, until): (ChunkId, Option<ChunkId>)) -> Result<()> {
+async fn list(audit: &Audit, marks: &mut Marks, from: ChunkId, until: Option<ChunkId>) -> Result<()> {
     let generations: BTreeSet<Generation> = marks.objects.iter().map(|o| o.name.generation).collect();
     let last = until.map_or(0xff, |until| until.0[0]);
     for generation in generations {

@@ -41,7 +41,8 @@ async fn try_to_remember(
     mended: Option<(&Keeper, &[&str])>,
 ) -> Result<()> {
     let hurt: Vec<LostName> = report.damage.iter().filter_map(|d| lost_name(&d.object)).collect();
-    let read_all = options.read_data && options.slice.is_none() && options.snapshots.is_empty();
+    let read_all = options.read_data && options.slice.is_none();
+    let read_all = read_all && options.snapshots.is_empty() && options.shard.is_none();
     let all_listed = report.damage_omitted == 0 && report.ranges_omitted == 0;
     if hurt.is_empty() && mended.is_none() {
         return Ok(());

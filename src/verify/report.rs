@@ -199,7 +199,7 @@ impl Findings {
     }
 
     /// Notes a flaw; `None` where there are too many to list. Fails when the store seems to be down.
-    pub(crate) fn note(&mut self, object: impl Into<String>, flaw: Flaw) -> Result<Option<usize>> {
+    pub(crate) fn add(&mut self, object: impl Into<String>, flaw: Flaw) -> Result<Option<usize>> {
         let object = object.into();
         if flaw.problem == Problem::Unreadable {
             self.unreadable += 1;
@@ -220,7 +220,7 @@ impl Findings {
 
     pub(crate) fn chunk(&mut self, key: ChunkKey, object: String, flaw: Flaw) -> Result<()> {
         if !self.chunks.contains_key(&key)
-            && let Some(at) = self.note(object, flaw)?
+            && let Some(at) = self.add(object, flaw)?
         {
             self.chunks.insert(key, at);
         }
@@ -229,7 +229,7 @@ impl Findings {
 
     pub(crate) fn page(&mut self, name: ContentName, object: String, flaw: Flaw) -> Result<()> {
         if !self.pages.contains_key(&name)
-            && let Some(at) = self.note(object, flaw)?
+            && let Some(at) = self.add(object, flaw)?
         {
             self.pages.insert(name, at);
         }
@@ -243,7 +243,7 @@ impl Findings {
 
     /// Notes a flaw that makes a whole snapshot unusable.
     pub(crate) fn snapshot(&mut self, object: String, flaw: Flaw, hurt: Hurt) -> Result<()> {
-        if let Some(at) = self.note(object, flaw)?
+        if let Some(at) = self.add(object, flaw)?
             && let Some(damage) = self.damage.get_mut(at)
         {
             damage.hurts.push(hurt);

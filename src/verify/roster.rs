@@ -1,6 +1,6 @@
 //! Whether everything is still there that the last prune round wrote down: the check that a prune makes, for who verifies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::error::{ErrorKind, Result};
 use crate::format::ObjectName;
@@ -10,13 +10,20 @@ use crate::repo::found::Found;
 use crate::repo::rounds::Stage;
 use crate::units::{Generation, VolumeNumber};
 use crate::verify::audit::Audit;
-use crate::verify::metadata::{Subject, whole};
 use crate::verify::report::{Findings, Flaw, Problem};
+use crate::verify::subject::{Subject, whole};
 
 /// What rounds say, read before the logs: whatever comes later only adds.
 pub(crate) struct Said {
     roster: Vec<RosterEntry>,
     newest: Generation,
+}
+
+impl Said {
+    /// Leaves volumes to somebody else.
+    pub(crate) fn leave_out(&mut self, others: &HashSet<VolumeNumber>) {
+        self.roster.retain(|entry| !others.contains(&entry.volume));
+    }
 }
 
 /// Reads the roster of the newest seal.
@@ -27,7 +34,7 @@ pub(crate) async fn read(audit: &Audit, findings: &mut Findings) -> Result<Said>
         Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::Corrupt) => {
             let name = audit.project.rounds().begin_name(Generation(1));
             let flaw = Flaw { problem: Problem::WentBack, message: e.to_string() };
-            findings.note(name.to_string(), flaw)?;
+            findings.add(name.to_string(), flaw)?;
             return Ok(said);
         }
         Err(e) => return Err(e),
@@ -47,7 +54,7 @@ pub(crate) async fn read(audit: &Audit, findings: &mut Findings) -> Result<Said>
         Found::Foreign(_) => {}
         Found::Absent => {
             let name = ObjectName::GcSeal(audit.project.name().clone(), last_seal);
-            findings.note(name.to_string(), Flaw::missing())?;
+            findings.add(name.to_string(), Flaw::missing())?;
         }
     }
     Ok(said)
@@ -66,11 +73,11 @@ pub(crate) async fn check(
         match lost {
             Lost::Volume(volume) => {
                 let name = ObjectName::Volume(audit.project.name().clone(), volume);
-                findings.note(name.to_string(), Flaw { problem: Problem::Missing, message })?;
+                findings.add(name.to_string(), Flaw { problem: Problem::Missing, message })?;
             }
             Lost::Log { volume, high_water, .. } => {
                 let name = audit.project.slot(volume, high_water).open_name();
-                findings.note(name.to_string(), Flaw { problem: Problem::Missing, message })?;
+                findings.add(name.to_string(), Flaw { problem: Problem::Missing, message })?;
             }
             Lost::Snapshot(volume, sequence) => {
                 if audit.project.slot(volume, sequence).is_forgotten().await? {
@@ -94,7 +101,7 @@ pub(crate) async fn check(
             subject.volume_name, subject.sequence
         );
         let name = audit.project.rounds().begin_name(subject.generation);
-        findings.note(name.to_string(), Flaw { problem: Problem::Missing, message })?;
+        findings.add(name.to_string(), Flaw { problem: Problem::Missing, message })?;
     }
     Ok(())
 }

@@ -223,7 +223,7 @@ impl Run {
             }
             Err(flaw) => {
                 self.report.objects += 1;
-                self.findings.note(name.to_string(), flaw)?;
+                self.findings.add(name.to_string(), flaw)?;
             }
         }
         Ok(())
@@ -234,7 +234,7 @@ impl Run {
         for (project, numbers) in std::mem::take(&mut self.volumes) {
             if numbers.is_no_row() {
                 let name = ObjectName::Volume(project, VolumeNumber(numbers.highest));
-                self.findings.note(name.to_string(), no_row(&numbers))?;
+                self.findings.add(name.to_string(), no_row(&numbers))?;
             } else if numbers.has_gaps() {
                 let wanted =
                     (1..=numbers.highest).map(|n| ObjectName::Volume(project.clone(), VolumeNumber(n)));
@@ -244,7 +244,7 @@ impl Run {
         for ((project, volume), numbers) in std::mem::take(&mut self.logs) {
             if numbers.is_no_row() {
                 let name = ObjectName::Open(project, volume, Sequence(numbers.highest));
-                self.findings.note(name.to_string(), no_row(&numbers))?;
+                self.findings.add(name.to_string(), no_row(&numbers))?;
             } else if numbers.has_gaps() {
                 let wanted =
                     (1..=numbers.highest).map(|s| ObjectName::Open(project.clone(), volume, Sequence(s)));
@@ -264,7 +264,7 @@ impl Run {
         for name in wanted.map(|name| name.to_string()) {
             if listed.binary_search(&name).is_err() && store.head(&name).await?.is_none() {
                 let message = "higher numbers exist, so this must".to_owned();
-                let noted = self.findings.note(name, Flaw { problem: Problem::Gap, message })?;
+                let noted = self.findings.add(name, Flaw { problem: Problem::Gap, message })?;
                 if noted.is_none() {
                     break;
                 }

@@ -452,7 +452,7 @@ async fn what_was_forgotten_meanwhile_is_not_missed() {
     let options = VerifyOptions::default();
     let audit = Audit::new(&bench.project, &options, Arc::new(Silent), Cancel::never());
     let mut findings = Findings::default();
-    let metadata = Metadata::read(&audit, &[], &mut findings).await.expect("read");
+    let metadata = Metadata::read(&audit, &VerifyOptions::default(), &mut findings).await.expect("read");
     let mut report = VerifyReport::default();
     let look = Look { audit: &audit, metadata: &metadata, options: &options, scope: None };
     look.run(&mut findings, &mut report).await.expect("looked");

@@ -32,7 +32,7 @@ async fn nights_of_an_image_become_deltas_on_the_last_nights_snapshot() {
     let mut deltas = Vec::new();
     for number in 0..6 {
         let report = night(&ceph, &project).await;
-        assert!(report.notes.is_empty(), "night {number}: {:?}", report.notes);
+        assert!(report.remarks.is_empty(), "night {number}: {:?}", report.remarks);
         assert_eq!(report.full_read, number == 0);
         let snapshot = latest(&project, "v").await;
         let point = snapshot.snapshot.point.clone().expect("a snapshot was read");

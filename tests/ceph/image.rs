@@ -29,7 +29,7 @@ fn stir(ceph: &Ceph, path: &str, numbers: &mut Numbers, round: u64) {
                 ceph.discard(path, &[(offset, length)]);
             }
             9..=10 => image.resize(5 * MIB + numbers.below(30 * MIB)).unwrap(),
-            _ => drop(image.create_snapshot(&format!("user-{round}-{step}")).unwrap()),
+            _ => drop(image.snapshots().create(&format!("user-{round}-{step}")).unwrap()),
         }
     }
 }
@@ -43,10 +43,10 @@ fn nights(ceph: &Ceph, path: &str, seed: u64, expect_fast: bool) {
         let frozen = ceph.freeze(path, &night.to_string(), parent.clone());
         let point = frozen.point().unwrap();
         let changes = frozen.changes().unwrap();
-        assert_eq!(matches!(changes, Changes::Since(_)), parent.is_some(), "{:?}", frozen.notes());
-        let slow = frozen.notes().iter().find(|n| n.contains("slow diff")).cloned();
+        assert_eq!(matches!(changes, Changes::Since(_)), parent.is_some(), "{:?}", frozen.remarks());
+        let slow = frozen.remarks().iter().find(|n| n.contains("slow diff")).cloned();
         match (slow, expect_fast) {
-            (slow, false) => assert!(slow.is_some(), "{:?}", frozen.notes()),
+            (slow, false) => assert!(slow.is_some(), "{:?}", frozen.remarks()),
             (Some(note), true) => {
                 assert!(note.contains("snapshot"), "only where there were other ones: {note}")
             }
@@ -201,7 +201,7 @@ fn a_clone_that_was_shrunk_flattened_and_grown() {
             let changes = frozen.changes().unwrap();
             // Flattening gives objects to the snapshots, too: their maps are not those that the backup saw.
             let all = what == "flattened" && name == "fast";
-            assert_eq!(matches!(changes, Changes::All(_)), all, "{what}: {:?}", frozen.notes());
+            assert_eq!(matches!(changes, Changes::All(_)), all, "{what}: {:?}", frozen.remarks());
             let made = apply(&changes, &bytes, &*frozen.reader());
             let expected = ceph.export(&format!("{child}@{OWN}{}", i + 1));
             assert!(made == expected, "{name}, {what}: differs at {:?}", first_difference(&made, &expected));
@@ -246,7 +246,7 @@ fn what_fails_while_extents_arrive_does_not_cross_into_c() {
     ceph.rbd(&["snap", "create", "--no-progress", &format!("{path}@empty")]);
     ceph.write(path, 0, &[1; 16 << 20]);
     let image = ceph.open(&ceph.spec(path), Access::ReadOnly).unwrap();
-    let empty = image.snapshots().unwrap().remove(0);
+    let empty = image.snapshots().list().unwrap().remove(0);
     let at_empty = Arc::new(ceph.open(&ceph.spec(path), Access::Snapshot(empty.id)).unwrap());
     let image = Arc::new(image);
     // A full list by the maps, and the slow diff, which asks from several threads.
@@ -281,7 +281,7 @@ fn an_unchanged_image_has_no_changes() {
     let first = ceph.freeze(path, "1", None);
     let second = ceph.freeze(path, "2", first.point());
     assert_eq!(second.changes().unwrap(), Changes::Since(vec![]));
-    assert_eq!(second.notes(), Vec::<String>::new());
+    assert_eq!(second.remarks(), Vec::<String>::new());
     // The very same snapshot again, as when the user names it.
     let again = ceph.freeze(&format!("{path}@{OWN}2"), "3", second.point());
     assert_eq!(again.changes().unwrap(), Changes::Since(vec![]));
@@ -319,7 +319,7 @@ fn a_missing_or_re_created_base_is_a_full_read_and_said() {
         let frozen = ceph.freeze(path, "next", parent);
         assert!(matches!(frozen.changes().unwrap(), Changes::All(_)));
         assert!(frozen.base_reader().is_none());
-        assert!(frozen.notes().iter().any(|n| n.contains(why)), "{why}: {:?}", frozen.notes());
+        assert!(frozen.remarks().iter().any(|n| n.contains(why)), "{why}: {:?}", frozen.remarks());
         frozen.discard().unwrap();
     };
     ceph.rbd(&["snap", "rm", "--no-progress", &format!("{path}@{OWN}1")]);
@@ -331,7 +331,7 @@ fn a_missing_or_re_created_base_is_a_full_read_and_said() {
     full_because(first.clone().map(|p| cuttle::volume::SnapshotPoint { rbd_snap_id: 0, ..p }), "stream");
     let newer = ceph.freeze(path, "2", None).point();
     let frozen = ceph.freeze(&format!("{path}@{OWN}1"), "unused", newer);
-    assert!(frozen.notes().iter().any(|n| n.contains("is newer than")), "{:?}", frozen.notes());
+    assert!(frozen.remarks().iter().any(|n| n.contains("is newer than")), "{:?}", frozen.remarks());
     ceph.purge(path);
 }
 
@@ -348,7 +348,7 @@ fn an_invalid_object_map_is_not_believed() {
     assert_ne!(image.flags().unwrap() & (flags::OBJECT_MAP_INVALID | flags::FAST_DIFF_INVALID), 0);
     ceph.write(path, 9 * MIB, b"two");
     let second = ceph.freeze(path, "2", first.point());
-    assert!(second.notes().iter().any(|n| n.contains("object map of snapshot")), "{:?}", second.notes());
+    assert!(second.remarks().iter().any(|n| n.contains("object map of snapshot")), "{:?}", second.remarks());
     let from = ["--from-snap", &format!("{OWN}1"), &format!("{path}@{OWN}2")];
     let expected = ceph.diff(&from);
     assert!(expected.iter().all(|e| e.length_bytes < 4 * MIB), "no whole objects: {expected:?}");
@@ -488,16 +488,16 @@ fn the_layout_and_metadata_are_recorded() {
     let image = ceph.open(&ceph.spec(path), Access::ReadWrite).unwrap();
     let pairs: Vec<_> = (0..150).map(|i| (format!("key-{i:03}"), "v".repeat(i * 3))).collect();
     for (key, value) in &pairs {
-        image.set_metadata(key, value).unwrap();
+        image.metadata().set(key, value).unwrap();
     }
-    image.set_metadata("cuttle.restore", "unfinished").unwrap();
+    image.metadata().set("cuttle.restore", "unfinished").unwrap();
     let frozen = ceph.freeze(path, "1", None);
     let layout = frozen.layout();
     assert_eq!(layout.metadata, pairs);
     assert_eq!((layout.order, layout.stripe_unit_bytes, layout.stripe_count), (23, 0, 0));
     assert_eq!(layout.features, 61);
     assert_eq!(layout.parent, None);
-    assert!(frozen.notes().iter().any(|n| n.contains("unfinished restore")), "{:?}", frozen.notes());
+    assert!(frozen.remarks().iter().any(|n| n.contains("unfinished restore")), "{:?}", frozen.remarks());
     let mut past = [0; 2];
     let error = frozen.reader().read_at(8 * MIB - 1, &mut past).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "reading past the end is an error");

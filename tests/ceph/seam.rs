@@ -7,7 +7,7 @@ use std::thread;
 use crate::support::ceph::{Ceph, OwnPool};
 use crate::support::program::Cuttle;
 use crate::support::{Numbers, skip};
-use cuttle::rbd::{Access, CephConfig, Cluster, CreateOptions, features};
+use cuttle::rbd::{Access, CephConfig, Cluster, CreateOptions, features, lock};
 use cuttle::{ErrorKind, rbd};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -258,7 +258,7 @@ fn the_lock_of_a_client_that_hangs_is_left_to_it_where_that_is_wanted() {
     let writer = Writer::begin(&ceph, path);
     let owner = || {
         let image = ceph.open(&ceph.spec(path), Access::ReadWrite).expect("open");
-        image.lock_owner(1000).expect("ask")
+        lock::owner(&image, 1000).expect("ask")
     };
     while !owner().is_some_and(|owner| owner.watches) {}
     assert!(owner().expect("an owner").answers);

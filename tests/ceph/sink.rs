@@ -7,7 +7,7 @@ use crate::support::Numbers;
 use crate::support::ceph::{Ceph, read_all};
 use crate::support::program::Cuttle;
 use crate::support::sink_suite::{self, Target};
-use cuttle::rbd::{Access, OpenBy};
+use cuttle::rbd::{Access, OpenBy, lock, watchers};
 use cuttle::sink::rbd::{Found, MARK, RbdSink, RestoreTarget};
 use cuttle::sink::{Existing, Sink};
 use cuttle::source::rbd::RbdReader;
@@ -41,7 +41,7 @@ fn refused(result: Result<RbdSink>) -> cuttle::Error {
 }
 
 fn metadata(ceph: &Ceph, path: &str) -> Vec<(String, String)> {
-    ceph.open(&ceph.spec(path), Access::ReadOnly).unwrap().metadata().unwrap()
+    ceph.open(&ceph.spec(path), Access::ReadOnly).unwrap().metadata().list().unwrap()
 }
 
 /// Writes and zeroes a sink and a model alike.
@@ -123,11 +123,11 @@ fn a_new_image_is_made_as_recorded() {
         sink.finish().unwrap();
         drop(sink);
         assert_eq!(metadata(&ceph, path), pairs);
-        ceph.open(&ceph.spec(path), Access::ReadWrite).unwrap().remove_metadata(&pairs[0].0).unwrap();
+        ceph.open(&ceph.spec(path), Access::ReadWrite).unwrap().metadata().remove(&pairs[0].0).unwrap();
         assert!(ceph.export(path) == model);
         let image = ceph.open(&ceph.spec(path), Access::ReadOnly).unwrap();
-        assert_eq!(image.order().unwrap(), order);
-        assert_eq!(image.stripe_count().unwrap(), count.max(1));
+        assert_eq!(image.striping().unwrap().order, order);
+        assert_eq!(image.striping().unwrap().count, count.max(1));
         if features != 0 {
             assert_eq!(image.features().unwrap(), features & 0xff, "unknown bits are left out");
         }
@@ -222,7 +222,7 @@ fn an_image_open_elsewhere_is_not_touched() {
     assert!(error.message().contains("client."), "{error}");
     assert!(began.elapsed() < Duration::from_secs(10), "refused at once");
     // Of an unfinished restore it is likely the one that died: it is waited for.
-    guest.set_metadata(MARK, "aa").unwrap();
+    guest.metadata().set(MARK, "aa").unwrap();
     let sink = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| open(&ceph, path, &allowed));
         drop(guest);
@@ -230,7 +230,7 @@ fn an_image_open_elsewhere_is_not_touched() {
     });
     assert_eq!(sink.found(), Found::Unfinished);
     // While it is restored, the lock keeps others from writing: they are asked to wait, or refused.
-    assert!(!ceph.open(&ceph.spec(path), Access::ReadOnly).unwrap().watchers().unwrap().is_empty());
+    assert!(!watchers(&ceph.open(&ceph.spec(path), Access::ReadOnly).unwrap()).unwrap().is_empty());
     drop(sink);
     ceph.purge(path);
 }
@@ -259,7 +259,7 @@ fn a_volume_moves_to_another_cluster() {
     assert_ne!(from.cluster.fsid(), to.cluster.fsid());
     let pool = to.cluster.pool("rbd", "").unwrap();
     let image = cuttle::rbd::Image::open(&pool, OpenBy::Name("moved"), Access::ReadOnly).unwrap();
-    assert_eq!(image.order().unwrap(), 20);
+    assert_eq!(image.striping().unwrap().order, 20);
     drop(image);
     from.purge(path);
     to.purge(path);
@@ -308,7 +308,7 @@ fn what_a_wrong_object_map_hides_is_not_left_below() {
         cuttle.ok(&[&["restore", "-c", conf, "v", &target, "--overwrite"], how].concat());
         // As who owns the image reads it, by its map, and as others do, by its objects.
         let image = ceph.open(&ceph.spec(path), Access::ReadWrite).expect("open");
-        image.lock().expect("locked");
+        lock::take(&image).expect("locked");
         let reader = RbdReader::new(Arc::new(image)).expect("read");
         assert!(read_all(&reader) == volume, "{how:?}: by its map");
         drop(reader);

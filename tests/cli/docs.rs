@@ -72,7 +72,7 @@ exit 0
 /// `restore --all` puts it.
 const RUNNER: &str = r#"#!/bin/bash
 case " $* " in
-*" serve "*|*" mount "*|*" import-diff "*|*" --instant "*|*" --quarantine "*) exec "$ROOT/check" "$@";;
+*" serve "*|*" mount "*|*" import-diff "*|*" --instant "*|*" --quarantine "*|*" --shard "*) exec "$ROOT/check" "$@";;
 esac
 echo "cuttle $*" >> "$ROOT/ran"
 args=() images=() backup= named=

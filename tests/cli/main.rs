@@ -16,6 +16,7 @@ mod prune;
 mod round_trips;
 mod rubbish;
 mod secrets;
+mod shards;
 mod signals;
 mod stats;
 mod stopping;

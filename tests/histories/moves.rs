@@ -111,7 +111,7 @@ impl World<'_> {
 
     /// Checks a backup that was committed against what librbd reads at its snapshot.
     fn backed_up(&mut self, report: &BackupReport, image: &Image, seen: &Seen) -> Result<()> {
-        let how = match (report.full_read, report.notes.iter().any(|note| note.contains("slow diff"))) {
+        let how = match (report.full_read, report.remarks.iter().any(|note| note.contains("slow diff"))) {
             (true, _) => "full",
             (false, true) => "slow",
             (false, false) => "fast",

@@ -6,8 +6,8 @@ use crate::support::Numbers;
 use crate::support::by_hand::get;
 use crate::support::fault_store::FaultStore;
 use crate::support::repo::{
-    CHUNK, MemoryVolume, back_up, back_up_stream, diff_v1, environment, in_memory, init_on, latest, options,
-    read_back, reopen, secret, store,
+    CHUNK, MemoryVolume, back_up, back_up_stream, default, diff_v1, environment, in_memory, init_on, latest,
+    options, read_back, reopen, secret, store,
 };
 use cuttle::ErrorKind;
 use cuttle::backup::{self, BackupOptions};
@@ -76,6 +76,45 @@ async fn nothing_changed_uploads_one_small_object() {
     assert!(ledger.requests() <= 15, "{ledger:?}");
 }
 
+/// What a volume costs does not grow with how many there are: the catalog is read once, whatever a run backs up.
+#[tokio::test]
+async fn a_night_of_many_volumes_reads_the_catalog_once() {
+    let inner = Arc::new(object_store::memory::InMemory::new());
+    let repository = init_on(store(inner.clone()), CHUNK, true).await;
+    let project = default(&repository).await;
+    let volumes: Vec<_> =
+        (0..40).map(|n| (format!("pool/{n}"), MemoryVolume::new(filled(5_000, n)))).collect();
+    for (name, volume) in &volumes {
+        back_up(&project, volume, &options(name)).await.expect("backed up");
+    }
+    let faults = FaultStore::new(inner);
+    let project = reopen(Arc::new(faults.clone())).await.expect("opened");
+    let asked = || faults.ops().iter().filter(|op| op.key.contains("/volumes/")).count();
+    let dry = |name: &str| BackupOptions { dry_run: true, ..options(name) };
+    let mut requests = Vec::new();
+    for (name, volume) in &volumes {
+        back_up(&project, volume, &dry(name)).await.expect("looked");
+        let before = project.repository().store().ledger();
+        back_up(&project, volume, &options(name)).await.expect("backed up");
+        requests.push((project.repository().store().ledger() - before).requests());
+    }
+    assert!(requests.iter().all(|n| *n <= 15), "{requests:?}");
+    // Its listing, its entries, a look for what follows, and no more with each volume.
+    assert!(asked() <= volumes.len() + 8, "{}", asked());
+    // One that is new is created where the catalog ends; one that another host made meanwhile is met there.
+    let there = default(&repository).await;
+    back_up(&there, &volumes[0].1, &options("pool/theirs")).await.expect("another host");
+    let before = asked();
+    back_up(&project, &volumes[1].1, &options("pool/ours")).await.expect("backed up");
+    let report = back_up(&project, &volumes[0].1, &options("pool/theirs")).await.expect("backed up");
+    assert_eq!(report.sequence.map(|s| s.to_string()).as_deref(), Some("2"), "the volume is theirs");
+    // Two creates, of which the first met theirs, and a look at that.
+    assert!(asked() - before <= 4, "{}", asked() - before);
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
+    let last: Vec<&str> = catalog.entries()[40..].iter().map(|v| v.name.as_str()).collect();
+    assert_eq!(last, ["pool/theirs", "pool/ours"]);
+}
+
 #[tokio::test]
 async fn random_nights_come_back_as_they_were() {
     for seed in 0..12 {
@@ -128,7 +167,7 @@ async fn a_source_that_misses_changes_is_found_out() {
     for _ in 0..6 {
         let report = back_up(&project, &volume, &options("v")).await.expect("backed up");
         if report.full_read {
-            assert!(report.notes.iter().any(|n| n.contains("MISSED A CHANGE")), "{:?}", report.notes);
+            assert!(report.remarks.iter().any(|n| n.contains("MISSED A CHANGE")), "{:?}", report.remarks);
             found = true;
             break;
         }
@@ -234,7 +273,7 @@ async fn a_dry_run_shows_the_plan_that_is_then_carried_out() {
         let shown = back_up(&project, &volume, &dry).await.expect(what);
         let done = back_up(&project, &volume, &opts).await.expect(what);
         assert_eq!(shown.plan, done.plan, "{what}");
-        assert_eq!((shown.stats, &shown.notes), (done.stats, &done.notes), "{what}");
+        assert_eq!((shown.stats, &shown.remarks), (done.stats, &done.remarks), "{what}");
         assert_eq!((shown.full_read, shown.parent), (done.full_read, done.parent), "{what}");
     }
     for diff in [

@@ -130,7 +130,7 @@ async fn random_nights_come_back_and_chains_stay_within_their_bounds() {
             opts.no_delta = numbers.below(9) == 0;
             let report = back_up(&project, &volume, &opts).await.expect(&context);
             assert!(!opts.no_delta || report.stats.delta_chunks == 0, "{context}");
-            assert!(report.notes.is_empty() || opts.full, "{context}: {:?}", report.notes);
+            assert!(report.remarks.is_empty() || opts.full, "{context}: {:?}", report.remarks);
             let refs = newest_refs(&project).await;
             check_bounds(&refs, depth_max, &context);
             deepest = deepest.max(refs.iter().map(depth).max().unwrap_or(0));
@@ -393,14 +393,14 @@ async fn distrusted(project: &Keeper, volume: &Arc<MemoryVolume>, chunk: usize) 
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     let report = night(project, volume).await;
     let offset = format!("THE BASE IS NOT WHAT WAS BACKED UP: the chunk at offset {} ", chunk * C);
-    assert!(report.notes.iter().any(|n| n.contains(&offset)), "{:?}", report.notes);
+    assert!(report.remarks.iter().any(|n| n.contains(&offset)), "{:?}", report.remarks);
     assert!(report.full_read && report.stats.delta_chunks == 0, "{:?}", report.stats);
     let back = read_back(project, &latest(project, "v").await).await.expect("read");
     assert!(back == volume.content());
     // And from there on as ever.
     volume.edit(|content| content[chunk * C + 9] ^= 1);
     let report = night(project, volume).await;
-    assert_eq!((report.full_read, report.stats.delta_chunks, report.notes.len()), (false, 1, 0));
+    assert_eq!((report.full_read, report.stats.delta_chunks, report.remarks.len()), (false, 1, 0));
 }
 
 #[tokio::test]
@@ -456,7 +456,7 @@ async fn a_volume_that_grows_and_shrinks_keeps_its_content() {
             *content.last_mut().expect("not empty") ^= 1;
         });
         let report = night(&project, &volume).await;
-        assert!(report.notes.is_empty(), "{:?}", report.notes);
+        assert!(report.remarks.is_empty(), "{:?}", report.remarks);
         let refs = newest_refs(&project).await;
         let cut = number > 0 && number < 6 && size % C != 0;
         assert!(

@@ -168,7 +168,7 @@ async fn the_nightly_look_finds_what_is_lost() {
         (found.lost.lost_found, found.lost.parent_hurt_chunks, found.lost.kept_hurt_chunks),
         (1, 1, 0)
     );
-    assert!(found.notes.iter().any(|note| note.contains("LOST")), "{:?}", found.notes);
+    assert!(found.remarks.iter().any(|note| note.contains("LOST")), "{:?}", found.remarks);
     assert_eq!(bench.names(RECORDS).await.len(), 1);
     let sequence = found.sequence.expect("committed");
     bench.restores(&format!("v@{sequence}"), &volume.content(), "stored again").await;
@@ -269,7 +269,7 @@ async fn a_stream_that_lacks_what_is_lost_says_so() {
     bytes[..100].copy_from_slice(&change);
     let report = stream(diff_v1(Some("a"), "b", size, &[(0, change)])).await;
     assert_eq!(report.lost.kept_hurt_chunks, 1);
-    assert!(report.lost.needs_somebody() && report.notes.iter().any(|n| n.contains("HURT")), "{report:?}");
+    assert!(report.lost.needs_somebody() && report.remarks.iter().any(|n| n.contains("HURT")), "{report:?}");
 
     // Where another volume has the content by now, the stream's backup is whole.
     bench.back_up(&MemoryVolume::new(content(6, 30)), &options("other")).await;
@@ -303,7 +303,7 @@ async fn a_lost_page_is_not_built_upon() {
         assert_eq!(bench.verify(false).await.recorded, 1, "cached: {cached}");
         volume.edit(|content| content[1050 * C] ^= 1);
         let report = back_up(&project, &volume, &options("v")).await.expect("backed up");
-        assert_eq!(report.full_read, !cached, "{:?}", report.notes);
+        assert_eq!(report.full_read, !cached, "{:?}", report.remarks);
         assert_eq!(report.stats.new_chunks, 1, "cached: {cached}");
         bench.restores("v@2", &volume.content(), "a page anew").await;
         bench.forget("v@1").await;
@@ -321,7 +321,7 @@ async fn a_record_that_does_not_open_is_told() {
     put(&*bench.memory, &planted, b"".to_vec()).await;
     let report = bench.back_up(&volume, &options("v")).await;
     assert_eq!((report.lost.lost_records_unreadable, report.lost.needs_somebody()), (1, true));
-    assert!(report.notes.iter().any(|note| note.contains(&planted)), "{:?}", report.notes);
+    assert!(report.remarks.iter().any(|note| note.contains(&planted)), "{:?}", report.remarks);
     assert!(!bench.verify(false).await.ok());
     assert_eq!(bench.prune().await.lost_objects, 0);
 }

@@ -192,7 +192,7 @@ fn a_frozen_file_has_no_snapshot_and_says_so() {
     let frozen = freeze(&path);
     assert_eq!(frozen.point(), None);
     assert!(frozen.base_reader().is_none());
-    assert!(frozen.notes().iter().any(|n| n.contains("nothing holds")));
+    assert!(frozen.remarks().iter().any(|n| n.contains("nothing holds")));
     frozen.committed().expect("nothing to remove");
     frozen.discard().expect("nothing to remove");
     assert!(path.exists());
@@ -213,6 +213,6 @@ fn a_block_device_is_read_whole() {
         reader.read_at(start, &mut rebuilt[start as usize..end as usize]).expect("read");
     }
     assert!(rebuilt == fs::read(&path).expect("read the file beneath"));
-    assert!(frozen.notes().iter().any(|n| n.contains("cannot be noticed")));
+    assert!(frozen.remarks().iter().any(|n| n.contains("cannot be noticed")));
     frozen.check().expect("the size is the same");
 }

@@ -199,7 +199,7 @@ impl Frozen for FrozenVolume {
         self.base.as_ref().map(|base| Arc::new(Reader(Arc::clone(base))) as Arc<dyn ReadAt>)
     }
 
-    fn notes(&self) -> Vec<String> {
+    fn remarks(&self) -> Vec<String> {
         Vec::new()
     }
 

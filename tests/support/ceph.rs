@@ -75,9 +75,9 @@ impl Ceph {
         };
         let listed = self.spec(path);
         if let Ok(image) = self.open(&listed, Access::ReadWrite) {
-            for snapshot in image.snapshots().expect("list snapshots") {
-                if image.is_snapshot_protected(&snapshot.name).expect("ask for protection") {
-                    image.unprotect_snapshot(&snapshot.name).expect("unprotect");
+            for snapshot in image.snapshots().list().expect("list snapshots") {
+                if image.snapshots().is_protected(&snapshot.name).expect("ask for protection") {
+                    image.snapshots().unprotect(&snapshot.name).expect("unprotect");
                 }
             }
         }
@@ -137,7 +137,7 @@ impl Ceph {
     /// Names of an image's snapshots, oldest first.
     pub fn snapshots(&self, path: &str) -> Vec<String> {
         let image = self.open(&self.spec(path), Access::ReadOnly).expect("open");
-        image.snapshots().expect("list snapshots").into_iter().map(|s| s.name).collect()
+        image.snapshots().list().expect("list snapshots").into_iter().map(|s| s.name).collect()
     }
 
     /// `rbd diff --format json`, as extents.

@@ -381,7 +381,7 @@ impl Frozen for FrozenMemory {
         Some(Arc::new(Counted { content, inner, is_base: true }))
     }
 
-    fn notes(&self) -> Vec<String> {
+    fn remarks(&self) -> Vec<String> {
         Vec::new()
     }
 

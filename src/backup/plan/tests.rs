@@ -1,6 +1,9 @@
 use super::*;
+use crate::backup::BackupOptions;
+use crate::backup::origin::Origin;
 use crate::error::ErrorKind;
 use crate::format::record::{BackupStats, Snapshot};
+use crate::repo::history::SnapshotEntry;
 use crate::units::{Generation, SnapshotId, VolumeNumber};
 use crate::volume::{Identity, ImageLayout};
 
@@ -62,7 +65,7 @@ struct Night {
     options: BackupOptions,
     origin: Origin,
     parent: Option<SnapshotEntry>,
-    is_torn: bool,
+    is_unreadable: bool,
     delta_depth_max: u8,
     answer: Answer,
     distrust: Option<Distrust>,
@@ -75,7 +78,7 @@ impl Night {
             options: BackupOptions::new("v".parse().expect("a name")),
             origin: Origin { identity: image("one"), moved_from: None },
             parent: Some(parent(image("one"), 0, Some(point(true)))),
-            is_torn: false,
+            is_unreadable: false,
             delta_depth_max: 7,
             answer: Answer {
                 size_bytes: 10 * C,
@@ -100,7 +103,7 @@ impl Night {
             options: &self.options,
             origin: &self.origin,
             parent: self.parent.as_ref(),
-            is_torn: self.is_torn,
+            is_unreadable: self.is_unreadable,
             chunk_size_bytes: CHUNK,
             delta_depth_max: self.delta_depth_max,
         }
@@ -165,7 +168,7 @@ fn why_all_is_read_and_why_not() {
             full(Why::Asked),
             0,
         ),
-        ("torn", Night::with(|n| n.is_torn = true), full(Why::Torn), 0),
+        ("unreadable", Night::with(|n| n.is_unreadable = true), full(Why::Unreadable), 0),
         (
             "after a stream",
             Night::with(|n| n.parent = Some(parent(Identity::Stream, 0, Some(point(false))))),
@@ -233,12 +236,12 @@ fn why_all_is_read_and_why_not() {
             1,
         ),
     ];
-    for (what, night, scope, notes) in cases {
+    for (what, night, scope, remarks) in cases {
         let (asked, plan) = night.plan().expect(what);
         assert_eq!(plan.scope, scope, "{what}");
-        assert_eq!(asked.notes.len() + plan.notes.len(), notes, "{what}");
+        assert_eq!(asked.remarks.len() + plan.remarks.len(), remarks, "{what}");
         // Whatever it reads, it says what it is compared with.
-        let compared = night.parent.as_ref().filter(|_| !night.is_torn).map(|p| p.snapshot.sequence);
+        let compared = night.parent.as_ref().filter(|_| !night.is_unreadable).map(|p| p.snapshot.sequence);
         assert_eq!(plan.parent, compared, "{what}");
         let before = night.parent.as_ref().map_or(0, |p| p.snapshot.nights_since_full);
         let expected = if scope == changes { before + 1 } else { 0 };
@@ -260,9 +263,9 @@ fn what_may_be_mixed_up_is_refused() {
     for night in [another, cut(|_| ())] {
         assert_eq!(night.plan().expect_err("refused").kind(), ErrorKind::Conflict);
     }
-    assert_eq!(cut(|n| n.options.accept_smaller = true).planned().notes.len(), 1);
+    assert_eq!(cut(|n| n.options.accept_smaller = true).planned().remarks.len(), 1);
     // An image gets smaller only when somebody says so.
-    assert!(Night::with(|n| n.answer.size_bytes = C).planned().notes.is_empty());
+    assert!(Night::with(|n| n.answer.size_bytes = C).planned().remarks.is_empty());
 }
 
 #[test]
@@ -357,17 +360,17 @@ fn a_stream_goes_on_from_its_parent_or_tells_all() {
     let night = Night::with(|n| n.origin.identity = Identity::Stream);
     let diff = plan_stream(&night.past(), &header(Some("snap"))).expect("goes on");
     assert_eq!((diff.scope, diff.pieces), (Scope::Changes(KnownBy::Name), Pieces::Stream { is_diff: true }));
-    assert_eq!((diff.nights_since_full, diff.notes.len()), (1, 0));
+    assert_eq!((diff.nights_since_full, diff.remarks.len()), (1, 0));
     assert_eq!(diff.base, Base::Others("next".into()));
     let whole = plan_stream(&night.past(), &header(None)).expect("all of it");
-    assert_eq!((whole.scope, whole.notes.len()), (Scope::All(Why::WholeStream), 1));
+    assert_eq!((whole.scope, whole.remarks.len()), (Scope::All(Why::WholeStream), 1));
     assert_eq!(whole.pieces, Pieces::Stream { is_diff: false });
     let refused = plan_stream(&night.past(), &header(Some("older"))).expect_err("of another snapshot");
     assert_eq!(refused.kind(), ErrorKind::Conflict);
-    let torn = Night::with(|n| n.is_torn = true);
-    let refused = plan_stream(&torn.past(), &header(Some("snap"))).expect_err("nothing to patch");
+    let unreadable = Night::with(|n| n.is_unreadable = true);
+    let refused = plan_stream(&unreadable.past(), &header(Some("snap"))).expect_err("nothing to patch");
     assert_eq!(refused.kind(), ErrorKind::Corrupt);
-    assert!(plan_stream(&torn.past(), &header(None)).expect("all of it").parent.is_none());
+    assert!(plan_stream(&unreadable.past(), &header(None)).expect("all of it").parent.is_none());
     let first = Night::with(|n| n.parent = None);
     assert!(plan_stream(&first.past(), &header(Some("snap"))).is_err());
     assert_eq!(plan_stream(&first.past(), &header(None)).expect("a plan").scope, Scope::All(Why::First));

@@ -14,6 +14,7 @@ use cuttle::backup::{
 };
 use cuttle::codec::LEVEL_DEFAULT;
 use cuttle::diff::Limits;
+use cuttle::plan::shard::Shard;
 use cuttle::progress::Progress;
 use cuttle::repo::Writer;
 use cuttle::source::diff_stream;
@@ -22,7 +23,7 @@ use cuttle::source::rbd::{RbdOptions, RbdVolume};
 use cuttle::units::{VOLUME_SIZE_BYTES_MAX, VolumeName};
 use cuttle::{Result, cpu};
 
-use super::bar::Words;
+use super::bar::{Bar, Words};
 use super::connect::{self, blocking};
 use super::place::{Source, hint_at_rbd, standard_input};
 use super::producer::Producer;
@@ -68,6 +69,7 @@ and stored again. The exit code is 3 when something was found lost, or a stream 
 Examples:
   cuttle backup rbd:vms/web rbd:vms/db --tag nightly
   cuttle backup 'rbd:vms/*' --jobs 4
+  cuttle backup 'rbd:vms/*' --shard 1/3    a third of them; two other hosts run it with 2/3 and 3/3
   cuttle backup /dev/vg0/snap --volume web-root
   cuttle backup --volume vms/db --from-command -- rbd export-diff --from-snap mon vms/db@tue -
   ssh host rbd export-diff vms/db@mon - | cuttle backup - --volume vms/db
@@ -107,6 +109,9 @@ pub struct Args {
     /// How large the volume on standard input or from a command is; raw bytes of another number are refused
     #[arg(long, value_name = "SIZE", value_parser = human::parse_exact_size, conflicts_with = "accept_smaller")]
     size: Option<u64>,
+    /// Only volumes in the I-th of N shares, by their names alone: several hosts share the work without talking to each other
+    #[arg(long, value_name = "I/N", conflicts_with = "volume")]
+    shard: Option<Shard>,
     /// Back up so many volumes at once
     #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=JOBS_MAX))]
@@ -142,7 +147,8 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     sources::check_size(&places, args.size)?;
     let streamed = places.contains(&Source::Stdin);
     let project = connect::writer(context, streamed).await?;
-    let Sources { jobs, failed } = sources::resolve(context, &places, args.volume.as_ref()).await?;
+    let Sources { jobs, failed } =
+        sources::resolve(context, &places, args.volume.as_ref()).await?.in_shard(args.shard);
     let mut report = Gathered::new(context, jobs.len() + failed.len());
     for (source, failure) in failed {
         report.add(&source, &source, &[], &Fate::Failed(failure))?;
@@ -172,7 +178,7 @@ struct Night<'a> {
 impl Night<'_> {
     /// Backs up all that a source holds; what is committed is in `done`, also where the rest fails.
     async fn back_up(&self, job: &Job, done: &mut Vec<BackupReport>) -> Result<()> {
-        let bar = self.context.ui.progress(job.volume.as_str(), WORDS, self.several);
+        let bar = Bar::new(self.context.ui, job.volume.as_str(), WORDS, self.several);
         let mut producer = None;
         let backed = match self.input(job, &mut producer).await {
             Ok(input) => {

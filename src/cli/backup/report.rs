@@ -85,7 +85,7 @@ impl<'a> Gathered<'a> {
         self.summary.tally.add(fate);
         match fate {
             Fate::Failed(error) => ui.error(error, (self.expected > 1).then_some(source)),
-            Fate::Skipped(why) => ui.note(&format!("{source}: {}", why.message)),
+            Fate::Skipped(why) => ui.remark(&format!("{source}: {}", why.message)),
             Fate::Done(_) | Fate::NotStarted(_) => {}
         }
         for report in done {
@@ -94,7 +94,7 @@ impl<'a> Gathered<'a> {
             self.summary.tally.volumes_hurt += u64::from(hurt);
             self.summary.rows.push(row(report));
             if self.summary.dry_run {
-                ui.note(&format!("{} {}", report.volume, report.plan));
+                ui.remark(&format!("{} {}", report.volume, report.plan));
             }
             let status = if hurt { "hurt" } else { "ok" };
             ui.report(&DoneLine { status, source, report })?;
@@ -169,8 +169,8 @@ fn row(report: &BackupReport) -> Vec<String> {
     if report.lost.needs_somebody() {
         note = format!("HURT, {note}");
     }
-    if !report.notes.is_empty() {
-        note += &format!(", {}", human::counted(report.notes.len() as u64, "warning"));
+    if !report.remarks.is_empty() {
+        note += &format!(", {}", human::counted(report.remarks.len() as u64, "warning"));
     }
     vec![
         report.volume.clone(),

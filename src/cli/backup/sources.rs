@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use cuttle::plan::shard::Shard;
 use cuttle::rbd::{Cluster, RbdSpec};
 use cuttle::units::VolumeName;
 use cuttle::{Error, Result};
@@ -33,6 +34,14 @@ pub struct Sources {
     pub jobs: Vec<Job>,
     /// Sources that stand for no volume, and why.
     pub failed: Vec<(String, Failure)>,
+}
+
+impl Sources {
+    /// Leaves the volumes of other shares to others. What stands for no volume is everybody's.
+    pub fn in_shard(mut self, shard: Option<Shard>) -> Self {
+        self.jobs.retain(|job| shard.is_none_or(|shard| shard.has(job.volume.as_str())));
+        self
+    }
 }
 
 /// Refuses what cannot be meant, before anything is asked of anyone.

@@ -9,6 +9,7 @@ use cuttle::error::io_error;
 use cuttle::format::record::VolumeRecord;
 use cuttle::plan::placement::{self, Placed, Volume};
 use cuttle::plan::selection::Glob;
+use cuttle::plan::shard::Shard;
 use cuttle::repo::Project;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::restore::INFLIGHT_BYTES_DEFAULT;
@@ -19,6 +20,7 @@ use super::WORDS;
 use super::destination::Destination;
 use super::report::{Gathered, Restored, Told};
 use super::work::{How, Reached, Task, Work};
+use crate::cli::bar::Bar;
 use crate::cli::connect::{self, blocking};
 use crate::cli::failure::Failure;
 use crate::cli::human;
@@ -47,6 +49,9 @@ pub struct AllArgs {
     /// Only volumes whose names match, such as 'vms/*'; may be repeated
     #[arg(long = "volume", value_name = "PATTERN", requires = "all", conflicts_with = "snapshot", help_heading = HEADING)]
     volumes: Vec<Glob>,
+    /// Only volumes in the I-th of N shares, as `backup --shard` has them: for several hosts that share the work
+    #[arg(long, value_name = "I/N", requires = "all", conflicts_with = "snapshot", help_heading = HEADING)]
+    shard: Option<Shard>,
     /// Restore so many volumes at once
     #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, requires = "all", conflicts_with = "snapshot", help_heading = HEADING)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=JOBS_MAX))]
@@ -68,18 +73,23 @@ pub async fn run(context: &Context<'_>, options: AllArgs, how: How) -> Result<Ex
     let found = find(&project, &options.volumes).await?;
     let volumes: Vec<Volume<'_>> =
         found.snapshots.iter().map(|s| Volume { name: &s.volume_name, number: s.snapshot.volume }).collect();
+    // A volume's name there may depend on what others there are, so all are placed, whoever restores them.
     let placed = placement::place(&volumes, to.naming());
-    let mut report = Gathered::new(context, to, found.snapshots.len() + found.failed.len());
-    for name in &found.without {
+    let is_ours = |name: &str| options.shard.is_none_or(|shard| shard.has(name));
+    let ours: Vec<_> =
+        found.snapshots.iter().zip(placed).filter(|(snapshot, _)| is_ours(&snapshot.volume_name)).collect();
+    let failed: Vec<_> = found.failed.into_iter().filter(|(name, _)| is_ours(name)).collect();
+    let mut report = Gathered::new(context, to, ours.len() + failed.len());
+    for name in found.without.iter().filter(|name| is_ours(name)) {
         report.without_snapshot(name)?;
     }
-    for (name, failure) in found.failed {
+    for (name, failure) in failed {
         report.add(Told::only(&name), &Fate::Failed(failure))?;
     }
-    let several = found.snapshots.len() > 1;
-    let at_once = u64::from(options.jobs.max(1)).min(found.snapshots.len().max(1) as u64);
+    let several = ours.len() > 1;
+    let at_once = u64::from(options.jobs.max(1)).min(ours.len().max(1) as u64);
     let work = Work { context, project: &project, how: &how, inflight_bytes: INFLIGHT_BYTES_ALL / at_once };
-    let mut running = stream::iter(found.snapshots.iter().zip(placed))
+    let mut running = stream::iter(ours)
         .map(|(snapshot, Placed { volume, name })| {
             let task = name.map(|name| task(reach(name), snapshot));
             async move {
@@ -163,7 +173,7 @@ fn task(reached: Reached, snapshot: &SnapshotEntry) -> Task {
 
 async fn restore(work: Work<'_>, task: Task, several: bool) -> Result<Restored> {
     let (snapshot, context) = (task.snapshot.clone(), work.context);
-    let bar = context.ui.progress(&snapshot.volume_name, WORDS, several);
+    let bar = Bar::new(context.ui, &snapshot.volume_name, WORDS, several);
     let done = async {
         // To overwrite means to be sure of the content; without it, what an earlier run finished is not touched again.
         if !work.how.overwrite && work.is_restored(&task, bar.clone()).await? {

@@ -11,7 +11,7 @@ use cuttle::Result;
 use cuttle::plan::restore as restore_plan;
 use cuttle::restore::{INFLIGHT_BYTES_DEFAULT, RestoreReport};
 
-use super::bar::Words;
+use super::bar::{Bar, Words};
 use super::connect;
 use super::place::{self, Target};
 use super::report::{Report, ledger_line, lines};
@@ -95,7 +95,7 @@ async fn one(context: &Context<'_>, snapshot: &str, target: Target, how: How) ->
     let project = connect::project(context, false).await?;
     let snapshot = project.volumes().snapshot(snapshot).await?;
     let name = snapshot.name();
-    let bar = context.ui.progress(&name, WORDS, false);
+    let bar = Bar::new(context.ui, &name, WORDS, false);
     let work = Work { context, project: &project, how: &how, inflight_bytes: INFLIGHT_BYTES_DEFAULT };
     let task = Task { reached, snapshot, leave: Vec::new() };
     let done = work.restore(task, bar.clone()).await;
@@ -119,8 +119,8 @@ impl Report for Summary<'_> {
         let (totals, size) = (&report.totals, human::size(report.size_bytes));
         let from = printable(&format!("{}@{}", report.volume, report.sequence));
         let told = if report.dry_run {
-            let row = |what: &str, share: restore_plan::Share| {
-                vec![what.to_owned(), human::count(share.chunks), human::size(share.bytes)]
+            let row = |what: &str, amount: restore_plan::Amount| {
+                vec![what.to_owned(), human::count(amount.chunks), human::size(amount.bytes)]
             };
             let columns = [Column::Text("ACTION"), Column::Number("CHUNKS"), Column::Number("BYTES")];
             let rows = [row("keep", totals.keep), row("zero", totals.zero), row("fetch", totals.fetch)];

@@ -110,7 +110,7 @@ impl<'a> Gathered<'a> {
     /// Takes up a volume of which all snapshots are forgotten, or none was ever made.
     pub fn without_snapshot(&mut self, volume: &str) -> cuttle::Result<()> {
         self.summary.volumes_without_snapshot += 1;
-        self.other(Told::only(volume), ("no_snapshot", "no snapshot"), None)
+        self.other(Told::only(volume), "no_snapshot", "no snapshot", None)
     }
 
     /// Takes up what became of a volume; an error is told at once.
@@ -120,7 +120,7 @@ impl<'a> Gathered<'a> {
             self.context.ui.error(error, (self.expected > 1).then_some(told.volume));
         }
         if let Some((status, note, error)) = fate.not_done() {
-            self.other(told, (status, &note), Some(error))?;
+            self.other(told, status, &note, Some(error))?;
         }
         if let Fate::Done(restored) = fate {
             self.done(told, restored)?;
@@ -169,7 +169,8 @@ impl<'a> Gathered<'a> {
     fn other(
         &mut self,
         Told { volume, target, seconds }: Told<'_>,
-        (status, outcome): (&'static str, &str),
+        status: &'static str,
+        outcome: &str,
         error: Option<&Failure>,
     ) -> cuttle::Result<()> {
         let mut row = vec![String::new(); COLUMNS.len()];

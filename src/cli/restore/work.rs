@@ -160,13 +160,13 @@ impl Head {
         let found = rewind::find(project, snapshot, Arc::new(head)).await?;
         match &found {
             Ok(found) => {
-                if let Some(note) = &found.since.note {
-                    context.ui.warn(&format!("{path}: {note}"));
+                if let Some(remark) = &found.since.remark {
+                    context.ui.warn(&format!("{path}: {remark}"));
                 }
                 let point = found.base.point.as_ref().map_or("", |p| p.name.as_str());
-                context.ui.note(&format!("{path}: only what changed since its snapshot {point} is read"));
+                context.ui.remark(&format!("{path}: only what changed since its snapshot {point} is read"));
             }
-            Err(why) => context.ui.note(&format!("{path}: all of it is read and compared: {why}")),
+            Err(why) => context.ui.remark(&format!("{path}: all of it is read and compared: {why}")),
         }
         Ok(Some(found))
     }

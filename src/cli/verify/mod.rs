@@ -7,6 +7,7 @@ use std::error::Error as _;
 use std::sync::Arc;
 
 use cuttle::backup::own_prefix;
+use cuttle::plan::shard::Shard;
 use cuttle::progress::Progress;
 use cuttle::repo::Project;
 use cuttle::repo::history::SnapshotEntry;
@@ -16,7 +17,7 @@ use cuttle::store::Store;
 use cuttle::verify::{self, AgainstReport, INFLIGHT_BYTES_DEFAULT, ScrubOptions, Slice, VerifyOptions};
 use cuttle::{Error, Result, cpu};
 
-use super::bar::Words;
+use super::bar::{Bar, Words};
 use super::connect::{self, blocking, store_config};
 use super::place::{self, Readable};
 use super::secret::NoPassword;
@@ -67,6 +68,9 @@ pub struct Args {
     /// Only the n-th of N parts of the data
     #[arg(long, value_name = "n/N")]
     slice: Option<Slice>,
+    /// Only volumes in the I-th of N shares, as `backup --shard` has them: for several hosts that share the work
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["snapshots", "no_key", "against"])]
+    shard: Option<Shard>,
     /// Compare a snapshot with an image, the snapshot of one, a file or a device
     #[arg(long, value_name = "rbd:…|PATH", value_parser = place::parse::<Readable>)]
     #[arg(conflicts_with_all = ["read_data", "slice", "no_key"])]
@@ -114,19 +118,20 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         return report::put_aside(context, &aside);
     }
     if let (Some(place), [snapshot]) = (args.against, &args.snapshots[..]) {
-        return compare(context, &project, (snapshot, args.as_it_is), place).await;
+        return compare(context, &project, snapshot, args.as_it_is, place).await;
     }
     let options = VerifyOptions {
         snapshots: args.snapshots,
+        shard: args.shard,
         read_data: args.read_data,
         slice: args.slice,
         record: !context.global.dry_run,
         ..VerifyOptions::default()
     };
     if args.repair {
-        return repair::run(context, &project, options, (args.repair_from, &args.repair_from_repo)).await;
+        return repair::run(context, &project, options, args.repair_from, &args.repair_from_repo).await;
     }
-    let bar = context.ui.progress(&format!("project {}", project.name()), READ, false);
+    let bar = Bar::new(context.ui, &format!("project {}", project.name()), READ, false);
     let progress: Arc<dyn Progress> = bar.clone();
     let result = verify::run(&project, options, progress, context.cancel.clone()).await;
     bar.done();
@@ -146,7 +151,7 @@ fn tell_of_no_key(error: Error) -> Error {
 
 async fn scrub(context: &Context<'_>, slice: Option<Slice>) -> Result<Exit> {
     let store = Store::open(&store_config(context)?)?;
-    let bar = context.ui.progress(store.url(), SCRUBBED, false);
+    let bar = Bar::new(context.ui, store.url(), SCRUBBED, false);
     let progress: Arc<dyn Progress> = bar.clone();
     let options = ScrubOptions { slice, ..ScrubOptions::default() };
     let result = verify::scrub(&store, options, progress, context.cancel.clone()).await;
@@ -157,13 +162,14 @@ async fn scrub(context: &Context<'_>, slice: Option<Slice>) -> Result<Exit> {
 async fn compare(
     context: &Context<'_>,
     project: &Project,
-    (snapshot, as_it_is): (&str, bool),
+    snapshot: &str,
+    as_it_is: bool,
     place: Readable,
 ) -> Result<Exit> {
     let snapshot = project.volumes().snapshot(snapshot).await?;
-    let other = Other::open(context, project, (&snapshot, as_it_is), &place).await?;
+    let other = Other::open(context, project, &snapshot, as_it_is, &place).await?;
     let label = format!("{}@{} and {place}", snapshot.volume_name, snapshot.snapshot.sequence);
-    let bar = context.ui.progress(&label, COMPARED, false);
+    let bar = Bar::new(context.ui, &label, COMPARED, false);
     let progress: Arc<dyn Progress> = bar.clone();
     let (reader, cancel) = (Arc::clone(&other.reader), context.cancel.clone());
     let result = verify::against(project, &snapshot, reader, INFLIGHT_BYTES_DEFAULT, progress, cancel).await;
@@ -189,7 +195,8 @@ impl Other {
     async fn open(
         context: &Context<'_>,
         project: &Project,
-        (snapshot, as_it_is): (&SnapshotEntry, bool),
+        snapshot: &SnapshotEntry,
+        as_it_is: bool,
         place: &Readable,
     ) -> Result<Self> {
         match place {

@@ -13,6 +13,7 @@ use cuttle::volume::Identity;
 use cuttle::{Error, Result};
 
 use super::{READ, report};
+use crate::cli::bar::Bar;
 use crate::cli::connect::{self, blocking};
 use crate::cli::place::{self, Readable};
 use crate::cli::{Context, Exit};
@@ -22,7 +23,8 @@ pub async fn run(
     context: &Context<'_>,
     project: &Keeper,
     verify: VerifyOptions,
-    (places, repositories): (Vec<Readable>, &[String]),
+    places: Vec<Readable>,
+    repositories: &[String],
 ) -> Result<Exit> {
     let mut sources = Sources::default();
     let is_named = !places.is_empty() || !repositories.is_empty();
@@ -37,7 +39,7 @@ pub async fn run(
         sources.origins = Some(origins(connect::ceph_config(context)?));
     }
     let options = RepairOptions { verify, sources, dry_run: context.global.dry_run };
-    let bar = context.ui.progress(&format!("project {}", project.name()), READ, false);
+    let bar = Bar::new(context.ui, &format!("project {}", project.name()), READ, false);
     let progress: Arc<dyn Progress> = bar.clone();
     let result = repair::run(project, options, progress, context.cancel.clone()).await;
     bar.done();

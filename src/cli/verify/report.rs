@@ -103,8 +103,8 @@ impl Report for Summary<'_, RepairReport> {
         let left = |l: &Left| vec![l.object.clone(), l.why.clone()];
         let verify = &report.verify;
         lines([
-            some(&[Column::Text(title), Column::Text("FROM")], &report.mended, mended, (0, "object")),
-            some(&[Column::Text("NOT MENDED"), Column::Text("WHY")], &report.left, left, (0, "object")),
+            some(&[Column::Text(title), Column::Text("FROM")], &report.mended, mended, 0, "object"),
+            some(&[Column::Text("NOT MENDED"), Column::Text("WHY")], &report.left, left, 0, "object"),
             damage_table(&verify.damage, verify.damage_omitted),
             hurt_table(hurt, verify.ranges_omitted),
         ])
@@ -227,7 +227,7 @@ impl Report for Compared<'_> {
     fn answer(&self) -> String {
         let columns = [Column::Number("OFFSET"), Column::Number("LENGTH")];
         let row = |range: &ByteRange| range_row(range).to_vec();
-        some(&columns, &self.report.differing, row, (self.report.ranges_omitted, "range"))
+        some(&columns, &self.report.differing, row, self.report.ranges_omitted, "range")
     }
 
     fn summary(&self) -> String {
@@ -251,7 +251,7 @@ fn damaged(damage: &[Damage], omitted: u64) -> String {
 fn damage_table(damage: &[Damage], omitted: u64) -> String {
     let columns = [Column::Text("PROBLEM"), Column::Text("OBJECT"), Column::Text("WHAT WAS FOUND")];
     let row = |d: &Damage| vec![problem(d.problem).to_owned(), d.object.clone(), d.message.clone()];
-    some(&columns, damage, row, (omitted, "object"))
+    some(&columns, damage, row, omitted, "object")
 }
 
 fn hurt_table(hurt: &[Hurt], omitted: u64) -> String {
@@ -270,15 +270,20 @@ fn hurt_table(hurt: &[Hurt], omitted: u64) -> String {
         let name = [snapshot.volume.clone(), snapshot.sequence.to_string()];
         rows.extend(ranges.into_iter().map(|range| [name.clone(), range].concat()));
     }
-    some(&columns, &rows, Vec::clone, (omitted, "range"))
+    some(&columns, &rows, Vec::clone, omitted, "range")
 }
 
 /// A table of the first rows, and how many there are beyond; nothing where there are none.
-fn some<T>(columns: &[Column], all: &[T], row: impl Fn(&T) -> Vec<String>, more: (u64, &str)) -> String {
+fn some<T>(
+    columns: &[Column],
+    all: &[T],
+    row: impl Fn(&T) -> Vec<String>,
+    omitted: u64,
+    what: &str,
+) -> String {
     if all.is_empty() {
         return String::new();
     }
-    let (omitted, what) = more;
     let more = match all.len().saturating_sub(ROWS_MAX) as u64 + omitted {
         0 => String::new(),
         n => format!("… and {} more; --json lists them", human::counted(n, what)),

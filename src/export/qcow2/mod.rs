@@ -49,7 +49,7 @@ impl Format for Qcow2 {
         true
     }
 
-    fn note(&self, what: &Exported) -> Option<String> {
+    fn remark(&self, what: &Exported) -> Option<String> {
         let size_bytes = what.size_bytes;
         (!size_bytes.is_multiple_of(SECTOR_BYTES)).then(|| {
             format!("has {size_bytes} bytes, no multiple of 512: the qcow2 file is filled up with zeros")

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use super::end::End;
 use super::extents::ExtentSet;
-use super::iterate::{DiffRange, Request};
-use super::judge::{self, BaseObjects, Facts, History, Verdict, judge};
+use super::iterate::{DiffRange, Request, iterate};
+use super::judge::{BaseObjects, Facts, History, Verdict, judge};
 use super::maps::Maps;
 use crate::error::{Error, Result};
-use crate::rbd::{Image, Snapshot, features};
+use crate::rbd::{Image, Snapshot, clone, features, migration};
 use crate::units::{Content, Extent};
 use crate::volume::ObjectsBy;
 
@@ -26,29 +27,6 @@ const SLOW_REQUEST_OBJECTS_MAX: u64 = 1024;
 /// Objects that nobody has are asked about where there are no more of them between two that somebody has: a request of
 /// its own costs as much as asking about three.
 const GAP_OBJECTS_MAX: u64 = 3;
-
-/// One end of a comparison, open.
-#[derive(Clone)]
-pub struct End {
-    pub image: Arc<Image>,
-    /// The snapshot that it is open at; `None`: the image as it is now.
-    pub snapshot: Option<Snapshot>,
-}
-
-impl End {
-    pub fn now(image: Arc<Image>) -> Self {
-        Self { image, snapshot: None }
-    }
-
-    pub fn at(image: Arc<Image>, snapshot: Snapshot) -> Self {
-        Self { image, snapshot: Some(snapshot) }
-    }
-
-    fn judged(&self) -> Result<judge::End<'_>> {
-        let snapshot = self.snapshot.as_ref().map(|s| (s.id, s.name.as_str()));
-        Ok(judge::End { snapshot, flags: self.image.flags()? })
-    }
-}
 
 /// How two ends are compared. It stays as decided.
 pub struct Comparison {
@@ -79,10 +57,10 @@ impl Comparison {
             None => None,
         };
         let cloned = match &base {
-            Some((base, _)) => base.image.parent_overlap_bytes()? > 0 || image.parent()?.is_some(),
-            None => image.parent()?.is_some(),
+            Some((base, _)) => clone::overlap_bytes(&base.image)? > 0 || clone::parent(image)?.is_some(),
+            None => clone::parent(image)?.is_some(),
         };
-        let migrating = if image.is_migrating()? { features::MIGRATING } else { 0 };
+        let migrating = if migration::is_under_way(image)? { features::MIGRATING } else { 0 };
         let features = image.features()? | migrating;
         let maps = match features & features::MIGRATING == 0 {
             true => Maps::read(&newer, base.as_ref().map(|(base, _)| base)),
@@ -113,8 +91,8 @@ impl Comparison {
             }
             _ => judge(&facts),
         };
-        let objects_per_period = image.stripe_count()?.max(1);
-        let (size_bytes, period_bytes) = (image.size_bytes()?, image.period_bytes()?);
+        let (size_bytes, striping) = (image.size_bytes()?, image.striping()?);
+        let (period_bytes, objects_per_period) = (striping.period_bytes(), striping.objects_per_period());
         let path = path.to_owned();
         let slow_ranges = Vec::new();
         let mut this = Self {
@@ -153,7 +131,7 @@ impl Comparison {
     }
 
     /// What the operator should know of the way that is taken, why, what it costs, and what helps.
-    pub fn note(&self) -> Option<String> {
+    pub fn remark(&self) -> Option<String> {
         let why = self.verdict.why()?;
         let how = match &self.verdict {
             Verdict::ReadAll(_) => "all is read".to_owned(),
@@ -250,7 +228,7 @@ impl Comparison {
         if self.cloned {
             // Where the parent shows through no more, neither snapshot need have an object to compare. librbd copies
             // such objects up before it cuts a clone that has snapshots; the backup does not rest on that.
-            let (old, new) = (base.image.parent_overlap_bytes()?, self.newer.image.parent_overlap_bytes()?);
+            let (old, new) = (clone::overlap_bytes(&base.image)?, clone::overlap_bytes(&self.newer.image)?);
             add(new..old, true)?;
         }
         Ok(())
@@ -258,7 +236,7 @@ impl Comparison {
 
     /// Fails where the name that librbd is asked by is not that very snapshot's.
     fn require(&self, snapshot: &Snapshot) -> Result<()> {
-        let named = self.newer.image.snapshots()?.into_iter().find(|s| s.name == snapshot.name);
+        let named = self.newer.image.snapshots().list()?.into_iter().find(|s| s.name == snapshot.name);
         match named {
             Some(named) if named.id == snapshot.id => Ok(()),
             named => {
@@ -274,7 +252,7 @@ impl Comparison {
 
     fn fast(&self, from: &str, found: &mut dyn FnMut(DiffRange) -> Result<()>) -> Result<()> {
         for range in pieces(0..self.size_bytes, self.step_bytes()) {
-            self.newer.image.iterate(Request { from: Some(from), ..request(range, true) }, found)?;
+            iterate(&self.newer.image, Request { from: Some(from), ..request(range, true) }, found)?;
         }
         Ok(())
     }
@@ -294,7 +272,7 @@ impl Comparison {
             while let Some(range) = ranges.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let (offset_bytes, length_bytes) = (range.start, range.end - range.start);
                 let request = Request { offset_bytes, length_bytes, ..asked };
-                let asked = self.newer.image.iterate(request, &mut |range| {
+                let asked = iterate(&self.newer.image, request, &mut |range| {
                     (found.lock().unwrap_or_else(PoisonError::into_inner))(range)
                 });
                 if let Err(error) = asked {
@@ -334,7 +312,7 @@ impl Comparison {
                 for object in (0..map.len()).filter(|object| !map.has(*object)) {
                     lacking.add(self.range_of(object), Content::Data);
                 }
-                let ranges = joined(&lacking.finish(), (self.period_bytes, 0), self.size_bytes);
+                let ranges = joined(&lacking.finish(), self.joining(0));
                 let asked = Request { with_parent: false, ..request(0..0, false) };
                 self.slow(asked, &ranges, &mut |range| match range.exists {
                     true => found(range),
@@ -363,7 +341,7 @@ impl Comparison {
         let at_once = self.cloned && with_parent;
         let step_bytes = if at_once { size_bytes } else { self.step_bytes() };
         for range in pieces(0..size_bytes, step_bytes) {
-            end.image.iterate(Request { with_parent, ..request(range, whole_object) }, found)?;
+            iterate(&end.image, Request { with_parent, ..request(range, whole_object) }, found)?;
         }
         Ok(())
     }
@@ -394,8 +372,20 @@ impl Comparison {
             })?;
         }
         let gap_bytes = self.period_bytes.saturating_mul((GAP_OBJECTS_MAX / self.objects_per_period).max(1));
-        Ok(joined(&held.finish(), (self.period_bytes, gap_bytes), self.size_bytes))
+        Ok(joined(&held.finish(), self.joining(gap_bytes)))
     }
+
+    fn joining(&self, gap_bytes: u64) -> Joining {
+        Joining { period_bytes: self.period_bytes, gap_bytes, size_bytes: self.size_bytes }
+    }
+}
+
+/// How ranges are joined.
+struct Joining {
+    period_bytes: u64,
+    /// The longest gap that is closed.
+    gap_bytes: u64,
+    size_bytes: u64,
 }
 
 /// Of all that is there, not of what changed.
@@ -415,7 +405,8 @@ fn pieces(range: Range<u64>, piece_bytes: u64) -> impl Iterator<Item = Range<u64
 }
 
 /// The ranges widened to whole periods, those with a small gap between them as one.
-fn joined(held: &[Extent], (period_bytes, gap_bytes): (u64, u64), size_bytes: u64) -> Vec<Range<u64>> {
+fn joined(held: &[Extent], how: Joining) -> Vec<Range<u64>> {
+    let Joining { period_bytes, gap_bytes, size_bytes } = how;
     let mut out: Vec<Range<u64>> = Vec::new();
     for extent in held {
         let start = extent.offset_bytes / period_bytes * period_bytes;
@@ -440,9 +431,10 @@ mod tests {
         assert_eq!(pieces(0..u64::MAX, u64::MAX).collect::<Vec<_>>(), std::slice::from_ref(&(0..u64::MAX)));
         let data = |offset_bytes, length_bytes| Extent { offset_bytes, length_bytes, content: Content::Data };
         let held = [data(5, 1), data(12, 9), data(49, 1), data(88, 2)];
+        let by = |gap_bytes, size_bytes| Joining { period_bytes: 10, gap_bytes, size_bytes };
         // Periods of 10: 0..30, then a gap of one (40..50), then one of three.
-        assert_eq!(joined(&held, (10, 10), 89), [0..50, 80..89]);
-        assert_eq!(joined(&held, (10, 30), 89), std::slice::from_ref(&(0..89)));
-        assert_eq!(joined(&held[..1], (10, 10), 8), std::slice::from_ref(&(0..8)));
+        assert_eq!(joined(&held, by(10, 89)), [0..50, 80..89]);
+        assert_eq!(joined(&held, by(30, 89)), std::slice::from_ref(&(0..89)));
+        assert_eq!(joined(&held[..1], by(10, 8)), std::slice::from_ref(&(0..8)));
     }
 }

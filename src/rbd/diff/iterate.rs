@@ -7,8 +7,9 @@ use std::ptr;
 
 use crate::error::{Error, Result};
 use crate::rbd::advice;
+use crate::rbd::bits::features;
 use crate::rbd::errno::{ECANCELED, c_string};
-use crate::rbd::image::{Image, features};
+use crate::rbd::image::Image;
 
 /// What to compare, and how.
 #[derive(Debug, Clone, Copy)]
@@ -40,53 +41,51 @@ struct State<'a> {
     panicked: Option<Box<dyn Any + Send>>,
 }
 
-impl Image {
-    /// Calls `found` with each range that differs; an error from it ends the search and is returned.
-    ///
-    /// The ranges come in ascending order, but for striped images. librbd collects a request's ranges before it reports the first, so ask for a large image piecewise.
-    pub(super) fn iterate(
-        &self,
-        request: Request<'_>,
-        found: &mut dyn FnMut(DiffRange) -> Result<()>,
-    ) -> Result<()> {
-        if self.features()? & features::MIGRATING != 0 {
-            // Not an error of librbd's but a signal that ends the process, where the image is imported.
-            return Err(Error::conflict(format!(
-                "{}: Ceph cannot tell what changed in an image under live migration",
-                self.label()
-            ))
-            .help(format!(
-                "end the migration first: see `{}`",
-                advice::show_watchers(&format!("{}/{}", self.pool().path(), self.name()))
-            )));
-        }
-        let from = request.from.map(c_string).transpose()?;
-        let mut state = State { found, failed: None, panicked: None };
-        // SAFETY: an open image; the name is null or lives during the call. The callback is only called during the
-        // call, one at a time, with the state that outlives it.
-        let code = unsafe {
-            (self.api.rbd_diff_iterate2)(
-                self.image,
-                from.as_ref().map_or(ptr::null(), |name| name.as_ptr()),
-                request.offset_bytes,
-                request.length_bytes,
-                u8::from(request.with_parent),
-                u8::from(request.whole_object),
-                on_range,
-                (&raw mut state).cast(),
-            )
-        };
-        if let Some(panic) = state.panicked {
-            resume_unwind(panic);
-        }
-        if let Some(error) = state.failed {
-            return Err(error);
-        }
-        self.check(code, || match request.from {
-            Some(from) => format!("finding what changed since snapshot {from}"),
-            None => "finding what holds data".to_owned(),
-        })
+/// Calls `found` with each range that differs; an error from it ends the search and is returned.
+///
+/// The ranges come in ascending order, but for striped images. librbd collects a request's ranges before it reports the first, so ask for a large image piecewise.
+pub(super) fn iterate(
+    image: &Image,
+    request: Request<'_>,
+    found: &mut dyn FnMut(DiffRange) -> Result<()>,
+) -> Result<()> {
+    if image.features()? & features::MIGRATING != 0 {
+        // Not an error of librbd's but a signal that ends the process, where the image is imported.
+        return Err(Error::conflict(format!(
+            "{}: Ceph cannot tell what changed in an image under live migration",
+            image.label()
+        ))
+        .help(format!(
+            "end the migration first: see `{}`",
+            advice::show_watchers(&format!("{}/{}", image.pool().path(), image.name()))
+        )));
     }
+    let from = request.from.map(c_string).transpose()?;
+    let mut state = State { found, failed: None, panicked: None };
+    // SAFETY: an open image; the name is null or lives during the call. The callback is only called during the
+    // call, one at a time, with the state that outlives it.
+    let code = unsafe {
+        (image.api.rbd_diff_iterate2)(
+            image.handle,
+            from.as_ref().map_or(ptr::null(), |name| name.as_ptr()),
+            request.offset_bytes,
+            request.length_bytes,
+            u8::from(request.with_parent),
+            u8::from(request.whole_object),
+            on_range,
+            (&raw mut state).cast(),
+        )
+    };
+    if let Some(panic) = state.panicked {
+        resume_unwind(panic);
+    }
+    if let Some(error) = state.failed {
+        return Err(error);
+    }
+    image.check(code, || match request.from {
+        Some(from) => format!("finding what changed since snapshot {from}"),
+        None => "finding what holds data".to_owned(),
+    })
 }
 
 /// Hands one range on. Nothing unwinds out of it.

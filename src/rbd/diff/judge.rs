@@ -32,8 +32,8 @@
 use std::fmt;
 
 use crate::rbd::advice;
+use crate::rbd::bits::{features, flags};
 use crate::rbd::class::SnapContext;
-use crate::rbd::image::{features, flags};
 use crate::volume::{Made, ObjectsBy};
 
 /// Ids that a message lists.

@@ -1,9 +1,9 @@
 //! Which objects the two ends of a diff are taken to have.
 
-use super::compare::End;
+use super::end::End;
 use super::judge::BaseObjects;
 use crate::error::Result;
-use crate::rbd::class::ObjectMap;
+use crate::rbd::class::{self, ObjectMap};
 use crate::volume::ObjectsBy;
 
 /// The maps by which librbd decides which objects of the two ends are there; `None` where it asks the objects.
@@ -14,7 +14,7 @@ pub(super) struct Maps {
 
 impl Maps {
     pub(super) fn read(newer: &End, base: Option<&End>) -> Result<Self> {
-        let map = |end: &End| end.image.map_in_use(end.snapshot.as_ref().map(|s| s.id));
+        let map = |end: &End| class::map_in_use(&end.image, end.snapshot.as_ref().map(|s| s.id));
         Ok(Self { newer: map(newer)?, base: base.map(map).transpose()?.flatten() })
     }
 

@@ -3,10 +3,12 @@
 //! [`Comparison`] is the only way to ask: [`judge`] decides how librbd may be asked and how far its answer goes.
 
 mod compare;
+mod end;
 mod extents;
 mod iterate;
 pub mod judge;
 mod maps;
 
-pub use compare::{Comparison, End};
+pub use compare::Comparison;
+pub use end::End;
 pub use iterate::DiffRange;

@@ -43,7 +43,7 @@ fn since(old: &[u8], new: &[u8]) -> Since {
             extent.content = Content::Zero;
         }
     }
-    Since { size_bytes: new.len() as u64, changes, note: None, check_command: None }
+    Since { size_bytes: new.len() as u64, changes, remark: None, check_command: None }
 }
 
 async fn rewound(
@@ -154,7 +154,7 @@ async fn pages_that_are_the_same_in_both_are_not_read() {
     let mut now = newer.clone();
     now[21 * LEAF + 5] ^= 1;
     let changes = vec![Extent { offset_bytes: 21 * LEAF as u64, length_bytes: 6, content: Content::Data }];
-    let since = Since { size_bytes: now.len() as u64, changes, note: None, check_command: None };
+    let since = Since { size_bytes: now.len() as u64, changes, remark: None, check_command: None };
     let rewind = Rewind { base: base.snapshot.clone(), since };
     let (found, report, _) = rewound(&bench, &wanted, now, rewind, Arc::new(Silent)).await;
     assert!(found == old);

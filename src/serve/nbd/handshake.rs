@@ -7,7 +7,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::timeout;
 
-use super::Limits;
 use super::exports::{Exports, Opened};
 use super::output::Output;
 use super::wire::option::{
@@ -15,6 +14,7 @@ use super::wire::option::{
     OPTION_LEN_BYTES_MAX, OptionError, OptionHeader, OptionReply, export_name_reply, greeting,
 };
 use super::wire::{self, BASE_ALLOCATION, BASE_ALLOCATION_ID, Malformed};
+use super::{Limits, READ_LEN_BYTES_MAX};
 use crate::error::{Error, ErrorKind};
 
 /// Replies to an option are written when there is so much of them.
@@ -23,7 +23,7 @@ const REPLY_BATCH_BYTES: usize = 64 << 10;
 const BLOCK_SIZE: OptionReply<'static> = OptionReply::InfoBlockSize {
     min_bytes: 1,
     preferred_bytes: 4 << 10,
-    payload_bytes_max: super::transmission::READ_LEN_BYTES_MAX,
+    payload_bytes_max: READ_LEN_BYTES_MAX,
 };
 
 /// What both sides have agreed on.

@@ -35,6 +35,8 @@ use handshake::Offer;
 pub use listener::Listener;
 use output::Output;
 
+/// Longest read ("Size constraints": what clients expect to be able to ask for).
+const READ_LEN_BYTES_MAX: u32 = 32 << 20;
 /// Most requests come in one packet.
 const READ_BUFFER_BYTES: usize = 8 << 10;
 /// How long to wait when the machine has no more files to accept a connection with.

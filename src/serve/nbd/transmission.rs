@@ -8,7 +8,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::Limits;
 use super::exports::Image;
 use super::handshake::{Agreed, broken};
 use super::output::{Message, Output};
@@ -16,13 +15,12 @@ use super::status::descriptors;
 use super::wire::reply::{Chunk, simple};
 use super::wire::request::{Command, FLAG_DF, FLAG_REQ_ONE, REQUEST_LEN_BYTES, Request};
 use super::wire::{Errno, Malformed};
+use super::{Limits, READ_LEN_BYTES_MAX};
 use crate::budget::{Budget, Share};
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::units::{Content, Extent};
 
-/// Longest read ("Size constraints": what clients expect to be able to ask for).
-pub(super) const READ_LEN_BYTES_MAX: u32 = 32 << 20;
 /// Requests of one connection that are worked on at once; more wait in the socket.
 const REQUESTS_INFLIGHT_MAX: usize = 64;
 /// Data is read and sent in pieces of this, aligned to it.

@@ -12,7 +12,7 @@ use crate::format::names::{ContentName, quarantine_name};
 use crate::format::page::ObjectRef;
 use crate::format::{ObjectName, ObjectType};
 use crate::repo::Keeper;
-use crate::verify::audit::Audit;
+use crate::verify::audit::{Audit, check_object};
 use crate::verify::repair::sources::{Finder, content};
 use crate::verify::repair::targets::{ChunkTarget, Targets};
 
@@ -98,7 +98,7 @@ impl Mender<'_> {
             Arc::new(move |body| {
                 let base = (*base).as_ref().map(BasePlain::base);
                 project.content().open_object(&object, body, base, &mut Vec::new())?;
-                project.scrub(&name, body)
+                check_object(&project, &name, body)
             })
         };
         self.put(&Wanted { name, base: delta, check }, good.bytes().clone(), from).await
@@ -124,7 +124,7 @@ impl Mender<'_> {
             if project.identify_page(&plain) != object.name.id {
                 return Err(damaged("its content has another id"));
             }
-            project.scrub(&place, body)
+            check_object(&project, &place, body)
         });
         let wanted = Wanted { name, base: None, check };
         if copy.len() != object.sealed_len_bytes as usize || !wanted.passes(&copy).await? {
@@ -165,7 +165,7 @@ impl Mender<'_> {
                 true => Ok(()),
                 false => or_why(store.create(&key, good.clone()).await.map(drop))?,
             };
-            return self.settle(wanted, &good, written, (from, None)).await;
+            return self.settle(wanted, &good, written, Attempt::Mended { from, quarantined: None }).await;
         };
         if wanted.passes(&found).await? {
             return Ok(match found.len() == good.len() {
@@ -190,12 +190,13 @@ impl Mender<'_> {
                 Err(why) => Err(why),
             },
         };
-        self.settle(wanted, &good, written, (from, Some(copy))).await
+        let mended = Attempt::Mended { from, quarantined: Some(copy) };
+        self.settle(wanted, &good, written, mended).await
     }
 
     /// Whether an object is unharmed, but decoded against something else than the manifest says. Others may need it so.
     fn is_another(&self, wanted: &Wanted, found: &Bytes) -> bool {
-        self.audit.project.scrub(&wanted.name, found).is_ok()
+        check_object(&self.audit.project, &wanted.name, found).is_ok()
             && Header::decode(found, found.len() as u64).is_ok_and(|header| header.base != wanted.base)
     }
 
@@ -212,18 +213,17 @@ impl Mender<'_> {
         }))
     }
 
-    /// Looks at what stands there after a write.
+    /// Looks at what stands there after a write; `mended` is what is said where that is well.
     async fn settle(
         &self,
         wanted: &Wanted,
         good: &Bytes,
         written: Result<(), String>,
-        (from, quarantined): (String, Option<String>),
+        mended: Attempt,
     ) -> Result<Attempt> {
         if let Err(why) = written {
             return Ok(Attempt::Left(why));
         }
-        let mended = Attempt::Mended { from, quarantined };
         if self.dry_run {
             return Ok(mended);
         }

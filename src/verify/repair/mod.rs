@@ -98,7 +98,7 @@ pub async fn run(
     let (started, before) = (Instant::now(), project.repository().store().ledger());
     let audit = Audit::new(project, &options.verify, progress, cancel);
     let mut records = Findings::default();
-    let metadata = Metadata::read(&audit, &options.verify.snapshots, &mut records).await?;
+    let metadata = Metadata::read(&audit, &options.verify, &mut records).await?;
     let verify = VerifyReport::of(project, &metadata, &options.verify);
     let mut report = RepairReport { verify, dry_run: options.dry_run, ..RepairReport::default() };
     let keeper = project.clone();

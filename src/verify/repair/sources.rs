@@ -14,8 +14,8 @@ use crate::repo::manifest::Manifest;
 use crate::source::ReadAt;
 use crate::units::{ChunkId, ChunkIndex, VolumeName, VolumeNumber};
 use crate::verify::audit::Audit;
-use crate::verify::metadata::Subject;
 use crate::verify::repair::targets::{ChunkTarget, Spot, Targets};
+use crate::verify::subject::Subject;
 use crate::volume::{Identity, SnapshotPoint};
 
 /// Snapshots of one volume that are looked at in its source, or in another repository, the newest first.

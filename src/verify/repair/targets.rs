@@ -8,9 +8,9 @@ use crate::format::page::{ObjectRef, PageRef};
 use crate::units::{ChunkId, ChunkIndex, VolumeNumber};
 use crate::verify::audit::Audit;
 use crate::verify::look::insane;
-use crate::verify::metadata::Subject;
 use crate::verify::pages::{Manner, Pages, Visit};
 use crate::verify::report::Findings;
+use crate::verify::subject::Subject;
 
 /// Places of one chunk that are remembered.
 const SPOTS_MAX: usize = 16;

@@ -27,7 +27,7 @@ fn what_is_advised_can_be_run() {
     let wanted = features::EXCLUSIVE_LOCK | features::OBJECT_MAP | features::FAST_DIFF;
     run(&ceph, &advice::enable_fast_diff(path, wanted));
     let open = |access| ceph.open(&ceph.spec(path), access).expect("open");
-    let id = open(Access::ReadOnly).snapshots().expect("listed")[0].id;
+    let id = open(Access::ReadOnly).snapshots().list().expect("listed")[0].id;
     assert_eq!(open(Access::ReadOnly).features().expect("read") & wanted, wanted);
     let invalid = flags::OBJECT_MAP_INVALID | flags::FAST_DIFF_INVALID;
     for (access, at) in [(Access::ReadOnly, None), (Access::Snapshot(id), Some(snapshot))] {

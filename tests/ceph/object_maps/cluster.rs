@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
+use cuttle::rbd::class::{object_map, snap_context};
 use cuttle::rbd::diff::judge::{History as Known, Verdict, Why};
 use cuttle::rbd::diff::{Comparison, End};
 use cuttle::rbd::{Access, CephConfig, Cluster, Image};
@@ -27,7 +28,7 @@ struct Played<'a> {
     running: Option<Box<dyn Frozen>>,
     nights: usize,
     /// What the last night said.
-    notes: Vec<String>,
+    remarks: Vec<String>,
 }
 
 impl<'a> Played<'a> {
@@ -35,7 +36,7 @@ impl<'a> Played<'a> {
         ceph.create(path, 3 * OBJECT, &["--object-size", "1M"]);
         ceph.write(path, 0, &[0xee; 4096]);
         let path = path.to_owned();
-        Self { ceph, path, writes: 0, base: None, running: None, nights: 0, notes: Vec::new() }
+        Self { ceph, path, writes: 0, base: None, running: None, nights: 0, remarks: Vec::new() }
     }
 
     fn image(&self) -> Image {
@@ -52,11 +53,11 @@ impl<'a> Played<'a> {
             Step::Discard => self.ceph.discard(&self.path, &[(at, OBJECT)]),
             Step::Shrink => self.image().resize(2 * OBJECT).expect("shrink"),
             Step::Grow => self.image().resize(3 * OBJECT).expect("grow"),
-            Step::Snap(name) => drop(self.image().create_snapshot(name).expect("snapshot")),
-            Step::Remove(name) => self.image().remove_snapshot(name).expect("remove"),
-            Step::RollBack(name) => self.image().roll_back(name).expect("roll back"),
+            Step::Snap(name) => drop(self.image().snapshots().create(name).expect("snapshot")),
+            Step::Remove(name) => self.image().snapshots().remove(name).expect("remove"),
+            Step::RollBack(name) => self.image().snapshots().roll_back(name).expect("roll back"),
             Step::RollBackToNight(night) => {
-                self.image().roll_back(&format!("{OWN}{night}")).expect("roll back");
+                self.image().snapshots().roll_back(&format!("{OWN}{night}")).expect("roll back");
             }
             Step::Night => {
                 self.begin();
@@ -75,7 +76,7 @@ impl<'a> Played<'a> {
         self.nights += 1;
         let parent = self.base.as_ref().map(|(point, _)| point.clone());
         let frozen = self.ceph.freeze(&self.path, &self.nights.to_string(), parent);
-        self.notes = frozen.notes();
+        self.remarks = frozen.remarks();
         self.running = Some(frozen);
     }
 
@@ -85,7 +86,7 @@ impl<'a> Played<'a> {
         let point = frozen.point().expect("a snapshot");
         let changes = frozen.changes().expect("what changed");
         let before = self.base.take().map(|(_, bytes)| bytes);
-        let all = before.is_none() || self.notes.iter().any(|note| note.contains("all is read"));
+        let all = before.is_none() || self.remarks.iter().any(|note| note.contains("all is read"));
         assert_eq!(matches!(changes, Changes::All(_)), all);
         let made = apply(&changes, &before.unwrap_or_default(), &*frozen.reader());
         let expected = self.ceph.export(&format!("{}@{}", self.path, point.name));
@@ -107,7 +108,8 @@ impl<'a> Played<'a> {
         let reader = cuttle::source::rbd::RbdReader::new(Arc::clone(&image)).expect("read");
         let now = read_all(&reader);
         assert!(apply(&Changes::Since(since.changes), bytes, &reader) == now, "{}: rewind", self.path);
-        let snapshot = image.snapshots().expect("listed").into_iter().find(|s| s.id == point.rbd_snap_id);
+        let snapshot =
+            image.snapshots().list().expect("listed").into_iter().find(|s| s.id == point.rbd_snap_id);
         let snapshot = snapshot.expect("there");
         let at = self.ceph.open(&self.ceph.spec(&self.path), Access::Snapshot(snapshot.id)).expect("open");
         let base = End::at(Arc::new(at), snapshot);
@@ -132,7 +134,7 @@ fn play(ceph: &Ceph, number: usize, history: &History) {
         }
         played.step(*step);
     }
-    let (name, notes) = (history.name, played.notes.join("; "));
+    let (name, remarks) = (history.name, played.remarks.join("; "));
     let said = match history.expected {
         Expected::Fast => "",
         Expected::OthersThen => "the image had other snapshots too",
@@ -140,8 +142,10 @@ fn play(ceph: &Ceph, number: usize, history: &History) {
         Expected::NotAlone => "still leant on older ones",
     };
     match history.expected {
-        Expected::Fast => assert_eq!(notes, "", "{name}: the ordinary night is fast"),
-        _ => assert!(notes.contains("the slow diff is used") && notes.contains(said), "{name}: {notes}"),
+        Expected::Fast => assert_eq!(remarks, "", "{name}: the ordinary night is fast"),
+        _ => {
+            assert!(remarks.contains("the slow diff is used") && remarks.contains(said), "{name}: {remarks}")
+        }
     }
     ceph.purge(&played.path);
 }
@@ -167,7 +171,7 @@ fn what_a_map_hides_and_shows_again_is_seen() {
             held(&played).iter().all(|byte| *byte == 0),
             "this Ceph has mended it: the case is no case any more"
         );
-        assert!(played.notes.join("; ").contains("the slow diff is used"), "{:?}", played.notes);
+        assert!(played.remarks.join("; ").contains("the slow diff is used"), "{:?}", played.remarks);
         ceph.rbd(&["object-map", "rebuild", "--no-progress", path]);
         if !rebuilt.is_empty() {
             played.step(Step::Rebuild(played.nights));
@@ -176,9 +180,9 @@ fn what_a_map_hides_and_shows_again_is_seen() {
         assert!(held(&played).iter().any(|byte| *byte != 0));
     }
     assert!(
-        played.notes.join("; ").contains("is not what it was when that was backed up"),
+        played.remarks.join("; ").contains("is not what it was when that was backed up"),
         "{:?}",
-        played.notes
+        played.remarks
     );
     ceph.purge(path);
 }
@@ -207,7 +211,7 @@ fn bit(image: &Arc<Image>, snapshot: Option<cuttle::rbd::Snapshot>) -> Bit {
         .expect("looked")
         .changed()
         .expect("listed");
-    match (there.is_empty(), image.object_map(id).expect("read").has_clean_bit()) {
+    match (there.is_empty(), object_map(image, id).expect("read").has_clean_bit()) {
         (true, clean) => {
             assert!(!clean);
             Bit::Absent
@@ -260,17 +264,17 @@ fn compare_with_model(ceph: &Ceph, seed: u64) {
             }
             (4, Some(id)) => {
                 world.remove(id);
-                image.remove_snapshot(&name(id)).expect("remove");
+                image.snapshots().remove(&name(id)).expect("remove");
                 told.push(format!("remove {id}"));
             }
             (5, Some(id)) => {
                 world.roll_back(id);
-                image.roll_back(&name(id)).expect("roll back");
+                image.snapshots().roll_back(&name(id)).expect("roll back");
                 told.push(format!("roll back {id}"));
             }
             _ if world.count() < 3 => {
                 let id = world.create(false);
-                image.create_snapshot(&format!("s{id}")).expect("snapshot");
+                image.snapshots().create(&format!("s{id}")).expect("snapshot");
                 names.push((id, format!("s{id}")));
                 told.push(format!("snapshot {id}"));
             }
@@ -280,8 +284,8 @@ fn compare_with_model(ceph: &Ceph, seed: u64) {
         let open = |access| Arc::new(ceph.open(&ceph.spec(&path), access).expect("open"));
         let head = open(Access::ReadOnly);
         assert_eq!(bit(&head, None), world.head.bit, "{what}: the image");
-        let context = head.snap_context().expect("read");
-        let snapshots = head.snapshots().expect("listed");
+        let context = snap_context(&head).expect("read");
+        let snapshots = head.snapshots().list().expect("listed");
         assert_eq!(context.snapshots, snapshots.iter().map(|s| s.id).collect::<Vec<_>>(), "{what}");
         for snapshot in snapshots {
             let id = names.iter().find(|(_, name)| *name == snapshot.name).expect("made").0;
@@ -323,7 +327,7 @@ fn the_least_rights_are_enough_to_believe() {
     for night in 1..=3 {
         ceph.write(path, OBJECT * night, b"more");
         let frozen = least.freeze(path, &night.to_string(), parent);
-        assert_eq!(frozen.notes(), Vec::<String>::new(), "night {night}");
+        assert_eq!(frozen.remarks(), Vec::<String>::new(), "night {night}");
         parent = frozen.point();
         let made = parent.as_ref().and_then(|point| point.made.clone()).expect("recorded");
         assert_eq!(
@@ -363,8 +367,8 @@ fn the_slow_diff_looks_only_where_something_is() {
         drop(image);
         let frozen = ceph.freeze(path, &night.to_string(), parent);
         if night == 1 {
-            let notes = frozen.notes();
-            assert!(notes[0].contains("asks the cluster about each of 80 objects"), "{notes:?}");
+            let remarks = frozen.remarks();
+            assert!(remarks[0].contains("asks the cluster about each of 80 objects"), "{remarks:?}");
             let Changes::Since(changes) = frozen.changes().expect("found") else { panic!("all is read") };
             assert_eq!(changes.len(), 40);
             // Of an object that only one of the maps has, all counts as changed.

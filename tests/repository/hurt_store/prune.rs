@@ -401,7 +401,7 @@ async fn a_parent_that_is_forgotten_and_pruned_meanwhile_is_no_damage() {
             })
             .await;
             if let Ok(report) = &done {
-                assert_eq!(report.lost.lost_found, 0, "{context}: {:?}", report.notes);
+                assert_eq!(report.lost.lost_found, 0, "{context}: {:?}", report.remarks);
                 met += usize::from(report.full_read);
             }
             if let Err(error) = done {

@@ -23,7 +23,7 @@ const FANOUT: u64 = REFS_PER_PAGE as u64;
 ///
 /// What it plans turns the first snapshot into the second, once that was cut or grown to the second's size: beyond its
 /// end the first reads as zeros. Chunks are compared by id, so the two must be of one project.
-pub(crate) struct Changes {
+pub(crate) struct Difference {
     windows: Windows<Between>,
     /// Reads the first where it was written to.
     reader: Option<LocalReader>,
@@ -48,7 +48,7 @@ impl Walker for Between {
     }
 }
 
-impl Changes {
+impl Difference {
     /// `None` stands for a volume of no size: then all that is not zero is a change.
     pub(crate) fn between(project: &Project, from: Option<&Snapshot>, to: &Snapshot) -> Result<Self> {
         let tree = |snapshot: &Snapshot| {

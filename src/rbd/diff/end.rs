@@ -1,0 +1,30 @@
+//! What is compared.
+
+use std::sync::Arc;
+
+use super::judge;
+use crate::error::Result;
+use crate::rbd::{Image, Snapshot};
+
+/// One end of a comparison, open.
+#[derive(Clone)]
+pub struct End {
+    pub image: Arc<Image>,
+    /// The snapshot that it is open at; `None`: the image as it is now.
+    pub snapshot: Option<Snapshot>,
+}
+
+impl End {
+    pub fn now(image: Arc<Image>) -> Self {
+        Self { image, snapshot: None }
+    }
+
+    pub fn at(image: Arc<Image>, snapshot: Snapshot) -> Self {
+        Self { image, snapshot: Some(snapshot) }
+    }
+
+    pub(super) fn judged(&self) -> Result<judge::End<'_>> {
+        let snapshot = self.snapshot.as_ref().map(|s| (s.id, s.name.as_str()));
+        Ok(judge::End { snapshot, flags: self.image.flags()? })
+    }
+}
