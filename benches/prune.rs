@@ -22,13 +22,13 @@ use cuttle::clock::SystemClock;
 use cuttle::format::ObjectName;
 use cuttle::format::names::ContentName;
 use cuttle::format::page::{ObjectRef, Page, PageRef, REFS_PER_PAGE, count_of_page};
-use cuttle::format::record::{BackupStats, EndRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
+use cuttle::format::record::{EndRecord, OpenRecord, Outcome, VolumeRecord};
 use cuttle::keys::Unlock;
 use cuttle::progress::Silent;
 use cuttle::prune::{self, PruneOptions};
 use cuttle::repo::{Environment, InitOptions, Keeper, PROGRAM, Repository, default_project};
 use cuttle::store::{Store, StoreConfig};
-use cuttle::units::{Generation, Sequence, SnapshotId, VolumeNumber};
+use cuttle::units::{Generation, Geometry, Sequence, SnapshotId, VolumeNumber};
 use cuttle::volume::Identity;
 use object_store::local::LocalFileSystem;
 
@@ -181,7 +181,7 @@ async fn make_volume(hand: &ByHand, files: &mut Files, size: Size, number: Volum
             let leaf = u64::from(night) % leaves;
             root.refs[leaf as usize] = make_leaf(hand, files, size, (number, leaf, night)).await?;
         }
-        commit(hand, size, (number, Sequence(night)), root.encode()).await;
+        commit(hand, size, (number, Sequence(night)), root.encode()).await?;
     }
     Ok(())
 }
@@ -210,7 +210,12 @@ async fn make_leaf(
     Ok(PageRef::full(ObjectRef { name, sealed_len_bytes }))
 }
 
-async fn commit(hand: &ByHand, size: Size, (volume, sequence): (VolumeNumber, Sequence), root: Vec<u8>) {
+async fn commit(
+    hand: &ByHand,
+    size: Size,
+    (volume, sequence): (VolumeNumber, Sequence),
+    root: Vec<u8>,
+) -> Done {
     let at = u128::from(volume.0) << 32 | u128::from(sequence.0);
     let snapshot_id = SnapshotId(at.to_le_bytes());
     let open = OpenRecord {
@@ -222,30 +227,13 @@ async fn commit(hand: &ByHand, size: Size, (volume, sequence): (VolumeNumber, Se
         program: PROGRAM.into(),
         started_unix_ms: 0,
     };
-    let snapshot = Snapshot {
-        volume,
-        sequence,
-        generation: Generation(0),
-        size_bytes: size.chunks * u64::from(CHUNK_BYTES),
-        chunk_size_bytes: CHUNK_BYTES,
-        identity: Identity::Stream,
-        point: None,
-        layout: Default::default(),
-        host: "bench".into(),
-        program: PROGRAM.into(),
-        started_unix_ms: 0,
-        tags: Vec::new(),
-        parent: None,
-        full_read: true,
-        nights_since_full: 0,
-        sample_cursor: 0,
-        stats: BackupStats::default(),
-        root,
-    };
+    let geometry = Geometry::new(size.chunks * u64::from(CHUNK_BYTES), CHUNK_BYTES)?;
+    let snapshot = by_hand::snapshot(volume, sequence, geometry, root);
     let project = &hand.project;
     hand.put_record(&ObjectName::Open(project.clone(), volume, sequence), &open).await;
     let end = EndRecord { snapshot_id, outcome: Outcome::Committed(Box::new(snapshot)) };
     hand.put_record(&ObjectName::End(project.clone(), volume, sequence), &end).await;
+    Ok(())
 }
 
 /// Chunks as files of a byte.

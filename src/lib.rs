@@ -119,6 +119,9 @@ pub mod sink;
 pub mod source;
 pub mod stats;
 pub mod store;
+// The test kit names the library as its users do.
+#[cfg(test)]
+extern crate self as cuttle;
 #[cfg(test)]
 mod testing;
 pub mod units;

@@ -141,13 +141,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::testing::Random;
+    use crate::testing::Numbers;
     use crate::units::{ChunkId, Generation};
 
     fn objects(count: usize) -> Vec<ObjectRef> {
-        let mut random = Random::new(count as u64);
+        let mut numbers = Numbers::new(count as u64 + 1);
         let object = |n: usize| {
-            let words: [[u8; 8]; 4] = std::array::from_fn(|_| random.next().to_le_bytes());
+            let words: [[u8; 8]; 4] = std::array::from_fn(|_| numbers.next().to_le_bytes());
             let id = ChunkId(std::array::from_fn(|i| words[i / 8][i % 8]));
             let name = ContentName { generation: Generation(n as u32 % 3), id, variant: 0 };
             ObjectRef { name, sealed_len_bytes: 200 }

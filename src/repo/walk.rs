@@ -352,7 +352,7 @@ mod tests {
     use super::*;
     use crate::repo::history::SnapshotEntry;
     use crate::repo::manifest::Manifest;
-    use crate::testing::{Bench, CHUNK, Random};
+    use crate::testing::{Bench, CHUNK, Numbers};
 
     /// Indices around every boundary of pages, and sizes around them: trees of one, two and three levels.
     const PLACES: [u64; 8] =
@@ -382,18 +382,18 @@ mod tests {
     #[tokio::test]
     async fn every_leaf_is_shown_as_it_is_or_left_out_as_the_same() {
         let bench = Bench::new(true).await;
-        let mut random = Random::new(7);
+        let mut numbers = Numbers::new(7);
         let mut chunks = vec![PageRef::Zero];
         for n in 0..3 {
             chunks.push(bench.chunk(&[n + 1; 100]).await);
         }
         for round in 0..40 {
-            let size = |random: &mut Random| SIZES[random.below(SIZES.len())];
-            let (from_chunks, to_chunks) = (size(&mut random), size(&mut random));
-            let held = PLACES.map(|at| (at, chunks[random.below(4)].clone()));
+            let size = |numbers: &mut Numbers| SIZES[numbers.below(SIZES.len())];
+            let (from_chunks, to_chunks) = (size(&mut numbers), size(&mut numbers));
+            let held = PLACES.map(|at| (at, chunks[numbers.below(4)].clone()));
             let mut changed = held.clone();
-            for _ in 0..random.below(3) {
-                changed[random.below(PLACES.len())].1 = chunks[random.below(4)].clone();
+            for _ in 0..numbers.below(3) {
+                changed[numbers.below(PLACES.len())].1 = chunks[numbers.below(4)].clone();
             }
             let (from, to) =
                 (snapshot(&bench, from_chunks, &held).await, snapshot(&bench, to_chunks, &changed).await);

@@ -11,7 +11,7 @@ use crate::progress::Silent;
 use crate::sink::Order;
 use crate::sink::pipe::PipeSink;
 use crate::sink::raw_file::{PARTIAL_SUFFIX, RawFileSink};
-use crate::testing::{Bench, CHUNK, MemorySink, Random};
+use crate::testing::{Bench, CHUNK, MemorySink, Numbers};
 use crate::units::{ChunkId, Generation};
 
 const C: usize = CHUNK as usize;
@@ -38,8 +38,8 @@ async fn a_restore_is_the_identity_on_every_target() {
     let bench = Bench::new(true).await;
     let dir = tempfile::tempdir().expect("a folder");
     for (round, size) in SIZES.into_iter().enumerate() {
-        let mut random = Random::new(round as u64 + 1);
-        let data = random.volume(size);
+        let mut numbers = Numbers::new(round as u64 + 1);
+        let data = numbers.volume(size);
         let snapshot = bench.backup(&format!("v{round}"), &data).await;
         let path = dir.path().join(format!("new{round}"));
         let sink = RawFileSink::open(&path, size as u64, false).expect("opened");
@@ -48,7 +48,7 @@ async fn a_restore_is_the_identity_on_every_target() {
 
         // Over something else, longer and shorter than the volume.
         for other in [size + C, size.saturating_sub(C / 2), 0] {
-            std::fs::write(&path, random.volume(other)).expect("written");
+            std::fs::write(&path, numbers.volume(other)).expect("written");
             let sink = RawFileSink::open(&path, size as u64, true).expect("opened");
             restore_to(&bench.project, &snapshot, Arc::new(sink)).await;
             assert_eq!(std::fs::read(&path).expect("there"), data, "{size} bytes over {other}");
@@ -64,7 +64,7 @@ async fn a_restore_is_the_identity_on_every_target() {
 #[tokio::test]
 async fn an_unencrypted_repository_restores_too() {
     let bench = Bench::new(false).await;
-    let data = Random::new(5).volume(20 * C + 7);
+    let data = Numbers::new(5).volume(20 * C + 7);
     let snapshot = bench.backup("v", &data).await;
     let sink = Arc::new(MemorySink::blank(data.len()));
     restore(&bench.project, &snapshot, &sink).await.expect("restored");
@@ -74,10 +74,10 @@ async fn an_unencrypted_repository_restores_too() {
 #[tokio::test]
 async fn however_little_memory_is_allowed_it_ends() {
     let bench = Bench::new(true).await;
-    let data = Random::new(6).volume(300 * C + 7);
+    let data = Numbers::new(6).volume(300 * C + 7);
     let snapshot = bench.backup("v", &data).await;
     for inflight_bytes in [0, 1, 3 * u64::from(CHUNK), 40 * u64::from(CHUNK)] {
-        let held = Random::new(7).volume(data.len());
+        let held = Numbers::new(7).volume(data.len());
         for sink in [MemorySink::blank(data.len()), MemorySink::pipe(data.len()), MemorySink::holding(held)] {
             let sink = Arc::new(sink);
             let options = RestoreOptions { inflight_bytes, ..RestoreOptions::default() };
@@ -139,8 +139,8 @@ async fn a_target_that_is_not_compared_is_written_whole_and_never_read() {
 #[tokio::test]
 async fn stale_data_under_zeros_goes_and_what_is_right_stays() {
     let bench = Bench::new(true).await;
-    let mut random = Random::new(8);
-    let data = [random.bytes(C), vec![0; 4 * C], random.bytes(C)].concat();
+    let mut numbers = Numbers::new(8);
+    let data = [numbers.text(C), vec![0; 4 * C], numbers.text(C)].concat();
     let snapshot = bench.backup("v", &data).await;
     let mut held = data.clone();
     held[2 * C..3 * C].fill(9);
@@ -157,12 +157,12 @@ async fn stale_data_under_zeros_goes_and_what_is_right_stays() {
 #[tokio::test]
 async fn a_dry_run_says_what_the_run_then_does() {
     let bench = Bench::new(true).await;
-    let mut random = Random::new(9);
-    let data = random.volume(1100 * C + 11);
+    let mut numbers = Numbers::new(9);
+    let data = numbers.volume(1100 * C + 11);
     let snapshot = bench.backup("v", &data).await;
     let mut held = data.clone();
     for _ in 0..200 {
-        let at = random.below(held.len());
+        let at = numbers.below(held.len());
         held[at] ^= 1;
     }
     held.truncate(1000 * C);
@@ -187,7 +187,7 @@ async fn a_dry_run_says_what_the_run_then_does() {
 async fn what_was_written_before_an_interruption_is_not_fetched_again() {
     let bench = Bench::new(true).await;
     let dir = tempfile::tempdir().expect("a folder");
-    let data = Random::new(10).bytes(200 * C + 10);
+    let data = Numbers::new(10).text(200 * C + 10);
     let snapshot = bench.backup("v", &data).await;
     let path = dir.path().join("v.raw");
     for stop_after in [0, 1, 50, 40] {
@@ -255,7 +255,7 @@ impl Sink for Stopping {
 #[tokio::test]
 async fn a_cancelled_restore_does_nothing() {
     let bench = Bench::new(true).await;
-    let snapshot = bench.backup("v", &Random::new(11).bytes(10 * C)).await;
+    let snapshot = bench.backup("v", &Numbers::new(11).text(10 * C)).await;
     let (canceller, cancel) = cancel::pair();
     canceller.cancel();
     for sink in [MemorySink::blank(10 * C), MemorySink::pipe(10 * C)] {
@@ -272,7 +272,7 @@ async fn a_cancelled_restore_does_nothing() {
 #[tokio::test]
 async fn a_target_that_fails_stops_the_restore() {
     let bench = Bench::new(true).await;
-    let data = Random::new(12).bytes(50 * C);
+    let data = Numbers::new(12).text(50 * C);
     let snapshot = bench.backup("v", &data).await;
     for mut sink in [MemorySink::blank(data.len()), MemorySink::pipe(data.len())] {
         sink.on_write = Box::new(|writes| match writes {
@@ -288,13 +288,13 @@ async fn a_target_that_fails_stops_the_restore() {
 }
 
 /// Base, and deltas on one another; each differs a little from the one before.
-async fn chain(bench: &Bench, depth: usize, random: &mut Random) -> (Vec<Vec<u8>>, Vec<PageRef>) {
-    let mut plains = vec![random.bytes(C)];
+async fn chain(bench: &Bench, depth: usize, numbers: &mut Numbers) -> (Vec<Vec<u8>>, Vec<PageRef>) {
+    let mut plains = vec![numbers.text(C)];
     let mut refs = vec![bench.chunk(&plains[0]).await];
     for step in 0..depth {
         let mut plain = plains[step].clone();
         for _ in 0..20 {
-            plain[random.below(C)] ^= 0x15;
+            plain[numbers.below(C)] ^= 0x15;
         }
         let delta = bench.delta(&plain, &refs[step], &plains[step], step as u32 + 1).await;
         plains.push(plain);
@@ -307,7 +307,7 @@ async fn chain(bench: &Bench, depth: usize, random: &mut Random) -> (Vec<Vec<u8>
 async fn deltas_are_decoded_down_to_their_full_chunk() {
     for encrypted in [true, false] {
         let bench = Bench::new(encrypted).await;
-        let (plains, refs) = chain(&bench, 7, &mut Random::new(13)).await;
+        let (plains, refs) = chain(&bench, 7, &mut Numbers::new(13)).await;
         let data = plains.concat();
         let snapshot = bench.commit("v", data.len() as u64, refs).await;
         for sink in [MemorySink::blank(data.len()), MemorySink::pipe(data.len())] {
@@ -330,10 +330,10 @@ fn nothing_wrong(sink: &MemorySink, before: u8, data: &[u8]) {
 async fn damaged_chunk_objects_stop_the_restore_and_never_reach_the_target() {
     for encrypted in [true, false] {
         let bench = Bench::new(encrypted).await;
-        let mut random = Random::new(14);
-        let (plains, refs) = chain(&bench, 2, &mut random).await;
+        let mut numbers = Numbers::new(14);
+        let (plains, refs) = chain(&bench, 2, &mut numbers).await;
         let mut data = plains.concat();
-        let fresh = random.bytes(C);
+        let fresh = numbers.text(C);
         let mut all = refs;
         all.push(bench.chunk(&fresh).await);
         data.extend(fresh);
@@ -344,12 +344,12 @@ async fn damaged_chunk_objects_stop_the_restore_and_never_reach_the_target() {
             let name = &names[round % names.len()];
             let whole = bench.get(name).await;
             let mut hurt = whole.clone();
-            match random.below(8) {
-                0 => hurt.truncate(random.below(whole.len())),
-                1 => hurt.extend(random.bytes(1 + round % 40)),
+            match numbers.below(8) {
+                0 => hurt.truncate(numbers.below(whole.len())),
+                1 => hurt.extend(numbers.text(1 + round % 40)),
                 2 => hurt = bench.get(&names[(round + 1) % names.len()]).await,
                 // Not in the checksum, which is not needed where there is a key: see `verify`.
-                _ => hurt[(128 + random.below(whole.len() - 32)) % whole.len()] ^= 1 << random.below(8),
+                _ => hurt[(128 + numbers.below(whole.len() - 32)) % whole.len()] ^= 1 << numbers.below(8),
             }
             bench.put(name, hurt).await;
             let sink = Arc::new(MemorySink::blank(data.len()));
@@ -367,8 +367,8 @@ async fn damaged_chunk_objects_stop_the_restore_and_never_reach_the_target() {
 async fn ten_thousand_flips_in_chunks_are_all_found() {
     for encrypted in [true, false] {
         let bench = Bench::new(encrypted).await;
-        let mut random = Random::new(15);
-        let (plains, refs) = chain(&bench, 1, &mut random).await;
+        let mut numbers = Numbers::new(15);
+        let (plains, refs) = chain(&bench, 1, &mut numbers).await;
         let objects: Vec<ObjectRef> = refs[1].objects().copied().collect();
         let mut bodies = Vec::new();
         for object in &objects {
@@ -381,10 +381,10 @@ async fn ten_thousand_flips_in_chunks_are_all_found() {
         open(&bodies, &mut plain).expect("good");
         assert_eq!(plain, plains[1]);
         for _ in 0..5000 {
-            let which = random.below(2);
+            let which = numbers.below(2);
             let mut hurt = bodies[which].to_vec();
-            let at = random.below(hurt.len());
-            hurt[at] ^= 1 << random.below(8);
+            let at = numbers.below(hurt.len());
+            hurt[at] ^= 1 << numbers.below(8);
             let mut all = bodies.clone();
             all[which] = hurt.into();
             // The checksum itself is not looked at where there is a stronger one.
@@ -399,7 +399,7 @@ async fn ten_thousand_flips_in_chunks_are_all_found() {
 async fn no_flipped_byte_of_metadata_restores_a_wrong_one() {
     for encrypted in [true, false] {
         let bench = Bench::new(encrypted).await;
-        let data = Random::new(16).bytes(3 * C);
+        let data = Numbers::new(16).text(3 * C);
         bench.backup("v", &data).await;
         for name in bench.names("").await.iter().filter(|name| !name.contains("/chunks/")) {
             let whole = bench.get(name).await;
@@ -431,7 +431,7 @@ async fn from_scratch(bench: &Bench, sink: &Arc<MemorySink>) -> Result<RestoreRe
 #[tokio::test]
 async fn an_object_of_another_place_or_time_is_refused() {
     let bench = Bench::new(true).await;
-    let data = Random::new(17).bytes(2 * C);
+    let data = Numbers::new(17).text(2 * C);
     let snapshot = bench.backup("v", &data).await;
     let names = bench.names("projects/default/chunks/").await;
     let (a, b) = (bench.get(&names[0]).await, bench.get(&names[1]).await);
@@ -460,8 +460,8 @@ fn forged(id: u8, sealed_len_bytes: u32) -> ObjectRef {
 #[tokio::test]
 async fn hostile_manifests_end_in_an_error_soon() {
     let bench = Bench::new(false).await;
-    let mut random = Random::new(18);
-    let (_, chain) = chain(&bench, 3, &mut random).await;
+    let mut numbers = Numbers::new(18);
+    let (_, chain) = chain(&bench, 3, &mut numbers).await;
     let good: Vec<ObjectRef> = chain[3].objects().copied().collect();
     let stored = |object, closure| PageRef::Stored { object, closure };
     let renamed = |object: ObjectRef, id: u8| {
@@ -519,11 +519,11 @@ async fn a_volume_of_zeros_costs_nothing_however_large() {
 #[tokio::test]
 async fn what_was_written_is_read_again_on_request() {
     let bench = Bench::new(true).await;
-    let mut random = Random::new(21);
-    let data = [random.bytes(20 * C), vec![0; 5 * C], random.bytes(C / 2)].concat();
+    let mut numbers = Numbers::new(21);
+    let data = [numbers.text(20 * C), vec![0; 5 * C], numbers.text(C / 2)].concat();
     let snapshot = bench.backup("v", &data).await;
     let verify = || RestoreOptions { verify: true, ..RestoreOptions::default() };
-    let held = random.bytes(data.len());
+    let held = numbers.text(data.len());
     for (mut sink, whole) in [(MemorySink::blank(data.len()), true), (MemorySink::holding(held), false)] {
         // Just before the last write the target loses all others.
         let (bad, lost) = (!whole, Arc::clone(&sink.data));

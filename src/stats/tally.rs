@@ -152,14 +152,14 @@ pub(super) fn fingerprint(name: &ContentName, page: bool) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Random;
+    use crate::testing::Numbers;
     use crate::units::{ChunkId, Generation};
 
     fn names(count: u64) -> Vec<ContentName> {
-        let mut random = Random::new(3);
+        let mut numbers = Numbers::new(3);
         let mut name = |n: u64| {
             let mut id = [0; 32];
-            id.as_chunks_mut::<8>().0.iter_mut().for_each(|part| *part = random.next().to_le_bytes());
+            id.as_chunks_mut::<8>().0.iter_mut().for_each(|part| *part = numbers.next().to_le_bytes());
             ContentName { id: ChunkId(id), generation: Generation((n % 3) as u32), variant: (n % 2) as u32 }
         };
         (0..count).map(&mut name).collect()

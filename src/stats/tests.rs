@@ -5,7 +5,7 @@ use crate::format::names::ContentName;
 use crate::progress::Silent;
 use crate::repo::manifest::Manifest;
 use crate::repo::notes::Noted;
-use crate::testing::{Bench, CHUNK, Random};
+use crate::testing::{Bench, CHUNK, Numbers};
 use crate::units::ChunkIndex;
 
 const C: u64 = CHUNK as u64;
@@ -90,8 +90,8 @@ impl Needs {
 }
 
 /// A few contents, some of them also as deltas against one that may be nobody's own chunk.
-async fn chunks(bench: &Bench, random: &mut Random) -> Vec<PageRef> {
-    let base_plain = random.bytes(CHUNK as usize);
+async fn chunks(bench: &Bench, numbers: &mut Numbers) -> Vec<PageRef> {
+    let base_plain = numbers.text(CHUNK as usize);
     let base = bench.chunk(&base_plain).await;
     let mut all = vec![PageRef::Zero];
     for n in 0..12 {
@@ -99,7 +99,7 @@ async fn chunks(bench: &Bench, random: &mut Random) -> Vec<PageRef> {
         plain[n] ^= 0x80;
         all.push(match n % 3 {
             0 => bench.delta(&plain, &base, &base_plain, 7).await,
-            _ => bench.chunk(&random.bytes(CHUNK as usize)).await,
+            _ => bench.chunk(&numbers.text(CHUNK as usize)).await,
         });
     }
     all
@@ -107,27 +107,27 @@ async fn chunks(bench: &Bench, random: &mut Random) -> Vec<PageRef> {
 
 /// Volumes of some leaves, of which most are shared between snapshots and some between volumes.
 async fn history(bench: &Bench, seed: u64) {
-    let mut random = Random::new(seed);
-    let pool = chunks(bench, &mut random).await;
+    let mut numbers = Numbers::new(seed);
+    let pool = chunks(bench, &mut numbers).await;
     let (mut leaves, mut plain) = (Vec::new(), Vec::new());
     for _ in 0..4 {
         let few: Vec<(u64, PageRef)> =
-            (0..5).map(|_| (random.below(1024) as u64, pool[random.below(pool.len())].clone())).collect();
+            (0..5).map(|_| (numbers.below(1024) as u64, pool[numbers.below(pool.len())].clone())).collect();
         leaves.push(few);
     }
     for _ in 0..2 {
-        plain.push(bench.chunk(&random.bytes(700)).await);
+        plain.push(bench.chunk(&numbers.text(700)).await);
     }
     for _ in 0..7 {
-        let volume = ["a", "b", "c"][random.below(3)];
-        let count = random.below(4) as u64;
+        let volume = ["a", "b", "c"][numbers.below(3)];
+        let count = numbers.below(4) as u64;
         let mut refs = Vec::new();
         for number in 0..count {
-            let leaf = &leaves[random.below(leaves.len())];
+            let leaf = &leaves[numbers.below(leaves.len())];
             refs.extend(leaf.iter().map(|(at, chunk)| (number * 1024 + at, chunk.clone())));
         }
         // Its last chunk is a short one.
-        refs.push((count * 1024, plain[random.below(2)].clone()));
+        refs.push((count * 1024, plain[numbers.below(2)].clone()));
         bench.commit_at(volume, count * 1024 * C + 700, refs).await;
     }
 }
@@ -145,8 +145,8 @@ async fn every_sum_is_what_counting_everything_gives() {
 #[tokio::test]
 async fn pages_above_the_leaves_count() {
     let bench = Bench::new(true).await;
-    let mut random = Random::new(1);
-    let (one, two) = (bench.chunk(&random.bytes(4096)).await, bench.chunk(&random.bytes(4096)).await);
+    let mut numbers = Numbers::new(1);
+    let (one, two) = (bench.chunk(&numbers.text(4096)).await, bench.chunk(&numbers.text(4096)).await);
     let far = 1024 * 1024 + 5000;
     let refs = [(0, one.clone()), (2048, one.clone()), (far, two.clone())];
     bench.commit_at("v", (far + 1) * C, refs.to_vec()).await;
@@ -216,7 +216,7 @@ async fn forgetting_a_snapshot_frees_what_was_said() {
 #[tokio::test]
 async fn a_page_is_read_once_for_a_volume() {
     let bench = Bench::new(true).await;
-    let chunk = bench.chunk(&Random::new(5).bytes(4096)).await;
+    let chunk = bench.chunk(&Numbers::new(5).text(4096)).await;
     for changed in 0..5 {
         let refs = vec![(0, chunk.clone()), (1024 + changed, chunk.clone()), (2048, chunk.clone())];
         bench.commit_at("v", 3072 * C, refs).await;

@@ -50,17 +50,17 @@ impl fmt::Display for Slice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Random;
+    use crate::testing::Numbers;
 
     #[test]
     fn each_id_is_in_exactly_one_slice_and_slices_are_about_equal() {
-        let mut random = Random::new(1);
+        let mut numbers = Numbers::new(1);
         for of in [1, 2, 3, 7, 256, 1000] {
             let slices: Vec<Slice> = (1..=of).map(|n| Slice::new(n, of).expect("valid")).collect();
             let mut counts = vec![0; of as usize];
             let edges = [[0; 32], [0xff; 32]].into_iter();
             let ids = edges.chain((0..3000).map(|_| {
-                let head = random.next().to_be_bytes();
+                let head = numbers.next().to_be_bytes();
                 std::array::from_fn(|i| head[i % 8])
             }));
             for id in ids {

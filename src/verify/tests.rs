@@ -8,7 +8,7 @@ use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, PageRef};
 use crate::format::record::ForgetRecord;
 use crate::progress::Silent;
-use crate::testing::{Bench, CHUNK, MemoryReader, Random};
+use crate::testing::{Bench, CHUNK, MemoryReader, Numbers};
 use crate::units::{ChunkId, Generation, VolumeNumber};
 
 const C: u64 = CHUNK as u64;
@@ -41,9 +41,9 @@ fn hurts(damage: &Damage) -> Vec<(String, Vec<(u64, u64)>)> {
 async fn a_whole_repository_is_whole() {
     for encrypted in [true, false] {
         let bench = Bench::new(encrypted).await;
-        let mut random = Random::new(1);
+        let mut numbers = Numbers::new(1);
         for (volume, size) in [("a", 0), ("a", 1100 * C + 5), ("b", 3 * C), ("a", 1100 * C + 5), ("c", 1)] {
-            bench.backup(volume, &random.volume(size as usize)).await;
+            bench.backup(volume, &numbers.volume(size as usize)).await;
         }
         let objects = bench.names(CHUNKS).await.len() as u64;
         let pages = bench.names(PAGES).await.len() as u64;
@@ -79,8 +79,8 @@ async fn a_snapshot_that_does_not_exist_is_an_error() {
 
 /// Three snapshots of two volumes that share chunks; returns the chunks' plaintexts.
 async fn sharing(bench: &Bench) -> Vec<Vec<u8>> {
-    let mut random = Random::new(2);
-    let chunks: Vec<Vec<u8>> = (0..6).map(|_| random.bytes(C as usize)).collect();
+    let mut numbers = Numbers::new(2);
+    let chunks: Vec<Vec<u8>> = (0..6).map(|_| numbers.text(C as usize)).collect();
     let zero = vec![0; C as usize];
     let of = |which: &[usize]| -> Vec<u8> {
         which.iter().flat_map(|i| chunks.get(*i).unwrap_or(&zero).clone()).collect()
@@ -129,15 +129,15 @@ async fn flips_in_chunks_are_found_and_placed() {
         let bench = Bench::new(encrypted).await;
         let chunks = sharing(&bench).await;
         let (one, two) = (name_of(&bench, &chunks[1]).await, name_of(&bench, &chunks[5]).await);
-        let mut random = Random::new(3);
+        let mut numbers = Numbers::new(3);
         for round in 0..150 {
             let name = [&one, &two][round % 2];
             let whole = bench.get(name).await;
             let mut hurt = whole.clone();
-            match random.below(6) {
-                0 => hurt.truncate(random.below(whole.len())),
+            match numbers.below(6) {
+                0 => hurt.truncate(numbers.below(whole.len())),
                 1 => hurt = bench.get([&two, &one][round % 2]).await,
-                _ => hurt[random.below(whole.len())] ^= 1 << random.below(8),
+                _ => hurt[numbers.below(whole.len())] ^= 1 << numbers.below(8),
             }
             bench.put(name, hurt).await;
             let report = verify(&bench, reading()).await;
@@ -160,8 +160,8 @@ async fn flips_in_chunks_are_found_and_placed() {
 #[tokio::test]
 async fn an_unreadable_page_hurts_all_that_it_covers() {
     let bench = Bench::new(true).await;
-    let mut random = Random::new(4);
-    let (one, two) = (random.bytes(C as usize), random.bytes(C as usize));
+    let mut numbers = Numbers::new(4);
+    let (one, two) = (numbers.text(C as usize), numbers.text(C as usize));
     let (one, two) = (bench.chunk(&one).await, bench.chunk(&two).await);
     // Three levels: a page of level 1 covers 2^20 chunks.
     let big = 1 << 20;
@@ -199,7 +199,7 @@ async fn every_flipped_byte_of_metadata_is_found() {
     for encrypted in [true, false] {
         let bench = Bench::new(encrypted).await;
         // The page of what is forgotten is needed by the other snapshot too.
-        let data = Random::new(5).bytes(3 * C as usize);
+        let data = Numbers::new(5).text(3 * C as usize);
         bench.backup("v", &data).await;
         forget(&bench, "v@1").await;
         bench.backup("v", &data).await;
@@ -243,7 +243,7 @@ async fn forget(bench: &Bench, spec: &str) {
 async fn gaps_in_numbers_are_damage() {
     let bench = Bench::new(true).await;
     for volume in ["a", "a", "a", "b", "c"] {
-        bench.backup(volume, &Random::new(6).bytes(10)).await;
+        bench.backup(volume, &Numbers::new(6).text(10)).await;
     }
     let log = "projects/default/log/0000000001/0000000002.open";
     let entry = "projects/default/volumes/0000000002";
@@ -269,7 +269,7 @@ async fn gaps_in_numbers_are_damage() {
 async fn a_damaged_outcome_loses_its_snapshot_and_no_other() {
     let bench = Bench::new(true).await;
     for seed in 0..3 {
-        bench.backup("a", &Random::new(seed).bytes(10)).await;
+        bench.backup("a", &Numbers::new(seed).text(10)).await;
     }
     let name = "projects/default/log/0000000001/0000000002.end";
     let whole = bench.get(name).await;
@@ -305,14 +305,14 @@ async fn a_backup_under_way_is_no_damage() {
 
 /// Deltas that share a part of their way down.
 async fn tree(bench: &Bench) -> (Vec<Vec<u8>>, Vec<PageRef>) {
-    let mut random = Random::new(7);
-    let mut plains = vec![random.bytes(C as usize)];
+    let mut numbers = Numbers::new(7);
+    let mut plains = vec![numbers.text(C as usize)];
     let mut refs = vec![bench.chunk(&plains[0]).await];
     // Each on the one named: a chain of three, and two more that fork off.
     for (step, below) in [0, 1, 2, 1, 0].into_iter().enumerate() {
         let mut plain = plains[below].clone();
         for _ in 0..10 {
-            plain[random.below(C as usize)] ^= 0x11;
+            plain[numbers.below(C as usize)] ^= 0x11;
         }
         refs.push(bench.delta(&plain, &refs[below], &plains[below], step as u32 + 1).await);
         plains.push(plain);
@@ -376,7 +376,7 @@ async fn all_slices_together_read_everything_once() {
     let bench = Bench::new(true).await;
     let (_, refs) = tree(&bench).await;
     bench.commit("deltas", 6 * C, refs).await;
-    bench.backup("v", &Random::new(8).volume(300 * C as usize)).await;
+    bench.backup("v", &Numbers::new(8).volume(300 * C as usize)).await;
     let objects = bench.names(CHUNKS).await;
     let victim = &objects[objects.len() / 2];
     for of in [1, 3, 10] {
@@ -417,7 +417,7 @@ async fn all_slices_together_read_everything_once() {
 #[tokio::test]
 async fn passes_of_any_size_find_the_same() {
     let bench = Bench::new(true).await;
-    bench.backup("v", &Random::new(9).volume(500 * C as usize)).await;
+    bench.backup("v", &Numbers::new(9).volume(500 * C as usize)).await;
     let objects = bench.names(CHUNKS).await;
     for name in objects.iter().step_by(37) {
         bench.delete(name).await;
@@ -442,10 +442,10 @@ async fn passes_of_any_size_find_the_same() {
 #[tokio::test]
 async fn what_was_forgotten_meanwhile_is_not_missed() {
     let bench = Bench::new(true).await;
-    let mut random = Random::new(10);
-    let first = random.bytes(C as usize);
+    let mut numbers = Numbers::new(10);
+    let first = numbers.text(C as usize);
     bench.backup("v", &first).await;
-    bench.backup("v", &random.bytes(C as usize)).await;
+    bench.backup("v", &numbers.text(C as usize)).await;
     let name = name_of(&bench, &first).await;
     bench.delete(&name).await;
     // Named, so it is looked at although it is forgotten by the time that its loss is found.
@@ -501,7 +501,7 @@ async fn hostile_manifests_are_damage_soon() {
 #[tokio::test]
 async fn a_chunk_of_the_wrong_length_hurts_only_where_it_is_wrong() {
     let bench = Bench::new(true).await;
-    let plain = Random::new(11).bytes(C as usize);
+    let plain = Numbers::new(11).text(C as usize);
     let chunk = bench.chunk(&plain).await;
     bench.commit("right", 2 * C, vec![chunk.clone(), chunk.clone()]).await;
     bench.commit("wrong", C + 100, vec![chunk.clone(), chunk]).await;
@@ -519,7 +519,7 @@ async fn a_chunk_of_the_wrong_length_hurts_only_where_it_is_wrong() {
 async fn a_copy_in_the_cache_does_not_hide_damage_of_the_store() {
     let dir = tempfile::tempdir().expect("a folder");
     let bench = Bench::new(true).await.cached(dir.path()).await;
-    bench.backup("v", &Random::new(12).bytes(3 * C as usize)).await;
+    bench.backup("v", &Numbers::new(12).text(3 * C as usize)).await;
     assert!(verify(&bench, reading()).await.ok());
     for name in bench.names(PAGES).await.iter().chain(&bench.names("projects/default/log/").await) {
         let whole = bench.get(name).await;
@@ -533,8 +533,8 @@ async fn a_copy_in_the_cache_does_not_hide_damage_of_the_store() {
 #[tokio::test]
 async fn a_snapshot_is_compared_with_what_it_was_made_of() {
     let bench = Bench::new(true).await;
-    let mut random = Random::new(13);
-    let data = random.volume(1100 * C as usize + 77);
+    let mut numbers = Numbers::new(13);
+    let data = numbers.volume(1100 * C as usize + 77);
     let snapshot = bench.backup("v", &data).await;
     let compare = async |other: Vec<u8>| {
         let reader = MemoryReader::of(other);
@@ -548,7 +548,7 @@ async fn a_snapshot_is_compared_with_what_it_was_made_of() {
     };
     for _ in 0..50 {
         let mut other = data.clone();
-        let at = random.below(other.len());
+        let at = numbers.below(other.len());
         other[at] ^= 1;
         let report = compare(other).await;
         assert!(!report.ok());
@@ -570,7 +570,7 @@ async fn a_snapshot_is_compared_with_what_it_was_made_of() {
 #[tokio::test]
 async fn a_scrub_needs_no_key_and_counts_what_is_not_ours() {
     let bench = Bench::new(true).await;
-    bench.backup("v", &Random::new(14).bytes(5 * C as usize)).await;
+    bench.backup("v", &Numbers::new(14).text(5 * C as usize)).await;
     let all = bench.names("").await.len() as u64;
     bench.put("lost+found/x", vec![1]).await;
     bench.put("projects/default/chunks/0000000000/ab/other", vec![1]).await;
@@ -594,7 +594,7 @@ async fn a_scrub_needs_no_key_and_counts_what_is_not_ours() {
 #[tokio::test]
 async fn a_cancelled_verification_stops() {
     let bench = Bench::new(true).await;
-    bench.backup("v", &Random::new(15).bytes(5 * C as usize)).await;
+    bench.backup("v", &Numbers::new(15).text(5 * C as usize)).await;
     let (canceller, cancel) = crate::cancel::pair();
     canceller.cancel();
     let error = run(&bench.project, reading(), Arc::new(Silent), cancel.clone()).await.expect_err("stopped");

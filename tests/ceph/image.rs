@@ -137,6 +137,14 @@ fn nights_of_striped_images() {
     }
 }
 
+/// Makes a clone of what an image holds now.
+fn clone_gold(ceph: &Ceph, parent: &str, child: &str, features: &str) {
+    let gold = format!("{parent}@gold");
+    ceph.rbd(&["snap", "create", "--no-progress", &gold]);
+    ceph.rbd(&["snap", "protect", &gold]);
+    ceph.rbd(&["clone", &gold, child, "--object-size", "1M", "--image-feature", features]);
+}
+
 #[test]
 fn nights_of_clones() {
     let Some(ceph) = Ceph::first() else { return };
@@ -148,17 +156,7 @@ fn nights_of_clones() {
         for at in [0, 3 * MIB + 17, 9 * MIB, 19 * MIB + 100_000] {
             ceph.write(&parent, at, &numbers.bytes(500_000));
         }
-        ceph.rbd(&["snap", "create", "--no-progress", &format!("{parent}@gold")]);
-        ceph.rbd(&["snap", "protect", &format!("{parent}@gold")]);
-        ceph.rbd(&[
-            "clone",
-            &format!("{parent}@gold"),
-            &child,
-            "--object-size",
-            "1M",
-            "--image-feature",
-            features,
-        ]);
+        clone_gold(&ceph, &parent, &child, features);
         {
             let frozen = ceph.freeze(&child, "untouched", None);
             assert_eq!(frozen.layout().parent, Some(format!("{parent}@gold")));
@@ -179,17 +177,7 @@ fn a_clone_that_was_shrunk_flattened_and_grown() {
         ceph.purge(&child);
         ceph.create(&parent, 12 * MIB, &["--object-size", "1M", "--image-feature", features]);
         ceph.write(&parent, 0, &Numbers::new(5).bytes(12 << 20));
-        ceph.rbd(&["snap", "create", "--no-progress", &format!("{parent}@gold")]);
-        ceph.rbd(&["snap", "protect", &format!("{parent}@gold")]);
-        ceph.rbd(&[
-            "clone",
-            &format!("{parent}@gold"),
-            &child,
-            "--object-size",
-            "1M",
-            "--image-feature",
-            features,
-        ]);
+        clone_gold(&ceph, &parent, &child, features);
         let mut last = ceph.freeze(&child, "0", None);
         let mut bytes = apply(&last.changes().unwrap(), &[], &*last.reader());
         let steps: [(&str, &dyn Fn()); 4] = [

@@ -63,12 +63,6 @@ fn volume(seed: u64, size: usize) -> Vec<u8> {
     out
 }
 
-fn back_up(cuttle: &Cuttle, name: &str, content: &[u8]) {
-    let path = cuttle.home().join("volume.raw");
-    std::fs::write(&path, content).expect("written");
-    cuttle.ok(&["backup", &path.display().to_string(), "--volume", name, "--accept-smaller"]);
-}
-
 fn export(ceph: &Ceph, path: &str) -> Vec<u8> {
     ceph.rbd(&["export", "--no-progress", path, "-"])
 }
@@ -135,9 +129,9 @@ fn an_interrupted_restore_goes_on_and_a_finished_one_is_no_longer_resumed() {
     let mut older = expected.clone();
     older[100 * MIB..103 * MIB].fill(9);
     older[350 * MIB..351 * MIB].fill(9);
-    back_up(&cuttle, "vms/db", &older);
-    back_up(&cuttle, "vms/db", &expected);
-    back_up(&cuttle, "vms/other", &volume(6, 20 * MIB));
+    cuttle.backup_of("vms/db", &older);
+    cuttle.backup_of("vms/db", &expected);
+    cuttle.backup_of("vms/other", &volume(6, 20 * MIB));
     let spec = format!("rbd:{target}");
     let (address, advice) = {
         let mut restore = Running::begin(&cuttle, &ceph, &["--history", "1", "vms/db", &spec]);
@@ -186,7 +180,7 @@ fn history_comes_back_as_snapshots() {
         }
         // Grows by whole objects, shrinks by one.
         content.resize([40, 48, 48, 44, 44][usize::from(night)] * MIB, 0);
-        back_up(&cuttle, "vms/db", &content);
+        cuttle.backup_of("vms/db", &content);
         nights.push(content.clone());
     }
     let args = ["--conf", &ceph.conf, "--json", "restore", "--instant", "--history", "3", "vms/db"];
@@ -203,7 +197,7 @@ fn history_comes_back_as_snapshots() {
     // Sizes within objects, one above the other and back.
     for (tail, value) in [(512, 1), (3 * 512, 2), (0, 3), (MIB + 1024, 4)] {
         content.resize(44 * MIB + tail, value);
-        back_up(&cuttle, "vms/db", &content);
+        cuttle.backup_of("vms/db", &content);
         nights.push(content.clone());
     }
     cuttle.ok(&[&args[..], &[&spec]].concat());
@@ -216,7 +210,7 @@ fn history_comes_back_as_snapshots() {
 
     // Not of whole sectors: refused with a history, before anything is made.
     content.resize(44 * MIB + 100, 1);
-    back_up(&cuttle, "vms/db", &content);
+    cuttle.backup_of("vms/db", &content);
     let said = cuttle.run(&[&args[..], &[&spec]].concat(), &[]);
     assert!(said.code == Some(1) && said.stderr.contains("whole sectors"), "{}", said.stderr);
     let mut listed = String::new();
@@ -295,8 +289,8 @@ fn a_backup_beside_an_instant_restore_hurts_neither() {
     let expected = volume(8, 60 * MIB);
     let mut older = expected.clone();
     older[30 * MIB..33 * MIB].fill(9);
-    back_up(&cuttle, "vms/db", &older);
-    back_up(&cuttle, "vms/db", &expected);
+    cuttle.backup_of("vms/db", &older);
+    cuttle.backup_of("vms/db", &expected);
     let spec = format!("rbd:{target}");
     let slow = ["--limit-download", "4MiB", "--history", "1", "vms/db", &spec];
     let mut restore = Running::begin(&cuttle, &ceph, &slow);

@@ -10,6 +10,8 @@ use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use crate::support::numbers::random;
+
 const MIB: u64 = 1 << 20;
 /// Size of the file that [`Bench::sparse`] makes.
 pub const SPARSE_BYTES: u64 = 33 * MIB + 511;
@@ -154,13 +156,6 @@ pub fn stderr(output: &Output) -> String {
 /// Lines of JSON.
 pub fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
-}
-
-/// Bytes that look random, the same for the same seed.
-pub fn random(seed: u64, len: usize) -> Vec<u8> {
-    let mut out = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
-    out
 }
 
 /// Calls `each` with every file below a folder.

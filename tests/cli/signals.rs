@@ -33,9 +33,7 @@ fn serving(cuttle: &Cuttle, shell: &str) -> (Child, BufReader<impl Read + use<>>
 #[test]
 fn a_hangup_ends_cleanly_unless_it_is_ignored() {
     let cuttle = Cuttle::in_folder();
-    let source = cuttle.home().join("source");
-    std::fs::write(&source, b"something").expect("written");
-    cuttle.backup(&[source.to_str().expect("UTF-8"), "--volume", "v"]);
+    cuttle.backup_of("v", b"something");
     let (mut interrupted, _said) = serving(&cuttle, "");
     signal(&interrupted, Signal::INT);
     let as_told = interrupted.wait().expect("it ends").code();

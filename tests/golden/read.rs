@@ -11,7 +11,7 @@ use cuttle::progress::Silent;
 use cuttle::repo::{Admin, Keeper, Repository};
 use cuttle::restore::{self, RestoreOptions};
 use cuttle::sink::pipe::PipeSink;
-use cuttle::verify::{self, ScrubOptions, VerifyOptions};
+use cuttle::verify::{self, ScrubOptions};
 use cuttle::{ErrorKind, Result};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
@@ -19,7 +19,7 @@ use object_store::memory::InMemory;
 
 use crate::make::{folder, key_file, make, password};
 use crate::support::by_hand::{names, put};
-use crate::support::repo::{MemoryVolume, back_up, environment, options, store};
+use crate::support::repo::{MemoryVolume, back_up, environment, options, store, verify};
 
 /// Gives what opens a repository.
 pub type Opener = fn() -> Unlock;
@@ -69,8 +69,7 @@ pub async fn restored(project: &Keeper, spec: &str) -> Result<Vec<u8>> {
 }
 
 pub async fn damage(project: &Keeper) -> Vec<String> {
-    let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
-    let report = verify::run(project, options, Arc::new(Silent), Cancel::never()).await.expect("verified");
+    let report = verify(project, true).await.expect("verified");
     assert_eq!(report.ok(), report.damage.is_empty());
     report.damage.into_iter().map(|d| format!("{}: {}", d.object, d.message)).collect()
 }

@@ -21,6 +21,7 @@ use cuttle::{Error, ErrorKind, forget};
 use crate::operator::{Image, Snapshot};
 use crate::oracle::{Diff, Grain, difference};
 use crate::steps::Step;
+use crate::support::warnings::Warnings;
 use crate::world::{Finding, Known, Result, Seen, Watch, World, along, say};
 
 const BLOCKS: [usize; 3] = [512, 4096, 65536];
@@ -436,19 +437,6 @@ enum Failed {
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         Self::Refused(error)
-    }
-}
-
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl cuttle::progress::Progress for Warnings {
-    fn phase(&self, _name: &str, _total_bytes: Option<u64>) {}
-
-    fn step(&self, _step: cuttle::progress::Step) {}
-
-    fn warn(&self, message: &str) {
-        self.0.lock().expect("not poisoned").push(message.to_owned());
     }
 }
 

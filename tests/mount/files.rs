@@ -24,12 +24,6 @@ fn content(seed: u64) -> Vec<u8> {
     content
 }
 
-fn back_up(cuttle: &Cuttle, volume: &str, content: &[u8]) {
-    let file = cuttle.home().join("disk");
-    fs::write(&file, content).expect("write the disk");
-    cuttle.backup(&[&file.display().to_string(), "--volume", volume]);
-}
-
 fn names(folder: &Path) -> Vec<String> {
     let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("an entry").file_name();
     let mut names: Vec<String> = fs::read_dir(folder)
@@ -46,9 +40,9 @@ fn snapshots_are_files_with_their_bytes() {
         return;
     }
     let cuttle = Cuttle::in_folder();
-    back_up(&cuttle, "vms/db", &content(1));
-    back_up(&cuttle, "vms/db", &content(2));
-    back_up(&cuttle, "tiny", b"x");
+    cuttle.backup_of("vms/db", &content(1));
+    cuttle.backup_of("vms/db", &content(2));
+    cuttle.backup_of("tiny", b"x");
     let mount = Mount::new(&cuttle, &[]);
     assert_eq!(names(mount.folder.path()), ["tiny", "vms"]);
     assert_eq!(names(&mount.path("vms")), ["db"]);
@@ -85,7 +79,7 @@ fn holes_are_holes() {
         return;
     }
     let cuttle = Cuttle::in_folder();
-    back_up(&cuttle, "vm", &content(1));
+    cuttle.backup_of("vm", &content(1));
     let mount = Mount::new(&cuttle, &["--allow-other"]);
     let path = mount.path("vm/latest.raw");
     assert_eq!(fs::metadata(&path).expect("metadata").mode() & 0o7777, 0o444);
@@ -122,8 +116,8 @@ fn many_read_at_once() {
         return;
     }
     let cuttle = Cuttle::in_folder();
-    back_up(&cuttle, "vm", &content(1));
-    back_up(&cuttle, "vm", &content(2));
+    cuttle.backup_of("vm", &content(1));
+    cuttle.backup_of("vm", &content(2));
     // Room for two chunks: what one reader needs is another's next victim.
     let mount = Mount::new(&cuttle, &["--memory", "16MiB"]);
     std::thread::scope(|scope| {
@@ -163,7 +157,7 @@ fn it_ends_on_a_signal_once_nothing_uses_it() {
         return;
     }
     let cuttle = Cuttle::in_folder();
-    back_up(&cuttle, "vm", &content(1));
+    cuttle.backup_of("vm", &content(1));
     let mut mount = Mount::new(&cuttle, &[]);
     let file = File::open(mount.path("vm/1.raw")).expect("open");
     mount.interrupt();

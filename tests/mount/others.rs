@@ -35,8 +35,7 @@ fn who_is_not_root_mounts_too() {
     let cuttle = Cuttle::in_folder();
     let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
     let disk = cuttle.home().join("disk");
-    fs::write(&disk, &content).expect("a disk");
-    cuttle.backup(&[&disk.display().to_string(), "--volume", "vm"]);
+    cuttle.backup_of("vm", &content);
     // Where the program was built nobody may not look.
     let program = cuttle.home().join("cuttle");
     fs::copy(env!("CARGO_BIN_EXE_cuttle"), &program).expect("copied");

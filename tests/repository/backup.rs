@@ -127,7 +127,7 @@ async fn random_nights_come_back_as_they_were() {
             opts.full = night > 0 && numbers.below(6) == 0;
             back_up(&project, &volume, &opts).await.expect("backed up");
             nights.push(volume.content());
-            volume.edit(|c| scribble(c, &mut numbers));
+            volume.edit(|c| numbers.edit(c, 30_000));
         }
         let project = reopen(inner).await.expect("opened");
         let catalog = project.volumes().confirmed().await.expect("catalog");
@@ -136,29 +136,6 @@ async fn random_nights_come_back_as_they_were() {
         for (snapshot, content) in snapshots.iter().zip(&nights) {
             let back = read_back(&project, snapshot).await.expect("read");
             assert!(back == *content, "seed {seed}, backup {}", snapshot.snapshot.sequence);
-        }
-    }
-}
-
-/// A night's changes: writes, zeroes, copies within the volume, growing and shrinking.
-fn scribble(content: &mut Vec<u8>, numbers: &mut Numbers) {
-    for _ in 0..numbers.below(6) {
-        match numbers.below(6) {
-            0 => content.truncate(numbers.below(content.len() as u64 + 1) as usize),
-            1 => content.resize(content.len() + numbers.below(60_000) as usize, 0),
-            _ if content.is_empty() => {}
-            kind => {
-                let at = numbers.below(content.len() as u64) as usize;
-                let len = (numbers.below(20_000) as usize).min(content.len() - at);
-                match kind {
-                    2 => content[at..at + len].fill(0),
-                    3 => {
-                        let from = numbers.below((content.len() - len + 1) as u64) as usize;
-                        content.copy_within(from..from + len, at);
-                    }
-                    _ => content[at..at + len].copy_from_slice(&numbers.bytes(len)),
-                }
-            }
         }
     }
 }

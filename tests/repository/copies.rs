@@ -7,20 +7,18 @@ use std::sync::Arc;
 use cuttle::cancel::Cancel;
 use cuttle::progress::Silent;
 use cuttle::prune::{self, PruneOptions};
-use cuttle::repo::{Environment, Keeper, Repository, default_project};
+use cuttle::repo::{Environment, Keeper};
 use object_store::memory::InMemory;
 
 use crate::support::Numbers;
 use crate::support::repo::{
-    MemoryVolume, back_up, environment, in_memory, latest, options, read_back, secret, store,
+    MemoryVolume, back_up, connect, environment, in_memory, latest, options, read_back, store,
 };
 
 /// A host with a cache of its own.
 async fn host(objects: &Arc<InMemory>, cache: &Path) -> Keeper {
     let environment = Environment { cache_dir: Some(cache.into()), ..environment() };
-    let repository =
-        Repository::open(store(objects.clone()), environment, &mut || Ok(secret())).await.expect("opened");
-    repository.keeper(&default_project()).await.expect("the project")
+    connect(store(objects.clone()), environment).await.expect("opened")
 }
 
 fn copy_of(objects: &InMemory) -> Arc<InMemory> {

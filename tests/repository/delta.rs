@@ -7,17 +7,15 @@ use crate::support::Numbers;
 use crate::support::by_hand::{ByHand, delete, put};
 use crate::support::repo::{
     CHUNK, MemoryVolume, back_up, back_up_stream, commit_by_hand, default, diff_v1, init_with, latest,
-    options, read_back, reopen, secret, store,
+    options, read_back, reopen, secret, store, verify,
 };
 use cuttle::ErrorKind;
-use cuttle::cancel::Cancel;
 use cuttle::format::page::{ObjectRef, PageRef};
-use cuttle::progress::Silent;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::manifest::Manifest;
 use cuttle::repo::{InitOptions, Keeper};
 use cuttle::units::Generation;
-use cuttle::verify::{self, VerifyOptions, VerifyReport};
+use cuttle::verify::VerifyReport;
 use object_store::memory::InMemory;
 
 const C: usize = CHUNK as usize;
@@ -56,8 +54,7 @@ fn depth(chunk: &PageRef) -> usize {
 }
 
 async fn verified(project: &Keeper) -> VerifyReport {
-    let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
-    verify::run(project, options, Arc::new(Silent), Cancel::never()).await.expect("verified")
+    verify(project, true).await.expect("verified")
 }
 
 /// Every snapshot holds what its night held, and verify finds nothing.

@@ -1,10 +1,9 @@
 //! Notes and forgetting when several do it at once, and when the store fails in between.
 
-use std::future::Future;
+use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::support::fault_store::{FAULTS, FaultStore, Gate, Op};
+use crate::support::fault_store::{self, FAULTS, FaultStore, Gate, gate_at};
 use crate::support::repo::{MemoryVolume, back_up, in_memory, options, reopen};
 use cuttle::ErrorKind;
 use cuttle::repo::Keeper;
@@ -12,6 +11,13 @@ use cuttle::repo::notes::{Forgotten, Noted};
 use object_store::memory::InMemory;
 
 const VOLUME: &str = "v";
+
+/// The repository as it is seen through faults, and as it is.
+async fn two_clients(objects: &Arc<InMemory>) -> (FaultStore, Keeper, Keeper) {
+    let faults = FaultStore::new(objects.clone());
+    let (slow, quick) = (reopen(Arc::new(faults.clone())).await, reopen(objects.clone()).await);
+    (faults, slow.expect("opened"), quick.expect("opened"))
+}
 
 /// A repository with two snapshots of a volume.
 async fn two_nights() -> Arc<InMemory> {
@@ -44,23 +50,14 @@ async fn tag(project: &Keeper, noted: &Noted, tag: &str) -> cuttle::Result<()> {
     project.notes().change(noted, |note| note.tags.push(tag.to_owned())).await.map(drop)
 }
 
-/// Holds the `k`-th request from now on.
-fn gate_at(faults: &FaultStore, k: usize) -> Gate {
-    let count = AtomicUsize::new(0);
-    faults.gate(move |_: &Op| count.fetch_add(1, Ordering::Relaxed) == k)
-}
-
 /// Does something while the work waits at the gate; `None` when the work never comes to it.
-async fn held<T>(work: impl Future<Output = T>, mut gate: Gate, meanwhile: impl AsyncFnOnce()) -> Option<T> {
-    tokio::pin!(work);
-    tokio::select! {
-        biased;
-        _ = &mut work => return None,
-        () = gate.reached() => {}
-    }
-    meanwhile().await;
-    gate.open();
-    Some(work.await)
+async fn held<T: Debug>(
+    work: impl Future<Output = T>,
+    gate: Gate,
+    meanwhile: impl AsyncFnOnce(),
+) -> Option<T> {
+    let (done, reached) = fault_store::held(work, gate, meanwhile()).await;
+    reached.then_some(done)
 }
 
 /// Never do both believe that they had their will.
@@ -72,9 +69,7 @@ async fn protecting_and_forgetting_at_once_is_told_to_one_of_them() {
         for k in 0.. {
             let context = format!("protector waits: {protector_waits}, request {k}");
             let objects = Arc::new(start.fork());
-            let faults = FaultStore::new(objects.clone());
-            let (slow, quick) = (reopen(Arc::new(faults.clone())).await, reopen(objects.clone()).await);
-            let (slow, quick) = (slow.expect("opened"), quick.expect("opened"));
+            let (faults, slow, quick) = two_clients(&objects).await;
             let noted = older(&quick).await.expect("live");
             let gate = gate_at(&faults, k);
             let (mut protected, mut forgotten) = (None, None);
@@ -122,9 +117,7 @@ async fn two_who_change_a_note_at_once_both_have_their_will() {
     let start = two_nights().await;
     for k in 0.. {
         let objects = Arc::new(start.fork());
-        let faults = FaultStore::new(objects.clone());
-        let (slow, quick) = (reopen(Arc::new(faults.clone())).await, reopen(objects.clone()).await);
-        let (slow, quick) = (slow.expect("opened"), quick.expect("opened"));
+        let (faults, slow, quick) = two_clients(&objects).await;
         let noted = older(&quick).await.expect("live");
         let gate = gate_at(&faults, k);
         let other = async || {

@@ -8,6 +8,7 @@ use crate::support::by_hand::{get, names, put};
 use crate::support::fault_store::{FaultStore, Op, OpKind};
 use crate::support::repo::{
     CHUNK, MemoryVolume, back_up, back_up_stream, environment, init_on, latest, options, secret, store,
+    verify,
 };
 use cuttle::cancel::Cancel;
 use cuttle::keys::Unlock;
@@ -15,7 +16,6 @@ use cuttle::progress::Silent;
 use cuttle::repo::{Keeper, Repository};
 use cuttle::restore::{self, RestoreOptions};
 use cuttle::sink::pipe::PipeSink;
-use cuttle::verify::{self, VerifyOptions};
 use cuttle::{ErrorKind, Result};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -54,8 +54,7 @@ async fn evening(project: &Keeper, volume: &Arc<MemoryVolume>) {
     let (progress, cancel) = (Arc::new(Silent), Cancel::never());
     let restored = restore::run(project, &snapshot, sink, RestoreOptions::default(), progress, cancel).await;
     restored.expect("restored");
-    let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
-    let report = verify::run(project, options, Arc::new(Silent), Cancel::never()).await.expect("verified");
+    let report = verify(project, true).await.expect("verified");
     assert!(report.ok(), "{:?}", report.damage);
 }
 
@@ -113,10 +112,7 @@ async fn what_is_moved_between_projects_does_not_open() {
                 assert_eq!(error.kind(), expected, "{moved}: {error}");
                 continue;
             }
-            let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
-            let project = opened.expect("opened");
-            let report = verify::run(&project, options, Arc::new(Silent), Cancel::never()).await;
-            let damage = report.expect("verified").damage;
+            let damage = verify(&opened.expect("opened"), true).await.expect("verified").damage;
             let replaced = to.contains("/log/") || to.contains("/volumes/");
             assert_eq!(damage.is_empty(), !replaced, "{moved}: {damage:?}");
         }

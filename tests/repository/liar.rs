@@ -2,23 +2,21 @@
 //! store is well again every snapshot is there that was acknowledged.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::support::Numbers;
 use crate::support::buckets::gcs_config;
 use crate::support::fault_store::{Fault, FaultStore, OpKind};
 use crate::support::gcs_fake::{GcsFake, Lie as Answers};
 use crate::support::repo::{
-    CHUNK, MemoryVolume, back_up, environment, init_on, latest, options, read_back, secret,
+    self, CHUNK, MemoryVolume, back_up, environment, hasty, init_on, latest, options, read_back,
 };
 use cuttle::cancel::{self, Cancel, Canceller};
 use cuttle::error::Context;
 use cuttle::forget;
 use cuttle::progress::{Progress, Silent, Step};
 use cuttle::prune::{self, PruneOptions};
-use cuttle::repo::{Keeper, Repository, default_project};
+use cuttle::repo::Keeper;
 use cuttle::store::{Limits, Store, StoreConfig};
-use cuttle::verify::{self, VerifyOptions};
 use cuttle::{Error, ErrorKind, Result};
 use object_store::memory::InMemory;
 
@@ -107,18 +105,11 @@ impl Lie {
 }
 
 fn quick() -> Limits {
-    Limits {
-        attempts_max: 3,
-        backoff_first: Duration::ZERO,
-        backoff_max: Duration::ZERO,
-        jitter_seed: Some(7),
-        ..Limits::default()
-    }
+    Limits { attempts_max: 3, ..hasty() }
 }
 
 async fn connect(store: Store) -> Result<Keeper> {
-    let repository = Repository::open(store, environment(), &mut || Ok(secret())).await?;
-    repository.keeper(&default_project()).await
+    repo::connect(store, environment()).await
 }
 
 fn prune_options() -> PruneOptions {
@@ -257,8 +248,7 @@ impl World {
 }
 
 async fn verified(project: &Keeper) -> Result<()> {
-    let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
-    let found = verify::run(project, options, Arc::new(Silent), Cancel::never()).await?;
+    let found = repo::verify(project, true).await?;
     match found.ok() {
         true => Ok(()),
         false => Err(Error::corrupt(format!("{found:?}"))),

@@ -7,17 +7,17 @@ use crate::support::Numbers;
 use crate::support::by_hand::{delete, get, names, put};
 use crate::support::fault_store::{Fault, FaultStore, OpKind};
 use crate::support::repo::{
-    CHUNK, MemoryVolume, back_up, back_up_stream, default, diff_v1, environment, init_with, latest, options,
-    read_back, secret, store,
+    self, CHUNK, MemoryVolume, back_up, back_up_stream, default, diff_v1, environment, init_with, latest,
+    options, read_back, store,
 };
 use cuttle::backup::{BackupOptions, BackupReport};
 use cuttle::cancel::Cancel;
 use cuttle::forget;
 use cuttle::progress::Silent;
 use cuttle::prune::{self, PruneOptions, PruneReport};
-use cuttle::repo::{InitOptions, Keeper, Repository};
+use cuttle::repo::{InitOptions, Keeper};
 use cuttle::verify::repair::{self, RepairOptions, RepairReport};
-use cuttle::verify::{self, VerifyOptions, VerifyReport};
+use cuttle::verify::{VerifyOptions, VerifyReport};
 use object_store::memory::InMemory;
 
 const C: usize = CHUNK as usize;
@@ -61,8 +61,7 @@ impl Bench {
     }
 
     async fn verify(&self, read_data: bool) -> VerifyReport {
-        let options = VerifyOptions { read_data, ..VerifyOptions::default() };
-        verify::run(&self.project, options, Arc::new(Silent), Cancel::never()).await.expect("verified")
+        repo::verify(&self.project, read_data).await.expect("verified")
     }
 
     /// Without any source but the repository itself.
@@ -295,9 +294,7 @@ async fn a_lost_page_is_not_built_upon() {
             true => {
                 let environment =
                     cuttle::repo::Environment { cache_dir: Some(dir.path().to_owned()), ..environment() };
-                let opened =
-                    Repository::open(store(bench.memory.clone()), environment, &mut || Ok(secret())).await;
-                default(&opened.expect("opened")).await
+                repo::connect(store(bench.memory.clone()), environment).await.expect("opened")
             }
         };
         let volume = MemoryVolume::new(content(7, 1100));

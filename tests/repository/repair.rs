@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use crate::support::Numbers;
 use crate::support::by_hand::{ByHand, delete, get, names, put};
 use crate::support::fault_store::{Fault, FaultStore, OpKind};
+use crate::support::memory_sink::MemoryReader;
 use crate::support::repo::{
-    CHUNK, MemoryVolume, back_up, commit_by_hand, default, environment, options, secret,
+    self, CHUNK, MemoryVolume, back_up, commit_by_hand, default, environment, hasty, options, secret,
 };
 use bytes::Bytes;
 use cuttle::cancel::Cancel;
@@ -20,7 +20,7 @@ use cuttle::progress::Silent;
 use cuttle::prune;
 use cuttle::repo::{Environment, InitOptions, Keeper, Project, Repository};
 use cuttle::source::ReadAt;
-use cuttle::store::{Limits, Store};
+use cuttle::store::Store;
 use cuttle::verify::repair::{self, RepairOptions, RepairReport, Source, Sources};
 use cuttle::verify::{self, Problem, ScrubOptions, VerifyOptions, VerifyReport};
 use cuttle::volume::Identity;
@@ -51,15 +51,6 @@ struct Bench {
     project: Keeper,
 }
 
-fn hasty() -> Limits {
-    Limits {
-        backoff_first: Duration::from_micros(1),
-        backoff_max: Duration::from_micros(10),
-        jitter_seed: Some(1),
-        ..Limits::default()
-    }
-}
-
 impl Bench {
     async fn new(encrypted: bool, cache: Option<&FilePath>) -> Self {
         let memory = Arc::new(InMemory::new());
@@ -80,8 +71,7 @@ impl Bench {
     }
 
     async fn verify(&self) -> VerifyReport {
-        let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
-        verify::run(&self.project, options, Arc::new(Silent), Cancel::never()).await.expect("verified")
+        repo::verify(&self.project, true).await.expect("verified")
     }
 
     async fn try_repair(&self, sources: Sources, dry_run: bool) -> Result<RepairReport> {
@@ -139,25 +129,9 @@ impl Bench {
     }
 }
 
-/// A volume in memory, to be looked into.
-struct Content(Vec<u8>);
-
-impl ReadAt for Content {
-    fn size_bytes(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<()> {
-        let at = offset_bytes as usize;
-        let found = self.0.get(at..at + buf.len()).ok_or_else(|| Error::invalid("past the end"))?;
-        buf.copy_from_slice(found);
-        Ok(())
-    }
-}
-
 fn from(contents: &[&[u8]]) -> Sources {
     let source =
-        |content: &&[u8]| Source { label: "volume".into(), reader: Arc::new(Content(content.to_vec())) };
+        |content: &&[u8]| Source { label: "volume".into(), reader: MemoryReader::of(content.to_vec()) };
     Sources { named: contents.iter().map(source).collect(), ..Sources::default() }
 }
 
@@ -336,10 +310,10 @@ async fn a_volume_is_looked_for_where_it_was_backed_up_from() {
         seen.lock().expect("not poisoned").push(point.map(|p| p.name.clone()));
         match point {
             Some(point) if point.name == second => {
-                Ok(Source { label: "base".into(), reader: Arc::new(Content(new.clone())) })
+                Ok(Source { label: "base".into(), reader: MemoryReader::of(new.clone()) })
             }
             Some(_) => Err(Error::not_found("removed since")),
-            None => Ok(Source { label: "head".into(), reader: Arc::new(Content(old.clone())) }),
+            None => Ok(Source { label: "head".into(), reader: MemoryReader::of(old.clone()) }),
         }
     });
     let report = bench.repair(Sources { origins: Some(open), ..Sources::default() }).await;

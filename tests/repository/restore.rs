@@ -4,12 +4,13 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use crate::support::Numbers;
 use crate::support::fault_store::{FAULTS, Fault, FaultStore, OpKind};
 use crate::support::nights::nights;
-use crate::support::repo::{CHUNK, MemoryVolume, back_up, default, init_on, latest, options, store};
+use crate::support::repo::{
+    self, CHUNK, MemoryVolume, back_up, default, hasty, init_on, latest, options, store,
+};
 use cuttle::cancel::Cancel;
 use cuttle::progress::{Progress, Silent, Step};
 use cuttle::repo::Keeper;
@@ -18,7 +19,7 @@ use cuttle::restore::{self, RestoreOptions, RestoreReport};
 use cuttle::sink::pipe::PipeSink;
 use cuttle::sink::raw_file::RawFileSink;
 use cuttle::sink::{Existing, Sink};
-use cuttle::store::{Limits, Store, StoreConfig};
+use cuttle::store::{Store, StoreConfig};
 use cuttle::verify;
 use cuttle::{ErrorKind, Result};
 use object_store::ObjectStore;
@@ -64,9 +65,7 @@ async fn every_night_comes_back_to_files_and_pipes() {
             let pipe = Arc::into_inner(pipe).expect("nobody else has it");
             assert!(pipe.into_inner() == *content, "seed {seed}, night {night}");
         }
-        let options = verify::VerifyOptions { read_data: true, ..verify::VerifyOptions::default() };
-        let report =
-            verify::run(&project, options, Arc::new(Silent), Cancel::never()).await.expect("verified");
+        let report = repo::verify(&project, true).await.expect("verified");
         assert!(report.ok(), "{:?}", report.damage);
         let store = project.repository().store();
         let scrubbed =
@@ -128,16 +127,6 @@ async fn a_rewind_fetches_only_what_differs() {
     // Four chunks and one page.
     assert_eq!(report.ledger.get_requests, 5);
     assert!(fs::read(&path).expect("there") == first);
-}
-
-/// Retries without waiting.
-fn hasty() -> Limits {
-    Limits {
-        backoff_first: Duration::from_micros(1),
-        backoff_max: Duration::from_micros(10),
-        jitter_seed: Some(1),
-        ..Limits::default()
-    }
 }
 
 /// A repository behind a store that can be made to fail, with one snapshot in it.

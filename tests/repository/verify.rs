@@ -1,29 +1,18 @@
 //! Verifies real backups: whole ones, hurt ones, and ones behind a store that answers badly.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::support::Numbers;
+use crate::support::by_hand::{delete, names};
 use crate::support::fault_store::{Fault, FaultStore};
-use crate::support::repo::{CHUNK, MemoryVolume, back_up, default, init_on, latest, options};
+use crate::support::repo::{self, CHUNK, MemoryVolume, back_up, default, hasty, init_on, latest, options};
 use cuttle::ErrorKind;
 use cuttle::cancel::Cancel;
 use cuttle::progress::Silent;
 use cuttle::repo::Keeper;
-use cuttle::store::{Limits, Store};
+use cuttle::store::Store;
 use cuttle::verify::{self, Problem, ScrubOptions, Slice, VerifyOptions, VerifyReport};
-use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
-use object_store::path::Path;
-
-fn hasty() -> Limits {
-    Limits {
-        backoff_first: Duration::from_micros(1),
-        backoff_max: Duration::from_micros(10),
-        jitter_seed: Some(1),
-        ..Limits::default()
-    }
-}
 
 struct Bench {
     memory: Arc<InMemory>,
@@ -48,18 +37,11 @@ impl Bench {
     }
 
     async fn verify(&self, read_data: bool) -> VerifyReport {
-        let options = VerifyOptions { read_data, ..VerifyOptions::default() };
-        verify::run(&self.project, options, Arc::new(Silent), Cancel::never()).await.expect("verified")
+        repo::verify(&self.project, read_data).await.expect("verified")
     }
 
     async fn chunks(&self) -> Vec<String> {
-        let store = Store::with_object_store(self.memory.clone(), Limits::default());
-        let all = store.list("projects/default/chunks", None).await.expect("listed");
-        all.into_iter().map(|info| info.key).collect()
-    }
-
-    async fn delete(&self, key: &str) {
-        self.memory.delete(&Path::from(key)).await.expect("deleted");
+        names(&*self.memory, "projects/default/chunks/").await
     }
 }
 
@@ -75,7 +57,7 @@ async fn what_a_short_listing_hides_is_asked_for_before_it_is_called_missing() {
     let asked = bench.project.repository().store().ledger() - before;
     // One for each hidden chunk, and what confirms the ends of catalog and log.
     assert!((30..40).contains(&asked.head_requests), "{asked:?}");
-    bench.delete(&missing).await;
+    delete(&*bench.memory, &missing).await;
     let report = bench.verify(false).await;
     let [damage] = &report.damage[..] else { panic!("{:?}", report.damage) };
     assert_eq!((&damage.object, damage.problem), (&missing, Problem::Missing));
@@ -111,8 +93,7 @@ async fn an_object_that_the_store_does_not_give_is_reported_and_the_rest_verifie
 async fn a_store_that_answers_nothing_ends_the_run() {
     let bench = Bench::new(50).await;
     bench.faults.fail_always_for(|op| op.key.contains("/chunks/"), Fault::Status(503));
-    let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
-    let error = verify::run(&bench.project, options, Arc::new(Silent), Cancel::never()).await;
+    let error = repo::verify(&bench.project, true).await;
     assert_eq!(error.expect_err("no chunk can be read").kind(), ErrorKind::Unavailable);
 }
 
@@ -133,7 +114,7 @@ async fn all_slices_together_find_each_damage_once() {
     let bench = Bench::new(80).await;
     let chunks = bench.chunks().await;
     for at in [0, 30, chunks.len() - 1] {
-        bench.delete(&chunks[at]).await;
+        delete(&*bench.memory, &chunks[at]).await;
     }
     for of in [1, 4, 9] {
         for read_data in [true, false] {

@@ -49,9 +49,7 @@ fn get(place: &str, path: &str, start: usize, len: usize) -> Vec<u8> {
 fn many_readers_stay_within_its_memory() {
     let cuttle = Cuttle::in_folder();
     let content = Arc::new(Numbers::new(1).bytes(SIZE));
-    let disk = cuttle.home().join("disk");
-    fs::write(&disk, &*content).expect("a disk");
-    cuttle.backup(&[&disk.display().to_string(), "--volume", "vm"]);
+    cuttle.backup_of("vm", &content);
     let memory = format!("{MEMORY_MIB}MiB");
     let mut command = cuttle.command(&["--json", "serve", "--listen", "127.0.0.1:0", "--memory", &memory]);
     let mut server = Ended(command.stdout(Stdio::piped()).spawn().expect("start it"));

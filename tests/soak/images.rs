@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::Numbers;
+use crate::support::numbers::{Numbers, random};
 
 pub type Hash = [u8; 32];
 
@@ -60,11 +60,4 @@ impl Image {
 
 pub fn hash(bytes: &[u8]) -> Hash {
     blake3::hash(bytes).into()
-}
-
-/// Bytes that look random, the same for the same seed.
-fn random(seed: u64, len: usize) -> Vec<u8> {
-    let mut out = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
-    out
 }

@@ -8,7 +8,7 @@ use cuttle::store::{Store, StoreConfig};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{self, buckets::S3};
+use crate::support::buckets::S3;
 
 /// A run that takes longer hangs. A prune among many, on a machine of a few processors, may take several minutes: it
 /// waits for slow backups, and finishes what others began.
@@ -42,7 +42,7 @@ impl Place {
 
     /// A new repository on the test RGW; absent, the test is skipped.
     pub fn rgw(name: &str) -> Option<Self> {
-        let s3 = S3::new(&support::server("CUTTLE_TEST_RGW")?, "AKTEST", "SKTEST");
+        let s3 = S3::on_rgw()?;
         let place = Self::new(|_| s3.config(BUCKET, &format!("{name}-{}", std::process::id())));
         place.runtime.block_on(s3.create_bucket(BUCKET));
         Some(place)

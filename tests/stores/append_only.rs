@@ -2,36 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::support::Numbers;
-use crate::support::buckets::S3;
+use crate::support::buckets::{S3, fresh};
 use crate::support::by_hand::{get, names, put};
 use crate::support::fault_store::{FaultStore, Known};
+use crate::support::memory_sink::MemoryReader;
 use crate::support::repo::{
-    CHUNK, MemoryVolume, back_up, default, init_on, latest, options, read_back, reopen,
+    CHUNK, MemoryVolume, back_up, default, hasty, init_on, latest, options, read_back, reopen, verify,
 };
 use bytes::Bytes;
 use cuttle::cancel::Cancel;
 use cuttle::progress::Silent;
 use cuttle::repo::Keeper;
-use cuttle::source::ReadAt;
-use cuttle::store::{Created, Limits, Store};
+use cuttle::store::{Created, Store};
+use cuttle::verify::VerifyOptions;
 use cuttle::verify::repair::{self, RepairOptions, Source, Sources};
-use cuttle::verify::{self, VerifyOptions};
 use cuttle::{ErrorKind, Result};
 use object_store::memory::InMemory;
 
 const C: usize = CHUNK as usize;
-
-fn hasty() -> Limits {
-    Limits {
-        backoff_first: Duration::from_micros(1),
-        backoff_max: Duration::from_micros(10),
-        jitter_seed: Some(1),
-        ..Limits::default()
-    }
-}
 
 async fn all(memory: &InMemory) -> BTreeMap<String, Bytes> {
     let mut all = BTreeMap::new();
@@ -43,9 +33,7 @@ async fn all(memory: &InMemory) -> BTreeMap<String, Bytes> {
 }
 
 async fn verified(project: &Keeper) -> bool {
-    let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
-    let found = verify::run(project, options, Arc::new(Silent), Cancel::never()).await.expect("verified");
-    found.ok()
+    verify(project, true).await.expect("verified").ok()
 }
 
 /// Some nights of a volume: each snapshot is read back whole.
@@ -57,19 +45,6 @@ async fn nights(project: &Keeper, volume: &str, count: usize) {
         assert_eq!(read_back(project, &snapshot).await.expect("read"), source.content());
         // What one night has, the next has in another place: a create that finds the chunk.
         source.edit(|content| content.rotate_right((night + 1) * C));
-    }
-}
-
-struct Content(Vec<u8>);
-
-impl ReadAt for Content {
-    fn size_bytes(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<()> {
-        buf.copy_from_slice(&self.0[offset_bytes as usize..][..buf.len()]);
-        Ok(())
     }
 }
 
@@ -123,7 +98,7 @@ async fn a_repair_by_who_may_only_add_brings_back_what_is_missing_and_no_more() 
     let chunks = names(&*memory, "projects/default/chunks/").await;
     put(&*memory, &chunks[0], "rotten").await;
     crate::support::by_hand::delete(&*memory, &chunks[1]).await;
-    let named = vec![Source { label: "v".into(), reader: Arc::new(Content(content)) }];
+    let named = vec![Source { label: "v".into(), reader: MemoryReader::of(content) }];
     let sources = Sources { named, ..Sources::default() };
     let verify = VerifyOptions { read_data: true, ..VerifyOptions::default() };
     let options = RepairOptions { verify, sources, dry_run: false };
@@ -153,21 +128,16 @@ fn documented_policy(bucket: &str, is_rgw: bool) -> String {
     })
 }
 
-fn fresh(name: &str) -> String {
-    format!("cuttle-{name}-{}", std::process::id())
-}
-
 #[tokio::test]
 async fn rgw_gives_each_role_what_the_docs_say_and_no_more() {
-    let Some(endpoint) = crate::support::server("CUTTLE_TEST_RGW") else { return };
-    let owner = S3::new(&endpoint, "AKTEST", "SKTEST");
+    let Some(owner) = S3::on_rgw() else { return };
     let bucket = fresh("roles");
     owner.create_bucket(&bucket).await;
     let answer =
         owner.request("PUT", &format!("{bucket}?policy="), &[], &documented_policy(&bucket, true)).await;
     assert!(answer.status().is_success(), "{}", answer.status());
     let store = |key: &str, secret: &str| {
-        Store::open(&S3::new(&endpoint, key, secret).config(&bucket, "ceph")).expect("a store")
+        Store::open(&S3::new(&owner.endpoint, key, secret).config(&bucket, "ceph")).expect("a store")
     };
     let (host, pruner, restorer) =
         (store("AKHOST", "SKHOST"), store("AKPRUNE", "SKPRUNE"), store("AKRESTORE", "SKRESTORE"));
@@ -195,8 +165,7 @@ async fn rgw_gives_each_role_what_the_docs_say_and_no_more() {
 
 #[tokio::test]
 async fn what_is_locked_is_not_deleted_and_what_is_deleted_can_be_had_back() {
-    let Some(endpoint) = crate::support::server("CUTTLE_TEST_MOTO") else { return };
-    let s3 = S3::new(&endpoint, "any", "any");
+    let Some(s3) = S3::on_moto() else { return };
     let bucket = fresh("locked");
     s3.create_locking_bucket(&bucket).await;
     let store = Store::open(&s3.config(&bucket, "ceph")).expect("a store");
@@ -227,8 +196,7 @@ async fn what_is_locked_is_not_deleted_and_what_is_deleted_can_be_had_back() {
 
 #[tokio::test]
 async fn prune_leaves_what_is_locked_and_its_deletions_can_be_undone() {
-    let Some(endpoint) = crate::support::server("CUTTLE_TEST_MOTO") else { return };
-    let s3 = S3::new(&endpoint, "any", "any");
+    let Some(s3) = S3::on_moto() else { return };
     let bucket = fresh("locked-prune");
     s3.create_locking_bucket(&bucket).await;
     let store = Store::open(&s3.config(&bucket, "ceph")).expect("a store");

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::support::buckets::{S3, azurite_config, create_azurite_container, gcs_config, quick};
+use crate::support::buckets::{S3, azurite_config, create_azurite_container, fresh, gcs_config, quick};
 use crate::support::gcs_fake::GcsFake;
 use bytes::Bytes;
 use cuttle::ErrorKind;
@@ -246,11 +246,6 @@ fn open(config: &StoreConfig) -> Store {
     Store::open(config).expect("open the store")
 }
 
-/// Fresh for each run, so that servers left from an earlier one do no harm.
-fn fresh(name: &str) -> String {
-    format!("cuttle-{name}-{}", std::process::id())
-}
-
 #[tokio::test]
 async fn memory() {
     let store = Store::with_object_store(Arc::new(InMemory::new()), quick());
@@ -278,8 +273,7 @@ async fn local_directory_with_fsync() {
 
 #[tokio::test]
 async fn rgw() {
-    let Some(endpoint) = crate::support::server("CUTTLE_TEST_RGW") else { return };
-    let s3 = S3::new(&endpoint, "AKTEST", "SKTEST");
+    let Some(s3) = S3::on_rgw() else { return };
     let bucket = fresh("conformance");
     s3.create_bucket(&bucket).await;
     suite(&open(&s3.config(&bucket, "pre/fix")), S3_PAGES).await;
@@ -287,8 +281,7 @@ async fn rgw() {
 
 #[tokio::test]
 async fn moto() {
-    let Some(endpoint) = crate::support::server("CUTTLE_TEST_MOTO") else { return };
-    let s3 = S3::new(&endpoint, "any", "any");
+    let Some(s3) = S3::on_moto() else { return };
     let bucket = fresh("conformance");
     s3.create_bucket(&bucket).await;
     // It looks whether an object is there and then puts it, on several threads (moto/s3/responses.py), and was seen to let two

@@ -11,6 +11,11 @@ const AZURITE_ACCOUNT: &str = "devstoreaccount1";
 const AZURITE_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
+/// A bucket's name, fresh for each run, so that servers left from an earlier one do no harm.
+pub fn fresh(name: &str) -> String {
+    format!("cuttle-{name}-{}", std::process::id())
+}
+
 /// An S3 service and who may use it.
 #[derive(Debug, Clone)]
 pub struct S3 {
@@ -23,6 +28,16 @@ impl S3 {
     pub fn new(endpoint: &str, key_id: &str, secret: &str) -> Self {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         Self { endpoint, key_id: key_id.to_owned(), secret: secret.to_owned() }
+    }
+
+    /// The test RGW; absent, the test is skipped.
+    pub fn on_rgw() -> Option<Self> {
+        Some(Self::new(&super::server("CUTTLE_TEST_RGW")?, "AKTEST", "SKTEST"))
+    }
+
+    /// moto; absent, the test is skipped.
+    pub fn on_moto() -> Option<Self> {
+        Some(Self::new(&super::server("CUTTLE_TEST_MOTO")?, "any", "any"))
     }
 
     /// The environment variables with which an operator would name it.

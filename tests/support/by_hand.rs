@@ -11,12 +11,14 @@ use cuttle::format::gc::{BeginRecord, Condemned, DoneRecord, PartRef, RosterEntr
 use cuttle::format::names::{ContentKind, ContentName};
 use cuttle::format::page::{ObjectRef, Page, PageRef, count_of_page};
 use cuttle::format::record::{
-    EndRecord, ForgetRecord, KeySlotRecord, OpenRecord, Outcome, ProjectRecord, RepositoryRecord, Snapshot,
+    BackupStats, EndRecord, ForgetRecord, KeySlotRecord, OpenRecord, Outcome, ProjectRecord,
+    RepositoryRecord, Snapshot,
 };
 use cuttle::format::table::{self, TableEntry};
 use cuttle::format::{ObjectName, ObjectType, Record};
 use cuttle::keys::{MasterKey, ProjectKeys, SealingKey, Unlock};
-use cuttle::units::{ChunkId, Generation, ProjectName, Sequence, VolumeNumber};
+use cuttle::units::{ChunkId, Generation, Geometry, ProjectName, Sequence, VolumeNumber};
+use cuttle::volume::{Identity, ImageLayout};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -52,6 +54,30 @@ pub async fn names(objects: &dyn ObjectStore, prefix: &str) -> Vec<String> {
     names.retain(|name| name.starts_with(prefix));
     names.sort();
     names
+}
+
+/// The record of a snapshot of a stream, which says no more than it must.
+pub fn snapshot(volume: VolumeNumber, sequence: Sequence, geometry: Geometry, root: Vec<u8>) -> Snapshot {
+    Snapshot {
+        volume,
+        sequence,
+        generation: Generation(0),
+        size_bytes: geometry.size_bytes,
+        chunk_size_bytes: geometry.chunk_size_bytes,
+        identity: Identity::Stream,
+        point: None,
+        layout: ImageLayout::default(),
+        host: "test".into(),
+        program: "test".into(),
+        started_unix_ms: 0,
+        tags: Vec::new(),
+        parent: None,
+        full_read: true,
+        nights_since_full: 0,
+        sample_cursor: 0,
+        stats: BackupStats::default(),
+        root,
+    }
 }
 
 impl ByHand {

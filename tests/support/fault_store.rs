@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -129,6 +130,35 @@ impl Gate {
     pub fn open(self) {
         self.open.send(true).expect("the operation still waits");
     }
+}
+
+/// Holds the `k`-th request from now on.
+pub fn gate_at(faults: &FaultStore, k: usize) -> Gate {
+    let seen = AtomicUsize::new(0);
+    faults.gate(move |_| seen.fetch_add(1, Ordering::Relaxed) == k)
+}
+
+/// Does something, and something else while it waits at a gate. Whether it came to the gate is told.
+pub async fn held<T: fmt::Debug>(
+    work: impl Future<Output = T>,
+    mut gate: Gate,
+    meanwhile: impl Future<Output = ()>,
+) -> (T, bool) {
+    tokio::pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => return (done, false),
+        () = gate.reached() => {}
+    }
+    tokio::pin!(meanwhile);
+    // The held one goes on with whatever does not need the request.
+    tokio::select! {
+        biased;
+        done = &mut work => panic!("it ended at a closed gate: {done:?}"),
+        () = &mut meanwhile => {}
+    }
+    gate.open();
+    (work.await, true)
 }
 
 impl FaultStore {

@@ -1,7 +1,8 @@
-//! Helpers that the integration tests share. Each test binary uses some of them.
+//! The test kit. Each test binary uses some of it; the library's unit tests use what `src/testing.rs` names, which says how.
 #![allow(dead_code)]
 
 pub mod apply;
+pub mod bench;
 pub mod buckets;
 pub mod by_hand;
 pub mod ceph;
@@ -10,16 +11,21 @@ pub mod ext4;
 pub mod fault_store;
 pub mod gcs_fake;
 pub mod http_script;
+pub mod memory_sink;
 pub mod nights;
+pub mod numbers;
 pub mod own_cluster;
 pub mod program;
 pub mod qemu;
 pub mod repo;
 pub mod sink_suite;
 pub mod timed_store;
+pub mod warnings;
 
 use std::fs::OpenOptions;
 use std::io::Write;
+
+pub use numbers::Numbers;
 
 /// Notes that the running test cannot do its work here, and why. Return from the test after it.
 ///
@@ -43,28 +49,4 @@ pub fn server(variable: &str) -> Option<String> {
         skip(&format!("{variable} is not set: `cargo xtask test` starts this server"));
     }
     value
-}
-
-/// Pseudo-random numbers from a seed, the same each time.
-pub struct Numbers(u64);
-
-impl Numbers {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| (self.next() >> 32) as u8).collect()
-    }
 }

@@ -15,23 +15,7 @@ pub async fn nights(project: &Keeper, seed: u64, count: usize) -> Vec<(SnapshotE
     for _ in 0..count {
         back_up(project, &volume, &options("v")).await.expect("backed up");
         out.push((latest(project, "v").await, volume.content()));
-        volume.edit(|content| {
-            for _ in 0..numbers.below(8) {
-                match numbers.below(5) {
-                    0 => content.truncate(numbers.below(content.len() as u64 + 1) as usize),
-                    1 => content.resize(content.len() + numbers.below(200_000) as usize, 0),
-                    _ if content.is_empty() => {}
-                    kind => {
-                        let at = numbers.below(content.len() as u64) as usize;
-                        let len = (numbers.below(100_000) as usize).min(content.len() - at);
-                        match kind {
-                            2 => content[at..at + len].fill(0),
-                            _ => content[at..at + len].copy_from_slice(&numbers.bytes(len)),
-                        }
-                    }
-                }
-            }
-        });
+        volume.edit(|content| numbers.edit(content, 100_000));
     }
     out
 }

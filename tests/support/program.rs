@@ -44,8 +44,7 @@ impl Cuttle {
 
     /// A new, encrypted repository on the test RGW; absent, the test is skipped.
     pub fn on_rgw(name: &str) -> Option<Self> {
-        let s3 = S3::new(&super::server("CUTTLE_TEST_RGW")?, "AKTEST", "SKTEST");
-        Some(Self::on_s3(&s3, "nightly", name))
+        Some(Self::on_s3(&S3::on_rgw()?, "nightly", name))
     }
 
     /// A new, encrypted repository in a bucket, which is made if need be.
@@ -127,6 +126,13 @@ impl Cuttle {
         let summary = volumes.pop().expect("a summary");
         assert_eq!(summary["message_type"], "summary");
         Night { volumes, summary, stderr: said.stderr }
+    }
+
+    /// Backs a file up that holds this, however large it was before.
+    pub fn backup_of(&self, volume: &str, content: &[u8]) -> Night {
+        let disk = self.home().join("disk");
+        std::fs::write(&disk, content).expect("write the disk");
+        self.backup(&[&disk.display().to_string(), "--volume", volume, "--accept-smaller"])
     }
 
     /// The newest snapshot of a volume, as `cuttle snapshots --json` shows it.

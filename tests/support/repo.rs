@@ -2,27 +2,31 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cuttle::backup::{self, BackupOptions, BackupReport, Input};
 use cuttle::cancel::Cancel;
 use cuttle::clock::SystemClock;
 use cuttle::diff::Limits as StreamLimits;
 use cuttle::format::PageRef;
-use cuttle::format::record::{BackupStats, Snapshot};
+use cuttle::format::record::{Snapshot, VolumeRecord};
 use cuttle::keys::Unlock;
 use cuttle::progress::Silent;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::manifest::{Manifest, ManifestBuilder};
 use cuttle::repo::session::{Committed, Session};
-use cuttle::repo::{Admin, Environment, InitOptions, Keeper, Repository};
+use cuttle::repo::{Admin, Environment, InitOptions, Keeper, Repository, default_project};
 use cuttle::source::diff_stream;
 use cuttle::source::{Changes, Content, Extent, FreezeRequest, Frozen, ReadAt, Volume};
 use cuttle::store::{Limits, Store};
 use cuttle::units::{ChunkIndex, Geometry, Sequence};
+use cuttle::verify::{self, VerifyOptions, VerifyReport};
 use cuttle::volume::{Identity, ImageLayout, Made, SnapshotPoint};
 use cuttle::{Error, Result};
 use object_store::ObjectStore;
 use zeroize::Zeroizing;
+
+use super::by_hand;
 
 /// Small chunks make small volumes interesting.
 pub const CHUNK: u32 = 4096;
@@ -43,6 +47,12 @@ pub fn environment() -> Environment {
 
 pub fn store(inner: Arc<dyn ObjectStore>) -> Store {
     Store::with_object_store(inner, Limits::default())
+}
+
+/// Tries again without waiting.
+pub fn hasty() -> Limits {
+    let backoff = Duration::ZERO;
+    Limits { backoff_first: backoff, backoff_max: backoff, jitter_seed: Some(7), ..Limits::default() }
 }
 
 /// A key file's content: fast to stretch.
@@ -67,13 +77,18 @@ pub async fn in_memory() -> (Arc<object_store::memory::InMemory>, Keeper) {
     (inner, default(&repository).await)
 }
 
+/// Opens the default project, as the next command would.
+pub async fn connect(store: Store, environment: Environment) -> Result<Keeper> {
+    let repository = Repository::open(store, environment, &mut || Ok(secret())).await?;
+    repository.keeper(&default_project()).await
+}
+
 pub async fn reopen(inner: Arc<dyn ObjectStore>) -> Result<Keeper> {
-    let repository = Repository::open(store(inner), environment(), &mut || Ok(secret())).await?;
-    repository.keeper(&cuttle::repo::default_project()).await
+    connect(store(inner), environment()).await
 }
 
 pub async fn default(repository: &Admin) -> Keeper {
-    repository.keeper(&cuttle::repo::default_project()).await.expect("the default project")
+    repository.keeper(&default_project()).await.expect("the default project")
 }
 
 /// Reads a whole snapshot, chunk by chunk.
@@ -96,6 +111,12 @@ pub async fn read_back(project: &Keeper, snapshot: &SnapshotEntry) -> Result<Vec
 
 pub async fn latest(project: &Keeper, volume: &str) -> SnapshotEntry {
     project.volumes().snapshot(volume).await.expect("a snapshot")
+}
+
+/// What verify makes of it, every byte or all but the chunks'.
+pub async fn verify(project: &Keeper, read_data: bool) -> Result<VerifyReport> {
+    let options = VerifyOptions { read_data, ..VerifyOptions::default() };
+    verify::run(project, options, Arc::new(Silent), Cancel::never()).await
 }
 
 /// It does not step back for another backup of the same volume: many tests are about two at once, and about what a killed one leaves.
@@ -151,10 +172,20 @@ pub async fn commit_by_hand(
 ) -> Sequence {
     let first = diff_v1(None, "nothing yet", 0, &[]);
     back_up_stream(project, first, &options(volume)).await.expect("a volume");
-    let geometry = Geometry::new(size_bytes, project.chunk_size_bytes()).expect("valid");
     let catalog = project.volumes().confirmed().await.expect("a catalog");
-    let volume = catalog.by_name(&volume.parse().expect("valid")).expect("the volume").clone();
-    let session = Session::register(project, &volume).await.expect("registered");
+    let volume = catalog.by_name(&volume.parse().expect("valid")).expect("the volume");
+    commit_refs(project, volume, size_bytes, refs).await
+}
+
+/// The same of a volume that is in the catalog.
+pub async fn commit_refs(
+    project: &Keeper,
+    volume: &VolumeRecord,
+    size_bytes: u64,
+    refs: impl IntoIterator<Item = (u64, PageRef)>,
+) -> Sequence {
+    let geometry = Geometry::new(size_bytes, project.chunk_size_bytes()).expect("valid");
+    let session = Session::register(project, volume).await.expect("registered");
     let base = Arc::new(Manifest::zero(project, geometry));
     let mut builder =
         ManifestBuilder::new(session.project.clone(), base, geometry, session.generation, Arc::default());
@@ -162,32 +193,15 @@ pub async fn commit_by_hand(
         builder.set(ChunkIndex(index), chunk).await.expect("set");
     }
     let root = builder.finish().await.expect("pages").encode();
-    let snapshot = Snapshot {
-        volume: volume.number,
-        sequence: session.sequence,
-        generation: session.generation,
-        size_bytes,
-        chunk_size_bytes: project.chunk_size_bytes(),
-        identity: Identity::Stream,
-        point: Some(SnapshotPoint {
-            name: "by hand".into(),
-            rbd_snap_id: 0,
-            own: false,
-            made: None,
-            objects: Default::default(),
-        }),
-        layout: ImageLayout::default(),
-        host: "test".into(),
-        program: "test".into(),
-        started_unix_ms: 0,
-        tags: Vec::new(),
-        parent: None,
-        full_read: true,
-        nights_since_full: 0,
-        sample_cursor: 0,
-        stats: BackupStats::default(),
-        root,
+    let record = by_hand::snapshot(session.volume.number, session.sequence, geometry, root);
+    let point = SnapshotPoint {
+        name: "by hand".into(),
+        rbd_snap_id: 0,
+        own: false,
+        made: None,
+        objects: Default::default(),
     };
+    let snapshot = Snapshot { generation: session.generation, point: Some(point), ..record };
     assert_eq!(session.commit(snapshot).await.expect("committed"), Committed::Done);
     session.sequence
 }

@@ -3,11 +3,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::cancel::Cancel;
-use crate::progress::{Silent, Step};
+use crate::progress::Silent;
 use crate::restore::{RestoreOptions, RestoreReport, run};
 use crate::sink::{Existing, Order};
 use crate::source::{Content, Extent, ReadAt};
-use crate::testing::{Bench, CHUNK, MemoryReader, MemorySink, Random};
+use crate::testing::{Bench, CHUNK, MemoryReader, MemorySink, Numbers, Warnings};
 
 const C: usize = CHUNK as usize;
 
@@ -22,17 +22,6 @@ impl ReadAt for Counted {
     fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> Result<()> {
         self.1.fetch_add(buf.len() as u64, Ordering::Relaxed);
         self.0.read_at(offset_bytes, buf)
-    }
-}
-
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl Progress for Warnings {
-    fn phase(&self, _name: &str, _total_bytes: Option<u64>) {}
-    fn step(&self, _step: Step) {}
-    fn warn(&self, message: &str) {
-        self.0.lock().expect("not poisoned").push(message.to_owned());
     }
 }
 
@@ -55,25 +44,6 @@ fn since(old: &[u8], new: &[u8]) -> Since {
         }
     }
     Since { size_bytes: new.len() as u64, changes, remark: None, check_command: None }
-}
-
-/// Edits of all kinds.
-fn edited(random: &mut Random, data: &[u8]) -> Vec<u8> {
-    let mut data = data.to_vec();
-    for _ in 0..random.below(6) {
-        match random.below(4) {
-            0 => data.truncate(random.below(data.len() + 1)),
-            1 => data.resize(data.len() + random.below(3 * C), 0),
-            _ if data.is_empty() => {}
-            kind => {
-                let at = random.below(data.len());
-                let len = random.below(3 * C).min(data.len() - at);
-                let new = if kind == 2 { vec![0; len] } else { random.bytes(len) };
-                data[at..at + len].copy_from_slice(&new);
-            }
-        }
-    }
-    data
 }
 
 async fn rewound(
@@ -102,20 +72,22 @@ async fn rewound(
 async fn a_rewind_from_any_backup_to_any_other_is_exact() {
     let bench = Bench::new(true).await;
     for seed in 1..=40 {
-        let mut random = Random::new(seed);
-        let size = random.below(60 * C);
-        let mut nights = vec![random.volume(size)];
+        let mut numbers = Numbers::new(seed);
+        let size = numbers.below(60 * C);
+        let mut nights = vec![numbers.volume(size)];
         for _ in 0..3 {
-            let next = edited(&mut random, nights.last().expect("one"));
+            let mut next = nights[nights.len() - 1].clone();
+            numbers.edit(&mut next, 3 * C);
             nights.push(next);
         }
         let mut backups = Vec::new();
         for night in &nights {
             backups.push(bench.backup(&format!("v{seed}"), night).await);
         }
-        let (base, wanted) = (random.below(4), random.below(4));
+        let (base, wanted) = (numbers.below(4), numbers.below(4));
         // What the image is when it is rewound has the wanted size already: the sink gave it that.
-        let mut now = edited(&mut random, &nights[base]);
+        let mut now = nights[base].clone();
+        numbers.edit(&mut now, 3 * C);
         now.resize(nights[wanted].len(), 0);
         let rewind = Rewind { base: backups[base].snapshot.clone(), since: since(&nights[base], &now) };
         let (found, ..) = rewound(&bench, &backups[wanted], now, rewind, Arc::new(Silent)).await;
@@ -126,15 +98,15 @@ async fn a_rewind_from_any_backup_to_any_other_is_exact() {
 #[tokio::test]
 async fn only_what_changed_is_read_and_only_what_differs_is_fetched() {
     let bench = Bench::new(true).await;
-    let mut random = Random::new(3);
-    let mut old = random.bytes(2000 * C);
+    let mut numbers = Numbers::new(3);
+    let mut old = numbers.text(2000 * C);
     old[700 * C..701 * C].fill(0);
     let mut newer = old.clone();
-    newer[10 * C..12 * C].copy_from_slice(&random.bytes(2 * C));
+    newer[10 * C..12 * C].copy_from_slice(&numbers.text(2 * C));
     let wanted = bench.backup("v", &old).await;
     let base = bench.backup("v", &newer).await;
     let mut now = newer.clone();
-    now[500 * C + 7..501 * C].copy_from_slice(&random.bytes(C - 7));
+    now[500 * C + 7..501 * C].copy_from_slice(&numbers.text(C - 7));
     now[700 * C + 9..700 * C + 20].fill(1);
     let rewind = Rewind { base: base.snapshot.clone(), since: since(&newer, &now) };
     let (found, report, read) = rewound(&bench, &wanted, now, rewind, Arc::new(Silent)).await;
@@ -150,8 +122,8 @@ async fn only_what_changed_is_read_and_only_what_differs_is_fetched() {
 #[tokio::test]
 async fn a_target_that_hides_a_change_is_found_out_and_read_whole() {
     let bench = Bench::new(true).await;
-    let mut random = Random::new(4);
-    let old = random.bytes(5 * C);
+    let mut numbers = Numbers::new(4);
+    let old = numbers.text(5 * C);
     let base = bench.backup("v", &old).await;
     for chunk in 0..5 {
         let mut now = old.clone();
@@ -170,13 +142,13 @@ async fn a_target_that_hides_a_change_is_found_out_and_read_whole() {
 async fn pages_that_are_the_same_in_both_are_not_read() {
     const LEAF: usize = 1024 * C;
     let bench = Bench::new(true).await;
-    let mut random = Random::new(5);
+    let mut numbers = Numbers::new(5);
     let mut old = vec![0; 30 * LEAF];
     for leaf in 0..30 {
-        old[leaf * LEAF..leaf * LEAF + C].copy_from_slice(&random.bytes(C));
+        old[leaf * LEAF..leaf * LEAF + C].copy_from_slice(&numbers.text(C));
     }
     let mut newer = old.clone();
-    newer[7 * LEAF..7 * LEAF + C].copy_from_slice(&random.bytes(C));
+    newer[7 * LEAF..7 * LEAF + C].copy_from_slice(&numbers.text(C));
     let wanted = bench.backup("v", &old).await;
     let base = bench.backup("v", &newer).await;
     let mut now = newer.clone();

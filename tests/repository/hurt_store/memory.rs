@@ -271,9 +271,7 @@ async fn whatever_this_host_opened_is_missed_by_every_look() {
             assert_eq!(error.kind(), ErrorKind::Conflict, "{what}, look {at}: {error}");
             assert!(error.message().contains(what), "{what}, look {at}: {error}");
         }
-        let options = cuttle::verify::VerifyOptions::default();
-        let (silent, never) = (Arc::new(cuttle::progress::Silent), cuttle::cancel::Cancel::never());
-        let report = cuttle::verify::run(&project, options, silent, never).await.expect("verified");
+        let report = crate::support::repo::verify(&project, false).await.expect("verified");
         // A log shows the volume that is missing to whoever remembers nothing, too.
         let is_told = |d: &cuttle::verify::Damage| {
             matches!(d.problem, cuttle::verify::Problem::WentBack | cuttle::verify::Problem::Gap)
@@ -395,10 +393,7 @@ async fn a_copy_is_set_apart_and_both_are_guarded() {
     let open = async |at: &str, trust_store: bool| {
         let config = cuttle::store::StoreConfig { url: place(at), ..cuttle::store::StoreConfig::default() };
         let environment = Environment { trust_store, ..remembering(&state) };
-        Repository::open(cuttle::store::Store::open(&config)?, environment, &mut || Ok(secret()))
-            .await?
-            .keeper(&default_project())
-            .await
+        crate::support::repo::connect(cuttle::store::Store::open(&config)?, environment).await
     };
     let put_files = async |at: &str, objects: &InMemory| {
         for name in names(objects, "").await {

@@ -13,11 +13,11 @@ use cuttle::units::{ChunkId, ChunkIndex, Generation, Sequence, VolumeNumber};
 use cuttle::{ErrorKind, Result};
 use object_store::memory::InMemory;
 
-use super::race::{gate_at, held};
+use super::race::held;
 use super::world::{VOLUME, World, connect};
 use crate::support::Numbers;
 use crate::support::by_hand::{ByHand, delete, names, put};
-use crate::support::fault_store::{Op, OpKind};
+use crate::support::fault_store::{Op, OpKind, gate_at};
 use crate::support::repo::{
     CHUNK, MemoryVolume, back_up, back_up_stream, commit_by_hand, diff_v1, environment, latest, options,
     read_back, secret,

@@ -1,21 +1,14 @@
 //! Two clients at one volume, held against each other at every request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cuttle::backup::BackupReport;
 use cuttle::repo::Environment;
 use cuttle::{ErrorKind, Result};
 
 use super::world::{Round, World, afterwards, connect, is_honest};
-use crate::support::fault_store::{FaultStore, Gate, Op, OpKind};
+use crate::support::fault_store::{self, FaultStore, Gate, OpKind, gate_at};
 use crate::support::repo::environment;
-
-/// Holds the `k`-th request from now on.
-pub fn gate_at(faults: &FaultStore, k: usize) -> Gate {
-    let seen = AtomicUsize::new(0);
-    faults.gate(move |_: &Op| seen.fetch_add(1, Ordering::Relaxed) == k)
-}
 
 fn other_host(process: u32) -> Environment {
     Environment { host: "other".into(), machine: "other-machine".into(), process, ..environment() }
@@ -25,27 +18,11 @@ fn other_host(process: u32) -> Environment {
 pub async fn held(
     round: &Round<'_>,
     faults: &FaultStore,
-    mut gate: Gate,
+    gate: Gate,
     environment: Environment,
     meanwhile: impl AsyncFnOnce(),
 ) -> (Result<BackupReport>, bool) {
-    let backup = round.backup(faults, environment);
-    tokio::pin!(backup);
-    tokio::select! {
-        biased;
-        done = &mut backup => return (done, false),
-        () = gate.reached() => {}
-    }
-    // The held backup goes on with whatever does not need this request.
-    let meanwhile = meanwhile();
-    tokio::pin!(meanwhile);
-    tokio::select! {
-        biased;
-        done = &mut backup => panic!("it ended at a closed gate: {done:?}"),
-        () = &mut meanwhile => {}
-    }
-    gate.open();
-    (backup.await, true)
+    fault_store::held(round.backup(faults, environment), gate, meanwhile()).await
 }
 
 #[tokio::test]
@@ -88,23 +65,13 @@ async fn two_backups_of_a_volume_over_one_open_repository_both_stand() {
         let memory = tempfile::tempdir().expect("a folder");
         let environment = Environment { memory_dir: Some(memory.path().into()), ..environment() };
         let project = connect(Arc::new(faults.clone()), environment.clone()).await.expect("opened");
-        let mut gate = gate_at(&faults, k - 4);
-        let first = round.backup_in(&project);
-        tokio::pin!(first);
-        tokio::select! {
-            biased;
-            done = &mut first => panic!("{context}: it never came to the gate: {done:?}"),
-            () = gate.reached() => {}
-        }
-        let second = round.backup_in(&project);
-        tokio::pin!(second);
-        let second = tokio::select! {
-            biased;
-            done = &mut first => panic!("{context}: it ended at a closed gate: {done:?}"),
-            done = &mut second => done,
-        };
-        gate.open();
-        for (which, done) in [("held", first.await), ("other", second)] {
+        let (gate, mut second) = (gate_at(&faults, k - 4), None);
+        let (first, reached) = fault_store::held(round.backup_in(&project), gate, async {
+            second = Some(round.backup_in(&project).await);
+        })
+        .await;
+        assert!(reached, "{context}: it never came to the gate");
+        for (which, done) in [("held", first), ("other", second.expect("it ran"))] {
             done.unwrap_or_else(|e| panic!("{context}: the {which} one: {e}"));
         }
         let (_, live) = round.audit(&context).await;

@@ -3,12 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cuttle::backup::BackupReport;
-use cuttle::keys::Unlock;
 use cuttle::repo::log::VolumeLog;
-use cuttle::repo::{Environment, InitOptions, Keeper, Repository, default_project};
+use cuttle::repo::{Environment, InitOptions, Keeper};
 use cuttle::store::{Limits, Store};
 use cuttle::{Error, ErrorKind, Result};
 use object_store::ObjectStore;
@@ -17,7 +15,8 @@ use object_store::memory::InMemory;
 use crate::support::Numbers;
 use crate::support::fault_store::FaultStore;
 use crate::support::repo::{
-    CHUNK, MemoryVolume, back_up, back_up_stream, diff_v1, environment, init_with, options, read_back, secret,
+    self, CHUNK, MemoryVolume, back_up, back_up_stream, diff_v1, environment, hasty, init_with, options,
+    read_back,
 };
 
 const C: usize = CHUNK as usize;
@@ -82,7 +81,7 @@ impl World {
         let objects = Arc::new(InMemory::new());
         let init = InitOptions { chunk_size_bytes: CHUNK, delta_depth_max };
         let repository = init_with(store(objects.clone()), init, encrypted).await;
-        let project = repository.keeper(&default_project()).await.expect("the default project");
+        let project = repo::default(&repository).await;
         let other = MemoryVolume::new(Numbers::new(1).bytes(3 * C + 1));
         back_up(&project, &other, &options(OTHER)).await.expect("backed up");
         let history = BTreeMap::from([((OTHER.to_owned(), 1), other.content())]);
@@ -262,20 +261,11 @@ impl Round<'_> {
 }
 
 pub fn store(inner: Arc<dyn ObjectStore>) -> Store {
-    let limits = Limits {
-        attempts_max: ATTEMPTS_MAX,
-        backoff_first: Duration::ZERO,
-        backoff_max: Duration::ZERO,
-        jitter_seed: Some(7),
-        ..Limits::default()
-    };
-    Store::with_object_store(inner, limits)
+    Store::with_object_store(inner, Limits { attempts_max: ATTEMPTS_MAX, ..hasty() })
 }
 
 pub async fn connect(inner: Arc<dyn ObjectStore>, environment: Environment) -> Result<Keeper> {
-    let mut ask = || Ok::<Unlock, Error>(secret());
-    let repository = Repository::open(store(inner), environment, &mut ask).await?;
-    repository.keeper(&default_project()).await
+    repo::connect(store(inner), environment).await
 }
 
 /// The environment of another process of the same machine, which sees no other process alive.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cuttle::prune::PruneOptions;
 
-use super::world::{World, connect, gate_at, held, prune_on};
-use crate::support::fault_store::{FAULTS, Fault};
+use super::world::{World, connect, prune_on};
+use crate::support::fault_store::{FAULTS, Fault, gate_at, held};
 use crate::support::repo::environment;
 
 async fn world() -> World {
@@ -91,40 +91,23 @@ async fn benji_119_two_prunes_at_once_however_they_meet() {
             let mut world = world.fork();
             let faults = world.faults();
             let project = connect(Arc::new(faults.clone()), environment()).await.expect(&context);
-            let mut gate = gate_at(&faults, k - 4);
-            let options = world.options();
-            let held = prune_on(&project, options);
-            tokio::pin!(held);
-            tokio::select! {
-                biased;
-                done = &mut held => panic!("{context}: it never came to the gate: {done:?}"),
-                () = gate.reached() => {}
-            }
-            {
-                let meanwhile = async {
+            let (gate, options) = (gate_at(&faults, k - 4), world.options());
+            let (done, reached) = held(prune_on(&project, options), gate, async {
+                world.prune().await;
+                world.check(&context).await;
+                if again {
+                    world.edit("pool/a");
+                    world.back_up("pool/a").await;
+                    world.forget("pool/a", 3).await;
+                    world.edit("pool/b");
+                    world.back_up("pool/b").await;
+                    world.forget("pool/b", 2).await;
                     world.prune().await;
                     world.check(&context).await;
-                    if again {
-                        world.edit("pool/a");
-                        world.back_up("pool/a").await;
-                        world.forget("pool/a", 3).await;
-                        world.edit("pool/b");
-                        world.back_up("pool/b").await;
-                        world.forget("pool/b", 2).await;
-                        world.prune().await;
-                        world.check(&context).await;
-                    }
-                };
-                tokio::pin!(meanwhile);
-                // The held one goes on with whatever does not need the request.
-                tokio::select! {
-                    biased;
-                    done = &mut held => panic!("{context}: it ended at a closed gate: {done:?}"),
-                    () = &mut meanwhile => {}
                 }
-            }
-            gate.open();
-            let done = held.await;
+            })
+            .await;
+            assert!(reached, "{context}: it never came to the gate");
             world.check(&context).await;
             done.unwrap_or_else(|e| panic!("{context}: {e}"));
             world.prune().await;

@@ -14,10 +14,10 @@ use cuttle::sink::Existing;
 use cuttle::units::ChunkId;
 use cuttle::verify::{self, VerifyOptions};
 
-use super::world::{C, World, connect, gate_at, held, prune_on};
+use super::world::{C, World, connect, prune_on};
 use crate::support::Numbers;
 use crate::support::by_hand::names;
-use crate::support::fault_store::{FAULTS, OpKind};
+use crate::support::fault_store::{FAULTS, OpKind, gate_at, held};
 use crate::support::repo::{back_up, commit_by_hand, environment, latest, options, read_back};
 
 /// Backups, forgets, crashed backups and prunes, crashed or not, in any order.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use cuttle::prune::PruneOptions;
 use cuttle::units::ChunkId;
 
-use super::world::{World, connect, held, prune_on};
-use crate::support::fault_store::{Fault, Op, OpKind};
+use super::world::{World, connect, prune_on};
+use crate::support::fault_store::{Fault, Op, OpKind, held};
 use crate::support::repo::{back_up, environment, options};
 
 /// When a round condemned names, a snapshot was live that nobody wants any more when another prune comes: nothing

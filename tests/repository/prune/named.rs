@@ -5,8 +5,8 @@ use std::sync::Arc;
 use cuttle::ErrorKind;
 use cuttle::prune::PruneOptions;
 
-use super::world::{World, connect, gate_at, held, prune_on};
-use crate::support::fault_store::Fault;
+use super::world::{World, connect, prune_on};
+use crate::support::fault_store::{Fault, gate_at, held};
 use crate::support::repo::environment;
 
 const HOUR_MS: u64 = 3_600_000;

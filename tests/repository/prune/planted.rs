@@ -5,24 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cuttle::ErrorKind;
-use cuttle::cancel::Cancel;
 use cuttle::format::names::ContentKind;
 use cuttle::format::page::ObjectRef;
 use cuttle::format::record::ForgetRecord;
 use cuttle::format::table::TableEntry;
 use cuttle::format::{HEADER_LEN_BYTES, ObjectName};
-use cuttle::progress::Silent;
 use cuttle::prune::PruneOptions;
 use cuttle::repo::session::Session;
 use cuttle::units::{ChunkId, Sequence, SnapshotId, VolumeNumber};
 use cuttle::verify::repair::put_aside;
-use cuttle::verify::{self, VerifyOptions};
 
-use super::world::{C, HOUR, World, connect, held, prune_on};
+use super::world::{C, HOUR, World, connect, prune_on};
 use crate::support::Numbers;
 use crate::support::by_hand::{get, names, put};
-use crate::support::fault_store::{Op, OpKind};
-use crate::support::repo::{MemoryVolume, back_up, environment, options};
+use crate::support::fault_store::{Op, OpKind, held};
+use crate::support::repo::{MemoryVolume, back_up, environment, options, verify};
 
 const GC: &str = "projects/default/gc/";
 const LOG: &str = "projects/default/log/0000000001/";
@@ -456,8 +453,7 @@ async fn what_stops_a_prune_can_be_put_aside() {
         assert!(report.deleted().objects > 0, "{what}: {report:?}");
         world.check(what).await;
         world.check_tidy(what).await;
-        let verified =
-            verify::run(&project, VerifyOptions::default(), Arc::new(Silent), Cancel::never()).await;
+        let verified = verify(&project, false).await;
         let damage = verified.expect("verified").damage;
         assert!(damage.is_empty(), "{what}: {damage:?}");
         world.edit("pool/a");

@@ -4,20 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cuttle::ErrorKind;
-use cuttle::cancel::Cancel;
 use cuttle::format::ObjectName;
 use cuttle::format::gc::SealRecord;
-use cuttle::progress::Silent;
 use cuttle::prune::PruneOptions;
 use cuttle::repo::session::Session;
 use cuttle::units::Generation;
-use cuttle::verify::{self, VerifyOptions};
 
 use super::world::{C, World, connect, prune_on};
 use crate::support::Numbers;
 use crate::support::by_hand::{delete, get, names, put};
 use crate::support::fault_store::{Fault, OpKind};
-use crate::support::repo::environment;
+use crate::support::repo::{environment, verify};
 
 const LOG: &str = "projects/default/log/0000000001/";
 
@@ -94,7 +91,7 @@ async fn what_is_damaged_or_gone_stops_a_prune_before_anything_is_deleted() {
             }
             let hurt = world.by_hand().await.contents().await;
             let project = world.project().await;
-            let verified = verify::run(&project, VerifyOptions::default(), Arc::new(Silent), Cancel::never());
+            let verified = verify(&project, false);
             assert!(!verified.await.expect(&context).ok(), "{context}: verify finds it as well");
             // One that remembers nothing of what the other saw.
             let project = world.project().await;
@@ -302,7 +299,7 @@ async fn a_project_whose_rounds_are_gone_is_noticed() {
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     let error = world.back_up_in(&project, "pool/a").await.expect_err("rounds are gone");
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-    let verified = verify::run(&project, VerifyOptions::default(), Arc::new(Silent), Cancel::never()).await;
+    let verified = verify(&project, false).await;
     assert!(!verified.expect("verified").ok());
     world.check("rounds are gone").await;
 }

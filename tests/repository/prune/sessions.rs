@@ -15,11 +15,12 @@ use cuttle::units::{Sequence, VolumeNumber};
 use cuttle::{ErrorKind, Result};
 use object_store::memory::InMemory;
 
-use super::world::{C, HOUR, Passing, Warnings, World, connect, prune_on, store};
+use super::world::{C, HOUR, Passing, World, connect, prune_on, store};
 use crate::support::by_hand::ByHand;
-use crate::support::fault_store::{Fault, FaultStore, Op, OpKind};
+use crate::support::fault_store::{Fault, FaultStore, Op, OpKind, gate_at};
 use crate::support::repo::{CHUNK, MemoryVolume, back_up, default, environment, init_on, options, secret};
 use crate::support::timed_store::TimedStore;
+use crate::support::warnings::Warnings;
 
 /// A world with something to prune, and a session of volume 1 that was begun and goes no further.
 async fn with_stalled_session() -> (World, Session) {
@@ -247,7 +248,7 @@ async fn commits_while_a_prune_waits(marks_max: usize) {
         let project = connect(Arc::new(faults.clone()), environment()).await.expect(&context);
         world.edit("pool/a");
         let volume = world.volume("pool/a");
-        let mut gate = super::world::gate_at(&faults, k);
+        let mut gate = gate_at(&faults, k);
         let (done_tx, done) = tokio::sync::watch::channel(false);
         let backup = async {
             let options = crate::support::repo::options("pool/a");

@@ -1,8 +1,8 @@
 //! What every test here begins with: a repository whose every snapshot is known, on a store whose clock the test moves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cuttle::Result;
@@ -10,7 +10,7 @@ use cuttle::backup::BackupReport;
 use cuttle::cancel::Cancel;
 use cuttle::progress::Silent;
 use cuttle::prune::{self, Pause, PruneOptions, PruneReport};
-use cuttle::repo::{Environment, Keeper, Repository, default_project};
+use cuttle::repo::{Environment, Keeper};
 use cuttle::store::{Limits, Store};
 use futures::future::BoxFuture;
 use object_store::ObjectStore;
@@ -18,8 +18,10 @@ use object_store::memory::InMemory;
 
 use crate::support::Numbers;
 use crate::support::by_hand::{ByHand, names};
-use crate::support::fault_store::{FaultStore, Gate, Op};
-use crate::support::repo::{CHUNK, MemoryVolume, back_up, environment, init_on, options, read_back, secret};
+use crate::support::fault_store::FaultStore;
+use crate::support::repo::{
+    self, CHUNK, MemoryVolume, back_up, environment, hasty, init_on, options, read_back, secret,
+};
 use crate::support::timed_store::TimedStore;
 
 pub const C: usize = CHUNK as usize;
@@ -38,21 +40,13 @@ pub struct World {
 }
 
 pub fn store(inner: Arc<dyn ObjectStore>) -> Store {
-    let limits = Limits {
-        attempts_max: ATTEMPTS_MAX,
-        backoff_first: Duration::ZERO,
-        backoff_max: Duration::ZERO,
-        // What is held at a gate is not tried again, however slow the machine is.
-        stall_timeout: 100 * HOUR,
-        jitter_seed: Some(7),
-        ..Limits::default()
-    };
+    // What is held at a gate is not tried again, however slow the machine is.
+    let limits = Limits { attempts_max: ATTEMPTS_MAX, stall_timeout: 100 * HOUR, ..hasty() };
     Store::with_object_store(inner, limits)
 }
 
 pub async fn connect(inner: Arc<dyn ObjectStore>, environment: Environment) -> Result<Keeper> {
-    let repository = Repository::open(store(inner), environment, &mut || Ok(secret())).await?;
-    repository.keeper(&default_project()).await
+    repo::connect(store(inner), environment).await
 }
 
 /// What is done on the way when a prune pauses.
@@ -230,45 +224,4 @@ impl World {
 
 pub async fn prune_on(project: &Keeper, options: PruneOptions) -> Result<PruneReport> {
     prune::run(project, options, Arc::new(Silent), Cancel::never()).await
-}
-
-/// Collects what a prune warns of.
-#[derive(Default)]
-pub struct Warnings(pub Mutex<Vec<String>>);
-
-impl cuttle::progress::Progress for Warnings {
-    fn phase(&self, _: &str, _: Option<u64>) {}
-    fn step(&self, _: cuttle::progress::Step) {}
-    fn warn(&self, message: &str) {
-        self.0.lock().expect("not poisoned").push(message.to_owned());
-    }
-}
-
-/// Holds the `k`-th request from now on.
-pub fn gate_at(faults: &FaultStore, k: usize) -> Gate {
-    let seen = AtomicUsize::new(0);
-    faults.gate(move |_: &Op| seen.fetch_add(1, Ordering::Relaxed) == k)
-}
-
-/// Does something, and something else while it waits at a gate. Whether it came to the gate is told.
-pub async fn held<T: std::fmt::Debug>(
-    work: impl Future<Output = T>,
-    mut gate: Gate,
-    meanwhile: impl Future<Output = ()>,
-) -> (T, bool) {
-    tokio::pin!(work);
-    tokio::select! {
-        biased;
-        done = &mut work => return (done, false),
-        () = gate.reached() => {}
-    }
-    tokio::pin!(meanwhile);
-    // The held one goes on with whatever does not need the request.
-    tokio::select! {
-        biased;
-        done = &mut work => panic!("it ended at a closed gate: {done:?}"),
-        () = &mut meanwhile => {}
-    }
-    gate.open();
-    (work.await, true)
 }

@@ -26,10 +26,8 @@ impl Drop for Running {
 #[test]
 fn the_program_serves_its_snapshots() {
     let cuttle = Cuttle::in_folder();
-    let file = cuttle.home().join("disk");
     for _ in 0..2 {
-        std::fs::write(&file, disk()).expect("write the disk");
-        cuttle.backup(&[&file.display().to_string(), "--volume", "vms/db"]);
+        cuttle.backup_of("vms/db", &disk());
     }
     let socket = cuttle.home().join("socket");
     let args = ["--json", "serve", "--listen", "127.0.0.1:0", "--nbd=127.0.0.1:0", "--nbd-socket"];
