@@ -1,6 +1,7 @@
 //! The volumes of a project: numbered entries without gaps.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{MutexGuard, PoisonError};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -86,6 +87,13 @@ impl Catalog {
     }
 }
 
+/// What is known of a name without a request.
+enum Known {
+    Entry(VolumeRecord),
+    /// It is not in what was read; the number after the last, if there is one.
+    After(Option<VolumeNumber>),
+}
+
 /// The volumes of a project: its catalog.
 #[derive(Clone, Copy)]
 pub struct Volumes<'a> {
@@ -145,27 +153,67 @@ impl Volumes<'_> {
 
     /// The volumes as this process read them last: where something may be found, and no more.
     pub(crate) async fn seen(self) -> Result<Vec<VolumeRecord>> {
-        let mut kept = self.project.catalog().lock().await;
-        let catalog = match kept.take() {
-            Some(catalog) => catalog,
-            None => self.read().await?,
-        };
-        let entries = catalog.entries.clone();
-        *kept = Some(catalog).filter(Catalog::is_whole);
+        if let Some(kept) = &*self.kept() {
+            return Ok(kept.entries.clone());
+        }
+        let read = self.read().await?;
+        let entries = read.entries.clone();
+        self.keep(read);
         Ok(entries)
     }
 
     /// The entry of a volume, if there is one; of the catalog as it was read in this process, and confirmed where it lacks the name.
     pub(crate) async fn find(self, name: &VolumeName) -> Result<Option<VolumeRecord>> {
-        let mut kept = self.project.catalog().lock().await;
-        let catalog = match kept.take() {
-            Some(catalog) if catalog.by_name(name).is_some() => catalog,
-            Some(catalog) => self.confirm(catalog).await?,
-            None => self.confirmed().await?,
-        };
-        let entry = catalog.by_name(name).cloned();
-        *kept = Some(catalog).filter(Catalog::is_whole);
+        while let Some(known) = self.known_of(name) {
+            let next = match known {
+                Known::Entry(entry) => return Ok(Some(entry)),
+                Known::After(None) => return Ok(None),
+                Known::After(Some(next)) => next,
+            };
+            match self.look(next).await? {
+                Found::Absent => return Ok(None),
+                found => self.follow(next, found),
+            }
+        }
+        let read = self.confirmed().await?;
+        let entry = read.by_name(name).cloned();
+        self.keep(read);
         Ok(entry)
+    }
+
+    /// Never held over a request: no volume waits for another's.
+    fn kept(&self) -> MutexGuard<'_, Option<Catalog>> {
+        self.project.catalog().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the catalog that is kept says of a name; `None` where none is.
+    fn known_of(self, name: &VolumeName) -> Option<Known> {
+        let kept = self.kept();
+        let catalog = kept.as_ref()?;
+        Some(match catalog.by_name(name) {
+            Some(entry) => Known::Entry(entry.clone()),
+            None => Known::After(row::follows(catalog.last().0).map(VolumeNumber)),
+        })
+    }
+
+    /// Keeps a catalog that opened as a whole: only then what it lacks is not there.
+    fn keep(self, read: Catalog) {
+        let mut kept = self.kept();
+        if read.is_whole() && kept.as_ref().is_none_or(|kept| kept.last() < read.last()) {
+            *kept = Some(read);
+        }
+    }
+
+    /// Takes in what stands after the last entry that is kept. Where that does not open, all is read anew.
+    fn follow(self, number: VolumeNumber, found: Found<VolumeRecord>) {
+        let mut kept = self.kept();
+        match &mut *kept {
+            Some(catalog) if found.opens() && row::follows(catalog.last().0) == Some(number.0) => {
+                catalog.add(number, found);
+            }
+            _ if found.opens() => {}
+            kept => *kept = None,
+        }
     }
 
     /// As [`confirmed`](Self::confirmed), whatever this client saw before: for who tells of all that is hurt.
@@ -232,19 +280,35 @@ impl Creating<Volumes<'_>> {
     /// The catalog is read once in a process: an entry that opened stays what it is, so a name that was found needs no request.
     /// One that was not is created after the last, and whoever was faster is met there.
     pub(crate) async fn ensure(self, name: &VolumeName, identity: &Identity) -> Result<VolumeRecord> {
-        let mut kept = self.project.catalog().lock().await;
-        let mut catalog = match kept.take() {
-            Some(catalog) => catalog,
-            None => self.read().await?,
-        };
-        let entry = self.ensure_in(&mut catalog, name, identity).await;
-        *kept = Some(catalog).filter(Catalog::is_whole);
-        entry
+        loop {
+            let next = match self.known_of(name) {
+                Some(Known::Entry(entry)) => return Ok(entry),
+                Some(Known::After(next)) => next.ok_or_else(full)?,
+                None => {
+                    let read = self.read().await?;
+                    if !read.is_whole() {
+                        return self.ensure_in(read, name, identity).await;
+                    }
+                    self.keep(read);
+                    continue;
+                }
+            };
+            if let Some(made) = self.create(next, name, identity).await? {
+                self.follow(next, Found::Opens(made.clone()));
+                return Ok(made);
+            }
+            // Somebody else took the number, perhaps for the same volume.
+            match self.look(next).await? {
+                Found::Absent => return Err(missing(&self.name(next))),
+                found => self.follow(next, found),
+            }
+        }
     }
 
+    /// As [`ensure`](Self::ensure), where something in the catalog does not open.
     async fn ensure_in(
         self,
-        catalog: &mut Catalog,
+        mut catalog: Catalog,
         name: &VolumeName,
         identity: &Identity,
     ) -> Result<VolumeRecord> {
@@ -252,33 +316,41 @@ impl Creating<Volumes<'_>> {
             if let Some(found) = catalog.by_name(name) {
                 return Ok(found.clone());
             }
-            let number = row::follows(catalog.last().0)
-                .map(VolumeNumber)
-                .ok_or_else(|| Error::unsupported("the catalog is full"))?;
+            let number = row::follows(catalog.last().0).map(VolumeNumber).ok_or_else(full)?;
             if catalog.foreign.len() > row::FOREIGN_MAX as usize {
                 return Err(row::endless(self.name(number)));
             }
-            self.refuse_doubt(catalog, name).await?;
-            let record = VolumeRecord {
-                number,
-                name: name.to_string(),
-                identity: identity.clone(),
-                created_unix_ms: self.project.repository().environment.clock.now_unix_ms(),
-            };
-            let object_name = self.name(number);
-            match self.project.create_record(&object_name, &record).await? {
-                Created::New => {
-                    let made = std::slice::from_ref(&record);
-                    self.project.repository().memory.saw_volumes(self.project.name(), made)?;
-                    catalog.add(number, Found::Opens(record.clone()));
-                    return Ok(record);
-                }
-                // Somebody else took the number, perhaps for the same volume.
-                Created::Exists { .. } => match self.look(number).await? {
-                    Found::Absent => return Err(missing(&object_name)),
-                    found => catalog.add(number, found),
-                },
+            self.refuse_doubt(&catalog, name).await?;
+            if let Some(made) = self.create(number, name, identity).await? {
+                return Ok(made);
             }
+            match self.look(number).await? {
+                Found::Absent => return Err(missing(&self.name(number))),
+                found => catalog.add(number, found),
+            }
+        }
+    }
+
+    /// Creates an entry; `None` where something stands there.
+    async fn create(
+        self,
+        number: VolumeNumber,
+        name: &VolumeName,
+        identity: &Identity,
+    ) -> Result<Option<VolumeRecord>> {
+        let repository = self.project.repository();
+        let record = VolumeRecord {
+            number,
+            name: name.to_string(),
+            identity: identity.clone(),
+            created_unix_ms: repository.environment.clock.now_unix_ms(),
+        };
+        match self.project.create_record(&self.name(number), &record).await? {
+            Created::New => {
+                repository.memory.saw_volumes(self.project.name(), std::slice::from_ref(&record))?;
+                Ok(Some(record))
+            }
+            Created::Exists { .. } => Ok(None),
         }
     }
 
@@ -295,6 +367,10 @@ impl Creating<Volumes<'_>> {
         }
         Ok(())
     }
+}
+
+fn full() -> Error {
+    Error::unsupported("the catalog is full")
 }
 
 fn check(record: &VolumeRecord, number: VolumeNumber) -> Result<()> {

@@ -1,9 +1,8 @@
 //! A project: the dedup domain and the isolation boundary. Nothing past `open` accepts another project's name.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tokio::sync::Mutex;
 use zeroize::Zeroize;
 
 use crate::codec::{self, Place, Sealed};
