@@ -11,7 +11,7 @@ use crate::support::Numbers;
 use crate::support::ceph::{Ceph, OwnPool};
 use crate::support::program::Cuttle;
 use cuttle::rbd::Access;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const MIB: usize = 1 << 20;
 
@@ -88,6 +88,14 @@ fn an_image_is_used_before_it_is_copied_and_is_whole_in_the_end() {
     run("debugfs", &["-w", "-R", &format!("write {} secret.txt", secret.display()), &disk]);
     cuttle.ok(&["backup", &disk, "--volume", "vms/fs"]);
     let mut expected = std::fs::read(&path).expect("read");
+
+    // What would be done is what is then done, and to say it makes nothing.
+    let dry = ["--conf", &ceph.conf, "restore", "--instant", "-n", "vms/fs", &format!("rbd:{target}")];
+    let told = cuttle.json(&dry).remove(0);
+    let plan = &told["plan"];
+    assert_eq!((&told["message_type"], &told["dry_run"]), (&json!("plan"), &json!(true)), "{told}");
+    assert_eq!((&plan["sequence"], &plan["size_bytes"]), (&json!(1), &json!(expected.len())), "{told}");
+    assert!(ceph.open(&ceph.spec(target), Access::ReadOnly).is_err(), "nothing was made");
 
     let mut restore = Running::begin(&cuttle, &ceph, &["vms/fs", &format!("rbd:{target}")]);
     restore.says("usable");
