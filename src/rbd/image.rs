@@ -140,12 +140,12 @@ impl Image {
         self.number(self.api.rbd_get_size, "its size")
     }
 
-    /// Bits of [`features`].
+    /// Bits of [`features`](super::features).
     pub fn features(&self) -> Result<u64> {
         self.number(self.api.rbd_get_features, "its features")
     }
 
-    /// Bits of [`flags`], of the head or of the snapshot it is open at.
+    /// Bits of [`flags`](super::flags), of the head or of the snapshot it is open at.
     pub fn flags(&self) -> Result<u64> {
         self.number(self.api.rbd_get_flags, "its flags")
     }

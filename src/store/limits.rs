@@ -20,7 +20,7 @@ pub(super) const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 pub(super) const STALL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// An upload may take the stall timeout and, on top of it, its size at this speed.
 pub(super) const UPLOAD_BYTES_PER_SECOND_MIN_DEFAULT: u64 = 64 << 10;
-/// Objects that [`list`](super::Store::list) gathers before it refuses; the stream has no such limit.
+/// Objects that [`list`](super::Reader::list) gathers before it refuses; the stream has no such limit.
 pub(super) const LIST_OBJECTS_MAX_DEFAULT: usize = 4_000_000;
 
 /// Where a store is and how to reach it.
