@@ -133,8 +133,8 @@ async fn list_stored(encoder: &Encoder) -> Result<HashMap<ChunkId, u32>> {
 /// the project's key. Whatever of it cannot be read costs a look at the chunks.
 async fn learn_named(encoder: &Encoder, listed: &mut HashMap<ChunkId, u32>) -> Result<()> {
     let mut pages = 0;
-    for volume in encoder.project.volumes().seen().await? {
-        let Ok(Some(snapshot)) = encoder.project.history(&volume).latest().await else { continue };
+    for volume in encoder.project.volumes().once().await?.entries() {
+        let Ok(Some(snapshot)) = encoder.project.history(volume).latest().await else { continue };
         let Ok(manifest) = Manifest::of(&encoder.project, &snapshot.snapshot) else { continue };
         for number in 0..manifest.leaf_count() {
             if pages >= NAMED_PAGES_MAX || listed.is_empty() {

@@ -1,7 +1,7 @@
 //! The volumes of a project: numbered entries without gaps.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -87,13 +87,6 @@ impl Catalog {
     }
 }
 
-/// What is known of a name without a request.
-enum Known {
-    Entry(VolumeRecord),
-    /// It is not in what was read; the number after the last, if there is one.
-    After(Option<VolumeNumber>),
-}
-
 /// The volumes of a project: its catalog.
 #[derive(Clone, Copy)]
 pub struct Volumes<'a> {
@@ -151,68 +144,39 @@ impl Volumes<'_> {
         Ok(catalog)
     }
 
-    /// The volumes as this process read them last: where something may be found, and no more.
-    pub(crate) async fn seen(self) -> Result<Vec<VolumeRecord>> {
-        if let Some(kept) = &*self.kept() {
-            return Ok(kept.entries.clone());
+    /// The catalog as this process read it last: an entry that opened stays what it is. What it lacks, somebody may have made
+    /// since.
+    pub(crate) async fn once(self) -> Result<Arc<Catalog>> {
+        if let Some(kept) = self.kept().clone() {
+            return Ok(kept);
         }
-        let read = self.read().await?;
-        let entries = read.entries.clone();
-        self.keep(read);
-        Ok(entries)
+        let read = Arc::new(self.read().await?);
+        self.keep(&read);
+        Ok(read)
     }
 
-    /// The entry of a volume, if there is one; of the catalog as it was read in this process, and confirmed where it lacks the name.
+    /// The entry of a volume, if there is one: of the catalog as it was read in this process, and confirmed where it lacks the name.
     pub(crate) async fn find(self, name: &VolumeName) -> Result<Option<VolumeRecord>> {
-        while let Some(known) = self.known_of(name) {
-            let next = match known {
-                Known::Entry(entry) => return Ok(Some(entry)),
-                Known::After(None) => return Ok(None),
-                Known::After(Some(next)) => next,
-            };
-            match self.look(next).await? {
-                Found::Absent => return Ok(None),
-                found => self.follow(next, found),
-            }
-        }
-        let read = self.confirmed().await?;
-        let entry = read.by_name(name).cloned();
-        self.keep(read);
-        Ok(entry)
+        let kept = self.kept().clone();
+        let catalog = match kept {
+            Some(kept) if kept.by_name(name).is_some() => kept,
+            Some(kept) => Arc::new(self.confirm(Arc::unwrap_or_clone(kept)).await?),
+            None => Arc::new(self.confirmed().await?),
+        };
+        self.keep(&catalog);
+        Ok(catalog.by_name(name).cloned())
     }
 
     /// Never held over a request: no volume waits for another's.
-    fn kept(&self) -> MutexGuard<'_, Option<Catalog>> {
+    fn kept(&self) -> MutexGuard<'_, Option<Arc<Catalog>>> {
         self.project.catalog().lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the catalog that is kept says of a name; `None` where none is.
-    fn known_of(self, name: &VolumeName) -> Option<Known> {
-        let kept = self.kept();
-        let catalog = kept.as_ref()?;
-        Some(match catalog.by_name(name) {
-            Some(entry) => Known::Entry(entry.clone()),
-            None => Known::After(row::follows(catalog.last().0).map(VolumeNumber)),
-        })
-    }
-
-    /// Keeps a catalog that opened as a whole: only then what it lacks is not there.
-    fn keep(self, read: Catalog) {
+    /// Keeps the longest that opened as a whole: only then what it lacks is not there.
+    fn keep(self, catalog: &Arc<Catalog>) {
         let mut kept = self.kept();
-        if read.is_whole() && kept.as_ref().is_none_or(|kept| kept.last() < read.last()) {
-            *kept = Some(read);
-        }
-    }
-
-    /// Takes in what stands after the last entry that is kept. Where that does not open, all is read anew.
-    fn follow(self, number: VolumeNumber, found: Found<VolumeRecord>) {
-        let mut kept = self.kept();
-        match &mut *kept {
-            Some(catalog) if found.opens() && row::follows(catalog.last().0) == Some(number.0) => {
-                catalog.add(number, found);
-            }
-            _ if found.opens() => {}
-            kept => *kept = None,
+        if catalog.is_whole() && kept.as_ref().is_none_or(|kept| kept.last() < catalog.last()) {
+            *kept = Some(Arc::clone(catalog));
         }
     }
 
@@ -280,54 +244,28 @@ impl Creating<Volumes<'_>> {
     /// The catalog is read once in a process: an entry that opened stays what it is, so a name that was found needs no request.
     /// One that was not is created after the last, and whoever was faster is met there.
     pub(crate) async fn ensure(self, name: &VolumeName, identity: &Identity) -> Result<VolumeRecord> {
-        loop {
-            let next = match self.known_of(name) {
-                Some(Known::Entry(entry)) => return Ok(entry),
-                Some(Known::After(next)) => next.ok_or_else(full)?,
-                None => {
-                    let read = self.read().await?;
-                    if !read.is_whole() {
-                        return self.ensure_in(read, name, identity).await;
-                    }
-                    self.keep(read);
-                    continue;
-                }
-            };
-            if let Some(made) = self.create(next, name, identity).await? {
-                self.follow(next, Found::Opens(made.clone()));
-                return Ok(made);
-            }
-            // Somebody else took the number, perhaps for the same volume.
-            match self.look(next).await? {
-                Found::Absent => return Err(missing(&self.name(next))),
-                found => self.follow(next, found),
-            }
-        }
-    }
-
-    /// As [`ensure`](Self::ensure), where something in the catalog does not open.
-    async fn ensure_in(
-        self,
-        mut catalog: Catalog,
-        name: &VolumeName,
-        identity: &Identity,
-    ) -> Result<VolumeRecord> {
+        let mut catalog = self.once().await?;
         loop {
             if let Some(found) = catalog.by_name(name) {
                 return Ok(found.clone());
             }
-            let number = row::follows(catalog.last().0).map(VolumeNumber).ok_or_else(full)?;
+            let number = row::follows(catalog.last().0)
+                .map(VolumeNumber)
+                .ok_or_else(|| Error::unsupported("the catalog is full"))?;
             if catalog.foreign.len() > row::FOREIGN_MAX as usize {
                 return Err(row::endless(self.name(number)));
             }
             self.refuse_doubt(&catalog, name).await?;
-            if let Some(made) = self.create(number, name, identity).await? {
-                return Ok(made);
-            }
-            match self.look(number).await? {
-                Found::Absent => return Err(missing(&self.name(number))),
-                found => catalog.add(number, found),
-            }
+            let entry = match self.create(number, name, identity).await? {
+                Some(made) => Found::Opens(made),
+                // Somebody else took the number, perhaps for the same volume.
+                None => match self.look(number).await? {
+                    Found::Absent => return Err(missing(&self.name(number))),
+                    found => found,
+                },
+            };
+            Arc::make_mut(&mut catalog).add(number, entry);
+            self.keep(&catalog);
         }
     }
 
@@ -367,10 +305,6 @@ impl Creating<Volumes<'_>> {
         }
         Ok(())
     }
-}
-
-fn full() -> Error {
-    Error::unsupported("the catalog is full")
 }
 
 fn check(record: &VolumeRecord, number: VolumeNumber) -> Result<()> {

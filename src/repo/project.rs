@@ -35,7 +35,7 @@ struct Inner {
     name: ProjectName,
     keys: ProjectKeys,
     /// The catalog as this process read it last; see [`Volumes`].
-    catalog: Mutex<Option<Catalog>>,
+    catalog: Mutex<Option<Arc<Catalog>>>,
 }
 
 impl Project {
@@ -101,7 +101,7 @@ impl Project {
         &self.inner.repository
     }
 
-    pub(super) fn catalog(&self) -> &Mutex<Option<Catalog>> {
+    pub(super) fn catalog(&self) -> &Mutex<Option<Arc<Catalog>>> {
         &self.inner.catalog
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::support::Numbers;
-use crate::support::by_hand::get;
+use crate::support::by_hand::{get, put};
 use crate::support::fault_store::FaultStore;
 use crate::support::repo::{
     CHUNK, MemoryVolume, back_up, back_up_stream, default, diff_v1, environment, in_memory, init_on, latest,
@@ -113,6 +113,28 @@ async fn a_night_of_many_volumes_reads_the_catalog_once() {
     let catalog = project.volumes().confirmed().await.expect("a catalog");
     let last: Vec<&str> = catalog.entries()[40..].iter().map(|v| v.name.as_str()).collect();
     assert_eq!(last, ["pool/theirs", "pool/ours"]);
+}
+
+/// What does not open and is not listed stands where the next entry would: the number after it is taken.
+#[tokio::test]
+async fn an_entry_that_does_not_open_and_no_listing_shows_is_stepped_over() {
+    let inner = Arc::new(InMemory::new());
+    init_on(store(inner.clone()), CHUNK, true).await;
+    let faults = FaultStore::new(inner.clone());
+    let project = reopen(Arc::new(faults.clone())).await.expect("opened");
+    let volume = MemoryVolume::new(filled(5_000, 1));
+    back_up(&project, &volume, &options("pool/a")).await.expect("backed up");
+    put(&*inner, "projects/default/volumes/0000000002", b"rot".to_vec()).await;
+    faults.hide_from_listings(|key| key.contains("/volumes/0000000002"));
+    for name in ["pool/b", "pool/c", "pool/a", "pool/b"] {
+        let options = options(name);
+        let night = back_up(&project, &volume, &options);
+        let night = tokio::time::timeout(std::time::Duration::from_secs(30), night).await;
+        night.expect("it ends").expect("backed up");
+    }
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
+    let numbers: Vec<_> = catalog.entries().iter().map(|v| (v.number.0, v.name.as_str())).collect();
+    assert_eq!(numbers, [(1, "pool/a"), (3, "pool/b"), (4, "pool/c")]);
 }
 
 #[tokio::test]
