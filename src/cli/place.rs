@@ -348,13 +348,12 @@ mod tests {
     /// What each kind of place takes, and that a refusal says what was found, what was expected, and what to do.
     #[test]
     fn each_command_takes_what_makes_sense_for_it() {
-        let shown = |place: Result<String, String>| place;
-        let source = |t: &str| shown(parse::<Source>(t).map(|p| p.to_string()));
-        let target = |t: &str| shown(parse::<Target>(t).map(|p| p.to_string()));
-        let readable = |t: &str| shown(parse::<Readable>(t).map(|p| p.to_string()));
-        let input = |t: &str| shown(input(t).map(|p| p.to_string()));
-        let output = |t: &str| shown(output(t).map(|p| p.to_string()));
-        let image = |t: &str| shown(image(t).map(|p| p.to_string()));
+        let source = |t: &str| parse::<Source>(t).map(|p| p.to_string());
+        let target = |t: &str| parse::<Target>(t).map(|p| p.to_string());
+        let readable = |t: &str| parse::<Readable>(t).map(|p| p.to_string());
+        let input = |t: &str| input(t).map(|p| p.to_string());
+        let output = |t: &str| output(t).map(|p| p.to_string());
+        let image = |t: &str| image(t).map(|p| p.to_string());
         type Read<'a> = (&'a str, &'a dyn Fn(&str) -> Result<String, String>);
         let kinds: [Read<'_>; 6] = [
             ("source", &source),

@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cuttle::ErrorKind;
+use cuttle::cancel::Cancel;
 use cuttle::format::ObjectName;
 use cuttle::format::gc::SealRecord;
+use cuttle::plan::shard::Shard;
+use cuttle::progress::Silent;
 use cuttle::prune::PruneOptions;
 use cuttle::repo::session::Session;
 use cuttle::units::Generation;
+use cuttle::verify::repair::{self, RepairOptions};
+use cuttle::verify::{self, VerifyOptions};
 
 use super::world::{C, World, connect, prune_on};
 use crate::support::Numbers;
@@ -319,4 +324,40 @@ async fn a_volume_that_no_listing_shows_is_not_taken_for_none() {
     let report = prune_on(&project, world.options()).await.expect("pruned");
     assert_eq!(report.volumes, 3, "{report:?}");
     world.check("pruned").await;
+}
+
+/// Whoever verifies a share misses nothing of the others', and lets go of nothing that only they read.
+#[tokio::test]
+async fn a_share_is_verified_for_itself() {
+    let mut world = World::usual().await;
+    world.forget("pool/a", 1).await;
+    world.prune().await;
+    let project = world.project().await;
+    let look = async |shard: Option<Shard>| {
+        let options = VerifyOptions { shard, read_data: true, ..VerifyOptions::default() };
+        verify::run(&project, options, Arc::new(Silent), Cancel::never()).await.expect("looked")
+    };
+    let mut seen = 0;
+    for i in 1..=7 {
+        let report = look(Some(Shard::new(i, 7).expect("a share"))).await;
+        assert!(report.ok(), "{i}: {:?}", report.damage);
+        seen += report.snapshots;
+    }
+    assert_eq!(seen as usize, world.expected.len());
+
+    let chunks: Vec<String> = names(&*world.objects, "projects/default/chunks/").await;
+    let bytes = get(&*world.objects, &chunks[0]).await;
+    delete(&*world.objects, &chunks[0]).await;
+    let report = look(None).await;
+    assert_eq!(report.recorded, 1);
+    put(&*world.objects, &chunks[0], bytes).await;
+    let needs: Vec<&str> = report.damage[0].hurts.iter().map(|hurt| hurt.volume.as_str()).collect();
+    let other = (1..=7).map(|i| Shard::new(i, 7).expect("a share"));
+    let other = other.filter(|shard| !needs.iter().any(|volume| shard.has(volume))).last();
+    for (shard, left) in [(other, 1), (None, 0)] {
+        let verify = VerifyOptions { shard, read_data: true, ..VerifyOptions::default() };
+        let options = RepairOptions { verify, ..RepairOptions::default() };
+        repair::run(&project, options, Arc::new(Silent), Cancel::never()).await.expect("looked");
+        assert_eq!(names(&*world.objects, "projects/default/lost/").await.len(), left, "{shard:?}");
+    }
 }
