@@ -352,8 +352,8 @@ async fn a_share_is_verified_for_itself() {
     assert_eq!(report.recorded, 1);
     put(&*world.objects, &chunks[0], bytes).await;
     let needs: Vec<&str> = report.damage[0].hurts.iter().map(|hurt| hurt.volume.as_str()).collect();
-    let other = (1..=7).map(|i| Shard::new(i, 7).expect("a share"));
-    let other = other.filter(|shard| !needs.iter().any(|volume| shard.has(volume))).last();
+    let mut shards = (1..=7).map(|i| Shard::new(i, 7).expect("a share"));
+    let other = shards.find(|shard| !needs.iter().any(|volume| shard.has(volume)));
     for (shard, left) in [(other, 1), (None, 0)] {
         let verify = VerifyOptions { shard, read_data: true, ..VerifyOptions::default() };
         let options = RepairOptions { verify, ..RepairOptions::default() };
