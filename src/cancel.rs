@@ -19,6 +19,7 @@ pub fn pair() -> (Canceller, Cancel) {
 }
 
 impl Canceller {
+    /// Ends all that has a [`Cancel`] of this pair. More than once is the same.
     pub fn cancel(&self) {
         self.0.send_replace(true);
     }
@@ -30,6 +31,7 @@ impl Cancel {
         pair().1
     }
 
+    /// Without waiting.
     pub fn is_cancelled(&self) -> bool {
         *self.0.borrow()
     }
@@ -47,6 +49,7 @@ impl Cancel {
     }
 }
 
+/// What an operation ends with once it is cancelled.
 pub fn interrupted() -> Error {
     Error::interrupted("interrupted").help("run the same command again; it goes on where it was")
 }

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+/// What all of the library returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What a caller can do about an error. Exit codes and retries are decided by this, never by text.
@@ -55,6 +56,7 @@ macro_rules! constructors {
 }
 
 impl Error {
+    /// For a kind that is only known at run time; the constructors below name theirs.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), help: None, source: None }
     }
@@ -93,10 +95,12 @@ impl Error {
         self
     }
 
+    /// What a caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
+    /// What happened, with what was being done in front; causes and help are not in it.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -121,6 +125,7 @@ impl StdError for Error {
 
 /// Adds what was being done to an error on its way up.
 pub trait Context<T> {
+    /// Puts the context and a colon before the message; the kind stays.
     fn context(self, context: impl fmt::Display) -> Result<T>;
 }
 

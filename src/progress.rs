@@ -14,8 +14,11 @@ pub enum Outcome {
 /// One step forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
+    /// Bytes of the volume, not of what was transferred.
     pub bytes: u64,
+    /// Chunks that these bytes are; 0 where it is not counted in chunks.
     pub chunks: u64,
+    /// What became of them.
     pub outcome: Outcome,
 }
 
@@ -23,6 +26,7 @@ pub struct Step {
 pub trait Progress: Send + Sync {
     /// A new phase begins; `total_bytes` where it is known.
     fn phase(&self, name: &str, total_bytes: Option<u64>);
+    /// Some bytes are done with; called often, and must not block.
     fn step(&self, step: Step);
     /// Something that the operator must see even when all goes on.
     fn warn(&self, message: &str);

@@ -142,6 +142,7 @@ impl fmt::Debug for SnapshotId {
 pub struct ProjectName(String);
 
 impl ProjectName {
+    /// As it stands in object names.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -178,6 +179,7 @@ impl fmt::Display for ProjectName {
 pub struct VolumeName(String);
 
 impl VolumeName {
+    /// As the catalog has it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -210,11 +212,14 @@ impl fmt::Display for VolumeName {
 /// A volume's size and how it is cut into chunks. The last chunk may be short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
+    /// 0 is possible; at most [`VOLUME_SIZE_BYTES_MAX`].
     pub size_bytes: u64,
+    /// A power of two.
     pub chunk_size_bytes: u32,
 }
 
 impl Geometry {
+    /// Checks both limits (repo-format.md §3).
     pub fn new(size_bytes: u64, chunk_size_bytes: u32) -> Result<Self> {
         check_chunk_size(chunk_size_bytes)?;
         if size_bytes > VOLUME_SIZE_BYTES_MAX {
@@ -230,10 +235,12 @@ impl Geometry {
         self.size_bytes.div_ceil(u64::from(self.chunk_size_bytes))
     }
 
+    /// The chunk that a byte lies in; for one beyond the end, where a chunk would be.
     pub fn index_of(&self, offset_bytes: u64) -> ChunkIndex {
         ChunkIndex(offset_bytes / u64::from(self.chunk_size_bytes))
     }
 
+    /// Where a chunk begins; for an index beyond the end, where it would begin.
     pub fn offset_bytes(&self, index: ChunkIndex) -> u64 {
         index.0 * u64::from(self.chunk_size_bytes)
     }
@@ -270,8 +277,11 @@ pub fn check_chunk_size(chunk_size_bytes: u32) -> Result<()> {
 /// A byte range of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Extent {
+    /// Where it begins in the volume.
     pub offset_bytes: u64,
+    /// 0 for an empty range.
     pub length_bytes: u64,
+    /// Whether it holds data or reads as zeros.
     pub content: Content,
 }
 

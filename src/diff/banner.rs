@@ -17,13 +17,16 @@ const KINDS: [StreamKind; 3] = [StreamKind::DiffV1, StreamKind::DiffV2, StreamKi
 /// What kind of stream a banner announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StreamKind {
+    /// One diff, without lengths of its records.
     DiffV1,
+    /// One diff, with a length before each record's body.
     DiffV2,
     /// A full export: metadata, then version 2 diffs.
     ImageV2,
 }
 
 impl StreamKind {
+    /// All of its banner, the newline included.
     pub fn banner(self) -> &'static [u8] {
         match self {
             Self::DiffV1 => BANNER_DIFF_V1,

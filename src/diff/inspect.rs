@@ -35,6 +35,7 @@ pub struct Inspection {
     pub diffs: Vec<InspectedDiff>,
     /// Of all diffs together.
     pub data: Total,
+    /// Of all diffs together: ranges that read as zeros.
     pub zero: Total,
 }
 
@@ -43,9 +44,13 @@ pub struct Inspection {
 pub struct InspectedImage {
     /// 0 where the stream does not say.
     pub object_bytes: u64,
+    /// Ceph's feature bits; 0 where the stream does not say.
     pub features: u64,
+    /// 0 where the stream does not say.
     pub stripe_unit_bytes: u64,
+    /// 0 where the stream does not say.
     pub stripe_count: u64,
+    /// Pairs of key and value, in the order of the stream.
     pub metadata: Vec<(String, String)>,
 }
 
@@ -56,17 +61,22 @@ pub struct InspectedDiff {
     pub from: Option<String>,
     /// The snapshot that it leads to; none for the image itself.
     pub to: Option<String>,
+    /// Whether that snapshot is protected; none where the stream does not say.
     pub protected: Option<bool>,
     /// The image's size after it.
     pub size_bytes: u64,
+    /// Ranges with bytes.
     pub data: Total,
+    /// Ranges that read as zeros.
     pub zero: Total,
 }
 
 /// A number of extents, and the bytes in them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Total {
+    /// As the stream has them, not joined.
     pub extents: u64,
+    /// Saturates where the diffs of one stream add up to more.
     pub bytes: u64,
 }
 

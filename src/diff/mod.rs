@@ -61,7 +61,9 @@ pub const METADATA_BYTES_MAX: usize = 1 << 20;
 /// The two versions of a diff's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DiffVersion {
+    /// Records without lengths; it cannot say that a snapshot is protected.
     V1,
+    /// Records with lengths; it can say that a snapshot is protected.
     V2,
 }
 

@@ -9,6 +9,7 @@ use crate::repo::history::SnapshotEntry;
 /// One file of a chain.
 #[derive(Debug, Clone)]
 pub struct ChainLink {
+    /// What the file holds; beyond the first, as what differs from the one before.
     pub snapshot: SnapshotEntry,
     /// The file's name within its folder: number and id, so that it stands for this snapshot and no other.
     pub file: PathBuf,

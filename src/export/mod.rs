@@ -84,14 +84,18 @@ pub fn format(name: &str) -> Result<&'static dyn Format> {
 
 /// One snapshot on its way into a format.
 pub struct Export {
+    /// Into what it is turned.
     pub format: &'static dyn Format,
+    /// What is exported.
     pub snapshot: SnapshotEntry,
     /// What it is relative to: older or newer, even of another volume.
     pub from: Option<SnapshotEntry>,
+    /// The same as the format is told it; a caller may set the base's file.
     pub what: Exported,
 }
 
 impl Export {
+    /// Nothing is looked at yet: whether the format takes a base is not checked.
     pub fn new(format: &'static dyn Format, snapshot: SnapshotEntry, from: Option<SnapshotEntry>) -> Self {
         let what = Exported::new(&snapshot, from.as_ref());
         Self { format, snapshot, from, what }
@@ -196,8 +200,11 @@ fn planner(
 /// What is exported, as a format is told.
 #[derive(Debug, Clone)]
 pub struct Exported {
+    /// The volume's size.
     pub size_bytes: u64,
+    /// The repository's chunk size: every range but the last begins and ends at a multiple.
     pub chunk_size_bytes: u32,
+    /// The image's, as it was backed up; all zeros and empty for what was none.
     pub layout: ImageLayout,
     /// The snapshot's name, for formats that have such.
     pub name: String,
@@ -210,13 +217,16 @@ pub struct Exported {
 /// The snapshot that an export is relative to.
 #[derive(Debug, Clone)]
 pub struct Base {
+    /// Its size, which may differ from that of what is exported.
     pub size_bytes: u64,
+    /// What it is called: see [`snapshot_name`].
     pub name: String,
     /// The file that holds it, as the export shall name it: relative to the export's own folder, or absolute.
     pub file: Option<PathBuf>,
 }
 
 impl Exported {
+    /// What the snapshots' records say. The base has no file yet, and `extents` is empty.
     pub fn new(snapshot: &SnapshotEntry, base: Option<&SnapshotEntry>) -> Self {
         let record = &snapshot.snapshot;
         Self {

@@ -14,7 +14,12 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// Where an export goes.
 pub enum Output {
     /// A file, new unless it may be replaced.
-    File { path: PathBuf, overwrite: bool },
+    File {
+        /// Where the file gets its name once it is whole.
+        path: PathBuf,
+        /// Whether a file that is there may be replaced.
+        overwrite: bool,
+    },
     /// Standard output, or anything else that is written once, front to back.
     Pipe(Box<dyn Write + Send>),
 }

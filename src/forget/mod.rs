@@ -26,6 +26,7 @@ const SNAPSHOTS_INFLIGHT_MAX: usize = 16;
 /// What becomes of snapshots.
 #[derive(Debug, Default)]
 pub struct ForgetReport {
+    /// The project's name.
     pub project: String,
     /// Nothing was done.
     pub dry_run: bool,
@@ -33,16 +34,20 @@ pub struct ForgetReport {
     pub snapshots: Vec<Judged>,
     /// What could not even be looked at: the volume or name, and why.
     pub failures: Vec<(String, Error)>,
+    /// Requests of this operation alone.
     pub ledger: Ledger,
 }
 
 /// A snapshot and what becomes of it.
 #[derive(Debug)]
 pub struct Judged {
+    /// The volume's name.
     pub volume_name: String,
+    /// The snapshot, and what is said of it: protection and tags.
     pub noted: Noted,
     /// When the store says that it was committed; 0 where its record cannot be read.
     pub committed_unix_ms: u64,
+    /// What becomes of it.
     pub fate: Fate,
     /// Why it stays; what its going means.
     pub reasons: Vec<String>,
@@ -51,11 +56,13 @@ pub struct Judged {
 /// What becomes of a snapshot.
 #[derive(Debug)]
 pub enum Fate {
+    /// It stays.
     Kept,
     /// It is forgotten; in a dry run, it would be.
     Forgotten,
     /// It was asked for by name but is protected.
     Refused,
+    /// It was to be forgotten, and that could not be done: it stays, as far as is known.
     Failed(Error),
 }
 
@@ -70,10 +77,12 @@ impl ForgetReport {
         self.failures.is_empty() && !self.snapshots.iter().any(bad)
     }
 
+    /// How many are kept; those that were refused or that failed are not counted.
     pub fn kept(&self) -> u64 {
         self.count(|fate| matches!(fate, Fate::Kept))
     }
 
+    /// How many are forgotten; in a dry run, would be.
     pub fn forgotten(&self) -> u64 {
         self.count(|fate| matches!(fate, Fate::Forgotten))
     }

@@ -35,6 +35,7 @@ pub struct ImportOptions {
     pub discard_changes: bool,
     /// Whether all is checked and nothing is written.
     pub dry_run: bool,
+    /// The most that a stream may claim.
     pub limits: Limits,
 }
 
@@ -45,12 +46,17 @@ pub struct ImportReport {
     pub from: Option<String>,
     /// The snapshot that was made.
     pub to: Option<String>,
+    /// The image's size after the diff.
     pub size_bytes: u64,
+    /// What the diff writes.
     pub data: Total,
+    /// What the diff makes read as zeros.
     pub zero: Total,
     /// Whether changes made since `from` were rolled back.
     pub discarded_changes: bool,
+    /// Nothing was written.
     pub dry_run: bool,
+    /// How long it took.
     pub seconds: f64,
 }
 

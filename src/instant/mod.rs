@@ -32,19 +32,25 @@ use crate::volume::ImageLayout;
 
 use migration::{Migration, State};
 pub use plan::InstantPlan;
-pub use spec::{Format, Source};
+pub use spec::Format;
+use spec::Source;
 
 /// Most snapshots that come back with an image.
 pub const HISTORY_MAX: usize = IMAGES_MAX - 1;
 
 /// An instant restore.
 pub struct InstantRestore {
+    /// Where the snapshot is.
     pub project: Project,
+    /// How Ceph's own program, which prepares the migration, reaches the cluster.
     pub ceph: CephConfig,
+    /// The new image, without a snapshot.
     pub target: RbdSpec,
     /// Where the snapshots are served. The image's users must reach it until all is copied; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Bounds the chunks in memory, as for [`Shelf::of_project`].
     pub memory_bytes: u64,
+    /// A pool for the new image's data, beside the one that holds the image.
     pub data_pool: Option<String>,
     /// See [`RestoreTarget::image_config`](crate::sink::rbd::RestoreTarget).
     pub image_config: bool,
@@ -53,22 +59,30 @@ pub struct InstantRestore {
 /// What came of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct InstantReport {
+    /// The volume's name.
     pub volume: String,
+    /// Of the snapshot that the image holds now.
     pub sequence: u32,
+    /// 32 hexadecimal digits.
     pub snapshot_id: String,
+    /// The volume's size, and the image's.
     pub size_bytes: u64,
     /// Snapshots of the new image, oldest first.
     pub history: Vec<HistoryEntry>,
     /// From the beginning until the image could be used; none where that was before.
     pub usable_seconds: Option<f64>,
+    /// From the beginning until all was copied.
     pub seconds: f64,
+    /// Requests since the store was opened; those for what users of the image read meanwhile are in it.
     pub ledger: Ledger,
 }
 
 /// A snapshot that came back with its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HistoryEntry {
+    /// Of the RBD snapshot on the new image.
     pub name: String,
+    /// Of the snapshot in the repository that it holds.
     pub sequence: u32,
 }
 

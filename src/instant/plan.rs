@@ -16,9 +16,13 @@ use crate::serve::http::Token;
 /// What would be done.
 #[derive(Debug, Clone, Serialize)]
 pub struct InstantPlan {
+    /// The volume's name.
     pub volume: String,
+    /// Of the snapshot that the image would hold.
     pub sequence: u32,
+    /// 32 hexadecimal digits.
     pub snapshot_id: String,
+    /// The volume's size.
     pub size_bytes: u64,
     /// Snapshots of the new image, oldest first.
     pub history: Vec<HistoryEntry>,

@@ -25,12 +25,14 @@ pub enum Format {
 
 /// Where an image's content comes from while it is migrated.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub(super) struct Source {
     /// Where it is served.
     pub address: SocketAddr,
     /// The secret in the path.
     pub token: String,
+    /// The volume's name, not encoded.
     pub volume: String,
+    /// As what it is served.
     pub format: Format,
     /// Snapshots, oldest first: the last is the image, the others become its snapshots. One alone where it is raw.
     pub sequences: Vec<u32>,
@@ -51,7 +53,8 @@ struct Stream {
 }
 
 impl Source {
-    pub fn to_json(&self) -> Result<String> {
+    /// The JSON that `rbd migration prepare --import-only` takes; the token is in it.
+    pub(super) fn to_json(&self) -> Result<String> {
         let spec = Spec { format: self.format, stream: Stream { kind: "http".into(), url: self.url() } };
         serde_json::to_string(&spec)
             .map_err(|e| Error::internal("a migration's source is no JSON").caused_by(e))
@@ -68,7 +71,7 @@ impl Source {
     }
 
     /// Reads back what [`to_json`](Self::to_json) wrote. `Invalid` for a migration that is not of our making.
-    pub fn from_json(text: &str) -> Result<Self> {
+    pub(super) fn from_json(text: &str) -> Result<Self> {
         let not_ours = || {
             Error::invalid("the image is migrated from elsewhere, not from a cuttle restore")
                 .help("see `rbd status` for where it comes from")

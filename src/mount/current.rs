@@ -23,7 +23,9 @@ const RECORDS_INFLIGHT_MAX: usize = 32;
 /// Which snapshot of a volume is meant: `latest` or its sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
+    /// The newest one that is live when it is looked up.
     Latest,
+    /// The one of this sequence.
     Sequence(Sequence),
 }
 
@@ -81,6 +83,7 @@ impl Current {
         }
     }
 
+    /// Whose snapshots they are.
     pub fn project(&self) -> &Project {
         self.readers.project()
     }

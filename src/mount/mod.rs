@@ -42,6 +42,7 @@ pub struct MountOptions {
 /// What a mount tells of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
+    /// The files are there.
     Mounted,
     /// It was to end, but is in use; it ends when it is not.
     Busy,

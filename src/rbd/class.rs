@@ -90,10 +90,12 @@ impl ObjectMap {
         Self { objects: states.len() as u64, states: states.chunks(4).map(byte).collect() }
     }
 
+    /// Objects that there can be, by the size of what it is the map of.
     pub fn len(&self) -> u64 {
         self.objects
     }
 
+    /// Whether that size is 0; a map of absent objects is not empty.
     pub fn is_empty(&self) -> bool {
         self.objects == 0
     }

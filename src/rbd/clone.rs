@@ -11,10 +11,15 @@ use crate::error::Result;
 /// What a clone was made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageParent {
+    /// Escaped, as the two that follow.
     pub pool: String,
+    /// Empty for the default namespace.
     pub namespace: String,
+    /// Empty where Ceph tells none; it may lie in the trash.
     pub image: String,
+    /// As Ceph has it: it stays where the parent is renamed.
     pub image_id: String,
+    /// The parent's snapshot, as Ceph has it.
     pub snapshot: String,
 }
 

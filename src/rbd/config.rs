@@ -17,6 +17,7 @@ pub struct CephConfig {
     pub cluster_name: Option<String>,
     /// Full name of the user, `client.backup`; `None` is `client.admin`.
     pub user: Option<String>,
+    /// The file with the user's key; `None` lets Ceph look in its usual places.
     pub keyring: Option<PathBuf>,
     /// Addresses of the monitors, for want of a configuration file.
     pub mon_host: Option<String>,

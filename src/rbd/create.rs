@@ -12,9 +12,11 @@ use crate::error::Result;
 /// What an image is created with. `None` leaves it to the cluster's defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CreateOptions {
+    /// 0 is possible.
     pub size_bytes: u64,
     /// Object size as a power of two.
     pub order: Option<u8>,
+    /// Bits of [`features`](super::features), of those that an image can be created with.
     pub features: Option<u64>,
     /// Stripe unit in bytes, and stripe count.
     pub striping: Option<(u64, u64)>,

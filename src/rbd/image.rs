@@ -41,7 +41,9 @@ impl Drop for Image {
 pub struct Striping {
     /// Object size as a power of two.
     pub order: u8,
+    /// Bytes of one unit: a divisor of the object size, and equal to it without striping.
     pub unit_bytes: u64,
+    /// Objects in one stripe; 0 or 1 without striping.
     pub count: u64,
 }
 
@@ -60,10 +62,13 @@ impl Striping {
 /// Which image to open.
 #[derive(Debug, Clone, Copy)]
 pub enum OpenBy<'a> {
+    /// By its name, escaped: whatever image has that name now.
     Name(&'a str),
     /// By id, which a rename does not change; the name is for messages.
     Id {
+        /// What it was called when it was found.
         name: &'a str,
+        /// As Ceph has it.
         id: &'a str,
     },
 }
@@ -80,6 +85,7 @@ pub enum Access {
 }
 
 impl Image {
+    /// Opens it; `NotFound` where there is no such image. With [`Access::ReadWrite`] the cluster counts the handle as a watcher.
     pub fn open(pool: &Pool, by: OpenBy<'_>, access: Access) -> Result<Self> {
         let (api, ioctx) = (pool.inner.api, pool.inner.ioctx);
         let write = access == Access::ReadWrite;
@@ -115,6 +121,7 @@ impl Image {
         &self.label
     }
 
+    /// Where the image lies.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }

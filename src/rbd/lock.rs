@@ -23,6 +23,7 @@ const ANSWERS_MAX: u32 = 65_536;
 /// Who holds the lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockOwner {
+    /// The client's address as the cluster has it, with port and nonce: `10.0.0.7:0/1234567`.
     pub address: String,
     /// Whether the cluster still hears of it. One that it does not hear of any more is taken for dead.
     pub watches: bool,

@@ -16,6 +16,7 @@ const COUNT_MAX: usize = 4096;
 pub struct Metadata<'a>(&'a Image);
 
 impl Image {
+    /// Its pairs, as the cluster has them when they are asked for.
     pub fn metadata(&self) -> Metadata<'_> {
         Metadata(self)
     }
@@ -71,6 +72,7 @@ impl Metadata<'_> {
         }
     }
 
+    /// Sets a pair, in place of what the key had. A `conf_…` key configures librbd.
     pub fn set(self, key: &str, value: &str) -> Result<()> {
         let (c_key, c_value) = (c_string(key)?, c_string(value)?);
         // SAFETY: an open image; the strings live during the call.

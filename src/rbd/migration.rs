@@ -20,7 +20,16 @@ const ANCESTORS_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MigrationSource {
     /// Another image of the cluster.
-    Image { pool: String, namespace: String, image: String, id: String },
+    Image {
+        /// Escaped, as the two that follow.
+        pool: String,
+        /// Empty for the default namespace.
+        namespace: String,
+        /// It lies in the trash meanwhile, and is found by its id.
+        image: String,
+        /// Its id.
+        id: String,
+    },
     /// Not an image of this cluster: a file, an HTTP server, another cluster; or it cannot be told.
     Import,
 }

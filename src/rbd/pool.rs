@@ -43,7 +43,9 @@ impl Drop for IoCtx {
 /// An image as a listing names it; the name is escaped (see `name.rs`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ImageEntry {
+    /// Escaped, and unique in its namespace.
     pub name: String,
+    /// As Ceph has it; a rename keeps it.
     pub id: String,
 }
 
@@ -99,6 +101,7 @@ impl Pool {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// The pool's name alone, escaped.
     pub fn name(&self) -> &str {
         &self.inner.name
     }

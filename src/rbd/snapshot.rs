@@ -17,6 +17,7 @@ const NAMESPACE_USER: i32 = 0;
 pub struct Snapshot {
     /// Unique in its pool, and never used again.
     pub id: u64,
+    /// As Ceph has it; unique in its image, and free again once it is removed.
     pub name: String,
     /// Size of the image when it was made.
     pub size_bytes: u64,
@@ -27,6 +28,7 @@ pub struct Snapshot {
 pub struct Snapshots<'a>(&'a Image);
 
 impl Image {
+    /// Its snapshots, as the cluster has them when they are asked for.
     pub fn snapshots(&self) -> Snapshots<'_> {
         Snapshots(self)
     }
@@ -141,6 +143,7 @@ impl Snapshots<'_> {
         self.0.check(code, || format!("rolling back to snapshot {name}"))
     }
 
+    /// Keeps a snapshot from being removed, as clones need it. One that is protected is an error.
     pub fn protect(self, name: &str) -> Result<()> {
         let c_name = c_string(name)?;
         // SAFETY: as above.
@@ -148,6 +151,7 @@ impl Snapshots<'_> {
         self.0.check(code, || format!("protecting snapshot {name}"))
     }
 
+    /// Lets a snapshot be removed again. One that clones need, or that is not protected, is an error.
     pub fn unprotect(self, name: &str) -> Result<()> {
         let c_name = c_string(name)?;
         // SAFETY: as above.
@@ -155,6 +159,7 @@ impl Snapshots<'_> {
         self.0.check(code, || format!("unprotecting snapshot {name}"))
     }
 
+    /// Whether it is kept from being removed.
     pub fn is_protected(self, name: &str) -> Result<bool> {
         let c_name = c_string(name)?;
         let mut protected = 0;

@@ -24,6 +24,7 @@ pub struct RbdSpec {
     pub pool: String,
     /// Empty for the default namespace.
     pub namespace: String,
+    /// `*` alone for all images of the namespace.
     pub image: String,
     /// As Ceph has it.
     pub snapshot: Option<String>,

@@ -13,7 +13,9 @@ const WATCHERS_MAX: usize = 1024;
 /// A client that has an image open for writing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watcher {
+    /// The client's address as the cluster has it, with port and nonce: `10.0.0.7:0/1234567`.
     pub address: String,
+    /// The number that the cluster gave the client.
     pub client: i64,
 }
 

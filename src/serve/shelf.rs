@@ -53,6 +53,7 @@ impl Shelf {
         Self { snapshots: Snapshots::new(project, memory_bytes), volumes }
     }
 
+    /// Whose snapshots they are.
     pub fn project(&self) -> &Project {
         self.snapshots.project()
     }
@@ -67,6 +68,7 @@ impl Shelf {
         self.volumes.get(name).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// One snapshot, without a request; `None` where the shelf does not have it.
     pub fn find(&self, volume: &str, which: Which) -> Option<&SnapshotEntry> {
         let snapshots = self.volume(volume);
         match which {
@@ -75,6 +77,7 @@ impl Shelf {
         }
     }
 
+    /// A reader of a snapshot: shared by all who read it. Costs no request.
     pub fn open(&self, snapshot: &SnapshotEntry) -> Result<Arc<SnapshotReader>> {
         self.snapshots.open(snapshot)
     }

@@ -35,6 +35,7 @@ pub enum Existing {
 
 /// Takes a volume's bytes. Made for one volume of known size; everything in it is written, zeroed or kept.
 pub trait Sink: Send + Sync {
+    /// Asked before the first write; it stays.
     fn order(&self) -> Order;
 
     /// What is there already, so that only the difference need be fetched and written.

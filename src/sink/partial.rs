@@ -39,6 +39,7 @@ impl PartialFile {
         check_folder(target)
     }
 
+    /// The file under its temporary name, open to read and write.
     pub fn file(&self) -> &File {
         &self.file
     }

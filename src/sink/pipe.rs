@@ -18,6 +18,7 @@ struct State<W> {
 }
 
 impl<W: Write + Send> PipeSink<W> {
+    /// A volume of this size; what is written must come to just that.
     pub fn new(out: W, size_bytes: u64) -> Self {
         Self { size_bytes, state: Mutex::new(State { out, written_bytes: 0 }) }
     }

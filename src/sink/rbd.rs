@@ -30,6 +30,7 @@ pub(crate) const DEAD_CLIENT_POLL: Duration = Duration::from_millis(500);
 /// What to restore, and what may happen to an image that is there already.
 #[derive(Debug, Clone)]
 pub struct RestoreTarget<'a> {
+    /// The volume's size; an image that is there is resized to it.
     pub size_bytes: u64,
     /// How a new image is made. An existing one stays as it is made, but for its size.
     pub layout: &'a ImageLayout,

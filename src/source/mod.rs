@@ -60,6 +60,7 @@ pub struct FreezeRequest {
 
 /// A volume that can be backed up, before anything of it was read.
 pub trait Volume: Send + Sync {
+    /// Which volume it is, and stays from backup to backup; asked of the source, so it may fail.
     fn identity(&self) -> Result<Identity>;
 
     /// Who it was before, where it is just being moved and got another identity by that.
@@ -76,9 +77,11 @@ pub trait Volume: Send + Sync {
 
 /// A volume's content at one moment.
 pub trait Frozen: Send + Sync {
+    /// How the image is laid out; all zeros and empty where it is none.
     fn layout(&self) -> ImageLayout;
     /// `None` for a raw file: nothing holds it still.
     fn point(&self) -> Option<SnapshotPoint>;
+    /// The content, as long as this is held.
     fn reader(&self) -> Arc<dyn ReadAt>;
     /// What to look at; called once.
     fn changes(&self) -> Result<Changes>;
@@ -100,6 +103,7 @@ pub trait Frozen: Send + Sync {
 
 /// A volume as it is now, which knows what it changed since its snapshots.
 pub trait Head: Send + Sync {
+    /// Which volume it is, as a backup of it would record it.
     fn identity(&self) -> Result<Identity>;
 
     /// Whether it still has that very snapshot.
@@ -132,6 +136,7 @@ pub struct StreamHeader {
     /// Size of the volume after the stream; `None` where it shows at the end: for raw bytes, and for a full export
     /// with snapshots.
     pub size_bytes: Option<u64>,
+    /// How the image is laid out; all zeros and empty where the stream does not say.
     pub layout: ImageLayout,
     /// Whether the format shows its own end. Raw bytes do not: those of a writer that died look like a smaller volume.
     pub has_end: bool,
@@ -146,6 +151,7 @@ pub enum StreamEvent {
     /// before reads as zero. The extents until the next `Diff` are disjoint and within this size; they may come out
     /// of order, and they may touch what an earlier diff wrote.
     Diff {
+        /// Size of the volume after the diff.
         size_bytes: u64,
         /// The snapshot that this diff leads to.
         to: Option<String>,
@@ -163,6 +169,7 @@ pub enum StreamEvent {
 ///   one is the volume; the states between were the volume at its snapshots. [`states::States`] gives them one by one.
 /// - Raw bytes are ascending extents of data without a gap, and no `Diff`: the size is that at the end.
 pub trait StreamSource: Send {
+    /// What it says of itself; read when the stream was opened.
     fn header(&self) -> &StreamHeader;
 
     /// The next event, or `None` at the stream's proper end. A stream that ends early is an error, and so is calling

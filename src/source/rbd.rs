@@ -29,6 +29,7 @@ pub struct RbdReader {
 }
 
 impl RbdReader {
+    /// Of an image that is open, at whatever it is open at. The size is taken now.
     pub fn new(image: Arc<Image>) -> Result<Self> {
         let size_bytes = image.size_bytes()?;
         Ok(Self { image, size_bytes })
@@ -111,6 +112,7 @@ impl RbdVolume {
         Self::open_with(cluster, spec, RbdOptions::default())
     }
 
+    /// As [`open`](Self::open), with what is done to the image and what is not.
     pub fn open_with(cluster: &Cluster, spec: &RbdSpec, options: RbdOptions) -> Result<Self> {
         Ok(Self { target: Target::find(cluster, spec)?, named: spec.snapshot.clone(), options })
     }

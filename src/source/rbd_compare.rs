@@ -63,6 +63,7 @@ impl Compared {
         Ok(Self { own, reader, snapshot: Some(snapshot), made })
     }
 
+    /// Reads what is compared: the snapshot, or the image as it is now.
     pub fn reader(&self) -> Arc<RbdReader> {
         Arc::clone(&self.reader)
     }

@@ -32,6 +32,7 @@ enum At {
 }
 
 impl States {
+    /// Of a stream of which no event was read yet.
     pub fn of(source: Box<dyn StreamSource>) -> Self {
         Self(Arc::new(Mutex::new(Shared { source, at: At::Start })))
     }

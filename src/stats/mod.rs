@@ -45,20 +45,26 @@ pub struct StatsOptions {
 /// What a project takes.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct StatsReport {
+    /// The project's name.
     pub project: String,
     /// By name.
     pub volumes: Vec<VolumeStats>,
     /// Over all these volumes: what they share is counted once.
     pub total: Usage,
+    /// Manifest pages read, each distinct one once.
     pub pages_read: u64,
+    /// Requests of this operation alone.
     pub ledger: Ledger,
+    /// How long it took.
     pub seconds: f64,
 }
 
 /// What a volume takes.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct VolumeStats {
+    /// The volume's name.
     pub volume: String,
+    /// Over its snapshots alone: what it shares with other volumes counts for each.
     #[serde(flatten)]
     pub usage: Usage,
     /// Oldest first; only when asked for.
@@ -68,10 +74,13 @@ pub struct VolumeStats {
 /// What one snapshot takes.
 #[derive(Debug, Clone, Serialize)]
 pub struct SnapshotStats {
+    /// Its number within the volume.
     pub sequence: u32,
+    /// 32 hexadecimal digits.
     pub snapshot_id: String,
     /// When the store says that it was committed.
     pub committed_unix_ms: u64,
+    /// The volume's size at that moment.
     pub size_bytes: u64,
     /// Objects that no other snapshot of the project needs: what a prune frees once this one is forgotten.
     pub freed_bytes: u64,
@@ -80,6 +89,7 @@ pub struct SnapshotStats {
 /// What some snapshots take.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Usage {
+    /// Live snapshots.
     pub snapshot_count: u64,
     /// The volume's sizes, added up.
     pub logical_bytes: u64,
@@ -93,16 +103,19 @@ pub struct Usage {
     pub stored_bytes: u64,
     /// Manifest pages among them. Roots lie in the log and are not counted.
     pub pages: u64,
+    /// What these pages take in the store.
     pub page_bytes: u64,
     /// Chunks that are stored as deltas.
     pub deltas: u64,
     /// Their plaintext.
     #[serde(rename = "delta_unique_bytes")]
     pub delta_bytes: u64,
+    /// What these take in the store, without what they stand on.
     #[serde(rename = "delta_bytes")]
     pub delta_stored_bytes: u64,
     /// Objects that are kept for deltas only.
     pub bases: u64,
+    /// What these take in the store.
     pub base_stored_bytes: u64,
     /// What would have to be stored more without deltas, if their chunks compressed as well as the full ones.
     pub delta_saved_bytes: u64,

@@ -111,6 +111,7 @@ impl Comparison {
         Ok(this)
     }
 
+    /// How it is found out what changed; decided when the ends were opened.
     pub fn verdict(&self) -> &Verdict {
         &self.verdict
     }

@@ -28,7 +28,9 @@ pub(super) struct Request<'a> {
 /// A range that differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiffRange {
+    /// Where it begins in the newer end; it may lie beyond the size of the older.
     pub offset_bytes: u64,
+    /// As librbd tells it; in the fast diff, of whole objects.
     pub length_bytes: u64,
     /// False where the object, or part of it, is no longer there.
     pub exists: bool,

@@ -48,7 +48,9 @@ pub struct Facts<'a> {
     pub newer: End<'a>,
     /// What it is compared with; `None`: with nothing, so that all it holds is listed.
     pub base: Option<End<'a>>,
+    /// What became of the base since it was backed up; it counts only where there is a base.
     pub base_objects: BaseObjects,
+    /// What is known of the time between both ends.
     pub history: &'a History,
 }
 
@@ -79,6 +81,7 @@ pub struct History {
     pub made: Option<Made>,
     /// What it recorded of the base's objects; `None` where the base is no backup's.
     pub objects: Option<ObjectsBy>,
+    /// Which snapshots there were meanwhile.
     pub between: Between,
 }
 
@@ -87,7 +90,12 @@ pub struct History {
 pub enum Between {
     /// As the cluster had them right before and right after the newer end was made; for an image as it is now, right
     /// before and right after it was compared.
-    Seen { before: SnapContext, after: SnapContext },
+    Seen {
+        /// Right before the newer end was made.
+        before: SnapContext,
+        /// Right after.
+        after: SnapContext,
+    },
     /// They could not be read, and why.
     Unreadable(String),
     /// Nobody looked: somebody else made the newer end.
@@ -101,7 +109,12 @@ pub enum Verdict {
     /// The object maps say it.
     Fast,
     /// Each object is asked about; where `maps_hold`, only those that the maps say either end has.
-    Slow { why: Why, maps_hold: bool },
+    Slow {
+        /// Why the object maps are not believed.
+        why: Why,
+        /// Whether they may be believed as to which objects there are.
+        maps_hold: bool,
+    },
     /// librbd must not be asked at all.
     ReadAll(Why),
 }
@@ -109,45 +122,59 @@ pub enum Verdict {
 /// Why the object maps are not believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
+    /// A live migration is under way, of the image or of what it was cloned from.
     Migrating,
+    /// The image has no object map that tells changes.
     NoFastDiff {
+        /// Feature bits that it lacks for that.
         missing: u64,
     },
     /// The map of a snapshot, or of the image as it is now, is marked invalid.
     MapInvalid {
+        /// Its name; `None` for the image as it is now.
         snapshot: Option<String>,
     },
     /// (5) is broken.
     ObjectsChanged {
+        /// Name of the base.
         base: String,
     },
     /// (5) is not known to hold.
     ObjectsUnknown {
+        /// Name of the base.
         base: String,
     },
     /// What tells whether they may be believed could not be read.
     Unreadable(String),
     /// The base was not made by cuttle, or what there was then could not be read.
     NotRecorded {
+        /// Name of the base; empty where it is no snapshot.
         base: String,
     },
     /// Somebody else made the newer end.
     NotMadeHere {
+        /// Its name; `None` for the image as it is now.
         newer: Option<String>,
     },
     /// (1) is broken.
     OthersThen {
+        /// Name of the base.
         base: String,
+        /// Ids of the snapshots that there were beside the one it replaced.
         others: Vec<u64>,
     },
     /// (2) is broken.
     MadeSince {
+        /// Name of the base.
         base: String,
+        /// Id of what was made.
         seq: u64,
     },
     /// (3) is broken.
     NotAlone {
+        /// Name of the base.
         base: String,
+        /// Id of the snapshot that the base replaced.
         replaced: u64,
         /// The snapshot whose map is to be made anew, so that a later backup can believe it.
         rebuild: String,
@@ -221,6 +248,7 @@ fn broken(facts: &Facts<'_>, base: End<'_>) -> Option<Why> {
 }
 
 impl Verdict {
+    /// Why the object maps are not believed; `None` where they are.
     pub fn why(&self) -> Option<&Why> {
         match self {
             Self::Fast => None,

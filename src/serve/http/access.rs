@@ -29,6 +29,7 @@ type Signed = dyn Fn(&[u8]) -> [u8; 32] + Send + Sync;
 const SIGNATURE_DIGITS: usize = 64;
 
 impl Token {
+    /// This secret alone. It is kept as a hash.
     pub fn new(secret: &str) -> Self {
         Self(Kind::One(blake3::hash(secret.as_bytes())))
     }

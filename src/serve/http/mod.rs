@@ -56,6 +56,7 @@ pub struct Limits {
     pub connections_max: usize,
     /// Bytes of a request's head.
     pub head_bytes_max: usize,
+    /// Header fields of a request.
     pub headers_max: usize,
     /// Time for a whole request head or TLS handshake, the silence before it included.
     pub head_timeout: Duration,
@@ -85,10 +86,13 @@ impl Default for Limits {
 pub struct HttpOptions {
     /// Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Who may read, and by what that is known.
     pub access: Access,
+    /// A certificate and its key; `None` serves without TLS.
     pub tls: Option<Tls>,
     /// Where the same snapshots are served over NBD, for the index page.
     pub nbd: Option<SocketAddr>,
+    /// What clients may take, each and together.
     pub limits: Limits,
 }
 
@@ -128,6 +132,7 @@ impl HttpServer {
         Ok(Self { listener, address, answers, tls: options.tls, limits: Arc::new(options.limits) })
     }
 
+    /// Where it listens: the real port, also where a free one was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -13,9 +13,19 @@ pub enum Target {
     /// `/VOLUME/`
     Volume(String),
     /// `/VOLUME/SEQ.raw`; without a sequence `/VOLUME/latest.raw`.
-    Image { volume: String, sequence: Option<u32> },
+    Image {
+        /// The volume's name, decoded; whether there is such a volume was not asked.
+        volume: String,
+        /// `None` for `latest`.
+        sequence: Option<u32>,
+    },
     /// `/VOLUME/SEQ.qcow2`, or `/VOLUME/SEQ,SEQ,SEQ.qcow2` with older snapshots in it; without a sequence `/VOLUME/latest.qcow2`.
-    Qcow2 { volume: String, sequences: Vec<u32> },
+    Qcow2 {
+        /// The volume's name, decoded; whether there is such a volume was not asked.
+        volume: String,
+        /// In the order of the path; empty for `latest`.
+        sequences: Vec<u32>,
+    },
 }
 
 /// A path, taken apart.
@@ -23,6 +33,7 @@ pub enum Target {
 pub struct Asked {
     /// What follows `/@` at the beginning: for programs that cannot send a header. No volume's name has an `@`.
     pub token: Option<String>,
+    /// What the rest of the path names.
     pub target: Target,
 }
 

@@ -22,6 +22,7 @@ pub trait Exports: Send + Sync {
 /// An export as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
+    /// What a client asks for.
     pub name: String,
     /// For people.
     pub description: String,
@@ -34,12 +35,14 @@ pub struct Opened {
     pub name: String,
     /// For people.
     pub description: String,
+    /// What is read through it.
     pub image: Arc<dyn Image>,
 }
 
 /// Bytes that never change, read by many at once.
 #[async_trait]
 pub trait Image: Send + Sync {
+    /// The whole image; reads and extents end within it.
     fn size_bytes(&self) -> u64;
 
     /// Exactly this range, which lies within the image.

@@ -13,19 +13,27 @@ pub const INIT_MAGIC: u64 = 0x4e42_444d_4147_4943;
 pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 /// Head of each reply to an option.
 pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
+/// Head of each request (`NBD_REQUEST_MAGIC`).
 pub const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// Head of a reply in the old form (`NBD_SIMPLE_REPLY_MAGIC`).
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
+/// Head of each chunk of a structured reply (`NBD_STRUCTURED_REPLY_MAGIC`).
 pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
 
 /// Handshake flags, the server's and the client's: the same two bits.
 pub const FIXED_NEWSTYLE: u16 = 1 << 0;
+/// No zeros behind the answer to `NBD_OPT_EXPORT_NAME`.
 pub const NO_ZEROES: u16 = 1 << 1;
 
 /// Transmission flags.
 pub const HAS_FLAGS: u16 = 1 << 0;
+/// Writes are refused (`NBD_FLAG_READ_ONLY`).
 pub const READ_ONLY: u16 = 1 << 1;
+/// The client may send a flush (`NBD_FLAG_SEND_FLUSH`).
 pub const SEND_FLUSH: u16 = 1 << 2;
+/// The client may ask for a read in one piece (`NBD_FLAG_SEND_DF`).
 pub const SEND_DF: u16 = 1 << 7;
+/// All connections of a client show the same (`NBD_FLAG_CAN_MULTI_CONN`).
 pub const CAN_MULTI_CONN: u16 = 1 << 8;
 
 /// Longest string: a name, a query or a message ("Values", strings).
@@ -43,9 +51,11 @@ pub enum Errno {
     Perm = 1,
     /// The store did not give the bytes, or gave wrong ones.
     Io = 5,
+    /// A request that makes no sense, or was not agreed on.
     Inval = 22,
     /// Too long to be answered in one piece.
     Overflow = 75,
+    /// The server is about to stop.
     Shutdown = 108,
 }
 

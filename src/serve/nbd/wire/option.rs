@@ -30,6 +30,7 @@ pub fn greeting() -> [u8; GREETING_LEN_BYTES] {
 pub struct ClientFlags {
     /// Whether options other than the export's name may follow.
     pub is_fixed: bool,
+    /// Whether the client does without the zeros behind the answer to `NBD_OPT_EXPORT_NAME`.
     pub no_zeroes: bool,
 }
 
@@ -50,12 +51,14 @@ impl ClientFlags {
 /// The head of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OptionHeader {
+    /// The option's number; it may be one that is not known here.
     pub code: u32,
     /// As the client says; not checked.
     pub data_len_bytes: u32,
 }
 
 impl OptionHeader {
+    /// Fails where the bytes do not begin with [`OPTION_MAGIC`].
     pub fn parse(bytes: [u8; OPTION_HEADER_LEN_BYTES]) -> Result<Self, Malformed> {
         let mut fields = Fields(&bytes);
         if fields.u64()? != OPTION_MAGIC {
@@ -68,35 +71,52 @@ impl OptionHeader {
 /// What a client asks for before it reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientOption<'a> {
+    /// 1, `NBD_OPT_EXPORT_NAME`: read this export, without any further option.
     ExportName(&'a str),
+    /// 2, `NBD_OPT_ABORT`: the client goes.
     Abort,
+    /// 3, `NBD_OPT_LIST`: which exports there are.
     List,
+    /// 5, `NBD_OPT_STARTTLS`.
     StartTls,
+    /// 6, `NBD_OPT_INFO`: tell of an export.
     Info(InfoRequest<'a>),
+    /// 7, `NBD_OPT_GO`: tell of an export, then read it.
     Go(InfoRequest<'a>),
+    /// 8, `NBD_OPT_STRUCTURED_REPLY`: answer in chunks from now on.
     StructuredReply,
+    /// 9, `NBD_OPT_LIST_META_CONTEXT`: which contexts an export has.
     ListMetaContext(MetaRequest<'a>),
+    /// 10, `NBD_OPT_SET_META_CONTEXT`: choose contexts for the export that is read next.
     SetMetaContext(MetaRequest<'a>),
+    /// Any other number; its data is not looked at.
     Unknown,
 }
 
 /// Data of `NBD_OPT_INFO` and `NBD_OPT_GO`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InfoRequest<'a> {
+    /// The export's name; empty for the default one.
     pub export: &'a str,
+    /// Whether its name is asked for (`NBD_INFO_NAME`).
     pub wants_name: bool,
+    /// Whether its description is asked for (`NBD_INFO_DESCRIPTION`).
     pub wants_description: bool,
+    /// Whether the client heeds block sizes (`NBD_INFO_BLOCK_SIZE`).
     pub wants_block_size: bool,
 }
 
 /// Data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetaRequest<'a> {
+    /// The export's name; empty for the default one.
     pub export: &'a str,
+    /// As the client gave them, each with its namespace and a colon; none asks for all when listing.
     pub queries: Vec<&'a str>,
 }
 
 impl<'a> ClientOption<'a> {
+    /// Takes an option's data apart; what is left over is an error, but for options whose data is to be ignored.
     pub fn parse(code: u32, data: &'a [u8]) -> Result<Self, Malformed> {
         let mut fields = Fields(data);
         let option = match code {
@@ -155,13 +175,43 @@ impl<'a> MetaRequest<'a> {
 /// Replies to an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OptionReply<'a> {
+    /// `NBD_REP_ACK`: done, and no more replies to this option.
     Ack,
-    Server { name: &'a str, description: &'a str },
-    InfoExport { size_bytes: u64, flags: u16 },
+    /// `NBD_REP_SERVER`: one export of a list.
+    Server {
+        /// What a client asks for; cut at [`STRING_LEN_MAX`].
+        name: &'a str,
+        /// For people; cut likewise.
+        description: &'a str,
+    },
+    /// `NBD_INFO_EXPORT`: always told.
+    InfoExport {
+        /// Size of the export.
+        size_bytes: u64,
+        /// Transmission flags.
+        flags: u16,
+    },
+    /// `NBD_INFO_NAME`: the name that the export keeps for ever.
     InfoName(&'a str),
+    /// `NBD_INFO_DESCRIPTION`: for people.
     InfoDescription(&'a str),
-    InfoBlockSize { min_bytes: u32, preferred_bytes: u32, payload_bytes_max: u32 },
-    MetaContext { id: u32, name: &'a str },
+    /// `NBD_INFO_BLOCK_SIZE`: what requests should look like.
+    InfoBlockSize {
+        /// Requests are multiples of this.
+        min_bytes: u32,
+        /// Requests of multiples of this are served best.
+        preferred_bytes: u32,
+        /// Longest data of one request or reply.
+        payload_bytes_max: u32,
+    },
+    /// `NBD_REP_META_CONTEXT`: one context that there is, or that was chosen.
+    MetaContext {
+        /// What block status replies call it; of no meaning in a list.
+        id: u32,
+        /// With its namespace, such as [`BASE_ALLOCATION`](super::BASE_ALLOCATION).
+        name: &'a str,
+    },
+    /// The option is refused, with a message for people.
     Error(OptionError, &'a str),
 }
 
@@ -169,10 +219,15 @@ pub enum OptionReply<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum OptionError {
+    /// `NBD_REP_ERR_UNSUP`: the server does not know the option, or cannot do it.
     Unsupported = (1 << 31) + 1,
+    /// `NBD_REP_ERR_POLICY`: not now, or not for this client.
     Policy = (1 << 31) + 2,
+    /// `NBD_REP_ERR_INVALID`: its data makes no sense, or it comes out of order.
     Invalid = (1 << 31) + 3,
+    /// `NBD_REP_ERR_UNKNOWN`: no such export.
     Unknown = (1 << 31) + 6,
+    /// `NBD_REP_ERR_TOO_BIG`: its data is longer than is read.
     TooBig = (1 << 31) + 9,
 }
 

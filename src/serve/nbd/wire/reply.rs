@@ -16,7 +16,9 @@ pub const DESCRIPTORS_MAX: usize = 1 << 16;
 /// A stretch with one status. Never empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Descriptor {
+    /// Never 0.
     pub length_bytes: u32,
+    /// Whether it is a hole that reads as zeros; otherwise it is data.
     pub is_zero: bool,
 }
 
@@ -36,17 +38,23 @@ pub enum Chunk<'a> {
     None,
     /// As many bytes of data follow, at least one.
     Data {
+        /// Where it lies in the export.
         offset_bytes: u64,
+        /// Bytes of data that follow the chunk's own.
         length_bytes: u32,
     },
     /// At least one zero.
     Hole {
+        /// Where it lies in the export.
         offset_bytes: u64,
+        /// How many zeros.
         length_bytes: u32,
     },
     /// At least one.
     BlockStatus(&'a [Descriptor]),
+    /// The request failed as a whole; the message is for people.
     Error(Errno, &'a str),
+    /// The request failed at this offset of the export; what came before stands.
     ErrorAt(Errno, &'a str, u64),
 }
 

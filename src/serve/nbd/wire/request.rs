@@ -2,38 +2,54 @@
 
 use super::{Fields, Malformed, REQUEST_MAGIC};
 
+/// A request's head, which is all of it but for the data of a write.
 pub const REQUEST_LEN_BYTES: usize = 28;
 
 /// Command flags that mean something here.
 pub const FLAG_DF: u16 = 1 << 2;
+/// Only the first extent of the range is asked for.
 pub const FLAG_REQ_ONE: u16 = 1 << 3;
 
+/// The request's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
+    /// 0: bytes of a range.
     Read,
     /// Its data follows and has to be skipped.
     Write,
+    /// 2: the client goes; there is no reply.
     Disconnect,
+    /// 3: nothing to do where nothing is written.
     Flush,
+    /// 4: frees a range, which is a write.
     Trim,
+    /// 5: prefetches a range.
     Cache,
+    /// 6: zeros a range, which is a write.
     WriteZeroes,
+    /// 7: what is zero and what is data.
     BlockStatus,
+    /// Any other type.
     Unknown,
 }
 
 /// A request as it came: nothing of it is checked against the export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
+    /// What is asked for.
     pub command: Command,
+    /// As sent; those that mean nothing here are in it, too.
     pub flags: u16,
     /// The client's name for it, which every reply repeats.
     pub cookie: u64,
+    /// Where the range begins; it may lie beyond the export's end.
     pub offset_bytes: u64,
+    /// How long the range is; 0 is possible.
     pub length_bytes: u32,
 }
 
 impl Request {
+    /// Fails where the bytes do not begin with [`REQUEST_MAGIC`].
     pub fn parse(bytes: &[u8; REQUEST_LEN_BYTES]) -> Result<Self, Malformed> {
         let mut fields = Fields(bytes);
         if fields.u32()? != REQUEST_MAGIC {
