@@ -31,17 +31,20 @@ pub const KEY_FILE_LEN_BYTES_MAX: usize = 1 << 20;
 pub struct Secret([u8; 32]);
 
 impl Secret {
+    /// 32 new bytes from the system.
     pub fn random() -> Result<Self> {
         let mut bytes = [0; 32];
         random(&mut bytes)?;
         Ok(Self(bytes))
     }
 
+    /// Of 32 bytes that came from elsewhere, and that nobody must be able to guess.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    pub fn expose(&self) -> &[u8; 32] {
+    /// The bytes themselves: not to be printed, nor kept.
+    pub(crate) fn expose(&self) -> &[u8; 32] {
         &self.0
     }
 
@@ -53,7 +56,9 @@ impl Secret {
 
 /// What a user has to open a repository.
 pub enum Unlock {
+    /// A passphrase, stretched by argon2id; an empty one opens nothing.
     Passphrase(Zeroizing<String>),
+    /// All of a key file, of 32 bytes at least and [`KEY_FILE_LEN_BYTES_MAX`] at most.
     KeyFile(Zeroizing<Vec<u8>>),
 }
 
@@ -122,7 +127,9 @@ fn check_argon2(memory_kib: u32, passes: u32, lanes: u32) -> Result<()> {
 /// Where a key slot belongs: its name, and the whole repository object.
 #[derive(Clone, Copy)]
 pub struct SlotPlace<'a> {
+    /// The number in its object name.
     pub slot: u64,
+    /// All bytes of the `repository` object as it is stored.
     pub repository: &'a [u8],
 }
 
@@ -131,6 +138,7 @@ pub struct SlotPlace<'a> {
 pub struct MasterKey(Secret);
 
 impl MasterKey {
+    /// A new one, for a new repository.
     pub fn random() -> Result<Self> {
         Ok(Self(Secret::random()?))
     }
@@ -235,6 +243,7 @@ fn aead(key: &Secret) -> Result<LessSafeKey> {
 pub struct SealingKey(Secret);
 
 impl SealingKey {
+    /// Seals with this secret, whichever key of repo-format.md §5 it is.
     pub fn new(secret: Secret) -> Self {
         Self(secret)
     }
@@ -268,11 +277,14 @@ impl SealingKey {
 pub struct ProjectKeys {
     chunk_id: Secret,
     page_id: Secret,
+    /// Seals chunks.
     pub data: SealingKey,
+    /// Seals all records of the project, and its pages.
     pub metadata: SealingKey,
 }
 
 impl ProjectKeys {
+    /// All keys of a project, from the root in its record (repo-format.md §5).
     pub fn derive(record: &ProjectRecord) -> Self {
         let root = Secret(record.root);
         Self {
@@ -283,6 +295,7 @@ impl ProjectKeys {
         }
     }
 
+    /// The key of the hash that names chunks.
     pub fn chunk_id_key(&self) -> &[u8; 32] {
         self.chunk_id.expose()
     }
@@ -293,6 +306,7 @@ impl ProjectKeys {
         *blake3::keyed_hash(key.expose(), text).as_bytes()
     }
 
+    /// The key of the hash that names pages, and parts of `gc/` tables.
     pub fn page_id_key(&self) -> &[u8; 32] {
         self.page_id.expose()
     }

@@ -7,18 +7,21 @@ pub const LEASE_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// When a session was last seen alive, by the store's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Signs {
+pub(crate) struct Signs {
+    /// Of the `.open` record.
     pub opened_unix_ms: u64,
+    /// Of the newest `.alive` record; `None` where there is none.
     pub alive_unix_ms: Option<u64>,
 }
 
 impl Signs {
-    pub fn last_unix_ms(&self) -> u64 {
+    /// The later of both.
+    pub(crate) fn last_unix_ms(&self) -> u64 {
         self.opened_unix_ms.max(self.alive_unix_ms.unwrap_or(0))
     }
 
     /// Whether the lease ran out. `now_unix_ms` is the store's own time: a modification time, never a client's clock.
-    pub fn is_expired(&self, now_unix_ms: u64, lease: Duration) -> bool {
+    pub(crate) fn is_expired(&self, now_unix_ms: u64, lease: Duration) -> bool {
         let silent_ms = now_unix_ms.saturating_sub(self.last_unix_ms());
         u128::from(silent_ms) > lease.as_millis()
     }

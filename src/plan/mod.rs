@@ -8,7 +8,7 @@ pub mod placement;
 pub mod presence;
 pub mod restore;
 pub mod retention;
-pub mod roster;
+pub(crate) mod roster;
 pub mod selection;
 pub mod shard;
 pub mod times;

@@ -18,6 +18,7 @@ pub enum Naming {
 /// What is to be restored.
 #[derive(Debug, Clone, Copy)]
 pub struct Volume<'a> {
+    /// Its name in the catalog, in which a slash is nothing but a character.
     pub name: &'a str,
     /// Its place in the catalog.
     pub number: VolumeNumber,
@@ -26,7 +27,9 @@ pub struct Volume<'a> {
 /// A volume, and its new name or why it has none.
 #[derive(Debug)]
 pub struct Placed<'a> {
+    /// Its name in the catalog.
     pub volume: &'a str,
+    /// What it is called where it goes; `Conflict` where another gets that name, `Invalid` where it can have none.
     pub name: Result<String>,
 }
 

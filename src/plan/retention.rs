@@ -18,11 +18,14 @@ use crate::units::Sequence;
 
 /// A live snapshot, as far as a policy looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
+    /// Its number within the volume: what decides where two have the same time.
     pub sequence: Sequence,
     /// When it was committed, as far as times are believed.
     pub committed_unix_ms: u64,
+    /// Kept, whatever the rules say.
     pub protected: bool,
+    /// Looked at by rules that keep tags.
     pub tags: Vec<String>,
 }
 
@@ -33,10 +36,13 @@ pub struct Policy {
     pub last: u32,
     /// The newest of each of so many hours that have one.
     pub hourly: u32,
+    /// As `hourly`, by days of the time zone.
     pub daily: u32,
     /// By ISO weeks, which begin on Monday.
     pub weekly: u32,
+    /// As `hourly`, by months of the calendar.
     pub monthly: u32,
+    /// As `hourly`, by years of the calendar.
     pub yearly: u32,
     /// All that are younger than this, counted from the newest that the policy is for; one of just that age is not.
     pub within: Option<Within>,
@@ -80,14 +86,15 @@ impl Policy {
         Ok(())
     }
 
-    pub fn is_for_volume(&self, name: &str) -> bool {
+    /// Whether the policy says anything of a volume; of others it forgets nothing.
+    pub(crate) fn is_for_volume(&self, name: &str) -> bool {
         self.volumes.is_empty() || self.volumes.iter().any(|glob| glob.matches(name))
     }
 }
 
 /// What becomes of one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// The policy is not for it: it stays.
     Unselected,
     /// It stays, for these reasons; at least one.
@@ -98,16 +105,24 @@ pub enum Decision {
 
 /// Why a snapshot stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reason {
+pub(crate) enum Reason {
+    /// `last` wants it.
     Last,
+    /// `hourly` wants it.
     Hourly,
+    /// `daily` wants it.
     Daily,
+    /// `weekly` wants it.
     Weekly,
+    /// `monthly` wants it.
     Monthly,
+    /// `yearly` wants it.
     Yearly,
     /// It is the oldest, and a rule that counts has places left: so the history reaches as far back as it can.
     Oldest(Box<Self>),
+    /// It is younger than that.
     Within(Within),
+    /// Somebody protected it.
     Protected,
     /// There is no other of its volume.
     LastOfVolume,
@@ -137,7 +152,7 @@ impl fmt::Display for Reason {
 ///
 /// Never forgets one that is protected, nor the one with the highest sequence: it is what the next incremental needs, and
 /// so a volume always keeps one.
-pub fn decide(policy: &Policy, snapshots: &[Candidate]) -> Vec<Decision> {
+pub(crate) fn decide(policy: &Policy, snapshots: &[Candidate]) -> Vec<Decision> {
     let mut newest_first: Vec<usize> = (0..snapshots.len()).collect();
     newest_first.retain(|&i| snapshots.get(i).is_some_and(|s| TagList::any_matches(&policy.tags, &s.tags)));
     newest_first

@@ -8,19 +8,29 @@ use crate::units::{Sequence, VolumeNumber};
 
 /// One volume as its confirmed log shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct VolumeState {
+pub(crate) struct VolumeState {
+    /// The highest one there is, of whatever outcome; 0 for none.
     pub last: Sequence,
+    /// Those with a snapshot that is not forgotten.
     pub live: BTreeSet<Sequence>,
+    /// Those with a `.forget`.
     pub forgotten: BTreeSet<Sequence>,
 }
 
 /// What the last round knew and is not there now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lost {
+pub(crate) enum Lost {
     /// The catalog has fewer volumes.
     Volume(VolumeNumber),
     /// The volume's log ends below what it had.
-    Log { volume: VolumeNumber, last: Sequence, high_water: Sequence },
+    Log {
+        /// Whose log it is.
+        volume: VolumeNumber,
+        /// Where it ends now.
+        last: Sequence,
+        /// Where it ended in the last seal.
+        high_water: Sequence,
+    },
     /// The snapshot is neither live nor forgotten.
     Snapshot(VolumeNumber, Sequence),
 }
@@ -41,7 +51,7 @@ impl fmt::Display for Lost {
 }
 
 /// Holds the roster of the last seal against the volumes of now.
-pub fn lost(roster: &[RosterEntry], volumes: &BTreeMap<VolumeNumber, VolumeState>) -> Vec<Lost> {
+pub(crate) fn lost(roster: &[RosterEntry], volumes: &BTreeMap<VolumeNumber, VolumeState>) -> Vec<Lost> {
     let mut lost = Vec::new();
     for entry in roster {
         let Some(now) = volumes.get(&entry.volume) else {

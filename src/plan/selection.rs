@@ -58,6 +58,7 @@ impl fmt::Display for Glob {
 pub struct TagList(Vec<String>);
 
 impl TagList {
+    /// Whether a snapshot with these tags is meant.
     pub fn matches(&self, tags: &[String]) -> bool {
         match self.0.is_empty() {
             true => tags.is_empty(),

@@ -25,7 +25,8 @@ pub enum Times {
 
 /// The times of one live snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timed {
+pub(crate) struct Timed {
+    /// Its number within the volume.
     pub sequence: Sequence,
     /// By the store.
     pub committed_unix_ms: u64,
@@ -35,7 +36,7 @@ pub struct Timed {
 
 /// What is wrong with a snapshot's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Contradiction {
+pub(crate) enum Contradiction {
     /// Store and writer are more than two days apart.
     Apart,
     /// The store says that it was made after now.
@@ -46,7 +47,7 @@ pub enum Contradiction {
 
 impl Timed {
     /// The time that counts.
-    pub fn at(&self, times: Times) -> u64 {
+    pub(crate) fn at(&self, times: Times) -> u64 {
         match times {
             Times::Checked | Times::Store => self.committed_unix_ms,
             Times::Sealed => self.started_unix_ms,
@@ -55,13 +56,13 @@ impl Timed {
 }
 
 /// Whether the store's now has to be asked for, as a time lies after `host_now_unix_ms`.
-pub fn may_be_in_the_future(snapshots: &[Timed], host_now_unix_ms: u64) -> bool {
+pub(crate) fn may_be_in_the_future(snapshots: &[Timed], host_now_unix_ms: u64) -> bool {
     snapshots.iter().any(|s| s.committed_unix_ms > host_now_unix_ms.saturating_add(FUTURE_MAX_MS))
 }
 
 /// The snapshots of one volume whose times contradict something, by sequence. `now_unix_ms` is the time of an object that was
 /// just created, where that was asked for.
-pub fn contradictions(snapshots: &[Timed], now_unix_ms: Option<u64>) -> Vec<(Timed, Contradiction)> {
+pub(crate) fn contradictions(snapshots: &[Timed], now_unix_ms: Option<u64>) -> Vec<(Timed, Contradiction)> {
     let mut by_sequence = snapshots.to_vec();
     by_sequence.sort_unstable_by_key(|s| s.sequence);
     let mut newest_so_far: Option<Timed> = None;

@@ -22,13 +22,14 @@ const STAMP_LEN_BYTES: usize = 16;
 
 /// Sealed copies of manifest pages, `.end` records and catalog entries.
 #[derive(Debug, Clone)]
-pub struct Cache {
+pub(crate) struct Cache {
     dir: Option<PathBuf>,
     warned: Arc<AtomicBool>,
 }
 
 impl Cache {
-    pub fn new(dir: Option<&Path>, repo_id: &[u8; 16]) -> Self {
+    /// Copies of this repository's objects below `dir`, which need not be there; `None` keeps none.
+    pub(crate) fn new(dir: Option<&Path>, repo_id: &[u8; 16]) -> Self {
         Self { dir: dir.map(|d| d.join(hex(repo_id))), warned: Arc::default() }
     }
 
@@ -38,11 +39,12 @@ impl Cache {
     }
 
     /// A page, whatever store it is from: its id says what it holds.
-    pub fn page(&self, name: &ObjectName) -> Option<Bytes> {
+    pub(crate) fn page(&self, name: &ObjectName) -> Option<Bytes> {
         self.read(self.page_path(name)?, name).map(Bytes::from)
     }
 
-    pub fn put_page(&self, name: &ObjectName, object: &[u8]) {
+    /// Keeps a copy of a whole page object; where that fails, it is told of once and nothing else.
+    pub(crate) fn put_page(&self, name: &ObjectName, object: &[u8]) {
         if let Some(path) = self.page_path(name) {
             self.write(&path, &[object]);
         }
@@ -65,7 +67,8 @@ impl Cache {
         self.page_path(name).or_else(|| self.record_path(name)).is_some_and(|path| path.exists())
     }
 
-    pub fn remove(&self, name: &ObjectName) {
+    /// Drops the copy of a page or record, if there is one.
+    pub(crate) fn remove(&self, name: &ObjectName) {
         if let Some(path) = self.page_path(name).or_else(|| self.record_path(name)) {
             let _ = fs::remove_file(path);
         }

@@ -35,14 +35,17 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Those that opened, by number.
     pub fn entries(&self) -> &[VolumeRecord] {
         &self.entries
     }
 
+    /// `None` where no entry that opened has the name; one that does not open may have it.
     pub fn by_name(&self, name: &VolumeName) -> Option<&VolumeRecord> {
         self.by_name.get(name.as_str()).map(|at| &self.entries[*at])
     }
 
+    /// `None` where the entry of this number is missing or does not open.
     pub fn by_number(&self, number: VolumeNumber) -> Option<&VolumeRecord> {
         let at = self.entries.binary_search_by_key(&number, |v| v.number).ok()?;
         self.entries.get(at)

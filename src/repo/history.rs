@@ -12,12 +12,17 @@ use crate::units::{Sequence, SnapshotId};
 /// A live snapshot.
 #[derive(Debug, Clone)]
 pub struct SnapshotEntry {
+    /// As the catalog has it.
     pub volume_name: String,
+    /// As its `.end` says.
     pub snapshot_id: SnapshotId,
+    /// What the `.end` record says (repo-format.md §6.6).
     pub snapshot: Snapshot,
     /// When the store says that it was committed.
     pub committed_unix_ms: u64,
+    /// By its newest note.
     pub protected: bool,
+    /// By its newest note; where there is none, those given to the backup.
     pub tags: Vec<String>,
     /// The newest note that was seen; 0 for none.
     pub notes: u32,

@@ -31,6 +31,7 @@ pub(super) struct Around<'a> {
 /// A key slot as a listing shows it.
 #[derive(Debug, Clone)]
 pub struct KeySlot {
+    /// The number in its object name.
     pub slot: u64,
     /// Or why it does not count: it does not open, or was not made with the repository's key.
     pub record: std::result::Result<KeySlotRecord, String>,

@@ -24,7 +24,9 @@ const GAPS_MAX: usize = 10_000;
 /// What a listing shows of one sequence. Times are the store's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogEntry {
+    /// When its `.open` was stored; `None` where it is missing.
     pub opened_unix_ms: Option<u64>,
+    /// When its `.end` was stored; `None` while it has no outcome.
     pub ended_unix_ms: Option<u64>,
     /// Which `.end` it is that was listed, where it may come from the cache.
     pub end_stamp: Option<Stamp>,
@@ -37,6 +39,7 @@ pub struct LogEntry {
 /// A volume's log as a listing shows it.
 #[derive(Debug, Clone, Default)]
 pub struct VolumeLog {
+    /// What the listing shows, by sequence.
     pub entries: BTreeMap<Sequence, LogEntry>,
     /// Signs of life after the registration, with their times.
     pub(crate) signs: BTreeMap<Sequence, BTreeMap<u32, u64>>,
@@ -72,6 +75,7 @@ impl Proof<'_> {
 }
 
 impl VolumeLog {
+    /// The highest sequence in it; 0 for none.
     pub fn last(&self) -> Sequence {
         self.entries.last_key_value().map_or(Sequence(0), |(s, _)| *s)
     }

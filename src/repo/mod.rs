@@ -3,7 +3,7 @@
 //! Everything that is safe because of the protocol (repo-format.md §8) is decided in here.
 
 mod admin;
-pub mod cache;
+mod cache;
 pub mod catalog;
 pub mod content;
 mod find;
@@ -44,7 +44,7 @@ use crate::store::{Created, Reader, Store};
 use crate::units::{ProjectName, check_chunk_size};
 
 pub use admin::Admin;
-pub use cache::Cache;
+pub(crate) use cache::Cache;
 pub(crate) use content::Listed;
 pub use keys::KeySlot;
 pub use memory::{AtPlace, Memory};
@@ -58,9 +58,11 @@ pub struct Environment {
     pub host: String,
     /// An opaque name of this machine and its boot: processes of another boot are surely dead.
     pub machine: String,
+    /// This process's id, recorded in `.open`.
     pub process: u32,
     /// Whether a process of this machine and boot still runs.
     pub is_process_alive: fn(u32) -> bool,
+    /// For times that people see, and for how long something took; never for what is safe.
     pub clock: Arc<dyn Clock>,
     /// Where copies of small objects may be kept; always rebuildable.
     pub cache_dir: Option<PathBuf>,
@@ -90,6 +92,7 @@ pub const DELTA_DEPTH_MAX_DEFAULT: u8 = 7;
 /// What `init` decides for good.
 #[derive(Debug, Clone)]
 pub struct InitOptions {
+    /// A power of two, 4 KiB to 16 MiB (repo-format.md §3).
     pub chunk_size_bytes: u32,
     /// Most objects below a delta; 0 for a repository without deltas.
     pub delta_depth_max: u8,
@@ -255,10 +258,12 @@ impl Repository {
         Ok(Admin::of(repository))
     }
 
+    /// Where it lies, to read.
     pub fn store(&self) -> &Reader {
         &self.store
     }
 
+    /// The repository record, which never changes (repo-format.md §6.1).
     pub fn record(&self) -> &RepositoryRecord {
         &self.record
     }

@@ -23,6 +23,7 @@ const CHANGES_MAX: usize = 64;
 /// What people may change about a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Note {
+    /// Whether `forget` and policies leave it alone.
     pub protected: bool,
     /// Each once, in the order they were given.
     pub tags: Vec<String>,
@@ -31,17 +32,22 @@ pub struct Note {
 /// A snapshot, and what was last seen said of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Noted {
+    /// The volume's number in the catalog.
     pub volume: VolumeNumber,
+    /// Its number within the volume.
     pub sequence: Sequence,
+    /// What a note or `.forget` for it names, too: another snapshot under the number is not meant.
     pub snapshot_id: SnapshotId,
     /// The number of the note; 0 where there is none and the backup's own tags count.
     pub number: u32,
+    /// What that note says.
     pub note: Note,
 }
 
 /// What a change of a note came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
+    /// What holds now.
     pub note: Note,
     /// False where all was said already.
     pub changed: bool,
@@ -50,6 +56,7 @@ pub struct Changed {
 /// What forgetting came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forgotten {
+    /// By this very call.
     Now,
     /// Somebody did so before.
     Before,

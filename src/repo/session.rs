@@ -28,9 +28,13 @@ const SILENT_MAX: Duration = Duration::from_secs(90 * 60);
 
 /// A registered backup.
 pub struct Session {
+    /// Whose project it is; it can create, and delete nothing.
     pub project: Writer,
+    /// The volume's entry in the catalog.
     pub volume: VolumeRecord,
+    /// The number that it registered.
     pub sequence: Sequence,
+    /// Random: it tells this session from any other under the same number.
     pub snapshot_id: SnapshotId,
     /// The generation that all its new objects lie in.
     pub generation: Generation,
@@ -43,12 +47,15 @@ pub struct Session {
 /// What became of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Committed {
+    /// It is durable: the snapshot is there.
     Done,
     /// The session was to be aborted, but its own commit had landed.
     Before,
     /// Somebody aborted the session first, and says why.
     Lost {
+        /// What the `.end` that stands says of who wrote it.
         by: String,
+        /// Why it was aborted, for people.
         reason: String,
     },
 }
@@ -56,8 +63,11 @@ pub enum Committed {
 /// A live session of the same volume that was there first.
 #[derive(Debug, Clone)]
 pub struct Rival {
+    /// Its number within the volume, lower than ours.
     pub sequence: Sequence,
+    /// The name of its host, for people.
     pub host: String,
+    /// Its process id on that host, for people.
     pub process: u32,
     /// Since its registration, by the store's clock.
     pub for_how_long: Duration,

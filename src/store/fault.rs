@@ -15,9 +15,11 @@ use super::adaptive::Signal;
 /// errors; a store of one's own may do the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StatusError {
+    /// The HTTP status.
     pub status: u16,
     /// The provider's error code, such as `SlowDown` or `NoSuchBucket`.
     pub code: Option<String>,
+    /// How long to wait before the next attempt, where the answer says so; kept to up to [`Limits::backoff_max`](super::Limits::backoff_max).
     pub retry_after: Option<Duration>,
     /// The region the bucket is in, when the answer says that it is another one.
     pub region: Option<String>,
@@ -26,6 +28,7 @@ pub struct StatusError {
 }
 
 impl StatusError {
+    /// A status, and nothing else known.
     pub fn new(status: u16) -> Self {
         Self { status, ..Self::default() }
     }

@@ -22,10 +22,15 @@ const KINDS: usize = 6;
 /// Requests made and object bytes moved since the store was opened. Every attempt counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Ledger {
+    /// Creates and replaces.
     pub put_requests: u64,
+    /// Whole objects, parts of them, and read-backs of creates.
     pub get_requests: u64,
+    /// Looks at whether an object is there.
     pub head_requests: u64,
+    /// Pages of listings, of up to 1,000 names each with most providers.
     pub list_requests: u64,
+    /// Deletes; one that names many objects is one.
     pub delete_requests: u64,
     /// Requests to obtain credentials, to other addresses than the store's.
     pub credentials_requests: u64,

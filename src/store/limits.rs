@@ -32,6 +32,7 @@ pub struct StoreConfig {
     pub options: Vec<(String, String)>,
     /// The environment variables that may matter (`AWS_*`, `GOOGLE_*`, `AZURE_*`), handed in by the caller.
     pub environment: Vec<(String, String)>,
+    /// Speeds, retries and timeouts.
     pub limits: Limits,
 }
 
@@ -44,13 +45,21 @@ pub struct Limits {
     pub download_bytes_per_second: Option<u64>,
     /// Upper bound of the adaptive number of requests in flight; at least 1.
     pub requests_inflight_max: usize,
+    /// Attempts of one operation, the first included.
     pub attempts_max: u32,
+    /// The same as long as the store has never answered: a wrong address should show soon.
     pub attempts_first_contact_max: u32,
+    /// Delay before the second attempt; it doubles with each further one. Half of it is random.
     pub backoff_first: Duration,
+    /// Longest delay between two attempts, whatever the store asks for.
     pub backoff_max: Duration,
+    /// Longest wait for a connection.
     pub connect_timeout: Duration,
+    /// Longest wait for an answer's beginning, and between two pieces of its body.
     pub stall_timeout: Duration,
+    /// Slowest upload that is waited for: one may take its size at this speed beside the stall timeout.
     pub upload_bytes_per_second_min: u64,
+    /// Objects that a gathered listing may have; one of more is refused. A streamed one has no limit.
     pub list_objects_max: usize,
     /// Seed of the jitter; `None` takes one from the system.
     pub jitter_seed: Option<u64>,

@@ -48,7 +48,7 @@ pub use delete::Deleted;
 pub use fault::StatusError;
 pub use ledger::Ledger;
 pub use limits::{Limits, StoreConfig};
-pub use staged::Staged;
+pub(crate) use staged::Staged;
 pub use write::{Created, HEAD_BYTES_MAX};
 
 /// An object store, to be read. Clones share its limits and its ledger.
@@ -74,10 +74,13 @@ impl Deref for Store {
 /// What a list or a head tells about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectInfo {
+    /// Its name, relative to the repository's prefix.
     pub key: String,
+    /// All of it, header included.
     pub size_bytes: u64,
     /// By the store's clock; 0 for times before 1970.
     pub modified_unix_ms: u64,
+    /// What tells it from another object under the same name.
     pub stamp: Stamp,
 }
 

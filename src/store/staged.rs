@@ -12,15 +12,17 @@ use super::attempt::key_path;
 
 /// A file that was written and not moved to its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Staged {
+pub(crate) struct Staged {
     path: PathBuf,
+    /// What was written of it.
     pub size_bytes: u64,
+    /// By the file system's clock; 0 for times before 1970.
     pub modified_unix_ms: u64,
 }
 
 impl Store {
     /// Finds staged files in a local directory; none in any other store. Some may be under way.
-    pub async fn staged(&self) -> Result<Vec<Staged>> {
+    pub(crate) async fn staged(&self) -> Result<Vec<Staged>> {
         let Some(dir) = self.shared.local_dir.clone() else { return Ok(Vec::new()) };
         cpu::block(move || {
             let mut found = Vec::new();
@@ -31,7 +33,7 @@ impl Store {
     }
 
     /// Removes one.
-    pub async fn remove_staged(&self, staged: Staged) -> Result<()> {
+    pub(crate) async fn remove_staged(&self, staged: Staged) -> Result<()> {
         cpu::block(move || match fs::remove_file(&staged.path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(io_error(format!("delete {}", staged.path.display()), e))

@@ -40,6 +40,7 @@ pub enum Created {
     Exists {
         /// Its first bytes, at most [`HEAD_BYTES_MAX`].
         head: Bytes,
+        /// Size of all of it.
         size_bytes: u64,
     },
 }
