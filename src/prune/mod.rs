@@ -56,6 +56,7 @@ const PROBE_PREFIX: &str = "probe";
 
 /// How time passes while a prune waits. Tests and simulations hand in their own.
 pub trait Pause: Send + Sync {
+    /// Ends after that time, by whatever clock; so late as it likes, never early.
     fn pause(&self, duration: Duration) -> BoxFuture<'_, ()>;
 }
 
@@ -80,6 +81,7 @@ pub struct PruneOptions {
     pub lease: Duration,
     /// Wait for sessions under way. Otherwise the round is left open for the next prune to finish.
     pub wait: bool,
+    /// How time passes while sessions are waited for.
     pub pause: Arc<dyn Pause>,
     /// References remembered at once; beyond it the manifests are walked in several passes.
     pub marks_max: usize,

@@ -52,6 +52,7 @@ impl Snapshots {
         }
     }
 
+    /// Whose snapshots they are.
     pub fn project(&self) -> &Project {
         &self.project
     }
@@ -104,10 +105,12 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
+    /// What is read.
     pub fn snapshot(&self) -> &SnapshotEntry {
         &self.snapshot
     }
 
+    /// Size of the volume at that moment.
     pub fn size_bytes(&self) -> u64 {
         self.geometry().size_bytes
     }

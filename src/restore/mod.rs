@@ -67,12 +67,17 @@ impl Default for RestoreOptions {
 /// What a restore did, or would do.
 #[derive(Debug, Clone, Serialize)]
 pub struct RestoreReport {
+    /// The volume's name.
     pub volume: String,
+    /// The snapshot's number within the volume.
     pub sequence: u32,
+    /// 32 hexadecimal digits.
     pub snapshot_id: String,
+    /// Size of the volume.
     pub size_bytes: u64,
     /// Nothing was fetched but metadata, and nothing written.
     pub dry_run: bool,
+    /// Of the whole volume: kept, zeroed, fetched.
     #[serde(flatten)]
     pub totals: Totals,
     /// Bytes of the target that were read to find out what it holds.
@@ -88,6 +93,7 @@ pub struct RestoreReport {
     pub requests: u64,
     /// The requests by kind.
     pub ledger: Ledger,
+    /// How long it took.
     pub seconds: f64,
 }
 

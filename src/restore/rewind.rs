@@ -24,7 +24,9 @@ use crate::units::{ChunkIndex, Geometry};
 /// A backup whose snapshot the target has, and what the target changed since.
 #[derive(Debug, Clone)]
 pub struct Rewind {
+    /// What that backup says, from which the rest follows.
     pub base: Snapshot,
+    /// What the target changed since that snapshot.
     pub since: Since,
 }
 

@@ -22,17 +22,23 @@ const RANGES_MAX: usize = 100_000;
 /// How a snapshot and another volume compare.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct AgainstReport {
+    /// The volume's name.
     pub volume: String,
+    /// The snapshot's number within the volume.
     pub sequence: u32,
+    /// 32 hexadecimal digits.
     pub snapshot_id: String,
+    /// Size of the snapshot.
     pub size_bytes: u64,
     /// Size of what it was compared with.
     pub other_size_bytes: u64,
+    /// Of all ranges, those that are not listed included.
     pub differing_bytes: u64,
     /// Whole chunks of the repository that differ; and what only the larger of the two has.
     pub differing: Vec<ByteRange>,
     /// Ranges beyond those listed.
     pub ranges_omitted: u64,
+    /// How long it took.
     pub seconds: f64,
 }
 

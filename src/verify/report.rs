@@ -17,8 +17,11 @@ const UNREADABLE_MAX: usize = 16;
 /// What a verification looked at and found.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct VerifyReport {
+    /// The project's name.
     pub project: String,
+    /// Volumes whose logs were looked at.
     pub volumes: u64,
+    /// Live snapshots whose manifests were walked.
     pub snapshots: u64,
     /// Backups that were begun and have no outcome yet.
     pub unfinished: u64,
@@ -31,9 +34,11 @@ pub struct VerifyReport {
     /// The plaintext of these.
     #[serde(rename = "chunks_read_bytes")]
     pub read_bytes: u64,
+    /// Whether chunks were fetched and opened, or only looked for.
     pub read_data: bool,
     /// `n/N` where only a part was looked at.
     pub slice: Option<String>,
+    /// At most 10,000 objects; what hurts more is counted in `damage_omitted`.
     pub damage: Vec<Damage>,
     /// Damaged objects beyond those listed.
     pub damage_omitted: u64,
@@ -41,7 +46,9 @@ pub struct VerifyReport {
     pub ranges_omitted: u64,
     /// Lost chunks and pages that are remembered since now: no backup will build on them.
     pub recorded: u64,
+    /// Requests of this operation alone.
     pub ledger: Ledger,
+    /// How long it took.
     pub seconds: f64,
 }
 
@@ -77,7 +84,9 @@ impl VerifyReport {
 pub struct Damage {
     /// The object's name.
     pub object: String,
+    /// Of which kind it is.
     pub problem: Problem,
+    /// For people: what was expected, and what was found.
     pub message: String,
     /// What of which snapshots cannot be restored because of it.
     pub hurts: Vec<Hurt>,
@@ -102,7 +111,9 @@ pub enum Problem {
 /// What is hurt of one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Hurt {
+    /// The volume's name.
     pub volume: String,
+    /// The snapshot's number within the volume.
     pub sequence: u32,
     /// Empty where the snapshot's record cannot be read.
     pub snapshot_id: String,
@@ -112,9 +123,12 @@ pub struct Hurt {
     pub ranges: Vec<ByteRange>,
 }
 
+/// A range of a volume's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ByteRange {
+    /// Where it begins in the volume.
     pub offset_bytes: u64,
+    /// Bytes from there.
     pub length_bytes: u64,
 }
 

@@ -35,6 +35,7 @@ const GAPS_MAX: u32 = 1_000;
 pub struct ScrubOptions {
     /// Which chunks and pages to read. All other objects are read every time.
     pub slice: Option<Slice>,
+    /// Bytes in memory at once.
     pub inflight_bytes: u64,
 }
 
@@ -49,9 +50,11 @@ impl Default for ScrubOptions {
 pub struct ScrubReport {
     /// Objects read and checked.
     pub objects: u64,
+    /// Bytes of these, headers included.
     pub bytes: u64,
     /// Objects left to other slices.
     pub skipped: u64,
+    /// `n/N` where only a part was looked at.
     pub slice: Option<String>,
     /// Damaged objects that a repair put aside; they are not looked at.
     pub quarantined: u64,
@@ -59,13 +62,18 @@ pub struct ScrubReport {
     pub unknown: u64,
     /// The first of them.
     pub unknown_names: Vec<String>,
+    /// At most 10,000 objects. What they hurt cannot be told without a key.
     pub damage: Vec<Damage>,
+    /// Damaged objects beyond those listed.
     pub damage_omitted: u64,
+    /// Requests of this operation alone.
     pub ledger: Ledger,
+    /// How long it took.
     pub seconds: f64,
 }
 
 impl ScrubReport {
+    /// Whether everything that was looked at is as it must be.
     pub fn ok(&self) -> bool {
         self.damage.is_empty() && self.damage_omitted == 0
     }

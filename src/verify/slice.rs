@@ -14,6 +14,7 @@ pub struct Slice {
 }
 
 impl Slice {
+    /// `Invalid` unless `number` is from 1 to `of`.
     pub fn new(number: u32, of: u32) -> Result<Self> {
         if (1..=of).contains(&number) {
             return Ok(Self { number, of });
@@ -22,6 +23,7 @@ impl Slice {
             .help("run 1/7 on Mondays, 2/7 on Tuesdays and so on to look at everything in a week"))
     }
 
+    /// Whether this part has the id: by its first 64 bits.
     pub fn contains(&self, id: &ChunkId) -> bool {
         let head = u64::from_be_bytes(std::array::from_fn(|i| id.0[i]));
         let part = (u128::from(head) * u128::from(self.of)) >> 64;

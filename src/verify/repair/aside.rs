@@ -31,7 +31,9 @@ const NOBODY: SnapshotId = SnapshotId([0; 16]);
 /// What became of a name.
 #[derive(Debug, Clone, Serialize)]
 pub struct Aside {
+    /// The object's name, as it was given.
     pub object: String,
+    /// Nothing was done.
     pub dry_run: bool,
     /// What stood there.
     pub found: String,

@@ -43,6 +43,7 @@ const MENDED_AT_ONCE_MAX: usize = 4;
 pub struct RepairOptions {
     /// What is looked at. Without `read_data` only what is missing or has a wrong size is found, and so mended.
     pub verify: VerifyOptions,
+    /// Where content is looked for that the repository has lost.
     pub sources: Sources,
     /// Write nothing, and tell what would be mended.
     pub dry_run: bool,
@@ -54,7 +55,9 @@ pub struct RepairReport {
     /// What was looked at, and the damage that stays. In a dry run: that would stay.
     #[serde(flatten)]
     pub verify: VerifyReport,
+    /// Nothing was written.
     pub dry_run: bool,
+    /// In the order of mending; in a dry run, what would be mended.
     pub mended: Vec<Mended>,
     /// What was not mended, and why.
     pub left: Vec<Left>,
@@ -70,7 +73,9 @@ impl RepairReport {
 /// An object that is good again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mended {
+    /// The object's name.
     pub object: String,
+    /// What was wrong with it.
     pub problem: Problem,
     /// Where its content was found.
     pub from: String,
@@ -81,7 +86,9 @@ pub struct Mended {
 /// A chunk or page that stays as it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Left {
+    /// The object's name.
     pub object: String,
+    /// For people: what was tried.
     pub why: String,
 }
 

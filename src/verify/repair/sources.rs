@@ -24,7 +24,9 @@ const SNAPSHOTS_PER_VOLUME_MAX: usize = 16;
 /// Something that may hold what was lost, and its name for people.
 #[derive(Clone)]
 pub struct Source {
+    /// For people, such as the image's name.
     pub label: String,
+    /// Its content as it is now: what is taken from it is only believed by its id.
     pub reader: Arc<dyn ReadAt>,
 }
 
