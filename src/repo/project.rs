@@ -135,10 +135,13 @@ impl Project {
 
     /// Uploads a sealed object unless something is there already.
     pub(super) async fn create_sealed(&self, sealed: &Sealed) -> Result<Created> {
-        let created =
-            self.repository().store.create(&sealed.name().to_string(), sealed.bytes().clone()).await?;
+        let (name, cache) = (sealed.name(), &self.repository().cache);
+        let (key, bytes) = (name.to_string(), sealed.bytes().clone());
+        let (created, stamp) = self.repository().store.create_stamped(&key, bytes).await?;
         if matches!(created, Created::New) {
-            self.repository().cache.put_page(sealed.name(), sealed.bytes());
+            cache.put_page(name, sealed.bytes());
+            // The next night looks for just this one.
+            stamp.iter().for_each(|stamp| cache.put_record(name, stamp, sealed.bytes()));
         }
         Ok(created)
     }

@@ -84,18 +84,36 @@ pub struct ObjectInfo {
     pub stamp: Stamp,
 }
 
-/// What a store says of an object beside its name: its size, its time, and its tag where there is one. Two objects under one
-/// name, as diverged copies of a repository have them, differ in it.
+/// What a store says of an object beside its name: its size and its tag; where there is no tag that tells objects apart, its time, too.
+/// Two objects under one name, as diverged copies of a repository have them, differ in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp(pub [u8; 16]);
 
+/// Bytes of a tag from which it is more than a count.
+const TAG_LEN_BYTES_MIN: usize = 16;
+
 impl Stamp {
     fn of(meta: &ObjectMeta) -> Self {
+        Self::of_written(meta.size, meta.e_tag.as_deref()).unwrap_or_else(|| {
+            let at = meta.last_modified;
+            let (seconds, nanos) = (at.timestamp().to_le_bytes(), at.timestamp_subsec_nanos().to_le_bytes());
+            let tag = meta.e_tag.as_deref().unwrap_or_default().as_bytes();
+            Self::hashed(&[&meta.size.to_le_bytes(), &seconds, &nanos, tag])
+        })
+    }
+
+    /// Of what the answer to a PUT says: listings show the same. A tag is a hash of the content, or made of the time and the place of the
+    /// write; one that is too short for that is a count, which diverged copies go on with alike. That and no tag is `None`.
+    fn of_written(size_bytes: u64, tag: Option<&str>) -> Option<Self> {
+        let tag = tag.filter(|tag| tag.len() >= TAG_LEN_BYTES_MIN)?;
+        Some(Self::hashed(&[b"tag", &size_bytes.to_le_bytes(), tag.as_bytes()]))
+    }
+
+    fn hashed(parts: &[&[u8]]) -> Self {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&meta.size.to_le_bytes());
-        let at = meta.last_modified;
-        hasher.update(&at.timestamp().to_le_bytes()).update(&at.timestamp_subsec_nanos().to_le_bytes());
-        hasher.update(meta.e_tag.as_deref().unwrap_or_default().as_bytes());
+        for part in parts {
+            hasher.update(part);
+        }
         let mut stamp = [0; 16];
         hasher.finalize_xof().fill(&mut stamp);
         Self(stamp)

@@ -13,12 +13,12 @@ use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::random::random_array;
 use crate::units::hex;
 
-use super::Store;
 use super::attempt::{Attempt, Patience, Shared, key_path};
 use super::driven::driven;
 use super::fault::{Class, Fault};
 use super::ledger::RequestKind;
 use super::links::has_links;
+use super::{Stamp, Store};
 
 /// Bytes read back to tell whose object it is. Every object of a repository has a random salt or a
 /// checksum within them, so equality means that it is the same write.
@@ -59,11 +59,20 @@ impl Store {
     /// 403 or a full store the outcome is settled by reading back: ours is `New`, nothing there means to try again, anything
     /// else is `Exists`. An error means that the outcome is not known, or that nothing was written.
     pub async fn create(&self, key: &str, bytes: Bytes) -> Result<Created> {
-        let (store, key) = (self.clone(), key.to_owned());
-        driven(async move { store.create_now(&key, bytes).await }).await
+        self.create_stamped(key, bytes).await.map(|(created, _)| created)
     }
 
-    async fn create_now(&self, key: &str, bytes: Bytes) -> Result<Created> {
+    /// As [`create`](Self::create), and what listings will show of the object, where its answer says it.
+    pub(crate) async fn create_stamped(&self, key: &str, bytes: Bytes) -> Result<(Created, Option<Stamp>)> {
+        let (store, key) = (self.clone(), key.to_owned());
+        driven(async move {
+            let mut stamp = None;
+            Ok((store.create_now(&key, bytes, &mut stamp).await?, stamp))
+        })
+        .await
+    }
+
+    async fn create_now(&self, key: &str, bytes: Bytes, stamp: &mut Option<Stamp>) -> Result<Created> {
         let path = key_path(key)?;
         let shared = &*self.shared;
         let create_if_absent = shared.create_if_absent.load(Ordering::Relaxed);
@@ -75,7 +84,10 @@ impl Store {
         let mut doubt = false;
         loop {
             let fault = match put(shared, &path, &bytes, mode.clone()).await {
-                Ok(()) => return Ok(Created::New),
+                Ok(written) => {
+                    *stamp = written;
+                    return Ok(Created::New);
+                }
                 Err(fault) => fault,
             };
             let unsettled = match fault.class {
@@ -119,7 +131,7 @@ impl Store {
             let mut patience = Patience::default();
             loop {
                 match put(&shared, &path, &bytes, PutMode::Overwrite).await {
-                    Ok(()) => return Ok(()),
+                    Ok(_) => return Ok(()),
                     Err(fault) => {
                         let doubt = fault.class == Class::InDoubt;
                         if doubt && let Ok(Settled::Ours) = store.settle(&key, &bytes).await {
@@ -210,14 +222,15 @@ impl Store {
     }
 }
 
-async fn put(shared: &Shared, path: &Path, bytes: &Bytes, mode: PutMode) -> Attempt<()> {
+async fn put(shared: &Shared, path: &Path, bytes: &Bytes, mode: PutMode) -> Attempt<Option<Stamp>> {
     let size_bytes = bytes.len() as u64;
     shared.upload.pass(size_bytes).await;
     let attempt = async {
         shared.counters.uploaded(size_bytes);
         let options = PutOptions { mode, ..PutOptions::default() };
         let put = shared.object_store.put_opts(path, bytes.clone().into(), options);
-        shared.within(shared.limits.upload_timeout(size_bytes), put).await.map(drop)
+        let put = shared.within(shared.limits.upload_timeout(size_bytes), put).await?;
+        Ok(Stamp::of_written(size_bytes, put.e_tag.as_deref()))
     };
     shared.once(RequestKind::Put, attempt).await
 }
