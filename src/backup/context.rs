@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backup::BackupOptions;
+use crate::backup::fleet::Among;
 use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::progress::Progress;
@@ -19,6 +20,8 @@ pub(super) struct Context<'a> {
     pub cancel: Cancel,
     /// A chunk takes its size from before it is read until it is durable.
     pub budget: Budget,
+    /// Those that it is one of.
+    pub among: Among,
     remarks: Mutex<Vec<String>>,
 }
 
@@ -37,6 +40,7 @@ impl<'a> Context<'a> {
             progress,
             cancel,
             budget: Budget::new(chunks * chunk),
+            among: Among::of(options.fleet.as_ref()),
             remarks: Mutex::default(),
         }
     }

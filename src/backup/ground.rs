@@ -80,6 +80,9 @@ impl Ground {
                 }
                 cx.remark(format!("what was found lost could not be recorded: {e}"));
             }
+            if !seen.new.is_empty() {
+                cx.among.fleet.kept.forget();
+            }
             ground.is_unreadable = seen.is_unreadable;
             ground.lost = look.forbid(seen, &mut forbidden).await?;
         }

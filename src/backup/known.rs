@@ -1,10 +1,12 @@
 //! What a session knows of the content that it may reference.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::format::names::ContentName;
+use crate::backup::learned::OfGeneration;
+use crate::format::names::{ContentKind, ContentName};
 use crate::format::page::{ObjectRef, PageRef};
+use crate::repo::forbidden::Forbidden;
 use crate::units::{ChunkId, Generation};
 
 /// Most objects that a session remembers (about 50 MiB), those below a delta included. Beyond it, dedup is the store's: a
@@ -77,6 +79,7 @@ impl Halves {
         self.newer.insert(id, known);
     }
 
+    #[cfg(test)]
     fn len(&self) -> usize {
         self.newer.len() + self.older.len()
     }
@@ -86,8 +89,35 @@ impl Halves {
 #[derive(Default)]
 pub(super) struct KnownChunks {
     known: Mutex<Halves>,
-    /// Chunks of the generation that a listing shows and nothing proves: to be opened before they are used.
-    listed: Mutex<HashSet<ChunkId>>,
+    others: Option<Others>,
+}
+
+/// What is known beside what the session itself saw.
+pub(super) struct Others {
+    pub learned: Arc<OfGeneration>,
+    /// What the session may not reference, whoever knows of it.
+    pub forbidden: Arc<Forbidden>,
+    /// Whether other sessions ask for what this one stores.
+    pub are_told: bool,
+}
+
+impl Others {
+    fn proven_of(&self, id: ChunkId) -> Option<Known> {
+        let object = self.learned.proven_of(id)?;
+        (!self.forbidden.name(ContentKind::Chunk, object.name)).then(|| Known::of(&object))
+    }
+
+    fn is_listed(&self, id: ChunkId) -> bool {
+        let name = ContentName { generation: self.learned.generation, id, variant: 0 };
+        self.learned.is_listed(&id) && !self.forbidden.name(ContentKind::Chunk, name)
+    }
+
+    /// Anybody of the generation may use what needs nothing else and has no variant.
+    fn tell(&self, object: &ObjectRef) {
+        if self.are_told && (object.name.generation, object.name.variant) == (self.learned.generation, 0) {
+            self.learned.prove(object);
+        }
+    }
 }
 
 impl KnownChunks {
@@ -95,31 +125,24 @@ impl KnownChunks {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn listed(&self) -> MutexGuard<'_, HashSet<ChunkId>> {
-        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn know(&self, id: ChunkId, known: Known) {
         self.known().insert(id, known);
     }
 
-    pub(super) fn count(&self) -> usize {
-        self.known().len()
-    }
-
-    pub(super) fn saw_listed(&self, ids: impl IntoIterator<Item = ChunkId>) {
-        self.listed().extend(ids);
+    /// Takes what others know into account from now on.
+    pub(super) fn heed(&mut self, others: Others) {
+        self.others = Some(others);
     }
 
     /// Whether a listing shows a full object of a chunk in the generation.
     pub(super) fn is_listed(&self, id: &ChunkId) -> bool {
-        self.listed().contains(id)
+        self.others.as_ref().is_some_and(|others| others.is_listed(*id))
     }
 
     /// Says what is known of an id; the first to ask for an unknown one is to upload it.
     pub(super) fn claim(&self, id: ChunkId) -> Option<Known> {
         let mut known = self.known();
-        let found = known.get(&id);
+        let found = known.get(&id).or_else(|| self.others.as_ref()?.proven_of(id));
         if found.is_none() {
             known.insert(id, Known::Pending);
         }
@@ -133,6 +156,9 @@ impl KnownChunks {
             true => Known::of(object),
             false => Known::Delta(Arc::new(chunk.clone())),
         };
+        if let (Some(others), true) = (&self.others, closure.is_empty()) {
+            others.tell(object);
+        }
         self.know(object.name.id, known);
     }
 

@@ -6,16 +6,19 @@ mod context;
 mod cut;
 mod delta;
 mod encode;
+mod fleet;
 mod freeze;
 mod ground;
 mod known;
 mod learn;
+mod learned;
 mod manifest;
 mod origin;
 mod patch;
 mod plan;
 mod presence;
 mod read;
+mod shelf;
 mod store;
 mod told;
 mod walk;
@@ -40,6 +43,7 @@ use crate::units::{VolumeName, hex};
 use crate::volume::SnapshotPoint;
 
 pub use alive::ALIVE_EVERY_DEFAULT;
+pub use fleet::Fleet;
 pub use plan::{BackupPlan, Base, ChunkPlan, KnownBy, Pieces, Scope};
 pub use presence::LostReport;
 pub use why::Why;
@@ -81,6 +85,8 @@ pub struct BackupOptions {
     pub no_delta: bool,
     /// Read and count, but upload nothing.
     pub dry_run: bool,
+    /// What it shares with other backups of this process and project; `None` where it is alone.
+    pub fleet: Option<Arc<Fleet>>,
 }
 
 impl BackupOptions {
@@ -100,6 +106,7 @@ impl BackupOptions {
             yields: true,
             no_delta: false,
             dry_run: false,
+            fleet: None,
         }
     }
 }

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::backup::context::Context;
+use crate::backup::fleet::Among;
+use crate::backup::shelf::Shelf;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ObjectName;
 use crate::format::lost::LostName;
@@ -78,7 +80,7 @@ impl Look<'_> {
     /// Looks at what the parent needs, but for what is known to be gone.
     pub(super) async fn look(&self, forbidden: &Forbidden) -> Result<Seen> {
         self.cx.progress.phase("looking at the last backup", None);
-        let mut seen = seen(self.before, self.sequence, forbidden).await?;
+        let mut seen = seen(self.before, self.sequence, forbidden, &self.cx.among).await?;
         let new: Vec<LostName> =
             seen.lost.iter().filter(|n| !forbidden.lost().contains(n.kind(), n.name())).copied().collect();
         // Only what nobody forgot is missed.
@@ -152,8 +154,12 @@ async fn hurt_chunks(manifest: &Manifest, lost: &Lost) -> Result<u64> {
     Ok(hurt)
 }
 
-async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden) -> Result<Seen> {
-    let (mut chunks, mut pages) = (Gathering::new(sequence), Gathering::new(sequence));
+async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden, among: &Among) -> Result<Seen> {
+    let gathering = || match among.is_shared {
+        true => Gathering::shared(among.fleet.night(sequence)),
+        false => Gathering::new(sequence),
+    };
+    let (mut chunks, mut pages) = (gathering(), gathering());
     let mut out = Seen::default();
     let mut bad = BTreeSet::new();
     // What a round may delete, and what is known to be lost, is not missed.
@@ -189,12 +195,13 @@ async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden) ->
     out.lost.extend(bad);
     let project = manifest.project();
     for (kind, tonight) in [(ContentKind::Chunk, chunks.finish()), (ContentKind::Page, pages.finish())] {
-        // Pages are few: a thirtieth of them is less than a listing.
-        let one_by_one = kind == ContentKind::Page || project.repository().store().is_local();
+        // Of one volume pages are few: a thirtieth of them is less than a listing.
+        let one_by_one =
+            kind == ContentKind::Page && !among.is_shared || project.repository().store().is_local();
         let look = async |tonight: &Tonight, confirmed_max| {
             let mut doubtful: Vec<ObjectRef> = match one_by_one {
                 true => tonight.heads().copied().collect(),
-                false => unlisted(project, tonight).await?,
+                false => unlisted(project, kind, tonight, &among.fleet.shelf).await?,
             };
             if !one_by_one {
                 doubtful.truncate(confirmed_max);
@@ -241,42 +248,71 @@ async fn leaf(manifest: &Manifest, number: u64) -> Result<Leaf> {
 }
 
 /// What listings do not show as it must be, of the objects whose turn it is and of those that are listed with them.
-async fn unlisted(project: &Project, tonight: &Tonight) -> Result<Vec<ObjectRef>> {
-    let prefix = content_prefix(project.name(), ContentKind::Chunk);
+async fn unlisted(
+    project: &Project,
+    kind: ContentKind,
+    tonight: &Tonight,
+    shelf: &Shelf,
+) -> Result<Vec<ObjectRef>> {
+    let prefix = content_prefix(project.name(), kind);
     let mut looked = vec![false; tonight.objects.len()];
     let (mut lists, mut doubtful) = (0, Vec::new());
-    for at in tonight.turns() {
-        let Some(first) = tonight.objects.get(at).filter(|_| !looked[at]) else { continue };
-        if lists >= tonight.lists_max {
-            break;
+    for (object, looked) in tonight.objects.iter().zip(&mut looked) {
+        if let Some(shown) = shelf.size_bytes(kind, object.name) {
+            *looked = true;
+            if shown != Some(u64::from(object.sealed_len_bytes)) {
+                doubtful.push(*object);
+            }
         }
-        lists += 1;
-        let mut listed = page(project, &prefix, first).await?;
-        listed.sort_unstable();
-        let last = listed.last().map(|(name, _)| *name).filter(|_| listed.len() >= LIST_PAGE);
-        for (here, object) in tonight.objects.iter().enumerate().skip(at) {
-            if last.is_some_and(|last| object.name > last) {
+    }
+    // The first to look lists something in any case: in a small project that shows what all others need.
+    let first = shelf.is_empty(kind).then_some(tonight.start).filter(|_| tonight.turns().next().is_none());
+    for at in tonight.turns().chain(first) {
+        let Some(object) = tonight.objects.get(at) else { continue };
+        // What is common to all comes first: it may show this object, too.
+        let common = tonight.part_start(object.name.generation);
+        let common = common.filter(|start| shelf.size_bytes(kind, *start).is_none());
+        for start in common.into_iter().chain([object.name]) {
+            if looked[at] || lists >= tonight.lists_max {
                 break;
             }
-            looked[here] = true;
-            let is = (object.name, u64::from(object.sealed_len_bytes));
-            if listed.binary_search(&is).is_err() {
-                doubtful.push(*object);
+            lists += 1;
+            let mut listed = page(project, kind, &prefix, start).await?;
+            listed.sort_unstable();
+            let last = listed.last().map(|(name, _)| *name).filter(|_| listed.len() >= LIST_PAGE);
+            shelf.put(kind, start, &listed, last.is_none());
+            let from = tonight.objects.partition_point(|object| object.name < start);
+            for (here, object) in tonight.objects.iter().enumerate().skip(from) {
+                if last.is_some_and(|last| object.name > last) {
+                    break;
+                }
+                if std::mem::replace(&mut looked[here], true) {
+                    continue;
+                }
+                let is = (object.name, u64::from(object.sealed_len_bytes));
+                if listed.binary_search(&is).is_err() {
+                    doubtful.push(*object);
+                }
             }
         }
     }
     Ok(doubtful)
 }
 
-/// One page of a listing, from an object on.
-async fn page(project: &Project, prefix: &str, first: &ObjectRef) -> Result<Vec<(ContentName, u64)>> {
-    let key = project.content().chunk_name(first.name).to_string();
+/// One page of a listing, from a name on.
+async fn page(
+    project: &Project,
+    kind: ContentKind,
+    prefix: &str,
+    first: ContentName,
+) -> Result<Vec<(ContentName, u64)>> {
+    let key = ObjectName::content(project.name(), kind, first).to_string();
     // A listing begins after a key: this one is cut short, and so before all that begin with it.
     let after = key.get(..key.len() - 1).unwrap_or_default();
     let listing = project.repository().store().list_stream(prefix, Some(after)).take(LIST_PAGE);
     let listed = listing.try_filter_map(|info| {
         std::future::ready(Ok(match ObjectName::parse(&info.key) {
-            Some(ObjectName::Chunk(_, name)) => Some((name, info.size_bytes)),
+            Some(ObjectName::Chunk(_, name) | ObjectName::Page(_, name)) => Some((name, info.size_bytes)),
             _ => None,
         }))
     });

@@ -32,7 +32,7 @@ use crate::volume::{ImageLayout, SnapshotPoint};
 pub(super) async fn back_up(cx: &Context<'_>, input: Input) -> Result<BackupReport> {
     let origin = Origin::of(&input).await?;
     let volume = cx.project.volumes().ensure(&cx.options.volume, &origin.identity).await?;
-    let session = Session::register(cx.project, &volume).await?;
+    let session = Session::register_among(cx.project, &volume, &cx.among.fleet.kept).await?;
     let _alive = SignsOfLife::of(&session, cx.options.alive_every);
     match registered(cx, &session, &origin, input).await {
         Err(error) => Err(give_up(cx, &session, error).await),

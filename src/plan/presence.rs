@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::format::names::ContentName;
 use crate::format::page::ObjectRef;
-use crate::units::Sequence;
+use crate::units::{ChunkId, Generation, Sequence};
 
 /// Backups in which everything has its turn.
 const PARTS: u32 = 30;
@@ -38,6 +38,8 @@ pub struct Gathering {
     parted: bool,
     /// Distinct objects, about.
     seen: usize,
+    /// Those of many volumes, by ids alone: others look at the same part of all names.
+    shared: bool,
 }
 
 /// What a look has before it.
@@ -53,13 +55,21 @@ pub struct Tonight {
     pub lists_max: usize,
     /// Objects that are asked for one by one, at most.
     pub heads_max: usize,
+    /// Of those whose turn it is, only this part.
+    only_part: Option<u32>,
 }
 
 impl Gathering {
     /// For the backup of this sequence.
     pub fn new(sequence: Sequence) -> Self {
         let (part, round) = (sequence.0 % PARTS, sequence.0 / PARTS);
-        Self { part, round, objects: Vec::new(), parted: false, seen: 0 }
+        Self { part, round, objects: Vec::new(), parted: false, seen: 0, shared: false }
+    }
+
+    /// For one of many volumes that are looked at together: whose turn it is follows from ids alone, so that a listing made for one
+    /// volume shows what others look for. Of a volume of a few objects it may be nothing's turn.
+    pub fn shared(night: Sequence) -> Self {
+        Self { shared: true, ..Self::new(night) }
     }
 
     pub fn add(&mut self, object: &ObjectRef) {
@@ -81,8 +91,7 @@ impl Gathering {
 
     /// Whether it is the turn of an id in this look. Ids are spread evenly.
     fn is_due(&self, name: &ContentName) -> bool {
-        let head = u64::from_be_bytes(std::array::from_fn(|i| name.id.0[i]));
-        (u128::from(head) * u128::from(PARTS)) >> 64 == u128::from(self.part)
+        is_of(name, self.part)
     }
 
     fn sort(&mut self) {
@@ -93,12 +102,12 @@ impl Gathering {
     pub fn finish(mut self) -> Tonight {
         self.sort();
         let len = self.objects.len();
-        // Of what is parted all is due, from another place on in each round.
+        // Of what is parted all is due, from another place on in each round; of what many look at, what is of the part.
         let fraction = u64::from(self.round).wrapping_mul(GOLDEN);
         let within =
             |range: Range<usize>| range.start + ((u128::from(fraction) * range.len() as u128) >> 64) as usize;
-        let (due, all) = match self.parted {
-            true => (0..len, self.seen),
+        let (due, all) = match self.parted || self.shared {
+            true => (0..len, self.seen.max(len)),
             false => (part(len, self.part), len),
         };
         Tonight {
@@ -106,9 +115,16 @@ impl Gathering {
             due,
             lists_max: 1 + all / OBJECTS_PER_REQUEST,
             heads_max: HEADS_MAX,
+            only_part: self.shared.then_some(self.part),
             objects: self.objects,
         }
     }
+}
+
+/// Whether an id is of a part. Ids are spread evenly.
+fn is_of(name: &ContentName, part: u32) -> bool {
+    let head = u64::from_be_bytes(std::array::from_fn(|i| name.id.0[i]));
+    (u128::from(head) * u128::from(PARTS)) >> 64 == u128::from(part)
 }
 
 /// A part of a list. One object at least is looked for each time: a listing then shows all of a small volume.
@@ -124,15 +140,24 @@ impl Tonight {
         self.turns().filter_map(|at| self.objects.get(at)).take(self.heads_max)
     }
 
+    /// Where the part that many volumes look at begins in a generation; `None` where one looks for itself.
+    pub fn part_start(&self, generation: Generation) -> Option<ContentName> {
+        let part = self.only_part?;
+        let head = ((u128::from(part) << 64).div_ceil(u128::from(PARTS)) as u64).to_be_bytes();
+        let id = ChunkId(std::array::from_fn(|i| head.get(i).copied().unwrap_or(0)));
+        Some(ContentName { generation, id, variant: 0 })
+    }
+
     /// Everything that the look has before it, for when some of it turned out lost: that seldom comes alone.
     pub fn thorough(self) -> Self {
         let due = 0..self.objects.len();
-        Self { due, start: 0, lists_max: THOROUGH_LISTS_MAX, heads_max: usize::MAX, ..self }
+        Self { due, start: 0, lists_max: THOROUGH_LISTS_MAX, heads_max: usize::MAX, only_part: None, ..self }
     }
 
     /// The places of those whose turn it is, in turn.
-    pub fn turns(&self) -> impl Iterator<Item = usize> + use<> {
-        (self.start..self.due.end).chain(self.due.start..self.start)
+    pub fn turns(&self) -> impl Iterator<Item = usize> {
+        let all = (self.start..self.due.end).chain(self.due.start..self.start);
+        all.filter(|at| self.only_part.is_none_or(|part| is_of(&self.objects[*at].name, part)))
     }
 }
 
@@ -142,7 +167,6 @@ mod tests {
 
     use super::*;
     use crate::testing::Numbers;
-    use crate::units::{ChunkId, Generation};
 
     fn objects(count: usize) -> Vec<ObjectRef> {
         let mut numbers = Numbers::new(count as u64 + 1);
@@ -177,6 +201,36 @@ mod tests {
                 }
                 assert_eq!(seen.len(), count, "{count} from {first}");
             }
+        }
+    }
+
+    /// Many volumes: all of them look at the same names, and in thirty nights at all.
+    #[test]
+    fn thirty_shared_looks_see_everything_and_all_volumes_look_at_the_same_part() {
+        for count in [0, 1, 40, 1000, 100_000] {
+            let all = objects(count);
+            let mut seen = BTreeSet::new();
+            for night in 7..7 + PARTS {
+                let mut gathering = Gathering::shared(Sequence(night));
+                all.iter().for_each(|object| gathering.add(object));
+                let look = gathering.finish();
+                let due: BTreeSet<_> = look.turns().map(|at| look.objects[at].name).collect();
+                assert!(due.iter().all(|name| is_of(name, night % PARTS)));
+                let start = |name: &ContentName| look.part_start(name.generation).expect("a start");
+                assert!(due.iter().all(|name| start(name) <= *name && is_of(&start(name), night % PARTS)));
+                assert!(due.len() <= count / 20 + 10, "{count}: {}", due.len());
+                seen.extend(due);
+                assert_eq!(look.thorough().turns().count(), look_len(&all, night), "{count}");
+            }
+            assert_eq!(seen.len(), count);
+        }
+    }
+
+    /// What a look has before it, of many volumes.
+    fn look_len(all: &[ObjectRef], night: u32) -> usize {
+        match all.len() > WHOLE_MAX {
+            true => all.iter().filter(|object| is_of(&object.name, night % PARTS)).count(),
+            false => all.len(),
         }
     }
 

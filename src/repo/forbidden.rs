@@ -1,5 +1,7 @@
 //! What a session may not reference (repo-format.md §8.1, step 4).
 
+use std::sync::Arc;
+
 use crate::format::gc::Condemned;
 use crate::format::names::{ContentKind, ContentName};
 use crate::format::page::PageRef;
@@ -11,12 +13,17 @@ use crate::units::Generation;
 pub struct Forbidden {
     /// The session's. Rounds delete only what is older.
     generation: Generation,
-    condemned: Condemned,
-    lost: Lost,
+    condemned: Arc<Condemned>,
+    lost: Arc<Lost>,
 }
 
 impl Forbidden {
     pub fn new(generation: Generation, condemned: Condemned, lost: Lost) -> Self {
+        Self::sharing(generation, Arc::new(condemned), Arc::new(lost))
+    }
+
+    /// As [`new`](Self::new), of what others know, too.
+    pub(super) fn sharing(generation: Generation, condemned: Arc<Condemned>, lost: Arc<Lost>) -> Self {
         Self { generation, condemned, lost }
     }
 
@@ -29,7 +36,7 @@ impl Forbidden {
     }
 
     pub fn lost_mut(&mut self) -> &mut Lost {
-        &mut self.lost
+        Arc::make_mut(&mut self.lost)
     }
 
     /// Whether an object may not be referenced.

@@ -10,6 +10,7 @@ mod find;
 pub mod forbidden;
 pub(crate) mod found;
 pub mod history;
+pub mod kept;
 pub mod keys;
 pub mod log;
 pub mod lost;

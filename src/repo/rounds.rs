@@ -110,6 +110,15 @@ impl Rounds<'_> {
         Ok(NewestRound { newest, stage })
     }
 
+    /// Whether nothing follows a generation, by the request that step 3 of §8.1 is about. What stands beyond a gap only
+    /// [`newest`](Self::newest) finds.
+    pub(super) async fn is_newest(self, generation: Generation) -> Result<bool> {
+        match row::follows(generation.0) {
+            Some(next) => Ok(matches!(self.look_begin(Generation(next)).await?, Found::Absent)),
+            None => Ok(true),
+        }
+    }
+
     async fn stage(self, newest: Generation) -> Result<Stage> {
         if newest == Generation(0) {
             return Ok(Stage::Over { last_seal: newest });

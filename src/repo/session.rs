@@ -10,6 +10,7 @@ use crate::plan::lease::Signs;
 use crate::repo::forbidden::Forbidden;
 use crate::repo::found::Found;
 use crate::repo::history::SnapshotEntry;
+use crate::repo::kept::Kept;
 use crate::repo::log::VolumeLog;
 use crate::repo::memory::SeenSnapshot;
 use crate::repo::project::missing;
@@ -76,11 +77,19 @@ pub struct Rival {
 impl Session {
     /// Registers a backup of a volume (steps 1 to 3).
     pub async fn register(project: &Writer, volume: &VolumeRecord) -> Result<Self> {
+        Self::register_among(project, volume, &Kept::default()).await
+    }
+
+    /// As [`register`](Self::register), one of many in this process: what was read for another is not read again.
+    pub async fn register_among(project: &Writer, volume: &VolumeRecord, kept: &Kept) -> Result<Self> {
         for _ in 0..REGISTRATIONS_MAX {
-            let generation = project.rounds().generation().await?;
+            let generation = match kept.generation(project) {
+                Some(generation) => generation,
+                None => project.rounds().generation().await?,
+            };
             let log = project.log(volume.number).read().await?;
             let mut session = Self::open(project, volume, log, generation).await?;
-            match session.confirm().await {
+            match session.confirm(kept).await {
                 Ok(true) => return Ok(session),
                 Ok(false) => session.abort("a prune round began while the backup registered").await?,
                 Err(error) => {
@@ -97,9 +106,16 @@ impl Session {
     }
 
     /// Looks at the generation again, and at what must not be referenced (step 3). False when it changed.
-    async fn confirm(&mut self) -> Result<bool> {
+    async fn confirm(&mut self, kept: &Kept) -> Result<bool> {
+        if let Some(forbidden) = kept.forbidden(self.generation)
+            && self.project.rounds().is_newest(self.generation).await?
+        {
+            self.forbidden = forbidden;
+            return Ok(true);
+        }
         let rounds = self.project.rounds().newest().await?;
         if rounds.newest != self.generation {
+            kept.forget();
             return Ok(false);
         }
         if let Stage::Unreadable(why) = &rounds.stage {
@@ -109,9 +125,7 @@ impl Session {
                  uploaded again. The next prune sets this right"
             );
         }
-        let condemned = self.project.rounds().condemned(&rounds).await?;
-        let lost = self.project.lost_records().read().await?;
-        self.forbidden = Forbidden::new(self.generation, condemned, lost);
+        self.forbidden = kept.fill(&self.project, &rounds).await?;
         Ok(true)
     }
 

@@ -5,6 +5,7 @@ mod backup;
 mod copies;
 mod delta;
 mod export;
+mod fleet;
 mod forget;
 mod hurt_store;
 mod isolation;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cuttle::backup::{self, BackupOptions, Input};
+use cuttle::backup::{self, BackupOptions, Fleet, Input};
 use cuttle::cancel::{Cancel, Canceller};
 use cuttle::clock::Clock;
 use cuttle::forget::{self, Fate, Judged};
@@ -95,6 +95,8 @@ pub struct Process {
     pub gated: bool,
     pub said: Arc<Said>,
     pub cancel: Cancel,
+    /// As one process that backs up many volumes, whatever happens meanwhile, knows what it knew for its first.
+    pub fleet: Option<Arc<Fleet>>,
 }
 
 /// What a process told its user while it ran.
@@ -183,6 +185,7 @@ impl Process {
                 let mut options = BackupOptions::new(volume.name().parse()?);
                 // What backups of one volume do beside each other is what is looked at here.
                 options.yields = false;
+                options.fleet = self.fleet.clone();
                 (options.level, options.full) = (1, full);
                 let name = options.volume.clone();
                 let report =

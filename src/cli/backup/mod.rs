@@ -10,7 +10,7 @@ use std::time::Instant;
 use futures::{StreamExt, stream};
 
 use cuttle::backup::{
-    self, Backed, BackupOptions, BackupReport, FULL_EVERY_DEFAULT, INFLIGHT_BYTES_DEFAULT, Input,
+    self, Backed, BackupOptions, BackupReport, FULL_EVERY_DEFAULT, Fleet, INFLIGHT_BYTES_DEFAULT, Input,
 };
 use cuttle::codec::LEVEL_DEFAULT;
 use cuttle::diff::Limits;
@@ -153,7 +153,9 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     for (source, failure) in failed {
         report.add(&source, &source, &[], &Fate::Failed(failure))?;
     }
-    let night = &Night { context, project: &project, args: &args, several: jobs.len() > 1 };
+    let several = jobs.len() > 1;
+    let fleet = several.then(|| Arc::new(Fleet::default()));
+    let night = &Night { context, project: &project, args: &args, several, fleet };
     let mut running = stream::iter(&jobs)
         .map(|job| async move {
             let mut done = Vec::new();
@@ -173,6 +175,7 @@ struct Night<'a> {
     project: &'a Writer,
     args: &'a Args,
     several: bool,
+    fleet: Option<Arc<Fleet>>,
 }
 
 impl Night<'_> {
@@ -215,6 +218,7 @@ impl Night<'_> {
             check_encoding: args.check_encoding,
             no_delta: args.no_delta,
             dry_run: self.context.global.dry_run,
+            fleet: self.fleet.clone(),
             ..BackupOptions::new(job.volume.clone())
         }
     }
