@@ -77,6 +77,7 @@ pub(super) fn report<D>(cx: &Context<'_>, made: &Made<D>) -> BackupReport {
         volume: cx.options.volume.to_string(),
         sequence: None,
         snapshot_id: None,
+        unchanged: false,
         point: None,
         size_bytes: made.size_bytes,
         full_read: plan.is_full_read(),

@@ -21,6 +21,7 @@ mod read;
 mod shelf;
 mod store;
 mod told;
+mod unchanged;
 mod walk;
 mod why;
 
@@ -83,6 +84,8 @@ pub struct BackupOptions {
     pub yields: bool,
     /// Store every new chunk as an object that needs no other. The repository may say so, too.
     pub no_delta: bool,
+    /// Make no snapshot where the source says that nothing changed since the newest, and a sample of it agrees.
+    pub skip_unchanged: bool,
     /// Read and count, but upload nothing.
     pub dry_run: bool,
     /// What it shares with other backups of this process and project; `None` where it is alone.
@@ -105,6 +108,7 @@ impl BackupOptions {
             alive_every: ALIVE_EVERY_DEFAULT,
             yields: true,
             no_delta: false,
+            skip_unchanged: false,
             dry_run: false,
             fleet: None,
         }
@@ -118,6 +122,9 @@ pub struct BackupReport {
     /// `None` in a dry run.
     pub sequence: Option<u32>,
     pub snapshot_id: Option<String>,
+    /// Nothing changed, and no snapshot was made: this is what the newest is. See [`BackupOptions::skip_unchanged`].
+    #[serde(skip)]
+    pub unchanged: bool,
     /// The source's snapshot that was read; `None` for a file, raw bytes, and the state of an image beside its snapshots.
     pub point: Option<SnapshotPoint>,
     pub size_bytes: u64,

@@ -11,6 +11,7 @@ use crate::backup::origin::{self, Past};
 use crate::backup::why::{Distrust, Why};
 use crate::chunker::{self, Span, Unlisted};
 use crate::error::{Error, Result};
+use crate::format::record::Snapshot;
 use crate::source::{Changes, Content, Extent, StreamHeader};
 use crate::units::{ChunkIndex, Geometry, Sequence};
 use crate::volume::SnapshotPoint;
@@ -223,6 +224,26 @@ pub(super) fn plan_stream(past: &Past<'_>, header: &StreamHeader) -> Result<Back
     })
 }
 
+/// Of a volume that did not change: a part of it was read to see that.
+pub(super) fn unchanged(parent: &Snapshot, geometry: Geometry, read: &[ChunkIndex]) -> BackupPlan {
+    BackupPlan {
+        scope: Scope::Changes(KnownBy::Id),
+        parent: Some(parent.sequence),
+        changed_bytes: Some(0),
+        pieces: Pieces::Chunks(Arc::new(ChunkPlan {
+            geometry,
+            spans: Vec::new(),
+            forced: BTreeSet::new(),
+            sample: read.to_vec(),
+        })),
+        delta_depth_max: None,
+        base: Base::of(parent.point.as_ref()),
+        nights_since_full: parent.nights_since_full,
+        sample_cursor: parent.sample_cursor,
+        remarks: Vec::new(),
+    }
+}
+
 fn nights_since_full(scope: &Scope, past: &Past<'_>) -> u32 {
     match scope {
         Scope::All(_) => 0,
@@ -251,12 +272,14 @@ impl BackupPlan {
         }
     }
 
-    /// The same with the chunks that were drawn to be looked at, although nothing says that they changed.
+    /// The same with more chunks that are looked at beside the spans, although nothing says that they changed.
     pub(super) fn with_sample(mut self, drawn: Vec<ChunkIndex>, next_cursor: u64) -> Self {
         self.sample_cursor = next_cursor;
         if let Pieces::Chunks(chunks) = &mut self.pieces {
             let chunks = Arc::make_mut(chunks);
-            chunks.sample = drawn;
+            chunks.sample.extend(drawn);
+            chunks.sample.sort_unstable();
+            chunks.sample.dedup();
             chunks.sample.retain(|index| chunks.geometry.chunk_len_bytes(*index) > 0);
         }
         self

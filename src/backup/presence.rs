@@ -137,6 +137,18 @@ impl Look<'_> {
         Ok(report)
     }
 
+    /// Whether nothing that the snapshot needs is known or seen to be lost. Tells and records nothing of it.
+    pub(super) async fn is_whole(&self, forbidden: &Forbidden) -> Result<bool> {
+        let lost = forbidden.lost();
+        if lost.unread > 0 || !lost.unreadable.is_empty() {
+            return Ok(false);
+        }
+        let seen = seen(self.before, self.sequence, forbidden, &self.cx.among).await?;
+        Ok(seen.lost.is_empty()
+            && !seen.is_unreadable
+            && (lost.is_empty() || hurt_chunks(self.before, lost).await? == 0))
+    }
+
     fn at(&self) -> String {
         format!("backup {} of {}", self.parent.snapshot.sequence, self.volume.name)
     }
@@ -157,7 +169,7 @@ async fn hurt_chunks(manifest: &Manifest, lost: &Lost) -> Result<u64> {
 async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden, among: &Among) -> Result<Seen> {
     let gathering = || match among.is_shared {
         true => Gathering::shared(among.fleet.night(sequence)),
-        false => Gathering::new(sequence),
+        false => Gathering::new(among.fleet.night(sequence)),
     };
     let (mut chunks, mut pages) = (gathering(), gathering());
     let mut out = Seen::default();

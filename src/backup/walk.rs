@@ -16,8 +16,10 @@ use crate::backup::plan::{self, Answer, Asked, BackupPlan, Pieces};
 use crate::backup::presence::LostReport;
 use crate::backup::read::{self, Deltas, Reading};
 use crate::backup::store::Storer;
+use crate::backup::unchanged::{self, Shown};
 use crate::backup::why::Distrust;
 use crate::backup::{BackupReport, Input, learn};
+use crate::chunker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::keys::random_array;
 use crate::reading::sample;
@@ -25,29 +27,41 @@ use crate::repo::Project;
 use crate::repo::manifest::Manifest;
 use crate::repo::session::Session;
 use crate::source::{Changes, StreamHeader, StreamSource, Volume};
-use crate::units::{Geometry, SnapshotId};
+use crate::units::{ChunkIndex, Geometry, SnapshotId};
 use crate::volume::{ImageLayout, SnapshotPoint};
 
 /// Backs up, from the registration to the outcome.
 pub(super) async fn back_up(cx: &Context<'_>, input: Input) -> Result<BackupReport> {
     let origin = Origin::of(&input).await?;
+    let doubted = match unless_unchanged(cx, &origin, &input).await? {
+        Shown::Unchanged(report) => return Ok(*report),
+        Shown::Changed(doubted) => doubted,
+    };
     let volume = cx.project.volumes().ensure(&cx.options.volume, &origin.identity).await?;
     let session = Session::register_among(cx.project, &volume, &cx.among.fleet.kept).await?;
     let _alive = SignsOfLife::of(&session, cx.options.alive_every);
-    match registered(cx, &session, &origin, input).await {
+    match registered(cx, &session, (&origin, doubted), input).await {
         Err(error) => Err(give_up(cx, &session, error).await),
         done => done,
+    }
+}
+
+/// Whether there is anything to do, where that is asked for and can be told.
+async fn unless_unchanged(cx: &Context<'_>, origin: &Origin, input: &Input) -> Result<Shown> {
+    match input {
+        Input::Volume(volume) if cx.options.skip_unchanged => unchanged::look(cx, origin, volume).await,
+        _ => Ok(Shown::Changed(Vec::new())),
     }
 }
 
 async fn registered(
     cx: &Context<'_>,
     session: &Session,
-    origin: &Origin,
+    (origin, doubted): (&Origin, Vec<ChunkIndex>),
     input: Input,
 ) -> Result<BackupReport> {
     let ground = Ground::registered(cx, session, header(&input)).await?;
-    let walk = Walk { cx, origin, ground: &ground };
+    let walk = Walk { cx, origin, ground: &ground, doubted };
     let done = match input {
         Input::Volume(volume) => walk.volume(session, volume).await,
         Input::Stream(source) => match walk.stream::<Stored>(source).await {
@@ -66,8 +80,12 @@ async fn registered(
 /// Reads and counts what a backup would store. Registers nothing and uploads nothing.
 pub(super) async fn rehearse(cx: &Context<'_>, input: Input) -> Result<BackupReport> {
     let origin = Origin::of(&input).await?;
+    let doubted = match unless_unchanged(cx, &origin, &input).await? {
+        Shown::Unchanged(report) => return Ok(*report),
+        Shown::Changed(doubted) => doubted,
+    };
     let ground = Ground::listed(cx, header(&input)).await?;
-    let walk = Walk { cx, origin: &origin, ground: &ground };
+    let walk = Walk { cx, origin: &origin, ground: &ground, doubted };
     let made = match input {
         Input::Volume(volume) => walk.rehearsed(volume).await?,
         Input::Stream(source) => {
@@ -94,6 +112,8 @@ struct Walk<'a> {
     cx: &'a Context<'a>,
     origin: &'a Origin,
     ground: &'a Ground,
+    /// Chunks that are looked at beside those that are drawn.
+    doubted: Vec<ChunkIndex>,
 }
 
 impl Walk<'_> {
@@ -178,7 +198,9 @@ impl Walk<'_> {
         {
             let (before, cursor) = (&self.ground.before, plan.sample_cursor);
             let sample = sample::choose(before, &chunks.spans, cursor, parent.snapshot_id).await?;
-            plan = plan.with_sample(sample.chunks, sample.next_cursor);
+            let doubted = self.doubted.iter().filter(|index| !chunker::contains(&chunks.spans, **index));
+            let looked_at = sample.chunks.into_iter().chain(doubted.copied()).collect();
+            plan = plan.with_sample(looked_at, sample.next_cursor);
         }
         self.cx.remarks(&plan.remarks);
         Ok(plan)

@@ -67,6 +67,16 @@ impl Kept {
         Ok(Forbidden::sharing(generation, condemned, lost))
     }
 
+    /// What is condemned and lost, for who references nothing.
+    pub(crate) async fn look(&self, project: &Project) -> Result<Forbidden> {
+        match self.read() {
+            Some(Read { generation, condemned, lost, .. }) => {
+                Ok(Forbidden::sharing(generation, condemned, lost))
+            }
+            None => self.fill(project, &project.rounds().newest().await?).await,
+        }
+    }
+
     /// The next who asks reads it anew.
     pub(crate) fn forget(&self) {
         *self.kept() = None;

@@ -68,6 +68,12 @@ pub trait Volume: Send + Sync {
         Ok(None)
     }
 
+    /// The volume as it is now, where it can tell what changed without being held still: nothing is made of it. `None` where it
+    /// cannot.
+    fn present(&self) -> Result<Option<Present>> {
+        Ok(None)
+    }
+
     /// Fixes the volume's content (makes or opens the snapshot) and finds what changed since the parent.
     ///
     /// Where the parent's point is gone or cannot be trusted, the result is [`Changes::All`] and a remark says why:
@@ -99,6 +105,13 @@ pub trait Frozen: Send + Sync {
     fn committed(&self) -> Result<()>;
     /// Called when the backup failed or was interrupted: removes the snapshot made by `freeze`, if it made one.
     fn discard(&self) -> Result<()>;
+}
+
+/// A volume as it is now, while others may write to it.
+pub struct Present {
+    pub head: Box<dyn Head>,
+    pub layout: ImageLayout,
+    pub reader: Arc<dyn ReadAt>,
 }
 
 /// A volume as it is now, which knows what it changed since its snapshots.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use super::rbd_head::RbdHead;
 use super::rbd_snapshots::OwnSnapshots;
 use super::rbd_taken::Taken;
 use super::rbd_target::{Target, is_own};
-use super::{Changes, FreezeRequest, Frozen, ReadAt, Volume};
+use super::{Changes, FreezeRequest, Frozen, Present, ReadAt, Volume};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rbd::advice;
 use crate::rbd::diff::judge::{Verdict, Why};
@@ -231,6 +232,16 @@ impl Volume for RbdVolume {
             }
             _ => None,
         })
+    }
+
+    fn present(&self) -> Result<Option<Present>> {
+        if self.named.is_some() {
+            return Ok(None);
+        }
+        let head = RbdHead::of(self.target.clone())?;
+        let (layout, _) = read_layout(head.image())?;
+        let reader = Arc::new(RbdReader::new(Arc::clone(head.image()))?);
+        Ok(Some(Present { head: Box::new(head), layout, reader }))
     }
 
     fn freeze(&self, request: &FreezeRequest) -> Result<Box<dyn Frozen>> {

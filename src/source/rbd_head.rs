@@ -25,7 +25,10 @@ pub struct RbdHead {
 impl RbdHead {
     /// Opens an image to read. What others write to it meanwhile is not seen.
     pub fn open(cluster: &Cluster, spec: &RbdSpec) -> Result<Self> {
-        let target = Target::find(cluster, spec)?;
+        Self::of(Target::find(cluster, spec)?)
+    }
+
+    pub(super) fn of(target: Target) -> Result<Self> {
         let image = Arc::new(target.open(Access::ReadOnly)?);
         let snapshots = image.snapshots().list()?;
         Ok(Self { target, image, snapshots, distrust: None })
@@ -35,6 +38,10 @@ impl RbdHead {
     /// asked what changed: what a map hides from both ends would else be left below, and seen once the map is right.
     pub fn to_be_written(self, distrust: impl Fn() -> Result<()> + Send + Sync + 'static) -> Self {
         Self { distrust: Some(Box::new(distrust)), ..self }
+    }
+
+    pub(super) fn image(&self) -> &Arc<Image> {
+        &self.image
     }
 
     fn snapshot(&self, point: &SnapshotPoint) -> Option<&Snapshot> {

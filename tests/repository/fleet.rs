@@ -1,7 +1,6 @@
 //! Many volumes in one run: what each costs beside what it has to say.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::support::Numbers;
 use crate::support::fault_store::{FaultStore, OpKind};
@@ -9,6 +8,9 @@ use crate::support::repo::{
     self, CHUNK, MemoryVolume, back_up, connect, environment, latest, options, read_back, store,
 };
 use cuttle::backup::{BackupOptions, BackupReport, Fleet};
+use cuttle::cancel::Cancel;
+use cuttle::forget;
+use cuttle::repo::session::Session;
 use cuttle::repo::{InitOptions, Keeper, Repository};
 use object_store::local::LocalFileSystem;
 
@@ -48,7 +50,7 @@ impl Bench {
     /// One night of the first volumes; and the requests that it took, by kind and object.
     async fn night(&self, count: usize, with: impl Fn(BackupOptions) -> BackupOptions) -> Night {
         let project = self.connect().await;
-        let (asked, began) = (self.faults.ops().len(), Instant::now());
+        let asked = self.faults.ops().len();
         let fleet = Some(Arc::new(Fleet::default()));
         let mut reports = Vec::new();
         for (n, volume) in self.volumes.iter().take(count).enumerate() {
@@ -58,7 +60,7 @@ impl Bench {
         let ops = self.faults.ops();
         let requests = ops[asked..].iter().map(|op| format!("{:?} {}", op.kind, op.key)).collect();
         let puts = ops[asked..].iter().filter(|op| op.kind == OpKind::Put).count();
-        Night { reports, requests, puts, took: began.elapsed() }
+        Night { reports, requests, puts }
     }
 }
 
@@ -66,7 +68,6 @@ struct Night {
     reports: Vec<BackupReport>,
     requests: Vec<String>,
     puts: usize,
-    took: Duration,
 }
 
 fn name(n: usize) -> String {
@@ -106,6 +107,71 @@ async fn the_first_night_of_many_volumes_learns_what_there_is_once() {
         let read = read_back(&project, &latest(&project, &name(n)).await).await.expect("read");
         assert!(read == bench.volumes[n].content(), "{n}");
     }
+}
+
+/// Nothing is created, and nothing asked but whether there is something newer: the log and one `.forget`.
+#[tokio::test]
+async fn what_did_not_change_is_skipped_for_two_requests_and_no_put() {
+    let bench = Bench::new(30).await;
+    bench.night(30, shared).await;
+    let (few, all) = (bench.night(10, skipping).await, bench.night(30, skipping).await);
+    assert!(all.reports.iter().all(|r| r.unchanged && r.sequence == Some(1) && r.stats.read_bytes > 0));
+    assert_eq!((few.puts, all.puts), (0, 0), "{:#?}", all.requests);
+    assert!(all.requests.len() - few.requests.len() <= 2 * 20 + 3, "{:#?}", all.requests);
+    // One that changed is backed up, and nothing else.
+    bench.volumes[3].edit(|content| content[5] ^= 1);
+    let one = bench.night(30, skipping).await;
+    let backed: Vec<usize> = (0..30).filter(|n| !one.reports[*n].unchanged).collect();
+    assert_eq!((backed, one.reports[3].sequence), (vec![3], Some(2)));
+    assert_eq!(one.reports[3].stats.new_chunks, 1);
+    // Alone it is the same.
+    let alone = bench.night(5, |o| BackupOptions { fleet: None, ..skipping(o) }).await;
+    assert!(alone.reports.iter().all(|r| r.unchanged) && alone.puts == 0);
+    let project = bench.connect().await;
+    for n in 0..30 {
+        let read = read_back(&project, &latest(&project, &name(n)).await).await.expect("read");
+        assert!(read == bench.volumes[n].content(), "{n}");
+        assert_eq!(bench.volumes[n].snapshot_names().len(), 1, "no snapshot is made to look");
+    }
+}
+
+/// Whatever is doubtful is a backup's to see to.
+#[tokio::test]
+async fn a_backup_is_made_where_nothing_says_that_the_last_one_is_as_good() {
+    let bench = Bench::new(1).await;
+    let (volume, project) = (&bench.volumes[0], bench.connect().await);
+    let night = async |with: &dyn Fn(BackupOptions) -> BackupOptions| {
+        let options = BackupOptions { skip_unchanged: true, ..options("v") };
+        back_up(&project, volume, &with(options)).await.expect("backed up")
+    };
+    assert_eq!(night(&|o| o).await.sequence, Some(1), "there is none yet");
+    assert!(night(&|o| o).await.unchanged);
+    let full = night(&|o| BackupOptions { full: true, ..o }).await;
+    assert_eq!((full.unchanged, full.full_read, full.sequence), (false, true, Some(2)));
+    let due = night(&|o| BackupOptions { full_every: 1, ..o }).await;
+    assert_eq!((due.unchanged, due.full_read, due.sequence), (false, true, Some(3)));
+    // Somebody began a backup: whether that one came to something is not this look's to say.
+    let catalog = project.volumes().confirmed().await.expect("a catalog");
+    let session = Session::register(&project, &catalog.entries()[0]).await.expect("registered");
+    assert_eq!(night(&|o| o).await.sequence, Some(5));
+    session.abort("tried").await.expect("aborted");
+    // A change that the source does not report shows in the sample, and all is read.
+    assert!(night(&|o| o).await.unchanged);
+    volume.lie_about(3 * u64::from(CHUNK));
+    volume.edit(|content| content[3 * C] ^= 1);
+    let told = night(&|o| o).await;
+    assert_eq!((told.unchanged, told.full_read), (false, true), "{:?}", told.remarks);
+    assert!(told.remarks.iter().any(|r| r.contains("MISSED A CHANGE")), "{:?}", told.remarks);
+    let newest = latest(&project, "v").await;
+    assert!(read_back(&project, &newest).await.expect("read") == volume.content());
+    // The newest is forgotten: what is left is older.
+    let spec = [newest.name()];
+    forget::by_name(&project, &spec, false, Cancel::never()).await.expect("forgotten");
+    assert!(!night(&|o| o).await.unchanged);
+}
+
+fn skipping(options: BackupOptions) -> BackupOptions {
+    BackupOptions { skip_unchanged: true, ..options }
 }
 
 fn shared(options: BackupOptions) -> BackupOptions {

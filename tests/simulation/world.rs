@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cuttle::backup::Fleet;
 use cuttle::cancel::Canceller;
 use cuttle::plan::lease::LEASE_DEFAULT;
 use cuttle::prune::PruneReport;

@@ -17,7 +17,7 @@ use cuttle::repo::manifest::{Manifest, ManifestBuilder};
 use cuttle::repo::session::{Committed, Session};
 use cuttle::repo::{Admin, Environment, InitOptions, Keeper, Repository, default_project};
 use cuttle::source::diff_stream;
-use cuttle::source::{Changes, Content, Extent, FreezeRequest, Frozen, ReadAt, Volume};
+use cuttle::source::{Changes, Content, Extent, FreezeRequest, Frozen, Head, Present, ReadAt, Since, Volume};
 use cuttle::store::{Limits, Store};
 use cuttle::units::{ChunkIndex, Geometry, Sequence};
 use cuttle::verify::{self, VerifyOptions, VerifyReport};
@@ -299,6 +299,15 @@ impl Volume for MemoryVolume {
         })
     }
 
+    fn present(&self) -> Result<Option<Present>> {
+        let (content, inner) = (self.content(), Arc::clone(&self.inner));
+        Ok(Some(Present {
+            head: Box::new(MemoryNow(Arc::clone(&self.inner))),
+            layout: ImageLayout { order: 12, ..ImageLayout::default() },
+            reader: Arc::new(Counted { content, inner, is_base: false }),
+        }))
+    }
+
     fn freeze(&self, request: &FreezeRequest) -> Result<Box<dyn Frozen>> {
         let mut inner = self.inner();
         let point = SnapshotPoint {
@@ -321,6 +330,35 @@ impl Volume for MemoryVolume {
         let lies = inner.lies.clone();
         let prefix = request.own_prefix.clone();
         Ok(Box::new(FrozenMemory { inner: Arc::clone(&self.inner), point, content, base, lies, prefix }))
+    }
+}
+
+/// The volume as it is when it is asked.
+struct MemoryNow(Arc<Mutex<Inner>>);
+
+impl Head for MemoryNow {
+    fn identity(&self) -> Result<Identity> {
+        Err(Error::internal("nobody asks"))
+    }
+
+    fn has(&self, point: &SnapshotPoint) -> bool {
+        let inner = self.0.lock().expect("not poisoned");
+        inner.snapshots.iter().any(|(p, _)| p.rbd_snap_id == point.rbd_snap_id)
+    }
+
+    fn changed_since(&self, point: &SnapshotPoint) -> Result<Since> {
+        let inner = self.0.lock().expect("not poisoned").clone();
+        let base = inner.snapshots.iter().find(|(p, _)| p.rbd_snap_id == point.rbd_snap_id);
+        let frozen = FrozenMemory {
+            inner: Arc::clone(&self.0),
+            point: point.clone(),
+            content: inner.content.clone(),
+            base: base.map(|(_, content)| content.clone()),
+            lies: inner.lies,
+            prefix: String::new(),
+        };
+        let (Changes::All(changes) | Changes::Since(changes)) = frozen.changes()?;
+        Ok(Since { size_bytes: inner.content.len() as u64, changes, remark: None, check_command: None })
     }
 }
 

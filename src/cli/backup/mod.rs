@@ -69,6 +69,7 @@ and stored again. The exit code is 3 when something was found lost, or a stream 
 Examples:
   cuttle backup rbd:vms/web rbd:vms/db --tag nightly
   cuttle backup 'rbd:vms/*' --jobs 4
+  cuttle backup 'rbd:vms/*' --skip-unchanged    no new snapshot of images that did not change
   cuttle backup 'rbd:vms/*' --shard 1/3    a third of them; two other hosts run it with 2/3 and 3/3
   cuttle backup /dev/vg0/snap --volume web-root
   cuttle backup --volume vms/db --from-command -- rbd export-diff --from-snap mon vms/db@tue -
@@ -100,6 +101,9 @@ pub struct Args {
     /// Read all of the volume when N backups did not; 0 for never
     #[arg(long, value_name = "N", default_value_t = FULL_EVERY_DEFAULT)]
     full_every: u32,
+    /// Make no snapshot of an image of which Ceph says that nothing changed since the last, and a sample of it agrees
+    #[arg(long, conflicts_with = "full")]
+    skip_unchanged: bool,
     /// Go on under the volume's name although it is another image than before: it was moved or restored
     #[arg(long)]
     accept_new_identity: bool,
@@ -210,6 +214,7 @@ impl Night<'_> {
             tags: args.tags.clone(),
             full: args.full,
             full_every: args.full_every,
+            skip_unchanged: args.skip_unchanged,
             accept_new_identity: args.accept_new_identity,
             accept_smaller: args.accept_smaller,
             size_bytes: args.size,

@@ -54,6 +54,8 @@ struct Summary {
     dry_run: bool,
     #[serde(flatten)]
     tally: Tally,
+    /// Of those that are well, the ones of which no snapshot was made, as nothing changed.
+    volumes_unchanged: u64,
     #[serde(flatten)]
     stats: BackupStats,
     seconds: f64,
@@ -66,6 +68,7 @@ impl<'a> Gathered<'a> {
             rows: Vec::new(),
             dry_run: context.global.dry_run,
             tally: Tally::default(),
+            volumes_unchanged: 0,
             stats: BackupStats::default(),
             seconds: 0.0,
             ledger: Ledger::default(),
@@ -92,11 +95,16 @@ impl<'a> Gathered<'a> {
             add_stats(&mut self.summary.stats, &report.stats);
             let hurt = report.lost.needs_somebody();
             self.summary.tally.volumes_hurt += u64::from(hurt);
+            self.summary.volumes_unchanged += u64::from(report.unchanged);
             self.summary.rows.push(row(report));
             if self.summary.dry_run {
                 ui.remark(&format!("{} {}", report.volume, report.plan));
             }
-            let status = if hurt { "hurt" } else { "ok" };
+            let status = match (hurt, report.unchanged) {
+                (true, _) => "hurt",
+                (false, true) => "unchanged",
+                (false, false) => "ok",
+            };
             ui.report(&DoneLine { status, source, report })?;
         }
         if let Some((status, note, error)) = fate.not_done() {
@@ -124,11 +132,15 @@ impl Report for Summary {
 
 impl Summary {
     fn totals(&self) -> String {
-        let volumes = human::counted(self.tally.volumes_ok, "volume");
-        let text = self.tally.told(&match self.dry_run {
+        let volumes = human::counted(self.tally.volumes_ok - self.volumes_unchanged, "volume");
+        let mut done = match self.dry_run {
             true => format!("dry run, nothing was stored: {volumes} read"),
             false => format!("{volumes} backed up"),
-        });
+        };
+        if self.volumes_unchanged > 0 {
+            done += &format!(", {} unchanged", human::count(self.volumes_unchanged));
+        }
+        let text = self.tally.told(&done);
         let [read, new, stored] =
             [self.stats.read_bytes, self.stats.new_bytes, self.stats.stored_bytes].map(human::size);
         let mut stored = if self.dry_run { format!("{stored} to store") } else { format!("{stored} stored") };
@@ -156,6 +168,7 @@ const COLUMNS: [Column; 10] = [
 fn row(report: &BackupReport) -> Vec<String> {
     let stats = &report.stats;
     let mut note = match report.parent {
+        Some(_) if report.unchanged => "unchanged, none made".to_owned(),
         None => "first".to_owned(),
         Some(_) if report.full_read => "all read".to_owned(),
         Some(parent) if report.parent_known_by == Some("name") => {
