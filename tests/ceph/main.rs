@@ -2,6 +2,7 @@
 
 mod delta;
 mod diff;
+mod hosts;
 mod image;
 mod instant;
 mod nightly;

@@ -160,6 +160,7 @@ fn scripts(page: &str) -> Vec<String> {
         match language.as_str() {
             "sh" => out.push(text),
             "ini" => out.extend(text.lines().filter_map(|l| l.strip_prefix("ExecStart=")).map(str::to_owned)),
+            "yaml" => out.extend(text.lines().filter_map(|l| in_manifest(l.trim_start()))),
             "json" | "text" => {
                 assert!(!text.contains("\ncuttle "), "{page}: commands are to be marked sh:\n{text}")
             }
@@ -167,6 +168,13 @@ fn scripts(page: &str) -> Vec<String> {
         }
     }
     out
+}
+
+/// What a pod runs, as its first one: `command: ["sh", "-c", …]`.
+fn in_manifest(line: &str) -> Option<String> {
+    let words: Vec<String> = serde_json::from_str(line.strip_prefix("command: ")?).expect("a list of words");
+    let script = words.last().expect("a script").trim_start_matches("exec ");
+    Some(format!("JOB_COMPLETION_INDEX=0\n{script}\n"))
 }
 
 /// A folder with all that the pages' commands find.
