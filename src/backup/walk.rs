@@ -40,7 +40,7 @@ pub(super) async fn back_up(cx: &Context<'_>, input: Input) -> Result<BackupRepo
     let volume = cx.project.volumes().ensure(&cx.options.volume, &origin.identity).await?;
     let session = Session::register_among(cx.project, &volume, &cx.among.fleet.kept).await?;
     let _alive = SignsOfLife::of(&session, cx.options.alive_every);
-    match registered(cx, &session, (&origin, doubted), input).await {
+    match registered(cx, &session, &origin, doubted, input).await {
         Err(error) => Err(give_up(cx, &session, error).await),
         done => done,
     }
@@ -57,7 +57,8 @@ async fn unless_unchanged(cx: &Context<'_>, origin: &Origin, input: &Input) -> R
 async fn registered(
     cx: &Context<'_>,
     session: &Session,
-    (origin, doubted): (&Origin, Vec<ChunkIndex>),
+    origin: &Origin,
+    doubted: Vec<ChunkIndex>,
     input: Input,
 ) -> Result<BackupReport> {
     let ground = Ground::registered(cx, session, header(&input)).await?;
