@@ -198,14 +198,14 @@ async fn make_leaf(
     for (at, slot) in page.refs.iter_mut().enumerate() {
         let changed = if at < CHANGED { night } else { 0 };
         let id = hand.chunk_id(format!("{volume} {leaf} {at} {changed}").as_bytes());
-        let name = ContentName { generation: Generation(0), id, variant: 0 };
+        let name = ContentName::plain(Generation(0), id);
         if changed == night {
             files.touch(&hand.chunk_name(name))?;
         }
         *slot = PageRef::full(ObjectRef { name, sealed_len_bytes: CHUNK_BYTES / 2 });
     }
     let plain = page.encode();
-    let name = ContentName { generation: Generation(0), id: hand.page_id(&plain), variant: 0 };
+    let name = ContentName::plain(Generation(0), hand.page_id(&plain));
     let sealed_len_bytes = hand.put_plain(&ObjectName::Page(hand.project.clone(), name), &plain).await;
     Ok(PageRef::full(ObjectRef { name, sealed_len_bytes }))
 }

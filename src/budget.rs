@@ -29,6 +29,10 @@ impl Budget {
         Self { semaphore: Arc::new(Semaphore::new(total_bytes as usize)), total_bytes, idle: Arc::default() }
     }
 
+    pub(crate) fn total_bytes(&self) -> u64 {
+        u64::from(self.total_bytes)
+    }
+
     /// Waits until so many bytes are free. What needs more than the whole budget waits for all of it, and runs alone.
     pub(crate) async fn take(&self, bytes: u64) -> Result<Share> {
         let taken = Arc::clone(&self.semaphore).acquire_many_owned(self.clamp(bytes)).await;

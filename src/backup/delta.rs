@@ -1,15 +1,14 @@
 //! A new chunk against what was in its place before: as a delta where that is well under the full object.
 
-use bytes::Bytes;
-
-use crate::backup::encode::{Encoded, Encoder, NewChunk};
-use crate::codec::{self, Base, Joined};
+use crate::backup::encode::{Encoded, Encoder, Made, NewChunk};
+use crate::backup::tables::TakenIn;
+use crate::codec::{self, Base, Joined, Piece, SealedDelta};
 use crate::cpu;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::envelope::DeltaBase;
-use crate::keys::random_array;
+use crate::format::bundle::DeltaParts;
 use crate::plan::delta::{Chain, Likeness, Verdict};
 use crate::repo::Project;
+use crate::repo::content::Body;
 use crate::units::ChunkId;
 
 /// What was in a chunk's place.
@@ -17,7 +16,7 @@ pub(super) struct Below {
     pub chain: Chain,
     /// As long as the chunk, and known to be what the repository has under the id of the chain's top.
     pub plain: Vec<u8>,
-    pub joined: Joined,
+    pub taken_in: TakenIn,
 }
 
 /// Memory that a chunk takes until it is encoded, in chunks: its own, the base that it wants, and the deltas that are joined.
@@ -30,27 +29,36 @@ pub(super) fn memory_chunks(chain: Option<&Chain>) -> u64 {
 pub(super) fn joined(
     project: &Project,
     chain: &Chain,
-    bodies: &[Bytes],
+    bodies: &[Body],
     plain_len: usize,
-) -> Result<Option<Joined>> {
+) -> Result<Option<TakenIn>> {
     let mut joined = Joined::default();
     let taken_in = chain.joined().iter().zip(bodies).enumerate().try_for_each(|(place, (object, body))| {
-        let (base, depth) =
-            chain.under(place).ok_or_else(|| Error::internal("a delta that stands on nothing"))?;
-        let (name, base) = (project.content().chunk_name(object.name), DeltaBase { name: base.name, depth });
-        joined.take_in(project.place(&name), body, base, plain_len).context(&name)
+        let depth =
+            chain.depth_under(place).ok_or_else(|| Error::internal("a delta that stands on nothing"))?;
+        let name = body.name(project.content(), object);
+        joined.take_in(project.place(&name), &body.sealed, depth, plain_len).context(&name)
     });
-    unless_damaged(taken_in.map(|()| joined))
+    let base = match chain.joined().len() {
+        0 => Some(chain.top_id()),
+        // What is below them, where that came as well.
+        count => bodies.get(count).map(|body| body.id),
+    };
+    unless_damaged(taken_in.map(|()| TakenIn { joined, base }))
 }
 
-/// As [`joined`], from the store.
+/// As [`joined`], by what the tables of bundles tell; where these do not, the deltas are read.
 pub(super) async fn fetch_joined(
-    project: &Project,
+    encoder: &Encoder,
     chain: &Chain,
     plain_len: usize,
-) -> Result<Option<Joined>> {
+) -> Result<Option<TakenIn>> {
+    let project = &encoder.project;
     if chain.joined().is_empty() {
-        return Ok(Some(Joined::default()));
+        return Ok(Some(TakenIn { base: Some(chain.top_id()), ..TakenIn::default() }));
+    }
+    if let Some(told) = encoder.tables.joined(chain, plain_len).await? {
+        return Ok(Some(told));
     }
     let bodies = unless_damaged(project.content().get_chunk_objects(chain.joined()).await)?;
     let Some(bodies) = bodies else { return Ok(None) };
@@ -71,7 +79,7 @@ fn unless_damaged<T>(found: Result<T>) -> Result<Option<T>> {
 impl Encoder {
     /// Whether a plaintext that the source has is the base that the repository has.
     pub(super) fn is_base(&self, chain: &Chain, plain: &[u8]) -> bool {
-        chain.top().is_some_and(|top| top.name.id == self.project.identify(plain))
+        chain.top_id() == self.project.identify(plain)
     }
 
     /// Encodes a chunk that [`look`](Self::look) found new, against `below` where that saves enough.
@@ -80,26 +88,30 @@ impl Encoder {
             Some(below) => self.delta(id, plain, below)?,
             None => None,
         };
-        let Some((delta, verdict)) = delta else { return self.full(id, plain).map(Encoded::New) };
+        let Some((delta, verdict)) = delta else { return Ok(Encoded::New(Box::new(self.full(id, plain)?))) };
         if verdict == Verdict::Keep {
-            return Ok(Encoded::New(delta));
+            return Ok(Encoded::New(Box::new(delta)));
         }
         let full = self.full(id, plain)?;
-        let [delta_bytes, full_bytes] = [&delta, &full].map(|new| u64::from(new.sealed.len_bytes()));
+        let [delta_bytes, full_bytes] = [&delta, &full].map(|new| u64::from(new.made.len_bytes()));
         let keep = delta.chain.as_ref().is_some_and(|chain| chain.is_well_under(delta_bytes, full_bytes));
-        Ok(Encoded::New(if keep { delta } else { full }))
+        Ok(Encoded::New(Box::new(if keep { delta } else { full })))
     }
 
     /// A delta, where one may come to anything.
     fn delta(&self, id: ChunkId, plain: &[u8], below: &Below) -> Result<Option<(NewChunk, Verdict)>> {
-        let Below { chain, plain: base_plain, joined } = below;
+        let Below { chain, plain: base_plain, taken_in: TakenIn { joined, base: base_id } } = below;
         let likeness = Likeness::of(plain, base_plain);
-        let Some(base) = chain.base().filter(|_| likeness.is_worth_a_try()) else { return Ok(None) };
-        // Nobody else may come upon a delta, as nobody else knows its base (repo-format.md, section 2).
-        let name = self.name(id, u32::from_le_bytes(random_array()?).max(1));
-        let base = Base { name: base.name, depth: chain.depth(), plain: base_plain };
-        let sealed = codec::seal_delta(self.project.place(&name), plain, base, joined, self.level)?;
-        let verdict = chain.judge(u64::from(sealed.len_bytes()), likeness);
-        Ok(Some((NewChunk { id, sealed, chain: Some(chain.clone()) }, verdict)))
+        if !likeness.is_worth_a_try() {
+            return Ok(None);
+        }
+        let name = self.piece_name(id);
+        let base = Base { depth: chain.depth(), plain: base_plain };
+        let SealedDelta { sealed, runs } =
+            codec::seal_delta(self.project.place(&name), plain, base, joined, self.level)?;
+        let delta = Some(DeltaParts { base: *base_id, runs });
+        let made = Made::Piece(Piece { id, sealed, delta });
+        let verdict = chain.judge(u64::from(made.len_bytes()), likeness);
+        Ok(Some((NewChunk { id, made, chain: Some(chain.clone()) }, verdict)))
     }
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use crate::backup::context::Context;
 use crate::backup::ground::Ground;
 use crate::backup::known::KnownChunks;
-use crate::codec::{self, Sealed};
+use crate::backup::tables::Tables;
+use crate::codec::{self, Piece, Sealed};
 use crate::error::{Error, Result};
-use crate::format::ObjectName;
 use crate::format::names::{ContentKind, ContentName};
 use crate::format::page::{ObjectRef, PageRef};
+use crate::format::{ObjectName, SMALL_CHUNK_DIVISOR};
 use crate::keys::random_array;
 use crate::plan::delta::Chain;
 use crate::repo::Project;
@@ -30,24 +31,44 @@ pub(super) enum Encoded {
     /// The same content is being uploaded by this session.
     Pending(ChunkId),
     /// To be uploaded.
-    New(NewChunk),
+    New(Box<NewChunk>),
     /// What the source has as the parent's chunk is not what the repository has.
     BaseDiffers,
 }
 
-/// An object to be uploaded.
+/// A chunk to be uploaded.
 #[derive(Debug)]
 pub(super) struct NewChunk {
     pub id: ChunkId,
-    pub sealed: Sealed,
+    pub made: Made,
     /// What it is a delta against; `None` for a full object.
     pub chain: Option<Chain>,
 }
 
+/// How a chunk is stored.
+#[derive(Debug)]
+pub(super) enum Made {
+    /// As an object that others of the generation can find by its id.
+    Object(Sealed),
+    /// With others in a bundle: deltas, and what is too small for an object of its own.
+    Piece(Piece),
+}
+
+impl Made {
+    /// Bytes that are uploaded for it.
+    pub(super) fn len_bytes(&self) -> u32 {
+        match self {
+            Self::Object(sealed) => sealed.len_bytes(),
+            Self::Piece(piece) => piece.len_bytes(),
+        }
+    }
+}
+
 impl NewChunk {
-    /// Its ref, once the object is durable.
-    pub(super) fn chunk_ref(chain: Option<&Chain>, object: ObjectRef) -> PageRef {
-        chain.map_or_else(|| PageRef::full(object), |chain| chain.extended_by(object))
+    /// Its ref, once it is durable.
+    pub(super) fn chunk_ref(id: ChunkId, chain: Option<&Chain>, object: ObjectRef) -> PageRef {
+        let closure = chain.map(Chain::closure).unwrap_or_default().to_vec();
+        PageRef::Stored { id, object, closure }
     }
 }
 
@@ -75,6 +96,7 @@ pub(super) struct Encoder {
     check: bool,
     pub forbidden: Arc<Forbidden>,
     pub known: KnownChunks,
+    pub tables: Tables,
 }
 
 impl Encoder {
@@ -87,6 +109,7 @@ impl Encoder {
             check: cx.options.check_encoding,
             forbidden: Arc::clone(&ground.forbidden),
             known: KnownChunks::default(),
+            tables: Tables::new(cx.project),
         }
     }
 
@@ -94,7 +117,7 @@ impl Encoder {
     pub(super) fn encode(&self, plain: &[u8], before: Option<&Before>) -> Result<Encoded> {
         match self.look(plain, before) {
             Found::Settled(encoded) => Ok(encoded),
-            Found::New(id) => self.full(id, plain).map(Encoded::New),
+            Found::New(id) => Ok(Encoded::New(Box::new(self.full(id, plain)?))),
         }
     }
 
@@ -115,9 +138,9 @@ impl Encoder {
         }
     }
 
-    /// Encodes a chunk as an object that needs no other.
+    /// Encodes a chunk so that it needs no other.
     pub(super) fn full(&self, id: ChunkId, plain: &[u8]) -> Result<NewChunk> {
-        let own = ContentName { generation: self.generation, id, variant: 0 };
+        let own = ContentName::plain(self.generation, id);
         // What stood there is lost: whatever stands there now is not built upon, and older manifests know its size.
         let variant = match self.forbidden.name(ContentKind::Chunk, own) {
             true => u32::from_le_bytes(random_array()?).max(1),
@@ -133,11 +156,26 @@ impl Encoder {
                     .help("this machine's memory or processor is not to be trusted; test it"));
             }
         }
-        Ok(NewChunk { id, sealed, chain: None })
+        let made = match sealed.len_bytes() <= self.project.chunk_size_bytes() / SMALL_CHUNK_DIVISOR {
+            true => Made::Piece(self.small(id, &sealed)?),
+            false => Made::Object(sealed),
+        };
+        Ok(NewChunk { id, made, chain: None })
+    }
+
+    fn small(&self, id: ChunkId, sealed: &Sealed) -> Result<Piece> {
+        let name = self.piece_name(id);
+        let sealed = codec::rename(self.project.place(sealed.name()), sealed, self.project.place(&name))?;
+        Ok(Piece { id, sealed, delta: None })
+    }
+
+    /// What a piece is sealed as.
+    pub(super) fn piece_name(&self, id: ChunkId) -> ObjectName {
+        ObjectName::Piece(self.project.name().clone(), id)
     }
 
     /// The name of a chunk of this session.
-    pub(super) fn name(&self, id: ChunkId, variant: u32) -> ObjectName {
-        self.project.content().chunk_name(ContentName { generation: self.generation, id, variant })
+    fn name(&self, id: ChunkId, variant: u32) -> ObjectName {
+        self.project.content().chunk_name(ContentName { variant, ..ContentName::plain(self.generation, id) })
     }
 }

@@ -22,8 +22,8 @@ pub(super) enum Known {
         sealed_len_bytes: u32,
         variant: u32,
     },
-    /// Stored by this session as a delta, which nobody else knows of.
-    Delta(Arc<PageRef>),
+    /// Stored by this session in a bundle, which nobody else knows of.
+    Piece(Arc<PageRef>),
 }
 
 impl Known {
@@ -37,10 +37,10 @@ impl Known {
         match self {
             Self::Pending => None,
             Self::Stored { generation, sealed_len_bytes, variant } => {
-                let name = ContentName { generation: *generation, id, variant: *variant };
+                let name = ContentName { variant: *variant, ..ContentName::plain(*generation, id) };
                 Some(PageRef::full(ObjectRef { name, sealed_len_bytes: *sealed_len_bytes }))
             }
-            Self::Delta(chunk) => Some(PageRef::clone(chunk)),
+            Self::Piece(chunk) => Some(PageRef::clone(chunk)),
         }
     }
 
@@ -48,7 +48,7 @@ impl Known {
     fn weight(&self) -> usize {
         match self {
             Self::Pending | Self::Stored { .. } => 1,
-            Self::Delta(chunk) => 1 + chunk.objects().count(),
+            Self::Piece(chunk) => 1 + chunk.objects().count(),
         }
     }
 }
@@ -108,7 +108,7 @@ impl Others {
     }
 
     fn is_listed(&self, id: ChunkId) -> bool {
-        let name = ContentName { generation: self.learned.generation, id, variant: 0 };
+        let name = ContentName::plain(self.learned.generation, id);
         self.learned.is_listed(&id) && !self.forbidden.name(ContentKind::Chunk, name)
     }
 
@@ -151,15 +151,15 @@ impl KnownChunks {
 
     /// An upload is durable.
     pub(super) fn stored(&self, chunk: &PageRef) {
-        let PageRef::Stored { object, closure } = chunk else { return };
-        let known = match closure.is_empty() {
-            true => Known::of(object),
-            false => Known::Delta(Arc::new(chunk.clone())),
+        let PageRef::Stored { id, object, .. } = chunk else { return };
+        let known = match object.name.offset_bytes {
+            None => Known::of(object),
+            Some(_) => Known::Piece(Arc::new(chunk.clone())),
         };
-        if let (Some(others), true) = (&self.others, closure.is_empty()) {
+        if let (Some(others), None) = (&self.others, object.name.offset_bytes) {
             others.tell(object);
         }
-        self.know(object.name.id, known);
+        self.know(*id, known);
     }
 
     /// The ref of an id that is durable by now.
@@ -178,10 +178,15 @@ mod tests {
 
     #[test]
     fn what_deltas_stand_on_counts_in_what_is_remembered() {
-        let name = |n| ContentName { generation: Generation(0), id: id(n), variant: 1 };
+        let name = |n| ContentName { generation: Generation(0), id: id(n), variant: 1, offset_bytes: None };
         let object = |n| ObjectRef { name: name(n), sealed_len_bytes: 200 };
-        let delta =
-            |n| Known::Delta(Arc::new(PageRef::Stored { object: object(n), closure: vec![object(0); 7] }));
+        let delta = |n| {
+            Known::Piece(Arc::new(PageRef::Stored {
+                id: id(n),
+                object: object(n),
+                closure: vec![object(0); 7],
+            }))
+        };
         let mut known = Halves::default();
         known.insert(id(0), Known::Pending);
         // Nine objects each, the map's own entry included.
@@ -191,7 +196,7 @@ mod tests {
             assert!(known.len() <= most + 2);
         }
         assert!(matches!(known.get(&id(0)), Some(Known::Pending)), "it is still on its way");
-        assert!(matches!(known.get(&id(3 * most)), Some(Known::Delta(_))));
+        assert!(matches!(known.get(&id(3 * most)), Some(Known::Piece(_))));
         assert!(known.get(&id(1)).is_none());
     }
 }

@@ -158,8 +158,8 @@ async fn learn_named(
             let Ok(leaf) = manifest.leaf(number).await else { break };
             pages += 1;
             for chunk in leaf.refs.iter().filter_map(|chunk| chunk.object()) {
-                let ContentName { id, generation, variant } = chunk.name;
-                if (generation, variant) == (learned.generation, 0)
+                let name @ ContentName { id, .. } = chunk.name;
+                if name == ContentName::plain(learned.generation, id)
                     && listed.get(&id) == Some(&chunk.sealed_len_bytes)
                 {
                     listed.remove(&id);

@@ -79,7 +79,7 @@ impl OfGeneration {
 
     pub(super) fn proven_of(&self, id: ChunkId) -> Option<ObjectRef> {
         let (generation, sealed_len_bytes) = self.proven().get(&id).copied()?;
-        Some(ObjectRef { name: ContentName { generation, id, variant: 0 }, sealed_len_bytes })
+        Some(ObjectRef { name: ContentName::plain(generation, id), sealed_len_bytes })
     }
 
     pub(super) fn is_listed(&self, id: &ChunkId) -> bool {

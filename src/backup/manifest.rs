@@ -7,14 +7,15 @@ use futures::future::BoxFuture;
 
 use crate::backup::context::Context;
 use crate::backup::ground::Ground;
-use crate::codec::Sealed;
+use crate::codec::{Piece, Sealed};
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
+use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, Page, PageRef};
-use crate::repo::Writer;
 use crate::repo::content::Uploaded;
 use crate::repo::manifest::{Manifest, ManifestBuilder};
-use crate::units::{ChunkIndex, Geometry};
+use crate::repo::{Writer, bundles};
+use crate::units::{ChunkId, ChunkIndex, Generation, Geometry};
 
 /// The snapshot that comes to be, chunk by chunk.
 pub(super) trait Draft: Send {
@@ -34,11 +35,15 @@ pub(super) trait Draft: Send {
 
     /// Makes a new object durable. `is_listed`: a listing shows one of its name.
     fn put(&self, sealed: Sealed, is_listed: bool) -> BoxFuture<'static, Result<Uploaded>>;
+
+    /// Makes pieces durable as one bundle. Their refs, in their order.
+    fn put_bundle(&self, pieces: Vec<Piece>) -> BoxFuture<'static, Result<Vec<ObjectRef>>>;
 }
 
 /// One that can be committed.
 pub(super) struct Stored {
     project: Writer,
+    generation: Generation,
     builder: ManifestBuilder,
 }
 
@@ -58,7 +63,7 @@ impl Draft for Stored {
             ground.generation,
             Arc::clone(&ground.forbidden),
         );
-        Self { project: cx.project.clone(), builder }
+        Self { project: cx.project.clone(), generation: ground.generation, builder }
     }
 
     fn geometry(&self) -> Geometry {
@@ -80,6 +85,11 @@ impl Draft for Stored {
     fn put(&self, sealed: Sealed, is_listed: bool) -> BoxFuture<'static, Result<Uploaded>> {
         let project = self.project.clone();
         Box::pin(async move { project.content().put(sealed, is_listed).await })
+    }
+
+    fn put_bundle(&self, pieces: Vec<Piece>) -> BoxFuture<'static, Result<Vec<ObjectRef>>> {
+        let (project, generation) = (self.project.clone(), self.generation);
+        Box::pin(async move { bundles::put(&project, generation, pieces).await })
     }
 }
 
@@ -130,5 +140,19 @@ impl Draft for Counted {
             _ => Err(Error::internal(format!("{} is no chunk", sealed.name()))),
         };
         Box::pin(std::future::ready(counted))
+    }
+
+    fn put_bundle(&self, pieces: Vec<Piece>) -> BoxFuture<'static, Result<Vec<ObjectRef>>> {
+        // Nobody reads them: what is set is only counted.
+        let bundle = ContentName::plain(Generation(0), ChunkId([0; 32]));
+        let objects = pieces.iter().scan(0, |next, piece| {
+            let (offset_bytes, sealed_len_bytes) = (*next, piece.len_bytes());
+            *next += sealed_len_bytes;
+            Some(ObjectRef {
+                name: ContentName { offset_bytes: Some(offset_bytes), ..bundle },
+                sealed_len_bytes,
+            })
+        });
+        Box::pin(std::future::ready(Ok(objects.collect())))
     }
 }

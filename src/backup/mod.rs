@@ -1,6 +1,7 @@
 //! Backup: what changed in a volume becomes new chunks, and a manifest that lists every chunk of it.
 
 mod alive;
+mod bundle;
 mod commit;
 mod context;
 mod cut;
@@ -20,6 +21,7 @@ mod presence;
 mod read;
 mod shelf;
 mod store;
+mod tables;
 mod told;
 mod unchanged;
 mod walk;

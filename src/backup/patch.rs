@@ -99,7 +99,14 @@ impl<D: Draft> Consumer<'_, D> {
     }
 
     async fn drain(&mut self, cancel: &mut Cancel) -> Result<()> {
-        while !self.patches.is_empty() || !self.storer.uploads.is_empty() {
+        loop {
+            // All that is under way fills one bundle.
+            if self.patches.is_empty() {
+                self.storer.flush();
+            }
+            if self.patches.is_empty() && self.storer.uploads.is_empty() {
+                return Ok(());
+            }
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Err(interrupted()),
@@ -111,7 +118,6 @@ impl<D: Draft> Consumer<'_, D> {
                 }
             }
         }
-        Ok(())
     }
 
     /// The volume's bytes that lie in a chunk; raw bytes make the volume grow as they come.
@@ -147,18 +153,18 @@ impl<D: Draft> Consumer<'_, D> {
         let (project, encoder, budget) =
             (self.patching.project.clone(), Arc::clone(&self.storer.encoder), self.patching.budget.clone());
         self.patches.push(Box::pin(async move {
-            let objects: Option<Vec<ObjectRef>> = under.map(|under| under.objects().copied().collect());
-            let bodies = project.content().get_chunk_objects(objects.as_deref().unwrap_or_default()).await?;
+            let objects: Vec<ObjectRef> = under.iter().flat_map(PageRef::objects).copied().collect();
+            let bodies = project.content().get_chunk_objects(&objects).await?;
             let chunk_bytes = u64::from(project.chunk_size_bytes());
             let encoded = cpu::run(move || {
                 let mut below = None;
-                if let Some(objects) = objects {
+                if let Some(under) = under {
                     // Checked against its id.
-                    let under = project.content().open_chunk_or_zero(&objects, &bodies, len_bytes)?;
+                    let under = project.content().open_chunk_or_zero(&under, &bodies, len_bytes)?;
                     fill_gaps(&mut plain, &given, &under);
                     if let Some(chain) = chain {
-                        let joined = joined(&project, &chain, &bodies, plain.len())?;
-                        below = joined.map(|joined| Below { chain, plain: under, joined });
+                        let taken_in = joined(&project, &chain, &bodies, plain.len())?;
+                        below = taken_in.map(|taken_in| Below { chain, plain: under, taken_in });
                     }
                 }
                 let encoded = match encoder.look(&plain, before.as_ref()) {
@@ -231,6 +237,7 @@ impl<D: Draft> Consumer<'_, D> {
         let (encoder, len_bytes) = (Arc::clone(&self.storer.encoder), plain.len() as u32);
         let encoded = cpu::run(move || encoder.encode(&plain, None)).await?;
         self.storer.accept(Item { index, len_bytes, encoded, share: None, sample: false }).await?;
+        self.storer.flush();
         while let Some(durable) = self.storer.uploads.next().await {
             self.storer.stored(durable?).await?;
         }

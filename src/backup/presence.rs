@@ -171,7 +171,7 @@ async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden, am
         true => Gathering::shared(among.fleet.night(sequence)),
         false => Gathering::new(among.fleet.night(sequence)),
     };
-    let (mut chunks, mut pages) = (gathering(), gathering());
+    let (mut chunks, mut bundles, mut pages) = (gathering(), gathering(), gathering());
     let mut out = Seen::default();
     let mut bad = BTreeSet::new();
     // What a round may delete, and what is known to be lost, is not missed.
@@ -198,7 +198,12 @@ async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden, am
                     pages.add(&object);
                 }
                 let objects = page.refs.iter().flat_map(PageRef::objects);
-                objects.filter(|o| wanted(ContentKind::Chunk, o)).for_each(|o| chunks.add(o));
+                for object in objects.filter(|o| wanted(ContentKind::Chunk, o)) {
+                    match within(object) {
+                        None => chunks.add(object),
+                        Some(bundle) => bundles.add(&bundle),
+                    }
+                }
             }
         }
     }
@@ -206,7 +211,12 @@ async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden, am
     out.is_unreadable = !bad.is_empty();
     out.lost.extend(bad);
     let project = manifest.project();
-    for (kind, tonight) in [(ContentKind::Chunk, chunks.finish()), (ContentKind::Page, pages.finish())] {
+    let kinds = [
+        (ContentKind::Chunk, chunks.finish()),
+        (ContentKind::Bundle, bundles.finish()),
+        (ContentKind::Page, pages.finish()),
+    ];
+    for (kind, tonight) in kinds {
         // Of one volume pages are few: a thirtieth of them is less than a listing.
         let one_by_one =
             kind == ContentKind::Page && !among.is_shared || project.repository().store().is_local();
@@ -224,9 +234,41 @@ async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden, am
         if !lost.is_empty() {
             lost = look(&tonight.thorough(), usize::MAX).await?;
         }
-        out.lost.extend(lost.into_iter().map(|name| LostName::new(kind, name)));
+        match kind {
+            ContentKind::Bundle => out.lost.extend(pieces_of(manifest, sequence, &lost).await?),
+            _ => out.lost.extend(lost.into_iter().map(|name| LostName::new(kind, name))),
+        }
     }
     Ok(out)
+}
+
+/// The bundle that a piece is in, at least as long as it must be to have the piece.
+fn within(piece: &ObjectRef) -> Option<ObjectRef> {
+    let end = piece.name.offset_bytes?.saturating_add(piece.sealed_len_bytes);
+    Some(ObjectRef { name: piece.name.object(), sealed_len_bytes: end })
+}
+
+/// What the leaves of this look name of bundles that are lost.
+async fn pieces_of(manifest: &Manifest, sequence: Sequence, lost: &[ContentName]) -> Result<Vec<LostName>> {
+    let mut found = BTreeSet::new();
+    if lost.is_empty() {
+        return Ok(Vec::new());
+    }
+    for number in leaves_of(manifest, sequence.0) {
+        let Leaf::Page(_, page) = leaf(manifest, number).await? else { continue };
+        let pieces = page.refs.iter().flat_map(PageRef::objects).filter(|o| o.name.offset_bytes.is_some());
+        let pieces = pieces.filter(|piece| lost.contains(&piece.name.object()));
+        found.extend(pieces.map(|piece| LostName::new(ContentKind::Bundle, piece.name)));
+    }
+    Ok(found.into_iter().collect())
+}
+
+/// Whether an object of such a size is what a manifest says. Of a bundle it is known how far it must reach.
+fn is_good(kind: ContentKind, object: &ObjectRef, size_bytes: u64) -> bool {
+    match kind {
+        ContentKind::Bundle => size_bytes >= u64::from(object.sealed_len_bytes),
+        _ => size_bytes == u64::from(object.sealed_len_bytes),
+    }
 }
 
 /// The leaves that this look reads.
@@ -272,7 +314,7 @@ async fn unlisted(
     for (object, looked) in tonight.objects.iter().zip(&mut looked) {
         if let Some(shown) = shelf.size_bytes(kind, object.name) {
             *looked = true;
-            if shown != Some(u64::from(object.sealed_len_bytes)) {
+            if !shown.is_some_and(|size_bytes| is_good(kind, object, size_bytes)) {
                 doubtful.push(*object);
             }
         }
@@ -301,8 +343,9 @@ async fn unlisted(
                 if std::mem::replace(&mut looked[here], true) {
                     continue;
                 }
-                let is = (object.name, u64::from(object.sealed_len_bytes));
-                if listed.binary_search(&is).is_err() {
+                let found = listed.binary_search_by_key(&object.name, |(name, _)| *name).ok();
+                if !found.and_then(|at| listed.get(at)).is_some_and(|(_, size)| is_good(kind, object, *size))
+                {
                     doubtful.push(*object);
                 }
             }
@@ -324,7 +367,9 @@ async fn page(
     let listing = project.repository().store().list_stream(prefix, Some(after)).take(LIST_PAGE);
     let listed = listing.try_filter_map(|info| {
         std::future::ready(Ok(match ObjectName::parse(&info.key) {
-            Some(ObjectName::Chunk(_, name) | ObjectName::Page(_, name)) => Some((name, info.size_bytes)),
+            Some(ObjectName::Chunk(_, name) | ObjectName::Page(_, name) | ObjectName::Bundle(_, name)) => {
+                Some((name, info.size_bytes))
+            }
             _ => None,
         }))
     });
@@ -340,7 +385,7 @@ async fn confirmed(
     let heads = stream::iter(doubtful).map(|object| async move {
         let name = ObjectName::content(project.name(), kind, object.name).to_string();
         let info = project.repository().store().head(&name).await?;
-        let good = info.is_some_and(|info| info.size_bytes == u64::from(object.sealed_len_bytes));
+        let good = info.is_some_and(|info| is_good(kind, &object, info.size_bytes));
         Ok::<_, Error>((!good).then_some(object.name))
     });
     heads

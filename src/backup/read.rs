@@ -109,7 +109,10 @@ async fn collect<D: Draft>(storer: &mut Storer<D>, items: &mut Items, cancel: &m
             Some(durable) = storer.uploads.next(), if !storer.uploads.is_empty() => storer.stored(durable?).await?,
             item = items.recv(), if more => match item {
                 Some(item) => storer.accept(item?).await?,
-                None => more = false,
+                None => {
+                    more = false;
+                    storer.flush();
+                }
             },
         }
         // A source that misses changes: there is no point in going on with this plan.
@@ -253,14 +256,14 @@ impl Reader {
             return Ok((plain, Encoded::BaseDiffers));
         };
         let read = self.read("the base", base, index);
-        let joined = fetch_joined(&self.encoder.project, &chain, plain.len());
-        let (base_plain, joined) = tokio::try_join!(read, joined)?;
+        let joined = fetch_joined(&self.encoder, &chain, plain.len());
+        let (base_plain, taken_in) = tokio::try_join!(read, joined)?;
         let (encoder, budget) = (Arc::clone(&self.encoder), self.reading.budget.clone());
         cpu::run(move || {
             if !encoder.is_base(&chain, &base_plain) {
                 return Ok((plain, Encoded::BaseDiffers));
             }
-            let below = joined.map(|joined| Below { chain, plain: base_plain, joined });
+            let below = taken_in.map(|taken_in| Below { chain, plain: base_plain, taken_in });
             let encoded = encoder.encode_new(id, &plain, below.as_ref())?;
             budget.give_back(below.map(|below| below.plain).unwrap_or_default());
             Ok((plain, encoded))

@@ -91,7 +91,7 @@ mod tests {
     use crate::units::{ChunkId, Generation};
 
     fn name(n: u8) -> ContentName {
-        ContentName { generation: Generation(1), id: ChunkId([n; 32]), variant: 0 }
+        ContentName::plain(Generation(1), ChunkId([n; 32]))
     }
 
     #[test]

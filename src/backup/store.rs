@@ -6,11 +6,12 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
+use crate::backup::bundle::{Bundler, Waiting};
 use crate::backup::context::Context;
-use crate::backup::encode::{Encoded, Encoder, NewChunk};
+use crate::backup::encode::{Encoded, Encoder, Made, NewChunk};
 use crate::backup::manifest::Draft;
 use crate::backup::why::Distrust;
-use crate::budget::Share;
+use crate::budget::{Share, shrink};
 use crate::error::{Error, Result};
 use crate::format::page::PageRef;
 use crate::format::record::BackupStats;
@@ -30,8 +31,14 @@ pub(super) struct Item {
     pub sample: bool,
 }
 
-/// An upload that ended.
+/// An upload that ended: a chunk, or all of a bundle.
 pub(super) struct Durable {
+    chunks: Vec<DurableChunk>,
+    /// Of the bundle's table.
+    table_bytes: u32,
+}
+
+struct DurableChunk {
     index: ChunkIndex,
     id: ChunkId,
     uploaded: Uploaded,
@@ -46,6 +53,8 @@ pub(super) struct Storer<D> {
     progress: Arc<dyn Progress>,
     /// Under way. Whoever takes one hands it to [`stored`](Self::stored).
     pub uploads: FuturesUnordered<BoxFuture<'static, Result<Durable>>>,
+    /// What waits for a bundle to be full.
+    bundler: Bundler,
     waiting: HashMap<ChunkId, Vec<ChunkIndex>>,
     pub stats: BackupStats,
     /// Why what the source says of changes is not to be relied on.
@@ -68,6 +77,7 @@ impl<D: Draft> Storer<D> {
             encoder,
             progress: Arc::clone(&cx.progress),
             uploads: FuturesUnordered::new(),
+            bundler: Bundler::new(cx.budget.total_bytes()),
             waiting: HashMap::new(),
             stats: BackupStats::default(),
             distrust: None,
@@ -96,14 +106,7 @@ impl<D: Draft> Storer<D> {
                 self.known(len_bytes);
                 self.wait_for(id, index).await?;
             }
-            Encoded::New(NewChunk { id, sealed, chain }) => {
-                self.waiting.entry(id).or_default();
-                let put = self.draft.put(sealed, chain.is_none() && self.encoder.known.is_listed(&id));
-                self.uploads.push(Box::pin(async move {
-                    let uploaded = put.await?;
-                    Ok(Durable { index, id, uploaded, chain, len_bytes, _share: share })
-                }));
-            }
+            Encoded::New(new) => self.upload(index, len_bytes, *new, share),
             Encoded::BaseDiffers => {
                 self.distrust.get_or_insert(Distrust::Base(index));
             }
@@ -111,10 +114,60 @@ impl<D: Draft> Storer<D> {
         Ok(())
     }
 
-    /// An upload is durable: its chunk, and all that waited for the same content, get their ref.
+    /// Begins to upload a chunk, or collects it for a bundle.
+    fn upload(&mut self, index: ChunkIndex, len_bytes: u32, new: NewChunk, share: Option<Share>) {
+        let NewChunk { id, made, chain } = new;
+        self.waiting.entry(id).or_default();
+        match made {
+            Made::Object(sealed) => {
+                let put = self.draft.put(sealed, self.encoder.known.is_listed(&id));
+                self.uploads.push(Box::pin(async move {
+                    let uploaded = put.await?;
+                    let chunk = DurableChunk { index, id, uploaded, chain, len_bytes, _share: share };
+                    Ok(Durable { chunks: vec![chunk], table_bytes: 0 })
+                }));
+            }
+            Made::Piece(piece) => {
+                let share = share.map(|share| shrink(share, u64::from(piece.len_bytes())));
+                if !self.bundler.has_room_for(&piece) {
+                    self.flush();
+                }
+                self.bundler.push(piece, Waiting { index, id, chain, len_bytes, share });
+            }
+        }
+    }
+
+    /// Begins to upload what waits for a bundle to be full. Whoever waits for all uploads calls it first.
+    pub(super) fn flush(&mut self) {
+        let (pieces, waiting) = self.bundler.take();
+        if pieces.is_empty() {
+            return;
+        }
+        let put = self.draft.put_bundle(pieces);
+        self.uploads.push(Box::pin(async move {
+            let objects = put.await?;
+            let table_bytes = objects.first().and_then(|first| first.name.offset_bytes).unwrap_or_default();
+            let chunks = waiting.into_iter().zip(objects).map(|(waiting, object)| {
+                let Waiting { index, id, chain, len_bytes, share } = waiting;
+                let uploaded = Uploaded { object, new: true };
+                DurableChunk { index, id, uploaded, chain, len_bytes, _share: share }
+            });
+            Ok(Durable { chunks: chunks.collect(), table_bytes })
+        }));
+    }
+
+    /// An upload is durable: its chunks, and all that waited for the same content, get their refs.
     pub(super) async fn stored(&mut self, durable: Durable) -> Result<()> {
-        let Durable { index, id, uploaded, chain, len_bytes, .. } = durable;
-        let chunk = NewChunk::chunk_ref(chain.as_ref(), uploaded.object);
+        self.stats.stored_bytes += u64::from(durable.table_bytes);
+        for chunk in durable.chunks {
+            self.stored_chunk(chunk).await?;
+        }
+        Ok(())
+    }
+
+    async fn stored_chunk(&mut self, durable: DurableChunk) -> Result<()> {
+        let DurableChunk { index, id, uploaded, chain, len_bytes, .. } = durable;
+        let chunk = NewChunk::chunk_ref(id, chain.as_ref(), uploaded.object);
         self.encoder.known.stored(&chunk);
         match uploaded.new {
             true => self.new_chunk(len_bytes, uploaded.object.sealed_len_bytes, chain.is_some()),
@@ -167,7 +220,7 @@ impl<D: Draft> Storer<D> {
 
     /// Nothing is under way any more.
     pub(super) fn finish(self) -> Result<Done<D>> {
-        let (waiting, uploads) = (self.waiting.len(), self.uploads.len());
+        let (waiting, uploads) = (self.waiting.len(), self.uploads.len() + self.bundler.len());
         if waiting + uploads > 0 {
             return Err(Error::internal(format!(
                 "{waiting} chunks wait for uploads that never came, and {uploads} uploads for their end"

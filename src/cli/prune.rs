@@ -153,10 +153,11 @@ fn did(report: &PruneReport) -> String {
         let deleted =
             if report.rounds_joined > 0 { "deleted, or found deleted by another prune," } else { "deleted" };
         format!(
-            "{deleted} {} ({}, {}) in {time}",
+            "{deleted} {} ({}, {}, {}) in {time}",
             objects(report.deleted()),
             human::counted(report.deleted_chunks.objects, "chunk"),
             human::counted(report.deleted_pages.objects, "page"),
+            human::counted(report.deleted_bundles.objects, "bundle"),
         )
     };
     let swept = match report.swept.objects {

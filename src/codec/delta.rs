@@ -6,7 +6,8 @@ use super::{
     Base, Place, SCRATCH, Scratch, Sealed, check_header, decompress_patch, finish, patch, unseal, zstd_defect,
 };
 use crate::error::{Error, Result};
-use crate::format::envelope::{Compression, DeltaBase, Header, damaged};
+use crate::format::envelope::{Compression, Header, damaged};
+use crate::format::patch::Runs;
 
 /// Deltas are small, so a better level costs them little.
 const LEVEL_DELTA_MIN: i32 = 6;
@@ -14,19 +15,18 @@ const LEVEL_DELTA_MIN: i32 = 6;
 /// What a delta takes in besides what differs from the plaintext that it is made of: the parts in which the named base may be
 /// another than that plaintext.
 #[derive(Debug, Clone, Default)]
-pub struct Joined(patch::Runs);
+pub struct Joined(Runs);
 
 impl Joined {
+    /// Adds what a delta between the two replaces, as the table of its bundle says.
+    pub fn add(&mut self, runs: &Runs) {
+        self.0 = patch::union(&self.0, runs);
+    }
+
     /// Adds what a delta between the two replaces. It must make a plaintext of `plain_len` bytes.
-    pub fn take_in(
-        &mut self,
-        place: Place<'_>,
-        object: &[u8],
-        base: DeltaBase,
-        plain_len: usize,
-    ) -> Result<()> {
+    pub fn take_in(&mut self, place: Place<'_>, object: &[u8], depth: u8, plain_len: usize) -> Result<()> {
         let header = Header::decode(object, object.len() as u64)?;
-        check_header(&header, &place, Some(&base), plain_len)?;
+        check_header(&header, &place, depth, plain_len)?;
         if header.plain_len_bytes as usize != plain_len {
             return Err(damaged(format!(
                 "plaintext of {} bytes, expected {plain_len}",
@@ -38,7 +38,7 @@ impl Joined {
             let body = unseal(place, object, &header, opened)?;
             patch::runs(decompress_patch(decompressor, body, plain_len, patch)?, plain_len)
         })?;
-        self.0 = patch::union(&self.0, &runs);
+        self.add(&runs);
         Ok(())
     }
 
@@ -50,6 +50,12 @@ impl Joined {
     }
 }
 
+/// A delta, and what it replaces.
+pub struct SealedDelta {
+    pub sealed: Sealed,
+    pub runs: Runs,
+}
+
 /// Seals a chunk as what differs from its base, whose plaintext may be another than `base` says within `joined`. The result
 /// decodes back whatever the base holds there, or it is an error.
 pub fn seal_delta(
@@ -58,7 +64,7 @@ pub fn seal_delta(
     base: Base<'_>,
     joined: &Joined,
     level: i32,
-) -> Result<Sealed> {
+) -> Result<SealedDelta> {
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { compressor, decompressor, compressed, opened, patch } = scratch;
         patch::make(base.plain, plain, &joined.0, patch);
@@ -71,83 +77,81 @@ pub fn seal_delta(
         opened.extend_from_slice(base.plain);
         joined.scribble_over(opened);
         let patch = decompress_patch(decompressor, compressed, plain.len(), patch)?;
+        let runs = patch::runs(patch, plain.len())?;
         patch::apply(patch, plain.len(), opened)?;
         if opened != plain {
             return Err(Error::internal("a delta does not decode to what it was made from")
                 .help("this machine's memory or processor is not to be trusted; test it"));
         }
-        let delta = DeltaBase { name: base.name, depth: base.depth };
-        finish(place, plain.len(), Compression::ZstdPatch, Some(delta), compressed)
+        let sealed = finish(place, plain.len(), Compression::ZstdPatch, base.depth, compressed)?;
+        Ok(SealedDelta { sealed, runs })
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::tests::{REPO, chunk_name, key, sample};
+    use crate::codec::tests::{REPO, key, piece_name, sample};
     use crate::codec::{identify, open, seal};
     use crate::error::ErrorKind;
     use crate::format::ObjectName;
-    use crate::format::names::ContentName;
-    use crate::units::Generation;
 
-    /// A chunk on two nights, the first one's name and the delta's.
-    fn two_nights() -> (Vec<u8>, Vec<u8>, ContentName, ObjectName) {
+    /// A chunk on two nights, and the delta's name.
+    fn two_nights() -> (Vec<u8>, Vec<u8>, ObjectName) {
         let old = sample(0);
         let mut new = old.clone();
         new[1000..1010].copy_from_slice(b"0123456789");
-        let base_name = ContentName { generation: Generation(0), id: identify(&[0; 32], &old), variant: 0 };
-        let name = chunk_name(identify(&[0; 32], &new), 77);
-        (old, new, base_name, name)
+        let name = piece_name(identify(&[0; 32], &new));
+        (old, new, name)
     }
 
     #[test]
     fn only_the_delta_that_was_asked_for_is_joined() {
-        let (old, new, base_name, name) = two_nights();
-        let (key, base) = (key(1), Base { name: base_name, depth: 1, plain: &old });
+        let (old, new, name) = two_nights();
+        let (key, base) = (key(1), Base { depth: 1, plain: &old });
         let place = Place { repo_id: &REPO, name: &name, key: Some(&key) };
-        let sealed = seal_delta(place, &new, base, &Joined::default(), 1).expect("sealed");
+        let SealedDelta { sealed, runs } =
+            seal_delta(place, &new, base, &Joined::default(), 1).expect("sealed");
         let full = seal(place, &new, 1).expect("sealed");
-        let under = DeltaBase { name: base_name, depth: 1 };
-        let take_in = |body: &[u8], base, len| {
+        let take_in = |body: &[u8], depth, len| {
             let mut joined = Joined::default();
-            joined.take_in(place, body, base, len).map(|()| joined)
+            joined.take_in(place, body, depth, len).map(|()| joined)
         };
-        let joined = take_in(sealed.bytes(), under, new.len()).expect("joined");
-        let mut scribbled = new.clone();
-        joined.scribble_over(&mut scribbled);
-        let differs: Vec<usize> = (0..new.len()).filter(|at| scribbled[*at] != new[*at]).collect();
-        assert_eq!(differs, (960..1024).collect::<Vec<_>>(), "all of each unit that changed");
+        let joined = take_in(sealed.bytes(), 1, new.len()).expect("joined");
+        let mut told = Joined::default();
+        told.add(&runs);
+        for joined in [joined, told] {
+            let mut scribbled = new.clone();
+            joined.scribble_over(&mut scribbled);
+            let differs: Vec<usize> = (0..new.len()).filter(|at| scribbled[*at] != new[*at]).collect();
+            assert_eq!(differs, (960..1024).collect::<Vec<_>>(), "all of each unit that changed");
+        }
         let mut hurt = sealed.bytes().to_vec();
         *hurt.last_mut().expect("not empty") ^= 1;
-        let other = ContentName { variant: 1, ..base_name };
-        for (what, body, base, len) in [
-            ("a full object", &full.bytes()[..], under, new.len()),
-            ("another base", sealed.bytes(), DeltaBase { name: other, depth: 1 }, new.len()),
-            ("another depth", sealed.bytes(), DeltaBase { depth: 2, ..under }, new.len()),
-            ("a shorter place", sealed.bytes(), under, new.len() - 1),
-            ("a longer place", sealed.bytes(), under, new.len() + 1),
-            ("a flipped bit", &hurt, under, new.len()),
-            ("half of it", &sealed.bytes()[..100], under, new.len()),
+        for (what, body, depth, len) in [
+            ("a full object", &full.bytes()[..], 1, new.len()),
+            ("another depth", sealed.bytes(), 2, new.len()),
+            ("a shorter place", sealed.bytes(), 1, new.len() - 1),
+            ("a longer place", sealed.bytes(), 1, new.len() + 1),
+            ("a flipped bit", &hurt, 1, new.len()),
+            ("half of it", &sealed.bytes()[..100], 1, new.len()),
         ] {
-            assert_eq!(take_in(body, base, len).expect_err(what).kind(), ErrorKind::Corrupt, "{what}");
+            assert_eq!(take_in(body, depth, len).expect_err(what).kind(), ErrorKind::Corrupt, "{what}");
         }
     }
 
     #[test]
-    fn a_delta_needs_its_very_base() {
-        let (old, new, base_name, name) = two_nights();
-        let (key, base) = (key(1), Base { name: base_name, depth: 1, plain: &old });
+    fn a_delta_needs_its_base() {
+        let (old, new, name) = two_nights();
+        let (key, base) = (key(1), Base { depth: 1, plain: &old });
         let place = Place { repo_id: &REPO, name: &name, key: Some(&key) };
-        let sealed = seal_delta(place, &new, base, &Joined::default(), 1).expect("sealed");
-        assert!(sealed.len_bytes() < 400, "{} bytes for ten changed ones", sealed.len_bytes());
+        let sealed = seal_delta(place, &new, base, &Joined::default(), 1).expect("sealed").sealed;
+        assert!(sealed.len_bytes() < 360, "{} bytes for ten changed ones", sealed.len_bytes());
         let mut out = Vec::new();
         open(place, sealed.bytes(), Some(base), 1 << 20, &mut out).expect("opened");
         assert_eq!(out, new);
         assert!(open(place, sealed.bytes(), None, 1 << 20, &mut out).is_err(), "without a base");
         let deeper = Base { depth: 2, ..base };
         assert!(open(place, sealed.bytes(), Some(deeper), 1 << 20, &mut out).is_err(), "another depth");
-        let other = ContentName { variant: 5, ..base_name };
-        assert!(open(place, sealed.bytes(), Some(Base { name: other, ..base }), 1 << 20, &mut out).is_err());
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Everything here runs on a CPU thread and touches no store. repo-format.md §4 is the layout.
 
+mod bundle;
 mod delta;
 mod exact;
 mod patch;
@@ -13,15 +14,14 @@ use zeroize::{Zeroize, Zeroizing};
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx};
 
 use crate::error::{Error, Result};
-use crate::format::envelope::{
-    Compression, DeltaBase, HEADER_LEN_BYTES, Header, Parts, Sealing, aad, damaged,
-};
-use crate::format::names::{ContentName, ObjectName};
+use crate::format::envelope::{Compression, HEADER_LEN_BYTES, Header, Parts, Sealing, aad, damaged};
+use crate::format::names::ObjectName;
 use crate::format::{ObjectType, Record};
 use crate::keys::{SealingKey, random_array};
 use crate::units::ChunkId;
 
-pub use delta::{Joined, seal_delta};
+pub use bundle::{Bundle, Piece};
+pub use delta::{Joined, SealedDelta, seal_delta};
 pub(crate) use exact::seal_to_len;
 
 /// Compression level unless told otherwise: what a backup's speed is best spent on.
@@ -67,7 +67,6 @@ impl Place<'_> {
 /// A delta's base.
 #[derive(Clone, Copy)]
 pub struct Base<'a> {
-    pub name: ContentName,
     /// Objects below the delta: 1 where the base is full.
     pub depth: u8,
     pub plain: &'a [u8],
@@ -115,9 +114,9 @@ pub fn seal(place: Place<'_>, plain: &[u8], level: i32) -> Result<Sealed> {
         compressor.set_parameter(CParameter::CompressionLevel(level)).map_err(zstd_defect)?;
         compressor.compress2(compressed, plain).map_err(zstd_defect)?;
         if compressed.len() < plain.len() {
-            finish(place, plain.len(), Compression::Zstd, None, compressed)
+            finish(place, plain.len(), Compression::Zstd, 0, compressed)
         } else {
-            finish(place, plain.len(), Compression::None, None, plain)
+            finish(place, plain.len(), Compression::None, 0, plain)
         }
     })
 }
@@ -128,7 +127,7 @@ pub fn rename(from: Place<'_>, object: &Sealed, to: Place<'_>) -> Result<Sealed>
     let plain_len = header.plain_len_bytes as usize;
     let mut opened = Vec::new();
     let compressed = unseal(from, &object.bytes, &header, &mut opened)?;
-    finish(to, plain_len, header.compression, header.base, compressed)
+    finish(to, plain_len, header.compression, header.depth, compressed)
 }
 
 /// Seals a record under its name, and reads it back before anybody else has to.
@@ -182,21 +181,20 @@ pub fn open(
         out.clear();
         out.extend_from_slice(base.plain);
     }
-    let base = base.map(|base| DeltaBase { name: base.name, depth: base.depth });
-    open_onto(place, object, base, plain_len_bytes_max, out)
+    open_onto(place, object, base.map_or(0, |base| base.depth), plain_len_bytes_max, out)
 }
 
-/// As [`open`], but `out` holds the base's plaintext already, and becomes what is made of it. After an error it holds
-/// anything.
+/// As [`open`], but `out` holds the base's plaintext already, and becomes what is made of it. `depth`: objects below it in its
+/// chain, none where it must be full. After an error `out` holds anything.
 pub fn open_onto(
     place: Place<'_>,
     object: &[u8],
-    base: Option<DeltaBase>,
+    depth: u8,
     plain_len_bytes_max: usize,
     out: &mut Vec<u8>,
 ) -> Result<()> {
     let header = Header::decode(object, object.len() as u64)?;
-    check_header(&header, &place, base.as_ref(), plain_len_bytes_max)?;
+    check_header(&header, &place, depth, plain_len_bytes_max)?;
     let plain_len = header.plain_len_bytes as usize;
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { decompressor, opened, patch, .. } = scratch;
@@ -243,12 +241,7 @@ fn set_len(buffer: &mut Vec<u8>, len: usize) {
     }
 }
 
-fn check_header(
-    header: &Header,
-    place: &Place<'_>,
-    base: Option<&DeltaBase>,
-    plain_max: usize,
-) -> Result<()> {
+fn check_header(header: &Header, place: &Place<'_>, depth: u8, plain_max: usize) -> Result<()> {
     let expected_type = place.name.object_type();
     if header.object_type != expected_type {
         return Err(damaged(format!("it is a {:?}, expected a {expected_type:?}", header.object_type)));
@@ -260,8 +253,8 @@ fn check_header(
     if header.plain_len_bytes as usize > plain_max {
         return Err(damaged(format!("plaintext of {} bytes, at most {plain_max}", header.plain_len_bytes)));
     }
-    if header.base.as_ref() != base {
-        return Err(damaged(format!("its base is {:?}, the manifest says {base:?}", header.base)));
+    if header.depth != depth {
+        return Err(damaged(format!("{} objects below it, the manifest says {depth}", header.depth)));
     }
     Ok(())
 }
@@ -271,7 +264,7 @@ fn finish(
     place: Place<'_>,
     plain_len: usize,
     compression: Compression,
-    base: Option<DeltaBase>,
+    depth: u8,
     compressed: &[u8],
 ) -> Result<Sealed> {
     let object_type = place.name.object_type();
@@ -288,7 +281,7 @@ fn finish(
         plain_len_bytes: plain_len as u32,
         body_len_bytes: body_len as u32,
         salt: random_array()?,
-        base,
+        depth,
     };
     let name = place.name.to_string();
     let bytes = header.envelop(place.repo_id, &name, |bound, body| {
@@ -386,6 +379,7 @@ pub fn describe(object_type: ObjectType) -> &'static str {
         ObjectType::GcBegin | ObjectType::GcSeal | ObjectType::GcDone | ObjectType::GcPart => "prune record",
         ObjectType::Alive => "sign of life",
         ObjectType::Lost => "record of what was lost",
+        ObjectType::Bundle => "bundle",
     }
 }
 
@@ -393,6 +387,7 @@ pub fn describe(object_type: ObjectType) -> &'static str {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+    use crate::format::names::ContentName;
     use crate::keys::Secret;
     use crate::units::{Generation, ProjectName};
 
@@ -400,7 +395,11 @@ mod tests {
 
     pub(super) fn chunk_name(id: ChunkId, variant: u32) -> ObjectName {
         let project: ProjectName = "default".parse().expect("valid");
-        ObjectName::Chunk(project, ContentName { generation: Generation(0), id, variant })
+        ObjectName::Chunk(project, ContentName { variant, ..ContentName::plain(Generation(0), id) })
+    }
+
+    pub(super) fn piece_name(id: ChunkId) -> ObjectName {
+        ObjectName::Piece("default".parse().expect("valid"), id)
     }
 
     pub(super) fn key(byte: u8) -> SealingKey {
@@ -442,7 +441,7 @@ mod tests {
                 let mut hurt = sealed.clone();
                 hurt[at] ^= 1 << (at % 8);
                 // The checksum itself is not read where the AEAD speaks; a scrub finds it.
-                let in_checksum = (96..128).contains(&at) && key.is_some();
+                let in_checksum = (56..88).contains(&at) && key.is_some();
                 assert_eq!(opened(place, &hurt).is_ok(), in_checksum, "byte {at}");
                 let scrub = crate::format::envelope::scrub(&hurt, &REPO, &name.to_string());
                 assert!(scrub.is_err(), "scrub missed byte {at}");
@@ -493,15 +492,14 @@ mod tests {
         new[7] ^= 1;
         let id = identify(&[0; 32], &new);
         let (name, renamed) = (chunk_name(id, 7), chunk_name(id, 8));
-        let below = ContentName { generation: Generation(0), id: identify(&[0; 32], &old), variant: 0 };
-        let base = Base { name: below, depth: 1, plain: &old };
+        let base = Base { depth: 1, plain: &old };
         let mine = key(1);
         for key in [None, Some(&mine)] {
             let from = Place { repo_id: &REPO, name: &name, key };
             let to = Place { name: &renamed, ..from };
             for (sealed, base) in [
                 (seal(from, &new, 1).expect("sealed"), None),
-                (seal_delta(from, &new, base, &Joined::default(), 1).expect("sealed"), Some(base)),
+                (seal_delta(from, &new, base, &Joined::default(), 1).expect("sealed").sealed, Some(base)),
             ] {
                 let again = rename(from, &sealed, to).expect("renamed");
                 assert_eq!((again.name(), again.len_bytes()), (&renamed, sealed.len_bytes()));

@@ -16,7 +16,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Error, Result};
@@ -24,6 +23,7 @@ use crate::progress::Progress;
 use crate::reading::difference::Difference;
 use crate::reading::explained;
 use crate::reading::local::LocalReader;
+use crate::reading::need::reading_budget;
 use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
 use crate::restore::fill::fill;
@@ -183,7 +183,7 @@ fn planner(
     existing: Existing,
     cancel: &Cancel,
 ) -> Result<Planner> {
-    let budget = Budget::new(INFLIGHT_BYTES_DEFAULT);
+    let budget = reading_budget(INFLIGHT_BYTES_DEFAULT);
     let found = match (from, existing) {
         (Some(from), _) => {
             Found::Since(Box::new(Difference::between(project, Some(&from.snapshot), &snapshot.snapshot)?))

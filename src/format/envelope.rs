@@ -1,23 +1,24 @@
 //! The header that every object begins with (repo-format.md §4).
 
 use crate::error::{Error, Result};
-use crate::format::names::{ContentName, ObjectName};
+use crate::format::names::ObjectName;
 use crate::format::{
-    CLOSURE_LEN_MAX, FORMAT_VERSION, GC_PART_LEN_BYTES_MAX, GC_SEAL_LEN_BYTES_MAX, PAGE_LEN_BYTES_MAX,
-    RECORD_LEN_BYTES_MAX,
+    BUNDLE_TABLE_LEN_BYTES_MAX, CLOSURE_LEN_MAX, FORMAT_VERSION, GC_PART_LEN_BYTES_MAX,
+    GC_SEAL_LEN_BYTES_MAX, PAGE_LEN_BYTES_MAX, RECORD_LEN_BYTES_MAX,
 };
-use crate::units::{CHUNK_SIZE_BYTES_MAX, ChunkId, Generation};
+use crate::units::CHUNK_SIZE_BYTES_MAX;
 
 /// Length of the header.
-pub const HEADER_LEN_BYTES: usize = 128;
+pub const HEADER_LEN_BYTES: usize = 88;
 /// The part of the header that the checksum and the AEAD cover.
-pub const HEADER_BOUND_LEN_BYTES: usize = 96;
+pub const HEADER_BOUND_LEN_BYTES: usize = 56;
 /// Length of the AES-256-GCM tag at the end of a sealed body.
 pub const TAG_LEN_BYTES: usize = 16;
 /// How much larger than its plaintext a body may be: the tag and, where a codec does not give up in time, some slack.
 const BODY_SLACK_BYTES: usize = 1024;
 
-const MAGIC: [u8; 7] = *b"cuttle\0";
+/// What every object begins with.
+pub const MAGIC: [u8; 7] = *b"cuttle\0";
 
 macro_rules! byte_enum {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $value:literal),* $(,)? }) => {
@@ -39,6 +40,7 @@ byte_enum! {
     ObjectType {
         Repository = 1, Key = 2, Project = 3, Volume = 4, Open = 5, End = 6, Forget = 7, Note = 8,
         Chunk = 9, Page = 10, GcBegin = 11, GcSeal = 12, GcDone = 13, GcPart = 14, Alive = 15, Lost = 16,
+        Bundle = 17,
     }
 }
 
@@ -60,6 +62,7 @@ impl ObjectType {
             Self::Page => PAGE_LEN_BYTES_MAX,
             Self::GcPart => GC_PART_LEN_BYTES_MAX,
             Self::GcSeal => GC_SEAL_LEN_BYTES_MAX,
+            Self::Bundle => BUNDLE_TABLE_LEN_BYTES_MAX,
             _ => RECORD_LEN_BYTES_MAX,
         }
     }
@@ -85,6 +88,9 @@ impl ObjectName {
             Self::Alive(..) => ObjectType::Alive,
             Self::Chunk(..) => ObjectType::Chunk,
             Self::Page(..) => ObjectType::Page,
+            Self::Bundle(..) => ObjectType::Bundle,
+            // A piece holds a chunk.
+            Self::Piece(..) => ObjectType::Chunk,
             Self::GcBegin(..) => ObjectType::GcBegin,
             Self::GcSeal(..) => ObjectType::GcSeal,
             Self::GcDone(..) => ObjectType::GcDone,
@@ -92,14 +98,6 @@ impl ObjectName {
             Self::Lost(..) => ObjectType::Lost,
         }
     }
-}
-
-/// The base of a delta.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeltaBase {
-    pub name: ContentName,
-    /// Number of objects below the delta itself: 1 when its base is full.
-    pub depth: u8,
 }
 
 /// An object's header, without its checksum.
@@ -111,8 +109,8 @@ pub struct Header {
     pub plain_len_bytes: u32,
     pub body_len_bytes: u32,
     pub salt: [u8; 32],
-    /// `None` when the object is full.
-    pub base: Option<DeltaBase>,
+    /// Objects below this one in its chain: 0 when it is full. Which they are only manifests say.
+    pub depth: u8,
 }
 
 impl Sealing {
@@ -153,17 +151,12 @@ impl Header {
         out[10] = self.compression as u8;
         out[12..16].copy_from_slice(&self.plain_len_bytes.to_le_bytes());
         out[16..20].copy_from_slice(&self.body_len_bytes.to_le_bytes());
-        out[32..64].copy_from_slice(&self.salt);
-        if let Some(base) = &self.base {
-            out[11] = base.depth;
-            out[20..24].copy_from_slice(&base.name.generation.0.to_le_bytes());
-            out[24..28].copy_from_slice(&base.name.variant.to_le_bytes());
-            out[64..96].copy_from_slice(&base.name.id.0);
-        }
+        out[11] = self.depth;
+        out[24..56].copy_from_slice(&self.salt);
         out
     }
 
-    /// Reads and checks the header of an object of `object_len_bytes` bytes, of which at least the first 128 are given.
+    /// Reads and checks the header of an object of `object_len_bytes` bytes, of which at least the header is given.
     ///
     /// Nothing in the result exceeds the limits of its type.
     pub fn decode(object: &[u8], object_len_bytes: u64) -> Result<Self> {
@@ -187,25 +180,24 @@ impl Header {
         let sealing = Sealing::from_byte(h[9]).ok_or_else(|| unknown("sealing", h[9]))?;
         let compression = Compression::from_byte(h[10]).ok_or_else(|| unknown("compression", h[10]))?;
         let u32_at = |at: usize| u32::from_le_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
-        let array_at = |at: usize| -> [u8; 32] { std::array::from_fn(|i| h[at + i]) };
         let header = Self {
             object_type,
             sealing,
             compression,
             plain_len_bytes: u32_at(12),
             body_len_bytes: u32_at(16),
-            salt: array_at(32),
-            base: (h[11] != 0).then(|| DeltaBase {
-                name: ContentName {
-                    generation: Generation(u32_at(20)),
-                    variant: u32_at(24),
-                    id: ChunkId(array_at(64)),
-                },
-                depth: h[11],
-            }),
+            salt: std::array::from_fn(|i| h[24 + i]),
+            depth: h[11],
         };
         header.check(h, object_len_bytes)?;
         Ok(header)
+    }
+
+    /// As [`decode`](Self::decode) for an object that others follow: how long it is, only its header says.
+    pub fn decode_prefix(bytes: &[u8]) -> Result<Self> {
+        let len_bytes =
+            bytes.get(16..20).and_then(|len| len.first_chunk()).map_or(0, |len| u32::from_le_bytes(*len));
+        Self::decode(bytes, HEADER_LEN_BYTES as u64 + u64::from(len_bytes))
     }
 
     fn check(&self, h: &[u8], object_len_bytes: u64) -> Result<()> {
@@ -227,12 +219,11 @@ impl Header {
                 self.body_len_bytes
             )));
         }
-        let full = self.base.is_none();
-        let base_zero = h[20..28].iter().chain(&h[64..96]).all(|&b| b == 0);
-        let delta_here = self.object_type == ObjectType::Chunk && self.compression == Compression::ZstdPatch;
-        let depth_good = h[11] as usize <= CLOSURE_LEN_MAX;
-        if h[28..32] != [0; 4] || full != base_zero || full == delta_here || !depth_good {
-            return Err(damaged("representation, base and depth contradict each other"));
+        let is_patch = self.compression == Compression::ZstdPatch;
+        let may_be_delta =
+            self.object_type == ObjectType::Chunk && usize::from(self.depth) <= CLOSURE_LEN_MAX;
+        if h[20..24] != [0; 4] || is_patch != (self.depth > 0) || (is_patch && !may_be_delta) {
+            return Err(damaged("type, compression and depth contradict each other"));
         }
         Ok(())
     }
@@ -303,13 +294,12 @@ mod tests {
             plain_len_bytes: 4096,
             body_len_bytes: 100,
             salt: [7; 32],
-            base: None,
+            depth: 0,
         }
     }
 
     fn delta() -> Header {
-        let name = ContentName { generation: Generation(3), id: ChunkId([9; 32]), variant: 5 };
-        Header { compression: Compression::ZstdPatch, base: Some(DeltaBase { name, depth: 2 }), ..header() }
+        Header { compression: Compression::ZstdPatch, depth: 2, ..header() }
     }
 
     fn object(header: &Header) -> Vec<u8> {
@@ -329,19 +319,18 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         type Edit = fn(&mut Vec<u8>);
-        let edits: [(&str, Edit); 12] = [
+        let edits: [(&str, Edit); 11] = [
             ("magic", |o| o[0] = b'C'),
             ("version", |o| o[7] = 2),
             ("type", |o| o[8] = 200),
             ("sealing", |o| o[9] = 2),
             ("compression", |o| o[10] = 3),
-            ("a depth without a base", |o| o[11] = 1),
+            ("a depth without a patch", |o| o[11] = 1),
             ("plain length", |o| o[15] = 0x7f),
             ("body length", |o| o[16] += 1),
-            ("a base without a depth", |o| o[64] = 1),
-            ("reserved", |o| o[31] = 1),
-            ("a cut body", |o| o.truncate(200)),
-            ("a cut header", |o| o.truncate(127)),
+            ("reserved", |o| o[23] = 1),
+            ("a cut body", |o| o.truncate(180)),
+            ("a cut header", |o| o.truncate(87)),
         ];
         for (what, edit) in edits {
             let mut object = object(&header());

@@ -19,6 +19,7 @@ pub struct LostName {
     kind: Kind,
     generation: Generation,
     id: ChunkId,
+    /// Of a piece: its offset in the bundle.
     variant: u32,
 }
 
@@ -26,26 +27,35 @@ pub struct LostName {
 enum Kind {
     Chunk,
     Page,
+    Piece,
 }
 
 impl LostName {
+    /// A page, or a chunk wherever it is.
     pub fn new(kind: ContentKind, name: ContentName) -> Self {
-        let kind = match kind {
-            ContentKind::Chunk => Kind::Chunk,
-            ContentKind::Page => Kind::Page,
+        let (kind, variant) = match (name.offset_bytes, kind) {
+            (Some(offset_bytes), _) => (Kind::Piece, offset_bytes),
+            (None, ContentKind::Page) => (Kind::Page, name.variant),
+            (None, _) => (Kind::Chunk, name.variant),
         };
-        Self { kind, generation: name.generation, id: name.id, variant: name.variant }
+        Self { kind, generation: name.generation, id: name.id, variant }
     }
 
+    /// What the object is that is lost, or in which a piece is.
     pub fn kind(&self) -> ContentKind {
         match self.kind {
             Kind::Chunk => ContentKind::Chunk,
             Kind::Page => ContentKind::Page,
+            Kind::Piece => ContentKind::Bundle,
         }
     }
 
     pub fn name(&self) -> ContentName {
-        ContentName { generation: self.generation, id: self.id, variant: self.variant }
+        let name = ContentName::plain(self.generation, self.id);
+        match self.kind {
+            Kind::Piece => ContentName { offset_bytes: Some(self.variant), ..name },
+            Kind::Chunk | Kind::Page => ContentName { variant: self.variant, ..name },
+        }
     }
 }
 
@@ -58,7 +68,7 @@ mod tests {
     fn a_full_record_fits_and_holds_what_was_put_in() {
         let name = |n: usize| {
             let id = ChunkId(std::array::from_fn(|i| (n >> (i % 2 * 8)) as u8));
-            let name = ContentName { generation: Generation(3), id, variant: n as u32 };
+            let name = ContentName { generation: Generation(3), id, variant: n as u32, offset_bytes: None };
             LostName::new(if n.is_multiple_of(2) { ContentKind::Chunk } else { ContentKind::Page }, name)
         };
         let names: Vec<LostName> = (0..LOST_NAMES_MAX).map(name).collect();

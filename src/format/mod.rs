@@ -2,6 +2,7 @@
 //!
 //! Pure: no I/O, no keys, no randomness. Whatever is decoded here came from a store and is hostile until proven sane.
 
+pub mod bundle;
 pub mod context;
 pub mod envelope;
 pub mod gc;
@@ -20,9 +21,16 @@ pub use record::Record;
 
 /// Version byte of every object (repo-format.md §4).
 pub const FORMAT_VERSION: u8 = 1;
-/// Most bytes in a page's plaintext (§3): every ref with the longest closure.
-pub const PAGE_LEN_BYTES_MAX: usize =
-    page::PAGE_HEADER_LEN_BYTES + page::REF_LEN_BYTES * REFS_PER_PAGE * (CLOSURE_LEN_MAX + 1);
+/// Most bytes in a page's plaintext (§3).
+pub const PAGE_LEN_BYTES_MAX: usize = page::PAGE_LEN_BYTES_MAX;
+/// Bytes after which a bundle is complete (§3). Only one that holds a single piece may be longer.
+pub const BUNDLE_LEN_BYTES_MAX: usize = 8 << 20;
+/// Most bytes in the plaintext of a bundle's table (§3).
+pub const BUNDLE_TABLE_LEN_BYTES_MAX: usize = 8 << 20;
+/// Most bytes of a whole bundle: its table, and either pieces or a single one of the largest chunk.
+pub const BUNDLE_OBJECT_LEN_BYTES_MAX: usize = 40 << 20;
+/// Largest full chunk, sealed, that goes into a bundle, as a part of the chunk size (§3).
+pub const SMALL_CHUNK_DIVISOR: u32 = 64;
 /// Most bytes in a record's plaintext (§3).
 pub const RECORD_LEN_BYTES_MAX: usize = 1 << 20;
 /// Most bytes in a gc part's plaintext (§3).

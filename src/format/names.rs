@@ -9,7 +9,9 @@ use crate::units::{ChunkId, Generation, ProjectName, Sequence, VolumeNumber, hex
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ObjectName {
     Repository,
-    Key { slot: u64 },
+    Key {
+        slot: u64,
+    },
     Project(ProjectName),
     Volume(ProjectName, VolumeNumber),
     Open(ProjectName, VolumeNumber, Sequence),
@@ -19,6 +21,10 @@ pub enum ObjectName {
     Alive(ProjectName, VolumeNumber, Sequence, u32),
     Chunk(ProjectName, ContentName),
     Page(ProjectName, ContentName),
+    /// A bundle, whole.
+    Bundle(ProjectName, ContentName),
+    /// No object: what a piece of a bundle is sealed as, wherever it lies.
+    Piece(ProjectName, ChunkId),
     GcBegin(ProjectName, Generation),
     GcSeal(ProjectName, Generation),
     GcDone(ProjectName, Generation),
@@ -26,12 +32,15 @@ pub enum ObjectName {
     Lost(ProjectName, u128),
 }
 
-/// What names a chunk or page: its id, the generation it was written in, and its variant (0: none).
+/// Where a chunk or page is: an object, by the generation it was written in, its id and its variant (0: none), or a piece of a
+/// bundle, by the bundle's generation and random id and the place in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContentName {
     pub generation: Generation,
     pub id: ChunkId,
     pub variant: u32,
+    /// Where in the bundle the piece begins. `None`: an object of its own.
+    pub offset_bytes: Option<u32>,
 }
 
 /// What a project's content is made of.
@@ -39,6 +48,32 @@ pub struct ContentName {
 pub enum ContentKind {
     Chunk,
     Page,
+    Bundle,
+}
+
+impl ContentKind {
+    /// All kinds of objects that hold content.
+    pub const ALL: [Self; 3] = [Self::Chunk, Self::Page, Self::Bundle];
+}
+
+impl ContentName {
+    /// An object's, without a variant.
+    pub fn plain(generation: Generation, id: ChunkId) -> Self {
+        Self { generation, id, variant: 0, offset_bytes: None }
+    }
+
+    /// The object that this is, or is a piece of.
+    pub fn object(self) -> Self {
+        Self { offset_bytes: None, ..self }
+    }
+
+    /// What the object is, where this is the name of a chunk.
+    pub fn chunk_kind(&self) -> ContentKind {
+        match self.offset_bytes {
+            None => ContentKind::Chunk,
+            Some(_) => ContentKind::Bundle,
+        }
+    }
 }
 
 impl ObjectName {
@@ -46,6 +81,7 @@ impl ObjectName {
         match kind {
             ContentKind::Chunk => Self::Chunk(project.clone(), name),
             ContentKind::Page => Self::Page(project.clone(), name),
+            ContentKind::Bundle => Self::Bundle(project.clone(), name.object()),
         }
     }
 
@@ -66,6 +102,10 @@ impl ObjectName {
             ["log", n, entry] => log_entry(project, VolumeNumber(number(n)?), entry),
             ["chunks", g, xx, entry] => Some(Self::Chunk(project, content_name(g, xx, entry)?)),
             ["pages", g, xx, entry] => Some(Self::Page(project, content_name(g, xx, entry)?)),
+            ["bundles", g, xx, entry] => {
+                let name = content_name(g, xx, entry)?;
+                (name.variant == 0).then_some(Self::Bundle(project, name))
+            }
             ["gc", "parts", g, id] => Some(Self::GcPart(project, Generation(number(g)?), id.parse().ok()?)),
             ["lost", record] => hex_number(record, 32).map(|record| Self::Lost(project, record)),
             ["gc", entry] => {
@@ -97,6 +137,8 @@ impl fmt::Display for ObjectName {
             Self::Alive(p, n, s, k) => write!(f, "{}{s:010}.alive.{k:010}", log_prefix(p, *n)),
             Self::Chunk(p, c) => write!(f, "{}{c}", content_prefix(p, ContentKind::Chunk)),
             Self::Page(p, c) => write!(f, "{}{c}", content_prefix(p, ContentKind::Page)),
+            Self::Bundle(p, c) => write!(f, "{}{c}", content_prefix(p, ContentKind::Bundle)),
+            Self::Piece(p, id) => write!(f, "{}pieces/{id}", project_prefix(p)),
             Self::GcBegin(p, g) => write!(f, "{}{g:010}.begin", gc_prefix(p)),
             Self::GcSeal(p, g) => write!(f, "{}{g:010}.seal", gc_prefix(p)),
             Self::GcDone(p, g) => write!(f, "{}{g:010}.done", gc_prefix(p)),
@@ -112,7 +154,10 @@ impl fmt::Display for ContentName {
         if self.variant != 0 {
             write!(f, ".{:08x}", self.variant)?;
         }
-        Ok(())
+        match self.offset_bytes {
+            Some(offset) => write!(f, "+{offset}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -194,6 +239,7 @@ pub fn content_prefix(project: &ProjectName, kind: ContentKind) -> String {
     match kind {
         ContentKind::Chunk => format!("projects/{project}/chunks/"),
         ContentKind::Page => format!("projects/{project}/pages/"),
+        ContentKind::Bundle => format!("projects/{project}/bundles/"),
     }
 }
 
@@ -246,7 +292,8 @@ fn content_name(generation: &str, xx: &str, entry: &str) -> Option<ContentName> 
         }
     };
     let id: ChunkId = id.parse().ok()?;
-    (xx.len() == 2 && id.to_string().starts_with(xx)).then_some(ContentName { generation, id, variant })
+    let name = ContentName { variant, ..ContentName::plain(generation, id) };
+    (xx.len() == 2 && id.to_string().starts_with(xx)).then_some(name)
 }
 
 /// A 10-digit decimal number; nothing else, so that each name has one spelling.
@@ -285,7 +332,7 @@ mod tests {
     fn all() -> Vec<ObjectName> {
         let (p, n, s, g) = (project(), VolumeNumber(7), Sequence(4_294_967_295), Generation(12));
         let id = ChunkId([0xab; 32]);
-        let plain = ContentName { generation: g, id, variant: 0 };
+        let plain = ContentName::plain(g, id);
         let delta = ContentName { variant: 0xbeef, ..plain };
         vec![
             ObjectName::Repository,
@@ -300,6 +347,7 @@ mod tests {
             ObjectName::Chunk(p.clone(), plain),
             ObjectName::Chunk(p.clone(), delta),
             ObjectName::Page(p.clone(), plain),
+            ObjectName::Bundle(p.clone(), plain),
             ObjectName::GcBegin(p.clone(), g),
             ObjectName::GcSeal(p.clone(), g),
             ObjectName::GcDone(p.clone(), g),
@@ -334,6 +382,7 @@ mod tests {
                 format!("projects/default/chunks/0000000012/ab/{id}"),
                 format!("projects/default/chunks/0000000012/ab/{id}.0000beef"),
                 format!("projects/default/pages/0000000012/ab/{id}"),
+                format!("projects/default/bundles/0000000012/ab/{id}"),
                 "projects/default/gc/0000000012.begin".into(),
                 "projects/default/gc/0000000012.seal".into(),
                 "projects/default/gc/0000000012.done".into(),
@@ -384,6 +433,9 @@ mod tests {
             &format!("projects/default/chunks/0000000012/ac/{id}"),
             &format!("projects/default/chunks/0000000012/ab/{id}.00000000"),
             &format!("projects/default/chunks/0000000012/ab/{id}/x"),
+            &format!("projects/default/bundles/0000000012/ab/{id}.0000beef"),
+            &format!("projects/default/bundles/0000000012/ab/{id}+128"),
+            &format!("projects/default/pieces/{id}"),
         ] {
             assert_eq!(ObjectName::parse(name), None, "{name:?}");
         }

@@ -70,6 +70,7 @@ records! {
     super::gc::SealRecord => GcSeal,
     super::gc::DoneRecord => GcDone,
     super::lost::LostRecord => Lost,
+    super::bundle::BundleRecord => Bundle,
 }
 
 /// §6.1

@@ -1,10 +1,10 @@
-//! Tables of chunks and pages in the parts of a prune round: the live index and what is deleted (repo-format.md §8.2).
+//! Tables of chunks, pages and bundles in the parts of a prune round: the live index and what is deleted (repo-format.md §8.2).
 
 use crate::error::Result;
 use crate::format::GC_PART_LEN_BYTES_MAX;
 use crate::format::envelope::damaged;
 use crate::format::names::ContentKind;
-use crate::format::page::{ObjectRef, REF_LEN_BYTES, one_ref, put_ref};
+use crate::format::page::{ObjectRef, REF_LEN_BYTES, one_object, put_object};
 
 /// Length of an entry: a kind, padding, and a ref.
 pub const ENTRY_LEN_BYTES: usize = 8 + REF_LEN_BYTES;
@@ -13,7 +13,7 @@ pub const ENTRIES_PER_PART_MAX: usize = GC_PART_LEN_BYTES_MAX / ENTRY_LEN_BYTES;
 /// Condemned prefixes that fit into one part.
 pub const PREFIXES_PER_PART_MAX: usize = GC_PART_LEN_BYTES_MAX / 8;
 
-/// A stored chunk or page.
+/// A stored chunk, page or bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableEntry {
     pub kind: ContentKind,
@@ -27,9 +27,11 @@ pub fn encode(entries: &[TableEntry]) -> Vec<u8> {
         let kind = match entry.kind {
             ContentKind::Chunk => 0,
             ContentKind::Page => 1,
+            ContentKind::Bundle => 2,
         };
         out.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
-        put_ref(&mut out, &entry.object, 0);
+        put_object(&mut out, &entry.object);
+        out.extend([0; 4]);
     }
     out
 }
@@ -51,12 +53,14 @@ fn one_entry(entry: &[u8; ENTRY_LEN_BYTES]) -> Result<TableEntry> {
     let kind = match head {
         [0, 0, 0, 0, 0, 0, 0, 0] => ContentKind::Chunk,
         [1, 0, 0, 0, 0, 0, 0, 0] => ContentKind::Page,
+        [2, 0, 0, 0, 0, 0, 0, 0] => ContentKind::Bundle,
         other => return Err(damaged(format!("a table's entry begins with {other:02x?}"))),
     };
-    match one_ref(object)? {
-        (object, 0) => Ok(TableEntry { kind, object }),
-        (_, closure_len) => Err(damaged(format!("a table's entry has a closure of {closure_len}"))),
+    let (object, end) = object.split_at(REF_LEN_BYTES - 4);
+    if end != [0; 4] {
+        return Err(damaged(format!("a table's entry ends with {end:02x?}")));
     }
+    one_object(object).map(|object| TableEntry { kind, object })
 }
 
 #[cfg(test)]
@@ -66,7 +70,12 @@ mod tests {
     use crate::units::{ChunkId, Generation};
 
     fn entry(n: u8, kind: ContentKind) -> TableEntry {
-        let name = ContentName { generation: Generation(3), id: ChunkId([n; 32]), variant: u32::from(n) };
+        let name = ContentName {
+            generation: Generation(3),
+            id: ChunkId([n; 32]),
+            variant: u32::from(n),
+            offset_bytes: None,
+        };
         TableEntry { kind, object: ObjectRef { name, sealed_len_bytes: 200 } }
     }
 

@@ -8,6 +8,7 @@
 
 use crate::format::CLOSURE_LEN_MAX;
 use crate::format::page::{ObjectRef, PageRef};
+use crate::units::ChunkId;
 
 /// A delta of at most this part of the full object's estimated size is kept without making the full one.
 const SURE_DIVISOR: u64 = 4;
@@ -27,6 +28,8 @@ const UNIT_BYTES: usize = 256;
 /// What a delta would stand on: a stored chunk with its closure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
+    /// Of the content that the new one is compared with.
+    top_id: ChunkId,
     /// From the direct base to the full object: the closure of a delta made on it.
     closure: Vec<ObjectRef>,
     /// The deltas above the base that the new one takes in, from the newest on.
@@ -60,6 +63,7 @@ impl Chain {
     /// What a delta on this chunk's content would stand on, where a repository allows chains of `depth_max`. `None` where
     /// nothing is stored, and where what had to be joined is more than a full object.
     pub fn below(chunk: &PageRef, depth_max: u8) -> Option<Self> {
+        let top_id = chunk.id()?;
         let mut joined: Vec<ObjectRef> = chunk.objects().copied().collect();
         let (full, deltas) = joined.split_last()?;
         let full_bytes = u64::from(full.sealed_len_bytes);
@@ -72,6 +76,7 @@ impl Chain {
         let (above, below) = sizes.split_at_checked(count)?;
         let closure = joined.split_off(count);
         (above.iter().sum::<u64>() <= full_bytes).then(|| Self {
+            top_id,
             closure,
             joined,
             delta_bytes: below.iter().sum(),
@@ -79,14 +84,14 @@ impl Chain {
         })
     }
 
-    /// The object that holds the content which the new one is compared with.
-    pub fn top(&self) -> Option<&ObjectRef> {
-        self.joined.first().or(self.base())
+    /// The content that the new one is compared with.
+    pub fn top_id(&self) -> ChunkId {
+        self.top_id
     }
 
-    /// The direct base.
-    pub fn base(&self) -> Option<&ObjectRef> {
-        self.closure.first()
+    /// What a delta on this chain needs: from its direct base to the full object.
+    pub fn closure(&self) -> &[ObjectRef] {
+        &self.closure
     }
 
     /// The deltas between the base and the top, which the new one takes in: the top first.
@@ -99,16 +104,10 @@ impl Chain {
         self.closure.len() as u8
     }
 
-    /// The object that the delta at that place of [`joined`](Self::joined) stands on, and its depth.
-    pub fn under(&self, place: usize) -> Option<(&ObjectRef, u8)> {
-        let mut objects = self.joined.iter().chain(&self.closure).skip(place + 1);
+    /// Objects below the delta at that place of [`joined`](Self::joined).
+    pub fn depth_under(&self, place: usize) -> Option<u8> {
         let depth = (self.joined.len() + self.closure.len()).checked_sub(place + 1)?;
-        Some((objects.next()?, depth as u8))
-    }
-
-    /// The ref of a delta that was made on this chain.
-    pub fn extended_by(&self, object: ObjectRef) -> PageRef {
-        PageRef::Stored { object, closure: self.closure.clone() }
+        u8::try_from(depth).ok()
     }
 
     /// What to make of a delta of so many bytes, as an object.
@@ -176,17 +175,17 @@ impl Likeness {
 mod tests {
     use super::*;
     use crate::format::names::ContentName;
-    use crate::units::{ChunkId, Generation};
+    use crate::units::Generation;
 
     fn chunk(sizes: &[u32]) -> PageRef {
         let object = |(n, size): (usize, &u32)| ObjectRef {
-            name: ContentName { generation: Generation(0), id: ChunkId([n as u8 + 1; 32]), variant: 0 },
+            name: ContentName::plain(Generation(0), ChunkId([n as u8 + 1; 32])),
             sealed_len_bytes: *size,
         };
         let mut objects = sizes.iter().enumerate().map(object);
         match objects.next() {
             None => PageRef::Zero,
-            Some(object) => PageRef::Stored { object, closure: objects.collect() },
+            Some(object) => PageRef::Stored { id: object.name.id, object, closure: objects.collect() },
         }
     }
 
@@ -239,10 +238,10 @@ mod tests {
             for night in 0..nights {
                 let chain = Chain::below(&newest, depth_max).expect("room");
                 let joined: u32 = chain.joined().iter().map(|o| o.sealed_len_bytes).sum();
-                let name = ContentName { id: ChunkId([night; 32]), ..chain.top().expect("a top").name };
+                let name = ContentName::plain(Generation(0), ChunkId([night; 32]));
                 let object = ObjectRef { name, sealed_len_bytes: 100 + joined };
                 written += u64::from(object.sealed_len_bytes);
-                newest = chain.extended_by(object);
+                newest = PageRef::Stored { id: name.id, object, closure: chain.closure().to_vec() };
                 assert!(newest.objects().count() <= usize::from(depth_max) + 1);
                 let total: u32 = newest.objects().map(|o| o.sealed_len_bytes).sum();
                 assert_eq!(
@@ -260,12 +259,10 @@ mod tests {
         let below = chunk(&[100, 200, 1000]);
         for (depth_max, joined) in [(7, 0), (2, 2), (1, 2)] {
             let chain = Chain::below(&below, depth_max).expect("room");
-            let object = ObjectRef { sealed_len_bytes: 5, ..*chain.top().expect("a top") };
-            let extended = chain.extended_by(object);
-            assert_eq!(extended.object(), Some(&object));
-            assert!(extended.objects().skip(1).eq(below.objects().skip(joined)));
-            let under: Vec<_> = (0..joined).filter_map(|place| chain.under(place)).collect();
-            let all: Vec<_> = below.objects().zip((0..3).rev()).skip(1).map(|(o, d)| (o, d + 1)).collect();
+            assert_eq!(Some(chain.top_id()), below.id());
+            assert!(chain.closure().iter().eq(below.objects().skip(joined)));
+            let under: Vec<_> = (0..joined).filter_map(|place| chain.depth_under(place)).collect();
+            let all: Vec<u8> = (1..3).rev().collect();
             assert_eq!(under, all[..joined], "{depth_max}");
         }
     }

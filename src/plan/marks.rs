@@ -146,7 +146,12 @@ mod tests {
     fn name((id, generation, variant): (u16, u8, u8)) -> ContentName {
         let bytes = id.to_le_bytes();
         let id = ChunkId(std::array::from_fn(|i| bytes[i % 2]));
-        ContentName { id, generation: Generation(generation.into()), variant: variant.into() }
+        ContentName {
+            id,
+            generation: Generation(generation.into()),
+            variant: variant.into(),
+            offset_bytes: None,
+        }
     }
 
     proptest! {

@@ -4,6 +4,7 @@ pub mod ahead;
 pub mod delta;
 pub mod lease;
 pub mod marks;
+pub(crate) mod neighbours;
 pub mod placement;
 pub mod presence;
 pub mod restore;

@@ -5,6 +5,7 @@
 //! far a request gets depends on what else the project holds; so requests are bounded, and each round of thirty begins at
 //! another place of its part.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use crate::format::names::ContentName;
@@ -95,7 +96,8 @@ impl Gathering {
     }
 
     fn sort(&mut self) {
-        self.objects.sort_unstable();
+        // Of one name the longest: of a bundle it is known how far it must reach.
+        self.objects.sort_unstable_by_key(|object| (object.name, Reverse(object.sealed_len_bytes)));
         self.objects.dedup_by_key(|object| object.name);
     }
 
@@ -145,7 +147,7 @@ impl Tonight {
         let part = self.only_part?;
         let head = ((u128::from(part) << 64).div_ceil(u128::from(PARTS)) as u64).to_be_bytes();
         let id = ChunkId(std::array::from_fn(|i| head.get(i).copied().unwrap_or(0)));
-        Some(ContentName { generation, id, variant: 0 })
+        Some(ContentName::plain(generation, id))
     }
 
     /// Everything that the look has before it, for when some of it turned out lost: that seldom comes alone.
@@ -173,7 +175,7 @@ mod tests {
         let object = |n: usize| {
             let words: [[u8; 8]; 4] = std::array::from_fn(|_| numbers.next().to_le_bytes());
             let id = ChunkId(std::array::from_fn(|i| words[i / 8][i % 8]));
-            let name = ContentName { generation: Generation(n as u32 % 3), id, variant: 0 };
+            let name = ContentName::plain(Generation(n as u32 % 3), id);
             ObjectRef { name, sealed_len_bytes: 200 }
         };
         (0..count).map(object).collect()

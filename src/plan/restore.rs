@@ -261,7 +261,7 @@ mod tests {
     const CHUNK: u32 = 4096;
 
     fn object(id: u8) -> ObjectRef {
-        let name = ContentName { generation: Generation(0), id: ChunkId([id; 32]), variant: 0 };
+        let name = ContentName::plain(Generation(0), ChunkId([id; 32]));
         ObjectRef { name, sealed_len_bytes: 1000 + u32::from(id) }
     }
 
@@ -269,7 +269,10 @@ mod tests {
     fn page_ref(id: u8) -> PageRef {
         match id {
             0 => PageRef::Zero,
-            100.. => PageRef::Stored { object: object(id), closure: vec![object(1), object(2)] },
+            100.. => {
+                let closure = vec![object(1), object(2)];
+                PageRef::Stored { id: object(id).name.id, object: object(id), closure }
+            }
             _ => PageRef::full(object(id)),
         }
     }

@@ -35,7 +35,7 @@ pub(super) struct Named {
 /// The fingerprints of what is marked and not listed. Asked only when a count says that there are some.
 pub(super) async fn not_listed(cx: &Context, marks: &Marks, below: Generation) -> Result<HashSet<u64>> {
     let mut left = marks.fingerprints();
-    for kind in [ContentKind::Chunk, ContentKind::Page] {
+    for kind in ContentKind::ALL {
         for generation in cx.project.content().generations(kind).await? {
             if generation >= below {
                 continue;

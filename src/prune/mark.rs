@@ -273,13 +273,13 @@ impl Marker {
 
     fn leaf(&mut self, page: &Page) {
         for chunk in &page.refs {
-            let PageRef::Stored { object, closure } = chunk else { continue };
+            let PageRef::Stored { object, closure, .. } = chunk else { continue };
             let new = self.mark(ContentKind::Chunk, &object.name);
             // A live ref keeps all that it takes to decode it.
             for base in closure {
                 self.mark(ContentKind::Chunk, &base.name);
             }
-            let full = closure.is_empty() && object.name.variant == 0;
+            let full = closure.is_empty() && object.name.variant == 0 && object.name.offset_bytes.is_none();
             if new && full && self.live.len() < LIVE_MAX {
                 self.live.push(TableEntry { kind: ContentKind::Chunk, object: *object });
             }
@@ -291,7 +291,8 @@ impl Marker {
             self.suspects.saw(LostName::new(kind, *name));
         }
         let before = self.marks.first_bytes();
-        let new = self.marks.insert(name);
+        // A live piece keeps its bundle.
+        let new = self.marks.insert(&name.object());
         if self.marks.first_bytes() != before {
             // What was dropped is found again by the pass that marks it.
             let marks = &self.marks;

@@ -58,6 +58,7 @@ pub(super) async fn remove_all(
             match (done, entry.kind) {
                 (Deleted::Refused, _) => report.locked.add(bytes),
                 (Deleted::Gone, ContentKind::Chunk) => report.deleted_chunks.add(bytes),
+                (Deleted::Gone, ContentKind::Bundle) => report.deleted_bundles.add(bytes),
                 (Deleted::Gone, ContentKind::Page) => report.deleted_pages.add(bytes),
             }
             cx.progress.step(Step { bytes, chunks: 1, outcome: Outcome::New });

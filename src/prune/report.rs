@@ -54,6 +54,7 @@ pub struct PruneReport {
     pub deleted_chunks: Counted,
     /// Manifest pages, counted likewise.
     pub deleted_pages: Counted,
+    pub deleted_bundles: Counted,
     /// Small objects deleted beside: outcomes and notes of forgotten snapshots, signs of life, tables of older rounds.
     pub deleted_records: u64,
     /// What crashes left beside the repository's objects: probes, staging files of a local store.
@@ -119,6 +120,7 @@ impl PruneReport {
     pub fn deleted(&self) -> Counted {
         let mut all = self.deleted_chunks;
         all += self.deleted_pages;
+        all += self.deleted_bundles;
         all
     }
 

@@ -1,4 +1,4 @@
-//! What nothing references: listings of all chunks and pages, held against the marks.
+//! What nothing references: listings of all chunks, pages and bundles, held against the marks.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -109,7 +109,7 @@ impl Sieve<'_> {
     /// Lists everything below a generation that the marks tell about, and keeps at most so much of what is not marked.
     pub(super) async fn sift(self, room: usize) -> Result<Found> {
         let mut generations = Vec::new();
-        for kind in [ContentKind::Chunk, ContentKind::Page] {
+        for kind in ContentKind::ALL {
             let all = self.cx.project.content().generations(kind).await?;
             let below = all.into_iter().filter(|generation| *generation < self.below);
             generations.extend(below.map(|generation| Task { kind, generation, first: None }));

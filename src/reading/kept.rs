@@ -8,15 +8,18 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 
 use crate::budget::{Budget, Share};
 use crate::error::{Error, Result};
-use crate::format::page::PageRef;
+use crate::format::page::{ObjectRef, PageRef};
 use crate::plan::restore::Fetch;
 use crate::reading::need::fetch_bytes;
 use crate::repo::Project;
 use crate::repo::content::check_plain_len;
+use crate::repo::neighbours::Neighbours;
 use crate::units::ChunkId;
 
 /// Chunks that fit at least, whatever bound is asked for: one that is fetched with its objects and base, and some kept.
 const CHUNKS_MIN: u64 = 8;
+/// The part of the memory that parts of bundles may take.
+const NEIGHBOURS_DIVISOR: u64 = 8;
 
 /// A decoded chunk; it counts until nobody holds it.
 pub(super) struct Chunk {
@@ -46,6 +49,7 @@ enum Asked {
 pub(super) struct KeptChunks {
     project: Project,
     budget: Budget,
+    neighbours: Neighbours,
     kept_bytes_max: u64,
     fetch_bytes_max: u64,
     state: Mutex<State>,
@@ -73,8 +77,9 @@ impl KeptChunks {
         let fetch_bytes_max = memory_bytes / 2;
         Arc::new(Self {
             project: project.clone(),
-            budget: Budget::new(memory_bytes),
-            kept_bytes_max: memory_bytes - fetch_bytes_max,
+            neighbours: Neighbours::new(project, memory_bytes / NEIGHBOURS_DIVISOR),
+            budget: Budget::new(memory_bytes - memory_bytes / NEIGHBOURS_DIVISOR),
+            kept_bytes_max: memory_bytes - memory_bytes / NEIGHBOURS_DIVISOR - fetch_bytes_max,
             fetch_bytes_max,
             state: Mutex::default(),
         })
@@ -82,7 +87,7 @@ impl KeptChunks {
 
     /// The content of a chunk that is not zero, from memory or from the store.
     pub(super) async fn get(self: &Arc<Self>, chunk: &PageRef, len_bytes: u32) -> Result<Arc<Chunk>> {
-        let Some((object, id)) = chunk.object().zip(chunk.id()) else {
+        let Some(id) = chunk.id() else {
             return Err(Error::internal("a chunk of zeros is not fetched"));
         };
         let asked = self.ask(id, chunk, len_bytes, None);
@@ -91,8 +96,17 @@ impl KeptChunks {
             Asked::Coming(coming) => coming.await.map_err(|e| again(&e))?,
         };
         // A hostile manifest may give one id two lengths.
-        check_plain_len(&object.name, found.plain.len(), len_bytes)?;
+        check_plain_len(&id, found.plain.len(), len_bytes)?;
         Ok(found)
+    }
+
+    /// Says that these chunks are about to be read.
+    pub(super) fn announce(&self, chunks: &[PageRef]) {
+        let state = self.lock();
+        let new = |id| !state.kept.contains_key(&id) && !state.coming.contains_key(&id);
+        let chunks: Vec<&PageRef> = chunks.iter().filter(|chunk| chunk.id().is_some_and(new)).collect();
+        drop(state);
+        self.neighbours.announce(chunks.into_iter().flat_map(PageRef::objects));
     }
 
     /// Fetches a chunk that nobody asked for yet. Gives up at once where it would have to wait for memory.
@@ -140,7 +154,9 @@ impl KeptChunks {
             Some(share) => share,
             None => self.budget.take(self.cost(chunk, len_bytes)).await?,
         };
-        let plain = self.project.content().fetch_chunk(chunk, len_bytes).await?;
+        let objects: Vec<ObjectRef> = chunk.objects().copied().collect();
+        let bodies = self.neighbours.get_all(&objects).await?;
+        let plain = self.project.content().decode_chunk(chunk, bodies, len_bytes, Vec::new).await?;
         // Of what it took to fetch only the plaintext stays.
         let kept =
             share.split(plain.len()).ok_or_else(|| Error::internal("a chunk takes more than its share"))?;

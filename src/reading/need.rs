@@ -1,5 +1,6 @@
 //! What fetching a chunk takes of a budget.
 
+use crate::budget::Budget;
 use crate::plan::restore::Fetch;
 use crate::repo::content::chunk_object_len_bytes_max;
 
@@ -12,4 +13,14 @@ pub(crate) fn fetch_bytes(fetch: &Fetch, chunk_size_bytes: u32) -> u64 {
         _ => 2 * u64::from(chunk_size_bytes),
     };
     sealed + plain
+}
+
+/// The budget of an operation that reads chunks, and has so much memory in all: a quarter is left to [`neighbours_bytes`].
+pub(crate) fn reading_budget(inflight_bytes: u64) -> Budget {
+    Budget::new(inflight_bytes / 4 * 3)
+}
+
+/// What parts of bundles may take beside such a budget.
+pub(crate) fn neighbours_bytes(budget: &Budget) -> u64 {
+    budget.total_bytes() / 3
 }

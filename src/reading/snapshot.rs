@@ -202,6 +202,7 @@ impl SnapshotReader {
 
     async fn filled(&self, range: &Range<u64>, chunks: Range<u64>) -> Result<Bytes> {
         let mut out = vec![0; (range.end - range.start) as usize];
+        self.announce(chunks.clone()).await?;
         // Copied as they come: a chunk that waited for another would hold memory that the other may wait for.
         let mut coming = stream::iter(chunks)
             .map(|index| async move { (ChunkIndex(index), self.chunk(ChunkIndex(index)).await) })
@@ -218,6 +219,18 @@ impl SnapshotReader {
             }
         }
         Ok(Bytes::from(out))
+    }
+
+    /// Says that these chunks are about to be read, where they are more than one.
+    async fn announce(&self, chunks: Range<u64>) -> Result<()> {
+        if chunks.end - chunks.start > 1 {
+            let mut refs = Vec::new();
+            for index in chunks {
+                refs.push(self.manifest.chunk(ChunkIndex(index)).await?);
+            }
+            self.chunks.announce(&refs);
+        }
+        Ok(())
     }
 
     /// A chunk's content; `None` for zeros.

@@ -5,15 +5,16 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use crate::codec::{self, Base, Sealed};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::envelope::{DeltaBase, Header, damaged};
+use crate::format::bundle::split;
+use crate::format::envelope::{Header, damaged};
 use crate::format::names::{ContentKind, ContentName, content_prefix, generation_prefix};
-use crate::format::page::{ObjectRef, Page, PageRef};
+use crate::format::page::{ObjectRef, PIECE_ID_LEN_BYTES, Page, PageRef};
 use crate::format::{CLOSURE_LEN_MAX, ObjectName, ObjectType};
 use crate::keys::random_array;
 use crate::repo::project::missing;
 use crate::repo::{Creating, Project};
 use crate::store::{Created, ObjectInfo};
-use crate::units::Generation;
+use crate::units::{ChunkId, Generation};
 use crate::{cpu, units};
 
 /// What an upload came to.
@@ -24,7 +25,25 @@ pub struct Uploaded {
     pub new: bool,
 }
 
-/// A chunk or page as a listing shows it.
+/// A chunk's object or piece as it came from the store; nothing of it is proven.
+#[derive(Debug, Clone)]
+pub(crate) struct Body {
+    /// Of the content, as it says itself.
+    pub(crate) id: ChunkId,
+    pub(crate) sealed: Bytes,
+}
+
+impl Body {
+    /// What it must be sealed as.
+    pub(crate) fn name(&self, content: Content<'_>, object: &ObjectRef) -> ObjectName {
+        match object.name.offset_bytes {
+            None => content.chunk_name(object.name),
+            Some(_) => ObjectName::Piece(content.project.name().clone(), self.id),
+        }
+    }
+}
+
+/// A chunk, page or bundle as a listing shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) kind: ContentKind,
@@ -32,7 +51,7 @@ pub(crate) struct Listed {
     pub(crate) size_bytes: u64,
 }
 
-/// The chunks and pages of a project.
+/// The chunks, pages and bundles of a project.
 #[derive(Clone, Copy)]
 pub struct Content<'a> {
     pub(super) project: &'a Project,
@@ -41,6 +60,17 @@ pub struct Content<'a> {
 impl Content<'_> {
     pub(crate) fn chunk_name(self, name: ContentName) -> ObjectName {
         ObjectName::Chunk(self.project.name().clone(), name)
+    }
+
+    /// Where a chunk is, for people.
+    pub(crate) fn chunk_label(self, name: ContentName) -> String {
+        let object = self.object_name(name);
+        name.offset_bytes.map_or_else(|| object.to_string(), |offset| format!("{object}+{offset}"))
+    }
+
+    /// The object in the store that a chunk is, or is a piece of.
+    pub(crate) fn object_name(self, name: ContentName) -> ObjectName {
+        ObjectName::content(self.project.name(), name.chunk_kind(), name)
     }
 
     pub(crate) fn page_name(self, name: ContentName) -> ObjectName {
@@ -112,109 +142,142 @@ impl Content<'_> {
     ) -> Result<Vec<u8>> {
         let objects: Vec<ObjectRef> = chunk.objects().copied().collect();
         let bodies = self.get_chunk_objects(&objects).await?;
-        let project = self.project.clone();
+        self.decode_chunk(chunk, bodies, len_bytes, take).await
+    }
+
+    /// Opens a chunk that is not zero, once its objects have come.
+    pub(crate) async fn decode_chunk(
+        self,
+        chunk: &PageRef,
+        bodies: Vec<Body>,
+        len_bytes: u32,
+        take: impl FnOnce() -> Vec<u8> + Send + 'static,
+    ) -> Result<Vec<u8>> {
+        let (project, chunk) = (self.project.clone(), chunk.clone());
         cpu::run(move || {
             let mut plain = take();
-            project.content().open_chunk_into(&objects, &bodies, len_bytes, &mut plain)?;
+            project.content().open_chunk_into(&chunk, &bodies, len_bytes, &mut plain)?;
             Ok(plain)
         })
         .await
     }
 
     /// The sealed bytes of the objects of one chunk, in their order.
-    pub(crate) async fn get_chunk_objects(self, objects: &[ObjectRef]) -> Result<Vec<Bytes>> {
+    pub(crate) async fn get_chunk_objects(self, objects: &[ObjectRef]) -> Result<Vec<Body>> {
         let bodies = stream::iter(objects.to_vec()).map(|object| self.get_chunk_object(object));
         bodies.buffered(CLOSURE_LEN_MAX + 1).try_collect().await
     }
 
-    /// The sealed bytes of one chunk object, whose size must be what its ref says.
-    pub(crate) async fn get_chunk_object(self, object: ObjectRef) -> Result<Bytes> {
-        let name = self.chunk_name(object.name);
-        let len_bytes_max = chunk_object_len_bytes_max(self.project.chunk_size_bytes());
-        if u64::from(object.sealed_len_bytes) > len_bytes_max {
-            return Err(Error::corrupt(format!(
-                "{name}: its manifest says {} bytes, at most {len_bytes_max}",
-                object.sealed_len_bytes
-            )));
-        }
-        let max = u64::from(object.sealed_len_bytes);
-        let bytes = self
-            .project
-            .repository()
-            .store()
-            .get(&name.to_string(), max)
-            .await?
-            .ok_or_else(|| missing(&name))?;
-        check_len(&name, bytes.len(), &object)?;
-        Ok(bytes)
+    /// The sealed bytes of one chunk object or piece, whose size must be what its ref says.
+    pub(crate) async fn get_chunk_object(self, object: ObjectRef) -> Result<Body> {
+        self.check_chunk_len(&object)?;
+        let (name, key) = (object.name, self.object_name(object.name));
+        let store = self.project.repository().store();
+        let len_bytes = u64::from(object.sealed_len_bytes);
+        let found = match name.offset_bytes {
+            None => store.get(&key.to_string(), len_bytes).await?,
+            Some(offset) => {
+                let start = u64::from(offset);
+                store.get_range(&key.to_string(), start..start + len_bytes).await?
+            }
+        };
+        self.body(&object, found.ok_or_else(|| missing(&key))?)
     }
 
-    /// Decodes a chunk from its objects: the chunk itself first, the full object at the chain's end last; none for zeros.
+    /// What came for a chunk's object or piece.
+    pub(crate) fn body(self, object: &ObjectRef, bytes: Bytes) -> Result<Body> {
+        if bytes.len() != object.sealed_len_bytes as usize {
+            return Err(wrong_len(self.chunk_label(object.name), bytes.len(), object));
+        }
+        match object.name.offset_bytes {
+            None => Ok(Body { id: object.name.id, sealed: bytes }),
+            Some(_) => {
+                let (id, _) = split(&bytes)?;
+                Ok(Body { id, sealed: bytes.slice(PIECE_ID_LEN_BYTES..) })
+            }
+        }
+    }
+
+    /// Whether a chunk's object or piece may be as long as its ref says.
+    pub(crate) fn check_chunk_len(self, object: &ObjectRef) -> Result<()> {
+        let len_bytes_max = chunk_object_len_bytes_max(self.project.chunk_size_bytes());
+        if u64::from(object.sealed_len_bytes) <= len_bytes_max {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "{}: its manifest says {} bytes, at most {len_bytes_max}",
+            self.chunk_label(object.name),
+            object.sealed_len_bytes
+        )))
+    }
+
+    /// Decodes a chunk from all that [`PageRef::objects`] names, in that order; a chunk of zeros has nothing.
     pub(crate) fn open_chunk_or_zero(
         self,
-        objects: &[ObjectRef],
-        bodies: &[Bytes],
+        chunk: &PageRef,
+        bodies: &[Body],
         len_bytes: u32,
     ) -> Result<Vec<u8>> {
-        if objects.is_empty() {
+        if chunk.is_zero() {
             return Ok(vec![0; len_bytes as usize]);
         }
         let mut plain = Vec::new();
-        self.open_chunk_into(objects, bodies, len_bytes, &mut plain)?;
+        self.open_chunk_into(chunk, bodies, len_bytes, &mut plain)?;
         Ok(plain)
     }
 
-    /// As [`open_chunk_or_zero`](Self::open_chunk_or_zero) for a chunk that has objects, into a buffer that was used before. After an error it holds anything.
+    /// As [`open_chunk_or_zero`](Self::open_chunk_or_zero) for a chunk that is not zero, into a buffer that was used before. After an error it holds anything.
     pub(crate) fn open_chunk_into(
         self,
-        objects: &[ObjectRef],
-        bodies: &[Bytes],
+        chunk: &PageRef,
+        bodies: &[Body],
         len_bytes: u32,
         plain: &mut Vec<u8>,
     ) -> Result<()> {
-        let mut below: Option<ContentName> = None;
+        let (Some(id), objects) = (chunk.id(), chunk.objects().collect::<Vec<_>>()) else {
+            return Err(Error::internal("a chunk of zeros is not opened"));
+        };
+        let max = self.project.chunk_size_bytes() as usize;
         for (depth, (object, body)) in objects.iter().zip(bodies).rev().enumerate() {
-            let name = self.chunk_name(object.name);
-            let base = below.map(|name| DeltaBase { name, depth: depth as u8 });
-            let max = self.project.chunk_size_bytes() as usize;
-            codec::open_onto(self.project.place(&name), body, base, max, plain).context(&name)?;
-            below = Some(object.name);
+            let name = body.name(self, object);
+            codec::open_onto(self.project.place(&name), &body.sealed, depth as u8, max, plain)
+                .map_err(|e| e.context(self.chunk_label(object.name)))?;
         }
-        let name = below.ok_or_else(|| Error::internal("a chunk without objects"))?;
-        if self.project.identify(plain) != name.id {
-            return Err(self.wrong_link(objects, bodies));
+        if self.project.identify(plain) != id {
+            return Err(self.wrong_link(&objects, bodies));
         }
-        check_plain_len(&name, plain.len(), len_bytes)
+        check_plain_len(&id, plain.len(), len_bytes)
     }
 
     /// Which object of a chain that ends in another content is the first to be wrong: only the end's id is looked at before.
-    fn wrong_link(self, objects: &[ObjectRef], bodies: &[Bytes]) -> Error {
-        let (mut plain, mut below) = (Vec::new(), None::<(ContentName, Vec<u8>)>);
+    fn wrong_link(self, objects: &[&ObjectRef], bodies: &[Body]) -> Error {
+        let (mut plain, mut below) = (Vec::new(), None::<Vec<u8>>);
         for (depth, (object, body)) in objects.iter().zip(bodies).rev().enumerate() {
-            let base = below.as_ref().map(|(name, plain)| Base { name: *name, depth: depth as u8, plain });
+            let base = below.as_ref().map(|plain| Base { depth: depth as u8, plain });
             if let Err(error) = self.open_object(object, body, base, &mut plain) {
                 return error;
             }
-            below = Some((object.name, std::mem::take(&mut plain)));
+            below = Some(std::mem::take(&mut plain));
         }
-        Error::internal("a chain of sound objects ended in another content")
+        let label = objects.first().map(|object| self.chunk_label(object.name)).unwrap_or_default();
+        damaged(format!("{label}: it holds another chunk than its manifest says"))
     }
 
-    /// Decodes one object of a chunk, given its base, and checks its id.
+    /// Decodes one object of a chunk, given its base, and checks the id that it says itself.
     pub(crate) fn open_object(
         self,
         object: &ObjectRef,
-        body: &[u8],
+        body: &Body,
         base: Option<Base<'_>>,
         plain: &mut Vec<u8>,
     ) -> Result<()> {
-        let name = self.chunk_name(object.name);
-        codec::open(self.project.place(&name), body, base, self.project.chunk_size_bytes() as usize, plain)
-            .context(&name)?;
-        if self.project.identify(plain) == object.name.id {
+        let (name, label) = (body.name(self, object), self.chunk_label(object.name));
+        let max = self.project.chunk_size_bytes() as usize;
+        codec::open(self.project.place(&name), &body.sealed, base, max, plain).context(&label)?;
+        if self.project.identify(plain) == body.id {
             return Ok(());
         }
-        Err(damaged(format!("{name}: its content has another id")))
+        Err(damaged(format!("{label}: its content has another id")))
     }
 
     /// Reads a manifest page; the cache may answer.
@@ -241,7 +304,9 @@ impl Content<'_> {
         level: u8,
         count: usize,
     ) -> Result<Page> {
-        check_len(name, bytes.len(), object)?;
+        if bytes.len() != object.sealed_len_bytes as usize {
+            return Err(wrong_len(name.to_string(), bytes.len(), object));
+        }
         let (project, name, id) = (self.project.clone(), name.clone(), object.name.id);
         cpu::run(move || {
             let mut plain = Vec::new();
@@ -285,6 +350,7 @@ impl Content<'_> {
             let (kind, name) = match ObjectName::parse(&key)? {
                 ObjectName::Chunk(_, name) => (ContentKind::Chunk, name),
                 ObjectName::Page(_, name) => (ContentKind::Page, name),
+                ObjectName::Bundle(_, name) => (ContentKind::Bundle, name),
                 _ => return None,
             };
             Some(Ok(Listed { kind, name, size_bytes }))
@@ -330,25 +396,22 @@ impl Creating<Content<'_>> {
 }
 
 /// Whether a chunk's plaintext has the length that its place in the volume asks for.
-pub(crate) fn check_plain_len(name: &ContentName, found: usize, expected: u32) -> Result<()> {
+pub(crate) fn check_plain_len(id: &ChunkId, found: usize, expected: u32) -> Result<()> {
     if found == expected as usize {
         return Ok(());
     }
-    Err(Error::corrupt(format!("chunk {} holds {found} bytes, its place in the volume {expected}", name.id)))
+    Err(Error::corrupt(format!("chunk {id} holds {found} bytes, its place in the volume {expected}")))
 }
 
-/// Most bytes that a chunk's object may have in a repository of this chunk size.
+/// Most bytes that a chunk's object, or piece, may have in a repository of this chunk size.
 pub(crate) fn chunk_object_len_bytes_max(chunk_size_bytes: u32) -> u64 {
     let (plain, object) = (ObjectType::Chunk.plain_len_bytes_max(), ObjectType::Chunk.object_len_bytes_max());
-    (object - plain) as u64 + u64::from(chunk_size_bytes)
+    (object - plain + PIECE_ID_LEN_BYTES) as u64 + u64::from(chunk_size_bytes)
 }
 
-fn check_len(name: &ObjectName, found: usize, object: &ObjectRef) -> Result<()> {
-    if found == object.sealed_len_bytes as usize {
-        return Ok(());
-    }
-    Err(Error::corrupt(format!("{name} has {found} bytes, its manifest says {}", object.sealed_len_bytes))
-        .help("run `cuttle verify` to see what is hurt"))
+fn wrong_len(label: String, found: usize, object: &ObjectRef) -> Error {
+    Error::corrupt(format!("{label} has {found} bytes, its manifest says {}", object.sealed_len_bytes))
+        .help("run `cuttle verify` to see what is hurt")
 }
 
 fn content_name(sealed: &Sealed) -> Result<ContentName> {
@@ -368,8 +431,8 @@ fn is_like(ours: &Sealed, head: &[u8], size_bytes: u64) -> bool {
     theirs.object_type == mine.object_type
         && theirs.sealing == mine.sealing
         && theirs.plain_len_bytes == mine.plain_len_bytes
-        && theirs.base.is_none()
-        && mine.base.is_none()
+        && theirs.depth == 0
+        && mine.depth == 0
 }
 
 /// Most plaintext bytes that fetching one chunk holds at once: the chunk and the base it is decoded against.

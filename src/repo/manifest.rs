@@ -397,7 +397,7 @@ impl ManifestBuilder {
             if keep == Some(id) {
                 return Ok(None);
             }
-            let mut name = ContentName { generation, id, variant: 0 };
+            let mut name = ContentName::plain(generation, id);
             // What stood there is lost: whatever stands there now is not built upon.
             if forbidden.name(ContentKind::Page, name) {
                 name.variant = u32::from_le_bytes(random_array()?).max(1);

@@ -3,6 +3,7 @@
 //! Everything that is safe because of the protocol (repo-format.md §8) is decided in here.
 
 mod admin;
+pub(crate) mod bundles;
 mod cache;
 pub mod catalog;
 pub mod content;
@@ -16,6 +17,7 @@ pub mod log;
 pub mod lost;
 pub mod manifest;
 pub mod memory;
+pub(crate) mod neighbours;
 pub mod notes;
 mod parts;
 pub mod project;

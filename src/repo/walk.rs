@@ -169,7 +169,7 @@ struct Wanted {
 
 enum Ahead {
     Skipped(Range<u64>),
-    Wanted(Wanted),
+    Wanted(Box<Wanted>),
 }
 
 impl<W: Walker> Walk<W> {
@@ -279,7 +279,7 @@ impl<W: Walker> Walk<W> {
                 _ if skipped => ahead.push(Ahead::Skipped(leaves)),
                 _ => {
                     pages += 1;
-                    ahead.push(Ahead::Wanted(Wanted { level, number, node, from }));
+                    ahead.push(Ahead::Wanted(Box::new(Wanted { level, number, node, from })));
                 }
             }
             at += 1;
@@ -306,7 +306,7 @@ fn named(from: &Tree, above: &Place, level: u8, number: u64, at: usize) -> Named
 async fn step<W: Walker>(walker: &W, from: &Tree, to: &Tree, ahead: Ahead) -> Result<Step<W::Flaw>> {
     let Wanted { level, number, node, from: named } = match ahead {
         Ahead::Skipped(leaves) => return Ok(Step::Skipped(leaves)),
-        Ahead::Wanted(wanted) => wanted,
+        Ahead::Wanted(wanted) => *wanted,
     };
     let page = match &node {
         None => Page::zero(level, to.count(level, number)),

@@ -64,7 +64,9 @@ impl Crew {
     ) -> Result<()> {
         let mut is_first = true;
         while let Some(plan) = self.until(cancel, plans.recv()).await? {
-            let mut actions = plan?.actions;
+            let plan = plan?;
+            self.work.announce(&plan);
+            let mut actions = plan.actions;
             if std::mem::take(&mut is_first) {
                 self.look_at_start(cancel, &mut actions).await?;
             }

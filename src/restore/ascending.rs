@@ -36,7 +36,9 @@ pub(super) async fn carry_out(
             plan = plans.recv() => plan,
         };
         let Some(plan) = plan else { return Ok(()) };
-        Line::new(work, plan?).carry_out(cancel).await?;
+        let plan = plan?;
+        work.announce(&plan);
+        Line::new(work, plan).carry_out(cancel).await?;
     }
 }
 

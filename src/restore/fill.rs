@@ -10,7 +10,9 @@ use crate::cancel::Cancel;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::reading::need::neighbours_bytes;
 use crate::repo::Project;
+use crate::repo::neighbours::Neighbours;
 use crate::restore::planner::{Planned, Planner};
 use crate::restore::work::Work;
 use crate::restore::{any, ascending};
@@ -36,6 +38,7 @@ pub(crate) async fn fill(
         project: planner.project.clone(),
         sink,
         budget: planner.budget.clone(),
+        neighbours: Neighbours::new(&planner.project, neighbours_bytes(&planner.budget)),
         progress,
         blank: planner.target_is_blank(),
         luks: AtomicBool::new(false),

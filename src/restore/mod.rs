@@ -26,6 +26,7 @@ use crate::progress::{Outcome, Progress, Step};
 use crate::reading::difference::Difference;
 use crate::reading::explained;
 use crate::reading::local::LocalReader;
+use crate::reading::need::reading_budget;
 use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
 use crate::restore::fill::fill;
@@ -111,7 +112,7 @@ pub async fn run(
     cancel: Cancel,
 ) -> Result<RestoreReport> {
     let (started, mut cancel) = (Started::now(project), cancel);
-    let budget = Budget::new(options.inflight_bytes);
+    let budget = reading_budget(options.inflight_bytes);
     let looking = Looking { project, snapshot, budget: &budget, progress: &*progress };
     let (found, rewound_from) = looking.look(sink.existing(), &options).await?;
     let planner = Planner::new(project, snapshot, found, budget.clone(), &cancel)?;
@@ -145,7 +146,7 @@ pub async fn plan(
     cancel: Cancel,
 ) -> Result<RestoreReport> {
     let started = Started::now(project);
-    let budget = Budget::new(options.inflight_bytes);
+    let budget = reading_budget(options.inflight_bytes);
     let looking = Looking { project, snapshot, budget: &budget, progress: &*progress };
     let (found, rewound_from) = looking.look(existing, &options).await?;
     let planner = Planner::new(project, snapshot, found, budget.clone(), &cancel)?;

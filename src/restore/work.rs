@@ -8,15 +8,18 @@ use tokio::sync::Semaphore;
 
 use crate::budget::Budget;
 use crate::error::{Error, Result};
-use crate::plan::restore::Fetch;
+use crate::format::page::{ObjectRef, PageRef};
+use crate::plan::restore::{Action, Fetch, Plan};
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::Project;
+use crate::repo::neighbours::Neighbours;
 use crate::sink::Sink;
 
 pub(super) struct Work {
     pub(super) project: Project,
     pub(super) sink: Arc<dyn Sink>,
     pub(super) budget: Budget,
+    pub(super) neighbours: Neighbours,
     pub(super) progress: Arc<dyn Progress>,
     /// Whether the target reads as zeros everywhere, so that zeros need not be written.
     pub(super) blank: bool,
@@ -48,7 +51,24 @@ impl Work {
             self.ahead.acquire().await.map_err(|_| Error::internal("nobody reads ahead any more"))?;
         let budget = self.budget.clone();
         // Taken on the CPU thread and not sooner: the fewer buffers go around, the more of them the CPU's cache holds.
-        self.project.content().fetch_chunk_into(&fetch.chunk, fetch.len_bytes, move || budget.buffer()).await
+        if fetch.chunk.is_zero() {
+            return Ok(vec![0; fetch.len_bytes as usize]);
+        }
+        let objects: Vec<ObjectRef> = fetch.chunk.objects().copied().collect();
+        let bodies = self.neighbours.get_all(&objects).await?;
+        self.project
+            .content()
+            .decode_chunk(&fetch.chunk, bodies, fetch.len_bytes, move || budget.buffer())
+            .await
+    }
+
+    /// Looks ahead at what a plan fetches.
+    pub(super) fn announce(&self, plan: &Plan) {
+        let chunks = plan.actions.iter().filter_map(|action| match action {
+            Action::Fetch(fetch) => Some(&fetch.chunk),
+            Action::Keep { .. } | Action::Zero { .. } => None,
+        });
+        self.neighbours.announce(chunks.flat_map(PageRef::objects));
     }
 
     pub(super) fn step(&self, bytes: u64, outcome: Outcome) {

@@ -345,7 +345,7 @@ impl Survey<'_> {
 
 /// Counts a chunk with all it needs, as its leaf needs it.
 fn add_chunk(tally: &mut Tally, chunk: &PageRef, len_bytes: u32, leaf: Object) {
-    let PageRef::Stored { object, closure } = chunk else { return };
+    let PageRef::Stored { object, closure, .. } = chunk else { return };
     let role = if closure.is_empty() { Role::Full(len_bytes) } else { Role::Delta(len_bytes) };
     tally.add(&object.name, Object { sealed_len_bytes: object.sealed_len_bytes, role, ..leaf });
     for base in closure {

@@ -142,7 +142,9 @@ impl Tally {
 /// Ids are keyed hashes, so any part of one is as good as random. Generation and variant are mixed in (splitmix64).
 pub(super) fn fingerprint(name: &ContentName, page: bool) -> u64 {
     let head = name.id.0.first_chunk().map_or(0, |head| u64::from_le_bytes(*head));
-    let place = u64::from(name.generation.0) << 33 | u64::from(name.variant) << 1 | u64::from(page);
+    // A piece has no variant, and each its own place.
+    let within = name.offset_bytes.map_or(name.variant, |offset| !offset);
+    let place = u64::from(name.generation.0) << 33 | u64::from(within) << 1 | u64::from(page);
     let mut mixed = place.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -160,7 +162,12 @@ mod tests {
         let mut name = |n: u64| {
             let mut id = [0; 32];
             id.as_chunks_mut::<8>().0.iter_mut().for_each(|part| *part = numbers.next().to_le_bytes());
-            ContentName { id: ChunkId(id), generation: Generation((n % 3) as u32), variant: (n % 2) as u32 }
+            ContentName {
+                id: ChunkId(id),
+                generation: Generation((n % 3) as u32),
+                variant: (n % 2) as u32,
+                offset_bytes: None,
+            }
         };
         (0..count).map(&mut name).collect()
     }

@@ -40,7 +40,7 @@ impl Needs {
             for (at, chunk) in manifest.leaf(leaf).await.expect("a leaf").refs.iter().enumerate() {
                 let len = u64::from(geometry.chunk_len_bytes(ChunkIndex(leaf * 1024 + at as u64)));
                 needs.objects.extend(chunk.objects().map(|o| (o.name, u64::from(o.sealed_len_bytes))));
-                if let PageRef::Stored { object, closure } = chunk {
+                if let PageRef::Stored { object, closure, .. } = chunk {
                     needs.allocated_bytes += len;
                     needs.chunks.insert(object.name, (len, !closure.is_empty()));
                 }

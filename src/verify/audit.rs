@@ -13,8 +13,10 @@ use crate::format::envelope::scrub;
 use crate::format::page::ObjectRef;
 use crate::format::{ObjectName, Page, Record};
 use crate::progress::Progress;
+use crate::reading::need::{neighbours_bytes, reading_budget};
 use crate::repo::Project;
-use crate::repo::content::chunk_object_len_bytes_max;
+use crate::repo::content::Body;
+use crate::repo::neighbours::Neighbours;
 use crate::verify::VerifyOptions;
 use crate::verify::report::{Flaw, Looked, looked};
 
@@ -22,6 +24,7 @@ use crate::verify::report::{Flaw, Looked, looked};
 pub(crate) struct Audit {
     pub(crate) project: Project,
     pub(crate) budget: Budget,
+    pub(crate) neighbours: Neighbours,
     pub(crate) progress: Arc<dyn Progress>,
     pub(crate) cancel: Cancel,
 }
@@ -33,9 +36,11 @@ impl Audit {
         progress: Arc<dyn Progress>,
         cancel: Cancel,
     ) -> Arc<Self> {
+        let budget = reading_budget(options.inflight_bytes);
         Arc::new(Self {
             project: project.clone(),
-            budget: Budget::new(options.inflight_bytes),
+            neighbours: Neighbours::new(project, neighbours_bytes(&budget)),
+            budget,
             progress,
             cancel,
         })
@@ -55,6 +60,30 @@ impl Audit {
             true => Ok(bytes),
             false => Err(wrong_size(bytes.len() as u64, object)),
         }))
+    }
+
+    /// A chunk's object or piece that a manifest names.
+    pub(crate) async fn chunk(&self, object: &ObjectRef) -> Looked<Body> {
+        if let Err(flaw) = self.sane(object) {
+            return Ok(Err(flaw));
+        }
+        let (content, key) = (self.project.content(), self.project.content().object_name(object.name));
+        if let Some(bytes) = self.neighbours.piece(object).await {
+            return looked(content.body(object, bytes));
+        }
+        let found = match object.name.offset_bytes {
+            None => self.sized_object(&key, object).await?,
+            Some(offset) => {
+                let (store, start) = (self.project.repository().store(), u64::from(offset));
+                let range = start..start + u64::from(object.sealed_len_bytes);
+                let found = looked(store.get_range(&key.to_string(), range).await)?;
+                found.and_then(|bytes| bytes.ok_or_else(Flaw::missing))
+            }
+        };
+        match found {
+            Ok(bytes) => looked(content.body(object, bytes)),
+            Err(flaw) => Ok(Err(flaw)),
+        }
     }
 
     /// Reads a record and checks every byte of its object.
@@ -92,14 +121,7 @@ impl Audit {
 
     /// Whether a chunk's object may be as a manifest says.
     pub(crate) fn sane(&self, object: &ObjectRef) -> std::result::Result<(), Flaw> {
-        let max = chunk_object_len_bytes_max(self.project.chunk_size_bytes());
-        match u64::from(object.sealed_len_bytes) <= max {
-            true => Ok(()),
-            false => Err(Flaw::damaged(format!(
-                "its manifest says {} bytes, at most {max}",
-                object.sealed_len_bytes
-            ))),
-        }
+        self.project.content().check_chunk_len(object).map_err(|e| Flaw::damaged(e.to_string()))
     }
 }
 

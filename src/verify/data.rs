@@ -1,8 +1,8 @@
 //! Reads chunks: each object is fetched once, authenticated, decompressed and re-hashed, whatever else needs it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use crate::budget::Share;
@@ -10,9 +10,11 @@ use crate::cancel::interrupted;
 use crate::codec::Base;
 use crate::cpu;
 use crate::error::{Error, Result};
+use crate::format::names::ContentName;
 use crate::format::page::ObjectRef;
 use crate::progress::{Outcome, Step};
-use crate::repo::content::{check_plain_len, chunk_object_len_bytes_max};
+use crate::repo::content::{Body, check_plain_len, chunk_object_len_bytes_max};
+use crate::units::ChunkId;
 use crate::verify::audit::{Audit, check_object};
 use crate::verify::report::{ChunkKey, Findings, Flaw, looked};
 use crate::verify::slice::Slice;
@@ -29,12 +31,29 @@ pub(crate) struct Read {
     bytes: u64,
 }
 
-/// A full object, how long its plaintext must be where it is used as it is, and the deltas that end in it.
+/// A full object, what it must hold and how long that must be where it is used as it is, and the deltas that end in it.
 struct Group {
     root: ObjectRef,
-    lens_bytes: Vec<u32>,
+    uses: Vec<Use>,
     chains: Vec<Chain>,
 }
+
+impl Group {
+    fn place(&self) -> ContentName {
+        let tops = self.chains.iter().filter_map(|chain| chain.objects.last());
+        tops.map(|top| top.name).max().unwrap_or(self.root.name)
+    }
+
+    /// All that is read, each once.
+    fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
+        let chains = self.chains.iter().flat_map(|chain| chain.objects.iter());
+        let all: BTreeSet<&ObjectRef> = std::iter::once(&self.root).chain(chains).collect();
+        all.into_iter()
+    }
+}
+
+/// What a chunk must hold, and how many bytes that must be.
+type Use = (ChunkId, u32);
 
 /// Plaintext read.
 #[derive(Default)]
@@ -53,10 +72,12 @@ pub(crate) async fn read_objects(
     let mut tasks = JoinSet::new();
     let mut total = Total::default();
     let mut cancel = audit.cancel.clone();
-    for group in groups(wanted) {
-        if slice.is_some_and(|slice| !slice.contains(&group.root.name.id)) {
-            continue;
-        }
+    let in_slice = |group: &Group| slice.is_none_or(|slice| slice.contains(&group.root.name.id));
+    let mut groups: Vec<Group> = groups(wanted).filter(in_slice).collect();
+    // As the newest deltas lie in their bundles, which is the order of volumes.
+    groups.sort_by_key(Group::place);
+    audit.neighbours.announce(groups.iter().flat_map(Group::objects));
+    for group in groups {
         while tasks.len() >= TASKS_MAX {
             settle(audit, tasks.join_next().await, findings, &mut total)?;
         }
@@ -90,7 +111,7 @@ fn settle(
     let Some(done) = done else { return Ok(()) };
     let read = done.map_err(|e| Error::internal("a task failed").caused_by(e))??;
     for (object, key, flaw) in read.flaws {
-        let name = audit.project.content().chunk_name(object.name).to_string();
+        let name = audit.project.content().chunk_label(object.name);
         findings.chunk(key, name, flaw)?;
     }
     total.chunks += read.chunks;
@@ -125,7 +146,7 @@ async fn read_group(audit: Arc<Audit>, group: Group, share: Share) -> Result<Rea
 async fn full(audit: &Arc<Audit>, group: &Group, read: &mut Read) -> Result<()> {
     let root = group.root;
     let Some(body) = fetch(audit, root, read).await? else { return Ok(()) };
-    let own = Arc::clone(audit);
+    let (own, id) = (Arc::clone(audit), body.id);
     let decoded = cpu::run(move || {
         let mut plain = own.budget.buffer();
         decode(&own, &root, &body, None, &mut plain)?;
@@ -135,7 +156,7 @@ async fn full(audit: &Arc<Audit>, group: &Group, read: &mut Read) -> Result<()> 
         Err(flaw) => read.flaws.push((root, (root.name, None), flaw)),
         Ok(plain) => {
             read.count(plain.len());
-            read.check_lens(root, plain.len(), group.lens_bytes.iter().copied());
+            read.check_uses(root, id, plain.len(), &group.uses);
             audit.budget.give_back(plain);
         }
     }
@@ -145,58 +166,61 @@ async fn full(audit: &Arc<Audit>, group: &Group, read: &mut Read) -> Result<()> 
 /// A full object and the deltas above it. Chains are sorted, so those that share a part of the way follow one
 /// another; what is decoded along the way is kept as long as the next one needs it.
 async fn tree(audit: &Arc<Audit>, group: &Group, read: &mut Read) -> Result<()> {
-    let mut way: Vec<(ObjectRef, Arc<Vec<u8>>)> = Vec::new();
+    let mut way: Vec<Decoded> = Vec::new();
     // The last prefix that could not be decoded: nothing above it can be.
     let mut blocked: Vec<ObjectRef> = Vec::new();
-    let root = Chain { objects: Box::new([group.root]), len_bytes: 0 };
-    for (chain, lens_bytes) in std::iter::once((&root, &group.lens_bytes[..]))
-        .chain(group.chains.iter().map(|chain| (chain, std::slice::from_ref(&chain.len_bytes))))
-    {
-        if !blocked.is_empty() && chain.objects.starts_with(&blocked) {
+    let root = [group.root];
+    let chains = group.chains.iter().map(|chain| (&chain.objects[..], vec![(chain.id, chain.len_bytes)]));
+    for (objects, uses) in std::iter::once((&root[..], group.uses.clone())).chain(chains) {
+        if !blocked.is_empty() && objects.starts_with(&blocked) {
             continue;
         }
-        let common = way.iter().zip(&chain.objects).take_while(|((have, _), want)| have == *want).count();
+        let common = way.iter().zip(objects).take_while(|(have, want)| have.object == **want).count();
         way.truncate(common);
-        for (depth, object) in chain.objects.iter().enumerate().skip(common) {
-            let below = way.last().map(|(name, plain)| (*name, Arc::clone(plain)));
+        for (depth, object) in objects.iter().enumerate().skip(common) {
+            let below = way.last().map(|below| Arc::clone(&below.plain));
             match step(audit, *object, below, depth, read).await? {
-                Some(plain) => way.push((*object, plain)),
+                Some(decoded) => way.push(decoded),
                 None => {
-                    blocked = chain.objects[..=depth].to_vec();
+                    blocked = objects[..=depth].to_vec();
                     break;
                 }
             }
         }
-        if let Some((object, plain)) = way.last()
-            && way.len() == chain.objects.len()
-        {
-            read.check_lens(*object, plain.len(), lens_bytes.iter().copied());
+        if let Some(top) = way.last().filter(|_| way.len() == objects.len()) {
+            read.check_uses(top.object, top.id, top.plain.len(), &uses);
         }
     }
     Ok(())
+}
+
+/// An object of a chain, and what it comes to.
+struct Decoded {
+    object: ObjectRef,
+    id: ChunkId,
+    plain: Arc<Vec<u8>>,
 }
 
 /// One object of a chain; `None` where it cannot be decoded.
 async fn step(
     audit: &Arc<Audit>,
     object: ObjectRef,
-    below: Option<(ObjectRef, Arc<Vec<u8>>)>,
+    below: Option<Arc<Vec<u8>>>,
     depth: usize,
     read: &mut Read,
-) -> Result<Option<Arc<Vec<u8>>>> {
+) -> Result<Option<Decoded>> {
     let Some(body) = fetch(audit, object, read).await? else { return Ok(None) };
-    let audit = Arc::clone(audit);
+    let (audit, id) = (Arc::clone(audit), body.id);
     let decoded = cpu::run(move || {
         let mut plain = Vec::new();
-        let base =
-            below.as_ref().map(|(o, plain)| Base { name: o.name, depth: depth as u8, plain: &plain[..] });
+        let base = below.as_ref().map(|plain| Base { depth: depth as u8, plain: &plain[..] });
         decode(&audit, &object, &body, base, &mut plain)?;
         Ok(Arc::new(plain))
     });
     match looked(decoded.await)? {
         Ok(plain) => {
             read.count(plain.len());
-            Ok(Some(plain))
+            Ok(Some(Decoded { object, id, plain }))
         }
         Err(flaw) => {
             read.flaws.push((object, (object.name, None), flaw));
@@ -205,25 +229,21 @@ async fn step(
     }
 }
 
-async fn fetch(audit: &Audit, object: ObjectRef, read: &mut Read) -> Result<Option<Bytes>> {
-    let name = audit.project.content().chunk_name(object.name);
-    let found = match audit.sane(&object) {
-        Ok(()) => audit.sized_object(&name, &object).await?,
-        Err(flaw) => Err(flaw),
-    };
-    Ok(found.map_err(|flaw| read.flaws.push((object, (object.name, None), flaw))).ok())
+async fn fetch(audit: &Audit, object: ObjectRef, read: &mut Read) -> Result<Option<Body>> {
+    Ok(audit.chunk(&object).await?.map_err(|flaw| read.flaws.push((object, (object.name, None), flaw))).ok())
 }
 
 /// All that a restore checks, and the checksum, which a restore does not need where there is a key.
 fn decode(
     audit: &Audit,
     object: &ObjectRef,
-    body: &[u8],
+    body: &Body,
     base: Option<Base<'_>>,
     plain: &mut Vec<u8>,
 ) -> Result<()> {
-    audit.project.content().open_object(object, body, base, plain)?;
-    check_object(&audit.project, &audit.project.content().chunk_name(object.name), body)
+    let content = audit.project.content();
+    content.open_object(object, body, base, plain)?;
+    check_object(&audit.project, &body.name(content, object), &body.sealed)
 }
 
 impl Read {
@@ -232,11 +252,14 @@ impl Read {
         self.bytes += plain_len as u64;
     }
 
-    fn check_lens(&mut self, object: ObjectRef, found: usize, expected: impl Iterator<Item = u32>) {
-        for expected in expected {
-            if let Err(e) = check_plain_len(&object.name, found, expected) {
+    fn check_uses(&mut self, object: ObjectRef, id: ChunkId, found: usize, uses: &[Use]) {
+        for (expected_id, expected) in uses {
+            if id != *expected_id {
+                let flaw = Flaw::damaged(format!("it holds chunk {id}, its manifest says {expected_id}"));
+                self.flaws.push((object, (object.name, None), flaw));
+            } else if let Err(e) = check_plain_len(&id, found, *expected) {
                 let flaw = Flaw::damaged(e.to_string());
-                self.flaws.push((object, (object.name, Some(expected)), flaw));
+                self.flaws.push((object, (object.name, Some(*expected)), flaw));
             }
         }
     }
@@ -250,9 +273,9 @@ fn groups(wanted: Wanted) -> impl Iterator<Item = Group> {
         let next_full = full.peek().map(|f| f.object);
         let next_chain = chains.peek().map(Chain::root);
         let root = next_full.into_iter().chain(next_chain).min()?;
-        let mut group = Group { root, lens_bytes: Vec::new(), chains: Vec::new() };
-        while let Some(Full { len_bytes, .. }) = full.next_if(|f| f.object == root) {
-            group.lens_bytes.push(len_bytes);
+        let mut group = Group { root, uses: Vec::new(), chains: Vec::new() };
+        while let Some(Full { id, len_bytes, .. }) = full.next_if(|f| f.object == root) {
+            group.uses.push((id, len_bytes));
         }
         while let Some(chain) = chains.next_if(|c| c.root() == root) {
             group.chains.push(chain);

@@ -86,7 +86,7 @@ impl Look<'_> {
                                 continue;
                             }
                             if let Some((object, flaw)) = insane(audit, chunk, generation) {
-                                let name = audit.project.content().chunk_name(object.name).to_string();
+                                let name = audit.project.content().chunk_label(object.name);
                                 findings.chunk((object.name, None), name, flaw)?;
                             } else if in_slice(table_slice, chunk) {
                                 wanted.add(chunk, (range.end - range.start) as u32);
@@ -122,13 +122,6 @@ impl Look<'_> {
 
 /// What is wrong with a ref in itself, and which object it is about.
 pub(crate) fn insane(audit: &Audit, chunk: &PageRef, newest: Generation) -> Option<(ObjectRef, Flaw)> {
-    let PageRef::Stored { object, closure } = chunk else { return None };
-    if !closure.is_empty() && object.name.variant == 0 {
-        return Some((
-            *object,
-            Flaw::damaged("its manifest says that it is a delta, its name that it is not"),
-        ));
-    }
     chunk.objects().find_map(|o| {
         if o.name.generation > newest {
             let flaw = Flaw::damaged(format!(

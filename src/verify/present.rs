@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::Result;
 use crate::format::ObjectName;
-use crate::format::names::{ContentName, chunks_prefix};
+use crate::format::names::{ContentKind, ContentName, generation_prefix};
 use crate::format::page::ObjectRef;
 use crate::units::{ChunkId, Generation};
 use crate::verify::audit::{Audit, wrong_size};
@@ -43,12 +43,13 @@ impl Marks {
     }
 
     fn listed(&mut self, name: ContentName, size_bytes: u64) {
+        // A bundle's name comes before those of its pieces.
         let first = self.objects.partition_point(|o| o.name < name);
         for at in first..self.objects.len() {
-            if self.objects[at].name != name {
+            if self.objects[at].name.object() != name {
                 return;
             }
-            if u64::from(self.objects[at].sealed_len_bytes) == size_bytes {
+            if is_within(&self.objects[at], size_bytes) {
                 self.marks[at] = Mark::Good;
             }
         }
@@ -57,6 +58,15 @@ impl Marks {
     fn doubtful(&self) -> impl Iterator<Item = ObjectRef> {
         let doubtful = self.objects.iter().zip(&self.marks).filter(|(_, mark)| **mark == Mark::Doubtful);
         doubtful.map(|(object, _)| *object)
+    }
+}
+
+/// Whether an object of such a size is what a manifest says, or has the piece that it says.
+fn is_within(object: &ObjectRef, size_bytes: u64) -> bool {
+    let len_bytes = u64::from(object.sealed_len_bytes);
+    match object.name.offset_bytes {
+        None => len_bytes == size_bytes,
+        Some(offset) => u64::from(offset) + len_bytes <= size_bytes,
     }
 }
 
@@ -77,7 +87,7 @@ pub(crate) async fn look_for(
     while let Some((object, flaw)) = heads.try_next().await? {
         audit.cancel.check()?;
         if let Some(flaw) = flaw {
-            let name = audit.project.content().chunk_name(object.name).to_string();
+            let name = audit.project.content().chunk_label(object.name);
             findings.chunk((object.name, None), name, flaw)?;
         }
     }
@@ -86,9 +96,10 @@ pub(crate) async fn look_for(
 }
 
 async fn list(audit: &Audit, marks: &mut Marks, from: ChunkId, until: Option<ChunkId>) -> Result<()> {
-    let generations: BTreeSet<Generation> = marks.objects.iter().map(|o| o.name.generation).collect();
+    let generations: BTreeSet<(ContentKind, Generation)> =
+        marks.objects.iter().map(|o| (o.chunk_kind(), o.name.generation)).collect();
     let last = until.map_or(0xff, |until| until.0[0]);
-    for generation in generations {
+    for (kind, generation) in generations {
         // One listing for all of a generation, unless this pass needs only a part of it.
         let prefixes: Vec<Option<u8>> = match (from.0[0], last) {
             (0, 0xff) => vec![None],
@@ -96,11 +107,13 @@ async fn list(audit: &Audit, marks: &mut Marks, from: ChunkId, until: Option<Chu
         };
         for first in prefixes {
             audit.cancel.check()?;
-            let prefix = chunks_prefix(audit.project.name(), generation, first);
+            let prefix = generation_prefix(audit.project.name(), kind, generation, first);
             let store = audit.project.repository().store();
             let mut listing = std::pin::pin!(store.list_stream(&prefix, None));
             while let Some(info) = listing.try_next().await? {
-                if let Some(ObjectName::Chunk(_, name)) = ObjectName::parse(&info.key) {
+                if let Some(ObjectName::Chunk(_, name) | ObjectName::Bundle(_, name)) =
+                    ObjectName::parse(&info.key)
+                {
                     marks.listed(name, info.size_bytes);
                 }
             }
@@ -110,9 +123,9 @@ async fn list(audit: &Audit, marks: &mut Marks, from: ChunkId, until: Option<Chu
 }
 
 async fn head(audit: &Audit, object: ObjectRef) -> Result<(ObjectRef, Option<Flaw>)> {
-    let name = audit.project.content().chunk_name(object.name).to_string();
+    let name = audit.project.content().object_name(object.name).to_string();
     let flaw = match looked(audit.project.repository().store().head(&name).await)? {
-        Ok(Some(info)) if info.size_bytes == u64::from(object.sealed_len_bytes) => None,
+        Ok(Some(info)) if is_within(&object, info.size_bytes) => None,
         Ok(Some(info)) => Some(wrong_size(info.size_bytes, &object)),
         Ok(None) => Some(Flaw::missing()),
         Err(flaw) => Some(flaw),

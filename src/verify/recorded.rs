@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use crate::error::{ErrorKind, Result};
 use crate::format::ObjectName;
 use crate::format::lost::LostName;
-use crate::format::names::ContentKind;
+use crate::format::names::{ContentKind, ContentName};
 use crate::repo::{Keeper, Writer};
 use crate::verify::VerifyOptions;
 use crate::verify::audit::Audit;
@@ -66,7 +66,15 @@ async fn try_to_remember(
 
 /// The chunk or page that an object's name is of.
 fn lost_name(object: &str) -> Option<LostName> {
+    let (object, offset_bytes) = match object.split_once('+') {
+        Some((object, offset)) => (object, Some(offset.parse().ok()?)),
+        None => (object, None),
+    };
     match ObjectName::parse(object)? {
+        ObjectName::Bundle(_, name) => Some(LostName::new(
+            ContentKind::Bundle,
+            ContentName { offset_bytes: Some(offset_bytes?), ..name },
+        )),
         ObjectName::Chunk(_, name) => Some(LostName::new(ContentKind::Chunk, name)),
         ObjectName::Page(_, name) => Some(LostName::new(ContentKind::Page, name)),
         _ => None,

@@ -12,10 +12,12 @@ use crate::budget::Budget;
 use crate::cancel::{Cancel, interrupted};
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::format::envelope::scrub as scrub_object;
+use crate::format::bundle::split;
+use crate::format::envelope::{Header, MAGIC, damaged, scrub as scrub_object};
 use crate::format::names::{QUARANTINE_PREFIX, is_reserve, log_prefix, volumes_prefix};
+use crate::format::page::PIECE_ID_LEN_BYTES;
 use crate::format::record::RepositoryRecord;
-use crate::format::{ObjectName, ObjectType, Sealing};
+use crate::format::{BUNDLE_OBJECT_LEN_BYTES_MAX, HEADER_LEN_BYTES, ObjectName, ObjectType, Sealing};
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::read_repository;
 use crate::store::{Ledger, ObjectInfo, Reader};
@@ -177,7 +179,9 @@ pub async fn scrub(
 
 fn content_id(name: &ObjectName) -> Option<ChunkId> {
     match name {
-        ObjectName::Chunk(_, content) | ObjectName::Page(_, content) => Some(content.id),
+        ObjectName::Chunk(_, content) | ObjectName::Page(_, content) | ObjectName::Bundle(_, content) => {
+            Some(content.id)
+        }
         _ => None,
     }
 }
@@ -290,7 +294,11 @@ struct Scrubber {
 impl Scrubber {
     /// Checks one object and returns its size; `None` where it is gone.
     async fn object(&self, name: &ObjectName) -> Looked<Option<u64>> {
-        let max = name.object_type().object_len_bytes_max() as u64;
+        let max = match name {
+            ObjectName::Bundle(..) => BUNDLE_OBJECT_LEN_BYTES_MAX,
+            _ => name.object_type().object_len_bytes_max(),
+        };
+        let max = max as u64;
         let bytes = match looked(self.store.get(&name.to_string(), max).await)? {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(Ok(None)),
@@ -299,12 +307,73 @@ impl Scrubber {
         let (record, name) = (self.record.clone(), name.clone());
         looked(
             cpu::run(move || {
-                check(&record, &name, &bytes)?;
+                match name {
+                    ObjectName::Bundle(..) => check_bundle(&record, &name, &bytes)?,
+                    _ => check(&record, &name, &bytes)?,
+                }
                 Ok(Some(bytes.len() as u64))
             })
             .await,
         )
     }
+}
+
+/// Checks a bundle piece by piece. Where the header of one is damaged, the next one that is sound is searched for, so that
+/// what is told is how much of the bundle is hurt.
+fn check_bundle(record: &RepositoryRecord, name: &ObjectName, bundle: &[u8]) -> Result<()> {
+    let ObjectName::Bundle(project, _) = name else { return Err(Error::internal("no bundle")) };
+    let mut hurt = Vec::new();
+    let mut at = match part(bundle, 0) {
+        Ok(table) => match check(record, name, table) {
+            Ok(()) => table.len(),
+            Err(error) => {
+                hurt.push((0, error));
+                resume(record, project, bundle, 0)
+            }
+        },
+        Err(error) => {
+            hurt.push((0, error));
+            resume(record, project, bundle, 0)
+        }
+    };
+    while at < bundle.len() {
+        let checked = piece(record, project, bundle, at);
+        at = match checked {
+            Ok(end) => end,
+            Err(error) => {
+                hurt.push((at, error));
+                resume(record, project, bundle, at + 1)
+            }
+        };
+    }
+    match hurt.first() {
+        None => Ok(()),
+        Some((at, error)) => {
+            Err(Error::corrupt(format!("{} parts of it are hurt, the first at {at}: {error}", hurt.len())))
+        }
+    }
+}
+
+/// The object that begins at an offset of a bundle.
+fn part(bundle: &[u8], at: usize) -> Result<&[u8]> {
+    let rest = bundle.get(at..).unwrap_or_default();
+    let len = HEADER_LEN_BYTES + Header::decode_prefix(rest)?.body_len_bytes as usize;
+    rest.get(..len).ok_or_else(|| damaged(format!("{} bytes are left of {len}", rest.len())))
+}
+
+/// Checks the piece that begins at an offset. Where it ends.
+fn piece(record: &RepositoryRecord, project: &ProjectName, bundle: &[u8], at: usize) -> Result<usize> {
+    let (id, _) = split(bundle.get(at..).unwrap_or_default())?;
+    let object = part(bundle, at + PIECE_ID_LEN_BYTES)?;
+    check(record, &ObjectName::Piece(project.clone(), id), object)?;
+    Ok(at + PIECE_ID_LEN_BYTES + object.len())
+}
+
+/// Where the next sound piece begins, or the end.
+fn resume(record: &RepositoryRecord, project: &ProjectName, bundle: &[u8], from: usize) -> usize {
+    let begins = |at: &usize| bundle[at + PIECE_ID_LEN_BYTES..].starts_with(&MAGIC);
+    let mut starts = (from..bundle.len().saturating_sub(PIECE_ID_LEN_BYTES)).filter(begins);
+    starts.find(|at| piece(record, project, bundle, *at).is_ok()).unwrap_or(bundle.len())
 }
 
 fn check(record: &RepositoryRecord, name: &ObjectName, object: &[u8]) -> Result<()> {

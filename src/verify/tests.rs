@@ -14,6 +14,7 @@ use crate::units::{ChunkId, Generation, VolumeNumber};
 const C: u64 = CHUNK as u64;
 const CHUNKS: &str = "projects/default/chunks/";
 const PAGES: &str = "projects/default/pages/";
+const BUNDLES: &str = "projects/default/bundles/";
 
 fn reading() -> VerifyOptions {
     VerifyOptions { read_data: true, ..VerifyOptions::default() }
@@ -332,8 +333,10 @@ async fn deltas_are_read_once_and_hurt_by_their_bases() {
         let whole = verify(&bench, reading()).await;
         assert!(whole.ok(), "{:?}", whole.damage);
         assert_eq!(whole.chunks_read, 6, "each object once");
-        let name =
-            |i: usize| bench.project.content().chunk_name(refs[i].object().expect("stored").name).to_string();
+        let name = |i: usize| {
+            let (content, name) = (bench.project.content(), refs[i].object().expect("stored").name);
+            (content.object_name(name).to_string(), content.chunk_label(name))
+        };
         for (hurt, v, w) in [
             (0, vec![(0, 6)], true),
             (1, vec![(1, 4)], true),
@@ -341,7 +344,7 @@ async fn deltas_are_read_once_and_hurt_by_their_bases() {
             (3, vec![(3, 1)], false),
             (5, vec![(5, 1)], false),
         ] {
-            let name = name(hurt);
+            let (name, label) = name(hurt);
             let whole = bench.get(&name).await;
             for kind in 0..3 {
                 match kind {
@@ -360,7 +363,7 @@ async fn deltas_are_read_once_and_hurt_by_their_bases() {
                 for options in options {
                     let report = verify(&bench, options).await;
                     let [damage] = &report.damage[..] else { panic!("{:?}", report.damage) };
-                    assert_eq!(damage.object, name);
+                    assert_eq!(damage.object, label);
                     let mut expected = vec![("v@1".to_owned(), v.clone())];
                     expected.extend(w.then(|| ("w@1".to_owned(), vec![(0, 1)])));
                     assert_eq!(hurts(damage), expected);
@@ -377,8 +380,9 @@ async fn all_slices_together_read_everything_once() {
     let (_, refs) = tree(&bench).await;
     bench.commit("deltas", 6 * C, refs).await;
     bench.backup("v", &Numbers::new(8).volume(300 * C as usize)).await;
-    let objects = bench.names(CHUNKS).await;
-    let victim = &objects[objects.len() / 2];
+    let mut objects = bench.names(CHUNKS).await;
+    let victim = &objects[objects.len() / 2].clone();
+    objects.extend(bench.names(BUNDLES).await);
     for of in [1, 3, 10] {
         for read_data in [true, false] {
             let (mut read, mut looked) = (0, 0);
@@ -407,7 +411,8 @@ async fn all_slices_together_read_everything_once() {
         }
         assert_eq!((found, found_scrubbing), (1, 1));
         let all = bench.names("").await;
-        let content = all.iter().filter(|n| n.starts_with(CHUNKS) || n.starts_with(PAGES)).count() as u64;
+        let is_content = |n: &&String| [CHUNKS, PAGES, BUNDLES].iter().any(|prefix| n.starts_with(prefix));
+        let content = all.iter().filter(is_content).count() as u64;
         let others = all.len() as u64 - content;
         assert_eq!(scrubbed_objects, content + others * u64::from(of));
         bench.put(victim, whole).await;
@@ -469,11 +474,15 @@ async fn hostile_manifests_are_damage_soon() {
     let (_, refs) = tree(&bench).await;
     let good: Vec<ObjectRef> = refs[3].objects().copied().collect();
     let forged = |id: u8, sealed_len_bytes, generation| {
-        let name =
-            ContentName { generation: Generation(generation), id: ChunkId([id; 32]), variant: u32::from(id) };
+        let name = ContentName {
+            generation: Generation(generation),
+            id: ChunkId([id; 32]),
+            variant: u32::from(id),
+            offset_bytes: None,
+        };
         ObjectRef { name, sealed_len_bytes }
     };
-    let stored = |object, closure| PageRef::Stored { object, closure };
+    let stored = |object: ObjectRef, closure| PageRef::Stored { id: object.name.id, object, closure };
     let cases: Vec<(&str, PageRef)> = vec![
         ("an object that is not there", stored(forged(1, 200, 0), vec![])),
         ("an object of 4 GiB", stored(forged(1, u32::MAX, 0), vec![])),

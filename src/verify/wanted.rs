@@ -7,6 +7,8 @@ use crate::units::ChunkId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Full {
     pub(crate) object: ObjectRef,
+    /// What it must hold.
+    pub(crate) id: ChunkId,
     pub(crate) len_bytes: u32,
 }
 
@@ -14,6 +16,8 @@ pub(crate) struct Full {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Chain {
     pub(crate) objects: Box<[ObjectRef]>,
+    /// What it must come to.
+    pub(crate) id: ChunkId,
     pub(crate) len_bytes: u32,
 }
 
@@ -46,17 +50,17 @@ impl Wanted {
 
     /// Adds what a chunk needs.
     pub(crate) fn add(&mut self, chunk: &PageRef, len_bytes: u32) {
-        let PageRef::Stored { object, closure } = chunk else { return };
+        let PageRef::Stored { id, object, closure } = chunk else { return };
         let root = closure.last().unwrap_or(object);
         if root.name.id < self.from || self.until.is_some_and(|until| root.name.id >= until) {
             return;
         }
         match closure.is_empty() {
-            true => self.full.push(Full { object: *object, len_bytes }),
+            true => self.full.push(Full { object: *object, id: *id, len_bytes }),
             false => {
                 let objects: Box<[ObjectRef]> = closure.iter().rev().chain([object]).copied().collect();
                 self.chain_objects += objects.len();
-                self.chains.push(Chain { objects, len_bytes });
+                self.chains.push(Chain { objects, id: *id, len_bytes });
             }
         }
         while self.len() > self.objects_max {
@@ -124,12 +128,15 @@ mod tests {
     fn object(id: u16, variant: u32) -> ObjectRef {
         let head = id.to_be_bytes();
         let id = ChunkId(std::array::from_fn(|i| head[i % 2]));
-        ObjectRef { name: ContentName { generation: Generation(0), id, variant }, sealed_len_bytes: 200 }
+        ObjectRef {
+            name: ContentName { generation: Generation(0), id, variant, offset_bytes: None },
+            sealed_len_bytes: 200,
+        }
     }
 
     fn chunk(id: u16, depth: u32) -> PageRef {
         let closure: Vec<ObjectRef> = (1..=depth).map(|d| object(id % 7, depth - d)).collect();
-        PageRef::Stored { object: object(id, depth), closure }
+        PageRef::Stored { id: object(id, depth).name.id, object: object(id, depth), closure }
     }
 
     fn chunks() -> impl Strategy<Value = Vec<(u16, u32)>> {

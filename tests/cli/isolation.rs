@@ -37,7 +37,8 @@ fn projects_are_made_listed_and_shut_off() {
         let last = |name: String| name.rsplit('/').next().map(str::to_owned);
         bench.chunks().into_iter().filter(mine).filter_map(last).collect()
     };
-    assert_eq!((names("default").len(), names("tenant-a").len()), (3, 3));
+    // The third is small, and lies in a bundle.
+    assert_eq!((names("default").len(), names("tenant-a").len()), (2, 2));
     assert!(names("default").is_disjoint(&names("tenant-a")), "equal chunks have other names");
 }
 

@@ -32,7 +32,7 @@ fn a_prune_tells_what_it_found_and_did() {
     assert!(said.contains("dry run: 1 object") && said.contains("about 1 delete"), "{said}");
     assert!(other.exists() && staged.exists());
     let said = bench.ok(&["prune", "--lease", "40h"]);
-    assert!(said.contains("deleted 1 object") && said.contains("(1 chunk, 0 pages)"), "{said}");
+    assert!(said.contains("deleted 1 object") && said.contains("(1 chunk, 0 pages, 0 bundles)"), "{said}");
     assert!(!other.exists() && staged.exists() && chunk.exists());
     let said = bench.ok(&["prune"]);
     assert!(said.contains("nothing to delete") && said.contains("removed 1 object (4 B)"), "{said}");

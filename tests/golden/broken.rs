@@ -46,9 +46,9 @@ const CASES: &[Case] = &[
         opens: true,
     },
     Case {
-        what: "chunks are swapped",
+        what: "bundles are swapped",
         kind: ErrorKind::Corrupt,
-        says: &["deltas@2", "/chunks/"],
+        says: &["deltas@2", "/bundles/"],
         helps: "cuttle verify",
         opens: true,
     },
@@ -142,7 +142,7 @@ async fn parts(objects: &Arc<InMemory>) -> Parts {
     let page = ObjectName::Page(hand.project.clone(), page);
     let leaf = hand.page(&page, 0, 6).await;
     let objects = leaf.refs[0].objects();
-    let chunks = objects.map(|o| hand.chunk_name(o.name).to_string()).collect();
+    let chunks = objects.map(|o| hand.object_name(o.name).to_string()).collect();
     Parts { chunks, page: page.to_string(), end }
 }
 
@@ -180,7 +180,7 @@ async fn break_it(what: &str, objects: &Arc<InMemory>) {
             let bytes = get(&**objects, last).await;
             put(&**objects, last, bytes.slice(..bytes.len() / 2)).await;
         }
-        "chunks are swapped" => {
+        "bundles are swapped" => {
             let (a, b) = (get(&**objects, &parts.chunks[0]).await, get(&**objects, &parts.chunks[1]).await);
             put(&**objects, &parts.chunks[0], b).await;
             put(&**objects, &parts.chunks[1], a).await;
@@ -189,8 +189,12 @@ async fn break_it(what: &str, objects: &Arc<InMemory>) {
             replace(objects, last, |plain, by| plain[usize::from(by)] ^= 1).await;
         }
         "a page holds something else, sealed as it must be" => {
-            // In the id of a chunk that occurs once.
-            replace(objects, &parts.page, |plain, by| plain[16 + 48 * 4 + usize::from(by % 32)] ^= by).await;
+            // In the id of a chunk that occurs once, behind the names of bundles.
+            replace(objects, &parts.page, |plain, by| {
+                let bundles = usize::from(plain[12]);
+                plain[16 + 36 * bundles + 48 * 4 + usize::from(by % 32)] ^= by;
+            })
+            .await;
         }
         "a chunk has a later version" => at(objects, last, 7, 2).await,
         "a snapshot is damaged" => at(objects, &parts.end, 140, 0xff).await,
@@ -205,7 +209,7 @@ async fn break_it(what: &str, objects: &Arc<InMemory>) {
             hand.put_record(&ObjectName::Repository, &record).await;
         }
         "the repository has a later version" => at(objects, "repository", 7, 2).await,
-        "the repository object is damaged" => at(objects, "repository", 130, 0xee).await,
+        "the repository object is damaged" => at(objects, "repository", 100, 0xee).await,
         "the repository object is missing" => delete(&**objects, "repository").await,
         "the project record is missing" => delete(&**objects, "projects/default/project").await,
         other => panic!("{other}: no such case"),

@@ -195,9 +195,14 @@ async fn deltas(project: &Keeper, hand: &ByHand, note: &mut Note<'_>) {
 /// A record of what was lost, of names that no snapshot needs.
 async fn lost(hand: &ByHand) {
     let name = |kind, byte, variant| {
-        LostName::new(kind, ContentName { generation: Generation(0), id: ChunkId([byte; 32]), variant })
+        LostName::new(
+            kind,
+            ContentName { generation: Generation(0), id: ChunkId([byte; 32]), variant, offset_bytes: None },
+        )
     };
-    let names = vec![name(ContentKind::Chunk, 0xc1, 7), name(ContentKind::Page, 0xd2, 0)];
+    let bundle = ContentName::plain(Generation(0), ChunkId([0xe3; 32]));
+    let piece = LostName::new(ContentKind::Bundle, ContentName { offset_bytes: Some(400), ..bundle });
+    let names = vec![name(ContentKind::Chunk, 0xc1, 7), name(ContentKind::Page, 0xd2, 0), piece];
     let record = LostRecord { names, host: "golden".into(), at_unix_ms: 1 };
     hand.put_record(&ObjectName::Lost(hand.project.clone(), 0x0123_4567_89ab_cdef << 64), &record).await;
 }

@@ -8,16 +8,21 @@ use std::path::Path;
 use crate::make::folder;
 use crate::read::{Expected, expected};
 
-/// An object's plaintext (§4). Without encryption: the checksum is all that protects it.
+/// An object's plaintext (§4).
 fn plain(at: &Path, repo_id: &[u8; 16], name: &str, base: Option<&[u8]>) -> Vec<u8> {
     let object = fs::read(at.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let (head, body) = object.split_at(128);
+    opened(&object, repo_id, name, base)
+}
+
+/// What an envelope holds (§4). Without encryption: the checksum is all that protects it.
+fn opened(object: &[u8], repo_id: &[u8; 16], name: &str, base: Option<&[u8]>) -> Vec<u8> {
+    let (head, body) = object.split_at(88);
     assert_eq!(&head[..7], b"cuttle\0", "{name}");
     assert_eq!((head[7], head[9]), (1, 0), "{name}: version and sealing");
     let id = if name == "repository" { &[0; 16] } else { repo_id };
     let len = (name.len() as u32).to_le_bytes();
-    let sum = blake3::hash(&[&head[..96], id, &len, name.as_bytes(), body].concat());
-    assert_eq!(&head[96..], sum.as_bytes(), "{name}: checksum");
+    let sum = blake3::hash(&[&head[..56], id, &len, name.as_bytes(), body].concat());
+    assert_eq!(&head[56..], sum.as_bytes(), "{name}: checksum");
     let plain_len = u32::from_le_bytes(head[12..16].try_into().expect("4 bytes")) as usize;
     assert_eq!(u32::from_le_bytes(head[16..20].try_into().expect("4 bytes")) as usize, body.len(), "{name}");
     let out = match (head[10], base) {
@@ -134,13 +139,20 @@ struct Reader<'a> {
     page_id_key: [u8; 32],
 }
 
-/// A ref (§7): where the object is, and its closure.
+/// A ref (§7): what it holds, where that is, and its closure.
 #[derive(Clone)]
 struct Ref {
-    path: String,
     id: [u8; 32],
-    size: u64,
-    closure: Vec<Ref>,
+    place: Place,
+    closure: Vec<Place>,
+}
+
+/// An object, or a piece of one (§4.1).
+#[derive(Clone)]
+struct Place {
+    path: String,
+    offset: Option<usize>,
+    size: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -242,33 +254,46 @@ impl<'a> Reader<'a> {
     /// Refs of a page (§7).
     fn refs(&self, page: &[u8], level: u8, kind: &str) -> Vec<Option<Ref>> {
         let u32_at = |at: usize| u32::from_le_bytes(page[at..at + 4].try_into().expect("4 bytes"));
-        let (count, closures) = (u32_at(4) as usize, u32_at(8) as usize);
-        assert_eq!((page[0], page.len()), (level, 16 + 48 * (count + closures)));
-        let entry = |at: usize| {
-            let e = &page[16 + 48 * at..][..48];
-            let number = |at: usize| u32::from_le_bytes(e[at..at + 4].try_into().expect("4 bytes"));
-            let id: [u8; 32] = e[..32].try_into().expect("32 bytes");
-            let hex: String = id.iter().map(|b| format!("{b:02x}")).collect();
-            let variant = match number(36) {
+        let hex = |at: usize| page[at..at + 32].iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let (count, links, bundles) = (u32_at(4) as usize, u32_at(8) as usize, u32_at(12) as usize);
+        assert_eq!(page[0], level);
+        let refs = 16 + 36 * bundles;
+        let mut next_link = refs + 48 * count;
+        let mut next_end = next_link + 12 * links;
+        let object = |at: usize| {
+            let variant = match u32_at(at + 36) {
                 0 => String::new(),
                 variant => format!(".{variant:08x}"),
             };
-            let path = format!("{kind}/{:010}/{}/{hex}{variant}", number(32), &hex[..2]);
-            (Ref { path, id, size: u64::from(number(40)), closure: Vec::new() }, e[44], *e == [0; 48])
+            let path = format!("{kind}/{:010}/{}/{}{variant}", u32_at(at + 32), &hex(at)[..2], hex(at));
+            Place { path, offset: None, size: u32_at(at + 40) as usize }
         };
-        let mut next = count;
+        let piece = |at: usize| {
+            let bundle = 16 + 36 * u32_at(at) as usize;
+            let path = format!("bundles/{:010}/{}/{}", u32_at(bundle + 32), &hex(bundle)[..2], hex(bundle));
+            Place { path, offset: Some(u32_at(at + 4) as usize), size: u32_at(at + 8) as usize }
+        };
         let mut out = Vec::new();
-        for at in 0..count {
-            let (mut found, below, zero) = entry(at);
-            for left in (0..below).rev() {
-                let (base, of_base, _) = entry(next);
-                assert_eq!(of_base, left);
-                found.closure.push(base);
-                next += 1;
+        for at in (0..count).map(|n| refs + 48 * n) {
+            if page[at..at + 48] == [0; 48] {
+                out.push(None);
+                continue;
             }
-            out.push((!zero).then_some(found));
+            let (below, flags) = (page[at + 44], page[at + 45]);
+            let place = if flags & 1 == 0 { object(at) } else { piece(at + 32) };
+            let mut closure = Vec::new();
+            for left in (0..below).rev() {
+                if left == 0 && flags & 2 != 0 {
+                    closure.push(object(next_end));
+                    next_end += 44;
+                } else {
+                    closure.push(piece(next_link));
+                    next_link += 12;
+                }
+            }
+            out.push(Some(Ref { id: page[at..at + 32].try_into().expect("32 bytes"), place, closure }));
         }
-        assert_eq!(next, count + closures);
+        assert_eq!((next_link, next_end), (refs + 48 * count + 12 * links, page.len()));
         out
     }
 
@@ -279,7 +304,7 @@ impl<'a> Reader<'a> {
         assert_eq!(leaves.len() as u64, size_bytes.div_ceil(4096 * 1024));
         for (number, leaf) in leaves.iter().enumerate() {
             let Some(leaf) = leaf else { continue };
-            let page = self.plain(&leaf.path, None);
+            let page = self.plain(&leaf.place.path, None);
             assert_eq!(blake3::keyed_hash(&self.page_id_key, &page), leaf.id);
             for (at, chunk) in self.refs(&page, 0, "chunks").iter().enumerate() {
                 let Some(chunk) = chunk else { continue };
@@ -291,18 +316,66 @@ impl<'a> Reader<'a> {
         out
     }
 
-    /// A chunk, decoded from the full object at the end of its chain up.
+    /// A chunk, decoded from the full one at the end of its chain up.
     fn chunk(&self, chunk: &Ref) -> Vec<u8> {
         let mut base: Option<Vec<u8>> = None;
-        for object in chunk.closure.iter().rev().chain([chunk]) {
-            let plain = self.plain(&object.path, base.as_deref());
-            assert_eq!(blake3::keyed_hash(&self.chunk_id_key, &plain), object.id, "{}", object.path);
-            let path = self.at.join(format!("projects/{}/{}", self.project, object.path));
-            assert_eq!(fs::metadata(path).expect("there").len(), object.size);
+        for place in chunk.closure.iter().rev().chain([&chunk.place]) {
+            let path = self.at.join(format!("projects/{}/{}", self.project, place.path));
+            let object = fs::read(path).expect("there");
+            let plain = match place.offset {
+                None => {
+                    assert_eq!(object.len(), place.size);
+                    self.plain(&place.path, base.as_deref())
+                }
+                Some(offset) => {
+                    let (id, envelope) = object[offset..offset + place.size].split_at(32);
+                    let id: String = id.iter().map(|b| format!("{b:02x}")).collect();
+                    let name = format!("projects/{}/pieces/{id}", self.project);
+                    let plain = opened(envelope, &self.repo_id, &name, base.as_deref());
+                    assert_eq!(blake3::keyed_hash(&self.chunk_id_key, &plain).to_hex().as_str(), id);
+                    plain
+                }
+            };
             base = Some(plain);
         }
-        base.expect("at least one object")
+        let plain = base.expect("at least one object");
+        assert_eq!(blake3::keyed_hash(&self.chunk_id_key, &plain), chunk.id);
+        plain
     }
+
+    /// The pieces of a bundle by its table (§4.1): where each begins, its length, and whether it is a delta.
+    fn pieces(&self, bundle: &str) -> Vec<(usize, usize, bool)> {
+        let name = format!("projects/{}/{bundle}", self.project);
+        let object = fs::read(self.at.join(&name)).expect("there");
+        let table_len = 88 + u32::from_le_bytes(object[16..20].try_into().expect("4 bytes")) as usize;
+        let table = opened(&object[..table_len], &self.repo_id, &name, None);
+        let (mut fields, mut next, mut out) = (Fields(&table), table_len, Vec::new());
+        for _ in 0..fields.u64() {
+            let (id, len, _plain_len) = (fields.take(32), fields.u32() as usize, fields.u32());
+            assert_eq!(object[next..next + 32], id);
+            let delta = fields.option(|f| {
+                f.option(|f| f.take(32));
+                f.option(|f| (0..f.u64()).for_each(|_| assert!(f.take(8)[4..] != [0; 4])));
+            });
+            out.push((next, len, delta.is_some()));
+            next += len;
+        }
+        fields.end();
+        assert_eq!(next, object.len(), "{bundle}: nothing behind its pieces");
+        out
+    }
+}
+
+/// All bundles, by their names within the project.
+fn files(bundles: &Path) -> Vec<String> {
+    let children = |at: &Path| {
+        let all = fs::read_dir(at).expect("a folder").map(|entry| entry.expect("an entry").path());
+        all.collect::<Vec<_>>()
+    };
+    let folders = children(bundles).into_iter().flat_map(|generation| children(&generation));
+    let all = folders.flat_map(|folder| children(&folder));
+    let parent = bundles.parent().expect("a project").to_owned();
+    all.map(|path| path.strip_prefix(&parent).expect("below it").to_str().expect("text").to_owned()).collect()
 }
 
 #[test]
@@ -328,7 +401,11 @@ fn a_reader_made_from_the_specification_alone_reads_the_golden_repository() {
         states
     });
     let lost = Reader::open(&at, "default").lost("0123456789abcdef0000000000000000");
-    assert_eq!(lost, [(0, 0, 0xc1, 7), (1, 0, 0xd2, 0)]);
+    assert_eq!(lost, [(0, 0, 0xc1, 7), (1, 0, 0xd2, 0), (2, 0, 0xe3, 400)]);
+    let reader = Reader::open(&at, "default");
+    let bundles = files(&at.join("projects/default/bundles"));
+    let pieces = bundles.iter().flat_map(|bundle| reader.pieces(bundle));
+    assert!(pieces.filter(|(.., is_delta)| *is_delta).count() >= 3);
     assert_eq!(states["aborted"], 1);
     assert_eq!(states["forgotten"], 1);
 }

@@ -60,8 +60,8 @@ fn with_body(object: &[u8], repo_id: &[u8; 16], name: &str, plain_len: u32, body
     head[10] = 1;
     head[12..16].copy_from_slice(&plain_len.to_le_bytes());
     head[16..20].copy_from_slice(&(body.len() as u32).to_le_bytes());
-    let sum = checksum(&head[..96], repo_id, name, body);
-    head[96..].copy_from_slice(&sum);
+    let sum = checksum(&head[..56], repo_id, name, body);
+    head[56..].copy_from_slice(&sum);
     [head, body.to_vec()].concat()
 }
 
@@ -167,7 +167,7 @@ async fn lengths_that_lie(lab: &Lab) {
             hurt[at..at + 4].fill(0xff);
             lab.try_with("a length of 2^32", name, hurt, true).await;
         }
-        for cut in [0, 1, 127, 128, whole.len() - 1] {
+        for cut in [0, 1, 87, 88, whole.len() - 1] {
             lab.try_with("cut", name, whole[..cut].to_vec(), true).await;
         }
     }
@@ -259,7 +259,7 @@ async fn snapshots_that_lie(lab: &Lab) {
 /// Listings with names that are not ours are ignored, whatever they look like.
 async fn names_that_lead_astray(lab: &Lab) {
     let objects = Arc::new(lab.objects.fork());
-    let id = ContentName { generation: Generation(7), id: ChunkId([9; 32]), variant: 0 };
+    let id = ContentName::plain(Generation(7), ChunkId([9; 32]));
     let names = [
         "projects/default/log/0000000001/..%2F..%2Fetc".to_owned(),
         "projects/default/log/0000000001/0000000002.end.bak".into(),

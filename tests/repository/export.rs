@@ -344,7 +344,7 @@ async fn changes_are_found_in_tall_trees() {
     let project = repository(CHUNK).await;
     let chunk = u64::from(CHUNK);
     let object = |id: u8| {
-        let name = ContentName { generation: Generation(0), id: ChunkId([id; 32]), variant: 0 };
+        let name = ContentName::plain(Generation(0), ChunkId([id; 32]));
         PageRef::full(ObjectRef { name, sealed_len_bytes: 1000 })
     };
     let before = [(3, 1), (REFS * REFS + 7, 2), (REFS * REFS + 5 * REFS, 3), (2 * REFS * REFS + 9, 4)];

@@ -2,6 +2,7 @@
 //! with faults, races, lies and hostile input.
 
 mod backup;
+mod bundles;
 mod copies;
 mod delta;
 mod export;

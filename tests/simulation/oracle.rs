@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cuttle::codec::{self, Base};
+use cuttle::format::bundle::split;
 use cuttle::format::gc::DoneRecord;
-use cuttle::format::names::ContentName;
-use cuttle::format::page::{Page, PageRef, count_of_page};
+use cuttle::format::page::{ObjectRef, Page, PageRef, count_of_page};
 use cuttle::format::record::{EndRecord, ForgetRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
 use cuttle::format::{ObjectName, ObjectType};
-use cuttle::units::{Generation, Sequence, VolumeNumber};
+use cuttle::units::{ChunkId, Generation, Sequence, VolumeNumber};
 use cuttle::volume::Identity;
 
 use crate::objects::Objects;
@@ -42,7 +42,7 @@ pub struct Oracle {
     ended: BTreeMap<Session, Bytes>,
     forgotten: BTreeSet<Session>,
     pages: HashMap<String, Arc<Page>>,
-    chunks: HashMap<String, Arc<Vec<u8>>>,
+    chunks: HashMap<String, (ChunkId, Arc<Vec<u8>>)>,
     /// The first thing that went wrong.
     pub violation: Option<String>,
 }
@@ -170,6 +170,7 @@ impl Oracle {
                 name,
                 ObjectName::Chunk(..)
                     | ObjectName::Page(..)
+                    | ObjectName::Bundle(..)
                     | ObjectName::GcPart(..)
                     | ObjectName::Note(..)
                     | ObjectName::Alive(..)
@@ -302,34 +303,56 @@ impl Oracle {
         needed: &mut BTreeSet<String>,
     ) -> Judged<Option<Arc<Vec<u8>>>> {
         let all: Vec<_> = chunk.objects().copied().collect();
-        let mut below: Option<(ContentName, Arc<Vec<u8>>)> = None;
+        let mut below: Option<(ChunkId, Arc<Vec<u8>>)> = None;
         for (depth, object) in all.iter().rev().enumerate() {
-            let name = self.hand.chunk_name(object.name);
-            let key = name.to_string();
+            let key = self.hand.object_name(object.name).to_string();
             needed.insert(key.clone());
-            let plain = match self.chunks.get(&key) {
-                Some(plain) => Arc::clone(plain),
+            let label = format!("{key} {:?}", object.name.offset_bytes);
+            let found = match self.chunks.get(&label) {
+                Some(found) => found.clone(),
                 None => {
-                    let found = objects.get(&key).ok_or_else(|| format!("{key} is missing"))?;
-                    if found.bytes.len() != object.sealed_len_bytes as usize {
-                        return Err(format!("{key} has {} bytes", found.bytes.len()));
-                    }
-                    let base =
-                        below.as_ref().map(|(name, plain)| Base { name: *name, depth: depth as u8, plain });
-                    let mut plain = Vec::new();
-                    self.hand
-                        .at(&name, |place| codec::open(place, &found.bytes, base, 1 << 16, &mut plain))
-                        .map_err(|e| format!("{key}: {e}"))?;
-                    if self.hand.chunk_id(&plain) != object.name.id {
-                        return Err(format!("{key}: its content has another id"));
-                    }
-                    let plain = Arc::new(plain);
-                    self.chunks.insert(key, Arc::clone(&plain));
-                    plain
+                    let base = below.as_ref().map(|(_, plain)| Base { depth: depth as u8, plain });
+                    let found = self.decode(objects, object, base).map_err(|e| format!("{label}: {e}"))?;
+                    self.chunks.insert(label, found.clone());
+                    found
                 }
             };
-            below = Some((object.name, plain));
+            below = Some(found);
         }
-        Ok(below.map(|(_, plain)| plain))
+        let Some((found, plain)) = below else { return Ok(None) };
+        match chunk.id() == Some(found) {
+            true => Ok(Some(plain)),
+            false => Err(format!("chunk {found} stands where its manifest says {:?}", chunk.id())),
+        }
+    }
+
+    /// An object or piece with what it comes to.
+    fn decode(
+        &self,
+        objects: &Objects,
+        object: &ObjectRef,
+        base: Option<Base<'_>>,
+    ) -> Judged<(ChunkId, Arc<Vec<u8>>)> {
+        let key = self.hand.object_name(object.name).to_string();
+        let bytes = &objects.get(&key).ok_or("it is missing")?.bytes;
+        let len = object.sealed_len_bytes as usize;
+        let (id, name, sealed) = match object.name.offset_bytes {
+            None if bytes.len() != len => return Err(format!("it has {} bytes", bytes.len())),
+            None => (object.name.id, self.hand.chunk_name(object.name), &bytes[..]),
+            Some(offset) => {
+                let piece =
+                    bytes.get(offset as usize..offset as usize + len).ok_or("its bundle is too short")?;
+                let (id, sealed) = split(piece).map_err(|e| e.to_string())?;
+                (id, ObjectName::Piece(self.hand.project.clone(), id), sealed)
+            }
+        };
+        let mut plain = Vec::new();
+        self.hand
+            .at(&name, |place| codec::open(place, sealed, base, 1 << 16, &mut plain))
+            .map_err(|e| e.to_string())?;
+        match self.hand.chunk_id(&plain) == id {
+            true => Ok((id, Arc::new(plain))),
+            false => Err("its content has another id".to_owned()),
+        }
     }
 }

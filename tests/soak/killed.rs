@@ -181,7 +181,7 @@ impl Soak<'_> {
 
     fn prune(&mut self) {
         let report = self.timed("prune", |place| place.summary(HOST, &PRUNE));
-        for kind in ["deleted_chunks", "deleted_pages"] {
+        for kind in ["deleted_chunks", "deleted_pages", "deleted_bundles"] {
             self.deleted += report[kind]["objects"].as_u64().expect("a number");
         }
         self.aborted += report["aborted"].as_array().map_or(0, Vec::len);

@@ -40,6 +40,7 @@ struct Done {
     rounds_finished: u64,
     deleted_chunks: u64,
     deleted_pages: u64,
+    deleted_bundles: u64,
     aborted: usize,
     forget_runs: usize,
     forgotten: usize,
@@ -148,6 +149,7 @@ impl Soak<'_> {
         done.rounds_finished += count(&report["rounds_finished"]);
         done.deleted_chunks += count(&report["deleted_chunks"]["objects"]);
         done.deleted_pages += count(&report["deleted_pages"]["objects"]);
+        done.deleted_bundles += count(&report["deleted_bundles"]["objects"]);
         done.aborted += report["aborted"].as_array().map_or(0, Vec::len);
         true
     }

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cuttle::codec::{self, Base, Place, Sealed};
+use cuttle::codec::{self, Base, Bundle, Piece, Place, Sealed};
+use cuttle::format::bundle::DeltaParts;
 use cuttle::format::gc::{BeginRecord, Condemned, DoneRecord, PartRef, RosterEntry, SealRecord};
 use cuttle::format::names::{ContentKind, ContentName};
 use cuttle::format::page::{ObjectRef, Page, PageRef, count_of_page};
@@ -168,7 +169,7 @@ impl ByHand {
 
     pub async fn chunk_variant(&self, plain: &[u8], generation: u32, variant: u32) -> PageRef {
         let id = self.chunk_id(plain);
-        let name = ContentName { generation: Generation(generation), id, variant };
+        let name = ContentName { generation: Generation(generation), id, variant, offset_bytes: None };
         let sealed_len_bytes = self.put_plain(&self.chunk_name(name), plain).await;
         PageRef::full(ObjectRef { name, sealed_len_bytes })
     }
@@ -176,13 +177,38 @@ impl ByHand {
     /// Puts a chunk as a delta against another and returns its ref.
     pub async fn delta(&self, plain: &[u8], base: &PageRef, base_plain: &[u8], variant: u32) -> PageRef {
         let closure: Vec<ObjectRef> = base.objects().copied().collect();
-        let below = Base { name: closure[0].name, depth: closure.len() as u8, plain: base_plain };
-        let name = ContentName { id: self.chunk_id(plain), variant, ..closure[0].name };
-        let sealed = self.at(&self.chunk_name(name), |place| {
-            codec::seal_delta(place, plain, below, &codec::Joined::default(), 1)
+        let below = Base { depth: closure.len() as u8, plain: base_plain };
+        let id = self.chunk_id(plain);
+        let delta = self
+            .at(&ObjectName::Piece(self.project.clone(), id), |place| {
+                codec::seal_delta(place, plain, below, &codec::Joined::default(), 1)
+            })
+            .expect("sealed");
+        let told = DeltaParts { base: base.id(), runs: delta.runs };
+        let pieces = [Piece { id, sealed: delta.sealed, delta: Some(told) }];
+        // Apart from all others of the same content.
+        let mut bundle = id;
+        bundle.0[28..].iter_mut().zip(variant.to_le_bytes()).for_each(|(byte, with)| *byte ^= with);
+        let bundle = ContentName::plain(closure[0].name.generation, bundle);
+        let object = self.bundle(bundle, &pieces).await[0];
+        PageRef::Stored { id, object, closure }
+    }
+
+    /// Puts pieces as one bundle.
+    pub async fn bundle(&self, bundle: ContentName, pieces: &[Piece]) -> Vec<ObjectRef> {
+        let name = ObjectName::Bundle(self.project.clone(), bundle);
+        let made = self.at(&name, |place| Bundle::of(place, pieces)).expect("a bundle");
+        self.put_sealed(&made.sealed).await;
+        let refs = made.offsets_bytes.iter().zip(pieces).map(|(offset_bytes, piece)| ObjectRef {
+            name: ContentName { offset_bytes: Some(*offset_bytes), ..bundle },
+            sealed_len_bytes: piece.len_bytes(),
         });
-        let sealed_len_bytes = self.put_sealed(&sealed.expect("sealed")).await;
-        PageRef::Stored { object: ObjectRef { name, sealed_len_bytes }, closure }
+        refs.collect()
+    }
+
+    /// The object that a chunk is in.
+    pub fn object_name(&self, name: ContentName) -> ObjectName {
+        ObjectName::content(&self.project, name.chunk_kind(), name)
     }
 
     /// Begins a prune round that condemns these ids.
@@ -252,7 +278,7 @@ impl ByHand {
         live
     }
 
-    /// The names of all chunks and pages that live snapshots need, found by walking every tree in full.
+    /// The names of all chunks, pages and bundles that live snapshots need, found by walking every tree in full.
     pub async fn reachable(&self) -> BTreeSet<String> {
         let mut needed = BTreeSet::new();
         for snapshot in self.live().await {
@@ -261,7 +287,7 @@ impl ByHand {
             while let Some((number, page)) = level.pop() {
                 for (at, page_ref) in page.refs.iter().enumerate() {
                     for object in page_ref.objects() {
-                        let kind = if page.level == 0 { ContentKind::Chunk } else { ContentKind::Page };
+                        let kind = if page.level == 0 { object.chunk_kind() } else { ContentKind::Page };
                         let name = ObjectName::content(&self.project, kind, object.name);
                         needed.insert(name.to_string());
                         if page.level > 0 {
@@ -280,7 +306,9 @@ impl ByHand {
     pub async fn contents(&self) -> BTreeMap<String, ContentName> {
         let all = names(&*self.objects, &format!("projects/{}/", self.project)).await;
         let content = |name: &String| match ObjectName::parse(name)? {
-            ObjectName::Chunk(_, content) | ObjectName::Page(_, content) => Some(content),
+            ObjectName::Chunk(_, content) | ObjectName::Page(_, content) | ObjectName::Bundle(_, content) => {
+                Some(content)
+            }
             _ => None,
         };
         all.into_iter().filter_map(|name| content(&name).map(|content| (name, content))).collect()

@@ -78,7 +78,10 @@ impl Run<'_> {
                 other("nothing works without it; bring it back from a copy or a bucket version")
             }
             ObjectName::Key { slot } => other(&format!("`cuttle key remove {slot:016x}` removes it")),
-            ObjectName::Chunk(..) | ObjectName::Page(..) => other("`cuttle verify --repair` mends it"),
+            ObjectName::Piece(..) => other("it is the name of no object"),
+            ObjectName::Chunk(..) | ObjectName::Page(..) | ObjectName::Bundle(..) => {
+                other("`cuttle verify --repair` mends it")
+            }
             ObjectName::GcPart(..) => other("prunes remove parts themselves"),
             ObjectName::Volume(p, _)
             | ObjectName::Open(p, ..)

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
 use serde::Serialize;
 
 use crate::cancel::Cancel;
@@ -189,15 +189,19 @@ impl Run {
         let mut chunks: Vec<&ChunkTarget> = targets.chunks.values().collect();
         chunks.sort_unstable_by_key(|t| (t.below.len(), t.object));
         for level in chunks.chunk_by(|a, b| a.below.len() == b.below.len()) {
-            let mut attempts = stream::iter(level)
-                .map(|target| async { Ok::<_, crate::Error>((*target, mender.chunk(target).await?)) })
+            // The pieces of a bundle are put back together.
+            let bundles = level.chunk_by(|a, b| a.is_beside(b));
+            let mut attempts = stream::iter(bundles)
+                .map(|targets| mender.chunks(targets).map_ok(move |attempts| (targets, attempts)))
                 .buffered(MENDED_AT_ONCE_MAX);
-            while let Some((target, attempt)) = attempts.try_next().await? {
+            while let Some((targets, attempts)) = attempts.try_next().await? {
                 audit.cancel.check()?;
-                let bytes = u64::from(audit.project.chunk_size_bytes());
-                audit.progress.step(Step { bytes, chunks: 1, outcome: Outcome::New });
-                let name = audit.project.content().chunk_name(target.object.name).to_string();
-                good += report.tell(name, attempt, &mut self.found_good);
+                for (target, attempt) in targets.iter().zip(attempts) {
+                    let bytes = u64::from(audit.project.chunk_size_bytes());
+                    audit.progress.step(Step { bytes, chunks: 1, outcome: Outcome::New });
+                    let name = audit.project.content().chunk_label(target.object.name);
+                    good += report.tell(name, attempt, &mut self.found_good);
+                }
             }
         }
         Ok(good)

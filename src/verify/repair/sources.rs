@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::envelope::Header;
-use crate::format::page::ObjectRef;
+use crate::format::page::{ObjectRef, PageRef};
 use crate::repo::Project;
 use crate::repo::manifest::Manifest;
 use crate::source::ReadAt;
@@ -92,10 +92,11 @@ impl Finder {
 
     /// The content of a chunk and where it was found.
     pub(super) async fn find(&self, target: &ChunkTarget) -> Result<Option<(Vec<u8>, String)>> {
-        let id = target.object.name.id;
+        let Some(id) = target.id else { return Ok(None) };
         for twin in &target.twins {
-            if let Some(plain) = passable(content(&self.project, twin).await)? {
-                let name = twin.first().map(|o| self.project.content().chunk_name(o.name).to_string());
+            let objects: Vec<ObjectRef> = twin.objects().copied().collect();
+            if let Some(plain) = passable(content(&self.project, &objects, twin.id()).await)? {
+                let name = objects.first().map(|o| self.project.content().chunk_label(o.name));
                 return Ok(Some((plain, name.unwrap_or_default())));
             }
         }
@@ -162,17 +163,25 @@ impl Finder {
     }
 }
 
-/// The plaintext of a chunk object with its closure, however long it is.
-pub(super) async fn content(project: &Project, chain: &[ObjectRef]) -> Result<Option<Vec<u8>>> {
+/// The plaintext of a chunk object with its closure, however long it is. Without an id: what the object says itself that it holds.
+pub(super) async fn content(
+    project: &Project,
+    chain: &[ObjectRef],
+    id: Option<ChunkId>,
+) -> Result<Option<Vec<u8>>> {
     let mut bodies = Vec::with_capacity(chain.len());
     for object in chain {
         bodies.push(project.content().get_chunk_object(*object).await?);
     }
     let (project, chain) = (project.clone(), chain.to_vec());
     cpu::run(move || {
-        let Some(first) = bodies.first() else { return Ok(None) };
-        let len_bytes = Header::decode(first, first.len() as u64)?.plain_len_bytes;
-        project.content().open_chunk_or_zero(&chain, &bodies, len_bytes).map(Some)
+        let Some(((object, closure), first)) = chain.split_first().zip(bodies.first()) else {
+            return Ok(None);
+        };
+        let len_bytes = Header::decode(&first.sealed, first.sealed.len() as u64)?.plain_len_bytes;
+        let id = id.unwrap_or(first.id);
+        let chunk = PageRef::Stored { id, object: *object, closure: closure.to_vec() };
+        project.content().open_chunk_or_zero(&chunk, &bodies, len_bytes).map(Some)
     })
     .await
 }

@@ -23,6 +23,9 @@
 //!   the own generation found by create, HEAD or LIST, or a delta of its own on any of these.
 //! - **Chunks.** One full chunk in each generation, and one delta for each session, whose base is of any generation up to its own
 //!   and may be a delta itself.
+//! - **Bundles** (where `bundles` says so): a delta lies in one object with a full chunk that its session made as well. Each may be referenced without
+//!   the other, and keeps the object. A session also finds what lies in bundles of its own generation, whoever made them: a delta only on what it
+//!   may reference by itself. `Broken::PieceUnmarked`, `Broken::FoundDeltaUnchecked`.
 //! - **Rounds.** `begin` with its condemned set, `seal` with roster, high water, live index and deletes, `done`. The next begins
 //!   only when the last is done. Any pruner finishes what another began, joins what it finds begun, and carries out the seal that it finds. Where a seal
 //!   may be forged it marks again and stops if the two differ: `Broken::SealForged`; without, `Broken::SealObeyed`.

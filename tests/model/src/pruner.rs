@@ -215,6 +215,7 @@ pub fn mark_slot(world: &mut World, at: usize, slot: usize, rules: &Rules) {
     let s = world.slots[slot];
     let closure = match rules.broken {
         Some(Broken::ClosureUnmarked) => s.reference.bit(),
+        Some(Broken::PieceUnmarked) if s.reference.is_beside() => 0,
         // Whatever the sequence of this number holds there: at worst nothing that is needed here.
         Some(Broken::CachedOutcome) => 0,
         _ => world.closure(s.reference),

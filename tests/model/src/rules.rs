@@ -14,6 +14,8 @@ pub struct Rules {
     pub preset: bool,
     /// Whether sessions may make deltas.
     pub deltas: bool,
+    /// Whether a delta lies in a bundle with a full chunk.
+    pub bundles: bool,
     /// Whether one object may be lost, below the protocol.
     pub loss: bool,
     /// Whether marks of the advisory walk are followed; without, only those of the final mark.
@@ -127,7 +129,12 @@ pub enum Broken {
     TakesOverLost,
     /// A delta is made on what stands on something that is recorded as lost.
     DeltaAboveLost,
+    /// A bundle is kept by the deltas in it alone.
+    PieceUnmarked,
     // Changes that look dangerous and are not: the search must find nothing.
+    /// A delta found in a bundle of the own generation is referenced though the session may not reference its base by itself: whoever made
+    /// it could, in the same generation, beside the same round.
+    FoundDeltaUnchecked,
     /// Clean-up takes every forgotten sequence, above the high water too.
     CleansForgotten,
     /// `done` is written only when every DELETE has landed.

@@ -17,6 +17,7 @@ const SMALL: Rules = Rules {
     rounds: 2,
     preset: true,
     deltas: false,
+    bundles: false,
     loss: false,
     advisory: false,
     quiet: false,
@@ -26,7 +27,7 @@ const SMALL: Rules = Rules {
 const SOUND: Rules = Rules { quiet: true, ..SMALL };
 
 /// Complete searches that every test run makes.
-pub const IN_TESTS: [Scenario; 6] = [
+pub const IN_TESTS: [Scenario; 7] = [
     Scenario {
         name: "two sessions with deltas, two pruners",
         rules: Rules { slots: 3, pruners: 2, deltas: true, ..SOUND },
@@ -53,10 +54,20 @@ pub const IN_TESTS: [Scenario; 6] = [
         rules: Rules { slots: 3, rounds: 1, deltas: true, loss: true, ..SOUND },
         states_min: 100_000,
     },
+    Scenario {
+        name: "two sessions with bundles",
+        rules: Rules { slots: 3, deltas: true, bundles: true, ..SOUND },
+        states_min: 100_000,
+    },
 ];
 
 /// Searches by command.
-pub const BY_COMMAND: [Scenario; 5] = [
+pub const BY_COMMAND: [Scenario; 6] = [
+    Scenario {
+        name: "two sessions with bundles, two pruners",
+        rules: Rules { slots: 3, pruners: 2, deltas: true, bundles: true, ..SOUND },
+        states_min: 1_000_000,
+    },
     Scenario {
         name: "three rounds, two sessions, two pruners",
         rules: Rules { slots: 3, pruners: 2, rounds: 3, ..SOUND },
@@ -139,6 +150,8 @@ pub fn variants() -> Vec<Variant> {
         dangerous(Broken::SealObeyed, MISSING, SMALL),
         dangerous(Broken::TakesOverLost, KNOWN, Rules { loss: true, ..SMALL }),
         dangerous(Broken::DeltaAboveLost, KNOWN, Rules { slots: 3, loss: true, deltas: true, ..SMALL }),
+        dangerous(Broken::PieceUnmarked, MISSING, Rules { deltas: true, bundles: true, ..SMALL }),
+        safe(Broken::FoundDeltaUnchecked, Rules { deltas: true, bundles: true, ..three }),
         safe(Broken::CleansForgotten, Rules { pruners: 2, ..three }),
         safe(Broken::DoneAfterDeletes, Rules { pruners: 2, ..three }),
         safe(Broken::CondemnedUntilSeal, Rules { pruners: 2, ..three }),

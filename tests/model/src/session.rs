@@ -2,7 +2,7 @@
 
 use crate::rules::{Broken, Rules};
 use crate::step::{Next, Step};
-use crate::world::{End, FULLS, Name, Names, Phase, SLOTS_MAX, Stage, World, names};
+use crate::world::{End, FULLS, Name, Names, Phase, Refs, SLOTS_MAX, Stage, World, refs};
 
 pub fn steps(world: &World, slot: usize, next: &mut Next<'_>) {
     match world.slots[slot].phase {
@@ -59,10 +59,13 @@ fn work(world: &World, slot: usize, next: &mut Next<'_>) {
         let delta = Name::delta(slot);
         if world.exists & delta.bit() != 0 {
             reference(world, slot, delta, next);
+            if next.rules.bundles {
+                reference(world, slot, Name::beside(slot), next);
+            }
         }
         return;
     }
-    for name in names(sources(world, slot, next.rules)) {
+    for name in refs(sources(world, slot, next.rules)) {
         reference(world, slot, name, next);
         if next.rules.deltas {
             let mut then = *world;
@@ -97,12 +100,12 @@ fn own_name(world: &World, slot: usize, rules: &Rules) -> Name {
 
 /// What the session may reference (step 4). Of its volume's snapshots it may take any live one: more than the newest,
 /// and more than one volume's.
-fn sources(world: &World, slot: usize, rules: &Rules) -> Names {
-    let mut parents = 0;
+fn sources(world: &World, slot: usize, rules: &Rules) -> Refs {
+    let mut parents: Refs = 0;
     for (_, other) in world.slots.iter().enumerate().filter(|(i, _)| *i != slot) {
         let cached = rules.is(Broken::CachedParent) && other.phase == Phase::Landed;
         if other.is_live() || cached {
-            parents |= other.reference.bit();
+            parents |= other.reference.ref_bit();
         }
     }
     let index = index(world, slot, rules);
@@ -112,16 +115,40 @@ fn sources(world: &World, slot: usize, rules: &Rules) -> Names {
         _ => own.bit(),
     };
     let found = found & world.exists;
-    let mut allowed = found & own.bit();
-    for name in names(parents | index | found) {
+    let mut allowed = Refs::from(found & own.bit());
+    for name in refs(parents | Refs::from(index | found)) {
         if is_allowed(world, slot, name, rules) {
-            allowed |= name.bit();
+            allowed |= name.ref_bit();
         }
     }
     if rules.is(Broken::IndexWithCondemned) {
-        allowed |= index;
+        allowed |= Refs::from(index);
+    }
+    if rules.bundles {
+        allowed |= found_in_bundles(world, slot, allowed, rules);
     }
     allowed
+}
+
+/// What lies in bundles of the own generation, whoever made them: a delta only where what it stands on may be referenced by
+/// itself.
+fn found_in_bundles(world: &World, slot: usize, allowed: Refs, rules: &Rules) -> Refs {
+    let mut found = 0;
+    for (at, other) in world.slots.iter().enumerate().filter(|(at, _)| *at != slot) {
+        let same = other.is_open() && other.generation == world.slots[slot].generation;
+        let exists = !other.base.is_none() && world.exists & Name::delta(at).bit() != 0;
+        if !same || !exists {
+            continue;
+        }
+        if is_allowed(world, slot, Name::beside(at), rules) {
+            found |= Name::beside(at).ref_bit();
+        }
+        let stands = other.base.ref_bit() & allowed != 0 || rules.is(Broken::FoundDeltaUnchecked);
+        if stands && is_allowed(world, slot, Name::delta(at), rules) {
+            found |= Name::delta(at).ref_bit();
+        }
+    }
+    found
 }
 
 /// The live index of the last seal, as the session finds it.

@@ -51,6 +51,11 @@ fn nobody_builds_on_what_is_known_to_be_lost() {
 }
 
 #[test]
+fn pieces_of_bundles_are_kept_and_found() {
+    holds(&IN_TESTS[6]);
+}
+
+#[test]
 fn enough_is_searched() {
     assert!(IN_TESTS.iter().map(|s| s.states_min).sum::<u64>() >= STATES_MIN);
 }
@@ -125,7 +130,11 @@ const SMALL_SOUND: [Scenario; 2] = [
 #[test]
 fn the_model_gets_to_where_it_matters() {
     type Sight = (&'static str, fn(&World) -> bool);
-    let sights: [Sight; 6] = [
+    let sights: [Sight; 7] = [
+        ("a bundle that is kept by the chunk beside a delta alone", |w| {
+            let beside = w.slots.iter().any(|s| s.is_live() && s.reference.is_beside());
+            beside && w.slots.iter().all(|s| !s.is_live() || s.reference.maker().is_none())
+        }),
         ("a live delta on a delta", |w| {
             w.slots.iter().any(|s| s.is_live() && s.reference.maker().is_some() && s.base.maker().is_some())
         }),
@@ -144,7 +153,7 @@ fn the_model_gets_to_where_it_matters() {
         }),
         ("a round in which much is deleted", |w| w.round.deleted.count_ones() >= 3),
     ];
-    let rules = Rules { quiet: false, ..IN_TESTS[0].rules };
+    let rules = Rules { quiet: false, bundles: true, ..IN_TESTS[0].rules };
     for (name, is_seen) in sights {
         let seen = search::search_for(&rules, 5_000_000, &|w, _| is_seen(w).then(|| name.to_owned()));
         assert!(seen.violation.is_some(), "never seen: {name}");

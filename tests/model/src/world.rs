@@ -7,13 +7,15 @@ pub const PRUNERS_MAX: usize = 2;
 /// Generations in which chunks are made at most: 0, 1, 2 and 3.
 pub const GENERATIONS_MAX: u8 = 4;
 
-/// The name of a chunk object; 0 is none. 1 to 4 are the full chunk in generation 0 to 3, 5 to 8 the delta that the
-/// session of slot 0 to 3 made.
+/// What a manifest refers to; 0 is none. 1 to 4 are the full chunk in generation 0 to 3, an object each. 5 to 8 are the delta that
+/// the session of slot 0 to 3 made, 9 to 12 a full chunk that lies beside it in the same bundle: the two are pieces of one object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub struct Name(u8);
 
-/// A set of names, a bit for each.
+/// A set of objects, a bit for each.
 pub type Names = u8;
+/// A set of what a manifest may refer to, a bit for each.
+pub type Refs = u16;
 /// A set of slots, a bit for each.
 pub type Slots = u8;
 
@@ -36,22 +38,48 @@ impl Name {
         self == Self::NONE
     }
 
+    /// The full chunk beside a delta.
+    pub fn beside(slot: usize) -> Self {
+        Self(1 + GENERATIONS_MAX + (SLOTS_MAX + slot) as u8)
+    }
+
+    /// The object: of two pieces of a bundle the same.
     pub fn bit(self) -> Names {
+        match self.0.checked_sub(1) {
+            None => 0,
+            Some(at) if self.is_beside() => 1 << (at as usize - SLOTS_MAX),
+            Some(at) => 1 << at,
+        }
+    }
+
+    pub fn ref_bit(self) -> Refs {
         if self.is_none() { 0 } else { 1 << (self.0 - 1) }
+    }
+
+    pub fn is_beside(self) -> bool {
+        self.0 > GENERATIONS_MAX + SLOTS_MAX as u8
     }
 
     /// The slot whose session made this delta.
     pub fn maker(self) -> Option<usize> {
-        self.0.checked_sub(1 + GENERATIONS_MAX).map(usize::from)
+        if self.is_beside() { None } else { self.0.checked_sub(1 + GENERATIONS_MAX).map(usize::from) }
     }
 
     pub fn text(self) -> String {
         match self.maker() {
             _ if self.is_none() => "nothing".to_owned(),
+            None if self.is_beside() => {
+                format!("beside delta#{}", usize::from(self.0 - GENERATIONS_MAX) - SLOTS_MAX)
+            }
             None => format!("full@{}", self.0 - 1),
             Some(slot) => format!("delta#{}", slot + 1),
         }
     }
+}
+
+/// All that is in a set of refs.
+pub fn refs(set: Refs) -> impl Iterator<Item = Name> {
+    (1..=12).map(Name).filter(move |n| n.ref_bit() & set != 0)
 }
 
 /// The names of a set.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use cuttle::ErrorKind;
 use cuttle::cancel::Cancel;
-use cuttle::format::ObjectName;
 use cuttle::format::page::PageRef;
 use cuttle::progress::Silent;
 use cuttle::prune::PruneOptions;
@@ -113,7 +112,7 @@ async fn a_live_delta_keeps_its_whole_closure() {
     world.check_tidy("after the prune").await;
     let left = hand.contents().await;
     for (chunk, expected) in [(&full, true), (&middle, true), (&top, true), (&other, false)] {
-        let name = ObjectName::Chunk(hand.project.clone(), chunk.object().expect("stored").name);
+        let name = hand.object_name(chunk.object().expect("stored").name);
         assert_eq!(left.contains_key(&name.to_string()), expected, "{name}");
     }
     let snapshot = latest(&project, "delta/top").await;

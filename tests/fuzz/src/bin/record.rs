@@ -2,6 +2,7 @@
 #![no_main]
 
 use cuttle::format::Record;
+use cuttle::format::bundle::BundleRecord;
 use cuttle::format::gc::{BeginRecord, DoneRecord, SealRecord};
 use cuttle::format::lost::LostRecord;
 use cuttle::format::record::{
@@ -41,6 +42,17 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         13 => drop(check::<DoneRecord>(data)),
         15 => drop(check::<AliveRecord>(data)),
         16 => drop(check::<LostRecord>(data)),
+        17 => {
+            let Some(table) = check::<BundleRecord>(data) else { return };
+            let mut next = 100;
+            for (offset_bytes, piece) in table.pieces(100) {
+                assert_eq!(offset_bytes, next);
+                next += piece.len_bytes;
+                if let Ok(Some(runs)) = piece.runs(1 << 22) {
+                    assert!(runs.iter().all(|run| !run.is_empty() && run.end <= 1 << 22));
+                }
+            }
+        }
         _ => {}
     }
 });

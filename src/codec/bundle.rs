@@ -1,0 +1,57 @@
+//! Bundles: sealed chunks that are too small for objects of their own, one behind another (repo-format.md §4.1).
+
+use bytes::Bytes;
+
+use super::{Place, Sealed, seal_record};
+use crate::error::{Error, Result};
+use crate::format::bundle::{BundleRecord, DeltaParts};
+use crate::format::page::PIECE_ID_LEN_BYTES;
+use crate::format::{Header, ObjectName, ObjectType};
+use crate::units::ChunkId;
+
+/// A sealed chunk on its way into a bundle.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    /// Of its content.
+    pub id: ChunkId,
+    pub sealed: Sealed,
+    /// What the table tells of it, where it is a delta.
+    pub delta: Option<DeltaParts>,
+}
+
+/// A bundle for the store, and where in it the pieces begin.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    pub sealed: Sealed,
+    pub offsets_bytes: Vec<u32>,
+}
+
+impl Piece {
+    /// Bytes that it takes in a bundle.
+    pub fn len_bytes(&self) -> u32 {
+        PIECE_ID_LEN_BYTES as u32 + self.sealed.len_bytes()
+    }
+}
+
+impl Bundle {
+    /// Puts pieces behind one another, in the object of that name.
+    pub fn of(place: Place<'_>, pieces: &[Piece]) -> Result<Self> {
+        let mut table = BundleRecord::default();
+        for piece in pieces {
+            if !matches!(piece.sealed.name(), ObjectName::Piece(_, id) if *id == piece.id) {
+                return Err(Error::internal(format!("{} is no piece of a bundle", piece.sealed.name())));
+            }
+            let header = Header::decode(piece.sealed.bytes(), u64::from(piece.sealed.len_bytes()))?;
+            table.push(piece.id, piece.len_bytes(), header.plain_len_bytes, piece.delta.as_ref());
+        }
+        let head = seal_record(place, &table)?;
+        let offsets_bytes = table.pieces(head.len_bytes()).map(|(offset_bytes, _)| offset_bytes).collect();
+        let mut bytes = head.bytes().to_vec();
+        for piece in pieces {
+            bytes.extend(piece.id.0);
+            bytes.extend_from_slice(piece.sealed.bytes());
+        }
+        debug_assert_eq!(place.name.object_type(), ObjectType::Bundle);
+        Ok(Self { sealed: Sealed { name: place.name.clone(), bytes: Bytes::from(bytes) }, offsets_bytes })
+    }
+}
