@@ -88,6 +88,7 @@
 
 #![deny(unsafe_code)]
 #![warn(unreachable_pub)]
+#![warn(missing_docs)]
 
 pub mod backup;
 mod budget;

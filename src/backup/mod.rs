@@ -58,13 +58,18 @@ pub const FULL_EVERY_DEFAULT: u32 = 30;
 
 /// What is backed up.
 pub enum Input {
+    /// It can be read anywhere.
     Volume(Arc<dyn Volume>),
+    /// It arrives once, from its beginning to its end.
     Stream(Box<dyn StreamSource>),
 }
 
+/// How one volume is backed up.
 #[derive(Debug, Clone)]
 pub struct BackupOptions {
+    /// The name in the repository.
     pub volume: VolumeName,
+    /// Of the new snapshot.
     pub tags: Vec<String>,
     /// Read the whole volume, whatever the source says of changes.
     pub full: bool,
@@ -76,7 +81,9 @@ pub struct BackupOptions {
     pub accept_smaller: bool,
     /// How large the volume is, where the user says so: of raw bytes nothing else tells whether all of them came.
     pub size_bytes: Option<u64>,
+    /// Most plaintext in flight at once.
     pub inflight_bytes: u64,
+    /// Compression level of zstd.
     pub level: i32,
     /// Decode every new chunk before it is uploaded.
     pub check_encoding: bool,
@@ -95,6 +102,7 @@ pub struct BackupOptions {
 }
 
 impl BackupOptions {
+    /// What a backup does unless told otherwise.
     pub fn new(volume: VolumeName) -> Self {
         Self {
             volume,
@@ -120,26 +128,32 @@ impl BackupOptions {
 /// What a backup did.
 #[derive(Debug, Clone, Serialize)]
 pub struct BackupReport {
+    /// Its name.
     pub volume: String,
     /// `None` in a dry run.
     pub sequence: Option<u32>,
+    /// In hex; `None` in a dry run.
     pub snapshot_id: Option<String>,
     /// Nothing changed, and no snapshot was made: this is what the newest is. See [`BackupOptions::skip_unchanged`].
     #[serde(skip)]
     pub unchanged: bool,
     /// The source's snapshot that was read; `None` for a file, raw bytes, and the state of an image beside its snapshots.
     pub point: Option<SnapshotPoint>,
+    /// Of the volume.
     pub size_bytes: u64,
     /// Whether everything was read, not only reported changes.
     pub full_read: bool,
     /// What the source said had changed, or all that it holds where everything was read.
     pub changed_bytes: u64,
+    /// Sequence of the snapshot that it was compared with; `None` where there was none.
     pub parent: Option<u32>,
     /// How it is known that the changes are those since the parent: by the `id` of the snapshot that it was read from, or, of
     /// a stream, by no more than its `name`. `None` where no changes were relied on.
     pub parent_known_by: Option<&'static str>,
+    /// What it moved.
     #[serde(flatten)]
     pub stats: BackupStats,
+    /// What was found lost.
     #[serde(flatten)]
     pub lost: LostReport,
     /// What was decided before anything was read; a dry run shows the very plan that a backup then carries out.
@@ -147,12 +161,14 @@ pub struct BackupReport {
     /// What the operator should know: why a volume was read whole, a slow diff, leftovers that could not be removed.
     #[serde(rename = "notes")]
     pub remarks: Vec<String>,
+    /// How long it took.
     pub seconds: f64,
 }
 
 /// What became of the states of a source, oldest first.
 #[derive(Debug, Default)]
 pub struct Backed {
+    /// Reports of the states that were backed up.
     pub done: Vec<BackupReport>,
     /// Why the state after these was not backed up, and none after it.
     pub error: Option<Error>,

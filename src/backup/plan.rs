@@ -44,16 +44,19 @@ pub(super) struct Answer {
 /// What a backup will do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupPlan {
+    /// All of it, or what changed.
     pub scope: Scope,
     /// The snapshot that it is compared with, and that it names as its parent.
     pub parent: Option<Sequence>,
     /// What the source says has changed, or holds; `None` where that shows as it comes.
     pub changed_bytes: Option<u64>,
+    /// How the volume is read.
     pub pieces: Pieces,
     /// How deep deltas on the parent's chunks may be; `None` where every new chunk is stored on its own.
     pub delta_depth_max: Option<u8>,
     /// What the next backup can be relative to.
     pub base: Base,
+    /// Backups since the last that read everything; 0 where this one does.
     pub nights_since_full: u32,
     /// Where the next sample begins.
     pub sample_cursor: u64,
@@ -64,6 +67,7 @@ pub struct BackupPlan {
 /// How much of the volume is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
+    /// The whole volume.
     All(Why),
     /// What changed since the parent.
     Changes(KnownBy),
@@ -84,13 +88,18 @@ pub enum Pieces {
     /// It can be read anywhere.
     Chunks(Arc<ChunkPlan>),
     /// It arrives once, as it likes: all of it, or what changed, which is patched onto what the parent has.
-    Stream { is_diff: bool },
+    Stream {
+        /// Whether only what changed arrives.
+        is_diff: bool,
+    },
 }
 
 /// Which chunks are looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkPlan {
+    /// Of the volume as it is now.
     pub geometry: Geometry,
+    /// Ascending; those that are known to be zero are not read.
     pub spans: Vec<Span>,
     /// Of these, the chunks that are read whatever the source says of them.
     pub forced: BTreeSet<u64>,
@@ -105,6 +114,7 @@ pub enum Base {
     Own,
     /// One that others made, and should keep.
     Others(String),
+    /// The next backup has to read everything.
     Nothing,
 }
 
@@ -260,10 +270,12 @@ fn recut(before: Geometry, now: Geometry) -> Option<ChunkIndex> {
 }
 
 impl BackupPlan {
+    /// Whether the whole volume is read.
     pub fn is_full_read(&self) -> bool {
         matches!(self.scope, Scope::All(_))
     }
 
+    /// As reports say it: `id` or `name`; `None` where everything is read.
     pub fn known_by(&self) -> Option<&'static str> {
         match self.scope {
             Scope::All(_) => None,

@@ -8,6 +8,7 @@ use crate::units::{ChunkIndex, Geometry};
 /// Why all of a volume is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
+    /// The volume has no backup yet.
     First,
     /// `--full`
     Asked,
@@ -25,7 +26,9 @@ pub enum Why {
     Untold,
     /// The stream is no diff.
     WholeStream,
+    /// A chunk differs from the parent's, although the source reported no change of it.
     MissedChange,
+    /// The snapshot that changes are relative to is not what was backed up.
     BaseDiffers,
 }
 

@@ -14,6 +14,7 @@ use crate::units::ChunkId;
 pub struct Piece {
     /// Of its content.
     pub id: ChunkId,
+    /// Under the name of a piece.
     pub sealed: Sealed,
     /// What the table tells of it, where it is a delta.
     pub delta: Option<DeltaParts>,
@@ -22,7 +23,9 @@ pub struct Piece {
 /// A bundle for the store, and where in it the pieces begin.
 #[derive(Debug, Clone)]
 pub struct Bundle {
+    /// The whole object: its table and the pieces.
     pub sealed: Sealed,
+    /// One for each piece, in their order; ascending.
     pub offsets_bytes: Vec<u32>,
 }
 

@@ -52,7 +52,9 @@ impl Joined {
 
 /// A delta, and what it replaces.
 pub struct SealedDelta {
+    /// Under the name of a piece.
     pub sealed: Sealed,
+    /// What it replaces of its base, ascending.
     pub runs: Runs,
 }
 

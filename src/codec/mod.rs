@@ -36,14 +36,17 @@ pub struct Sealed {
 }
 
 impl Sealed {
+    /// What it is sealed as; of a piece, a name that no object has.
     pub fn name(&self) -> &ObjectName {
         &self.name
     }
 
+    /// Header and body.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
+    /// Header included.
     pub fn len_bytes(&self) -> u32 {
         self.bytes.len() as u32
     }
@@ -52,7 +55,9 @@ impl Sealed {
 /// Where an object belongs and what protects it.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
+    /// Of the repository; zeros for the repository object itself.
     pub repo_id: &'a [u8; 16],
+    /// Bound to the object: it opens under no other.
     pub name: &'a ObjectName,
     /// `None` where nothing is sealed.
     pub key: Option<&'a SealingKey>,
@@ -69,6 +74,7 @@ impl Place<'_> {
 pub struct Base<'a> {
     /// Objects below the delta: 1 where the base is full.
     pub depth: u8,
+    /// Its plaintext: at most a chunk.
     pub plain: &'a [u8],
 }
 

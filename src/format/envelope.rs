@@ -21,11 +21,11 @@ const BODY_SLACK_BYTES: usize = 1024;
 pub const MAGIC: [u8; 7] = *b"cuttle\0";
 
 macro_rules! byte_enum {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident = $value:literal),* $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $variant:ident = $value:literal),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
-        pub enum $name { $($variant = $value),* }
+        pub enum $name { $($(#[$of])* $variant = $value),* }
 
         impl $name {
             fn from_byte(byte: u8) -> Option<Self> {
@@ -38,20 +38,63 @@ macro_rules! byte_enum {
 byte_enum! {
     /// What an object is (§2).
     ObjectType {
-        Repository = 1, Key = 2, Project = 3, Volume = 4, Open = 5, End = 6, Forget = 7, Note = 8,
-        Chunk = 9, Page = 10, GcBegin = 11, GcSeal = 12, GcDone = 13, GcPart = 14, Alive = 15, Lost = 16,
+        /// The repository record (§6.1).
+        Repository = 1,
+        /// A key slot (§6.2).
+        Key = 2,
+        /// A project record (§6.3).
+        Project = 3,
+        /// A catalog entry (§6.4).
+        Volume = 4,
+        /// A backup registers (§6.5).
+        Open = 5,
+        /// Its one outcome (§6.6).
+        End = 6,
+        /// A snapshot is no longer wanted (§6.7).
+        Forget = 7,
+        /// Tags and protection (§6.8).
+        Note = 8,
+        /// A chunk: a full object, or a piece of a bundle.
+        Chunk = 9,
+        /// A manifest page (§7).
+        Page = 10,
+        /// A prune round begins (§8.2).
+        GcBegin = 11,
+        /// What a round keeps and deletes (§8.2).
+        GcSeal = 12,
+        /// A round is over (§8.2).
+        GcDone = 13,
+        /// A part of a begin's or seal's table (§8.2).
+        GcPart = 14,
+        /// A sign of life of a backup (§6.9).
+        Alive = 15,
+        /// Names that were found lost (§6.10).
+        Lost = 16,
+        /// A bundle, of which this is the table (§4.1).
         Bundle = 17,
     }
 }
 
 byte_enum! {
     /// How the body is protected.
-    Sealing { None = 0, Aes256Gcm = 1 }
+    Sealing {
+        /// Not at all: only the checksum finds accidents.
+        None = 0,
+        /// Encrypted and authenticated, with a tag of 16 bytes at the end.
+        Aes256Gcm = 1,
+    }
 }
 
 byte_enum! {
     /// How the plaintext is compressed.
-    Compression { None = 0, Zstd = 1, ZstdPatch = 2 }
+    Compression {
+        /// The plaintext itself.
+        None = 0,
+        /// One zstd frame of the plaintext.
+        Zstd = 1,
+        /// One zstd frame of a patch on the base's plaintext.
+        ZstdPatch = 2,
+    }
 }
 
 impl ObjectType {
@@ -103,11 +146,17 @@ impl ObjectName {
 /// An object's header, without its checksum.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
+    /// Equal to that of the object's name.
     pub object_type: ObjectType,
+    /// `None` only in unencrypted repositories, and for the repository's and the keys' objects.
     pub sealing: Sealing,
+    /// `ZstdPatch` where `depth` is above 0, and nowhere else.
     pub compression: Compression,
+    /// Length of the plaintext, within the limit of the type (§3).
     pub plain_len_bytes: u32,
+    /// Length of what follows the header, the tag included.
     pub body_len_bytes: u32,
+    /// Random, new for every seal.
     pub salt: [u8; 32],
     /// Objects below this one in its chain: 0 when it is full. Which they are only manifests say.
     pub depth: u8,
@@ -247,15 +296,17 @@ pub fn aad(bound: &[u8], repo_id: &[u8; 16], object_name: &str) -> Vec<u8> {
 
 /// An object taken apart.
 #[derive(Debug, Clone, Copy)]
-pub struct Parts<'a> {
+pub(crate) struct Parts<'a> {
     /// What checksum and AEAD cover of the header.
-    pub bound: &'a [u8],
+    pub(crate) bound: &'a [u8],
     checksum: &'a [u8],
-    pub body: &'a [u8],
+    /// All behind the header, the tag included.
+    pub(crate) body: &'a [u8],
 }
 
 impl<'a> Parts<'a> {
-    pub fn of(object: &'a [u8]) -> Result<Self> {
+    /// Cuts an object behind its header; nothing in it is checked but its length.
+    pub(crate) fn of(object: &'a [u8]) -> Result<Self> {
         let parts = object.split_at_checked(HEADER_LEN_BYTES);
         let (head, body) = parts.ok_or_else(|| damaged("it is shorter than a header"))?;
         let (bound, checksum) = head.split_at(HEADER_BOUND_LEN_BYTES);
@@ -263,7 +314,7 @@ impl<'a> Parts<'a> {
     }
 
     /// Holds the object against its checksum.
-    pub fn check(&self, repo_id: &[u8; 16], object_name: &str) -> Result<()> {
+    pub(crate) fn check(&self, repo_id: &[u8; 16], object_name: &str) -> Result<()> {
         match self.checksum == checksum(self.bound, repo_id, object_name, self.body) {
             true => Ok(()),
             false => Err(damaged("its checksum does not match its bytes and name")),

@@ -9,23 +9,31 @@ use crate::units::{ChunkId, Generation, Sequence, VolumeNumber};
 /// A round begins generation `generation` and condemns names of older ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BeginRecord {
+    /// Equal to g in the object's name.
     pub generation: Generation,
     /// The newest round before whose seal opens; 0 for none. Its roster is what this one is held against.
     pub last_seal: Generation,
+    /// Parts of the condemned table.
     pub condemned: Vec<PartRef>,
 }
 
 /// What a round keeps and what it deletes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealRecord {
+    /// Equal to g in the object's name.
     pub generation: Generation,
+    /// One entry for each volume.
     pub roster: Vec<RosterEntry>,
+    /// Parts of the table of full chunks that may be deduplicated against.
     pub live_index: Vec<PartRef>,
+    /// Parts of the table of what the round deletes.
     pub deleted: Vec<PartRef>,
 }
 
+/// A round is over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoneRecord {
+    /// Equal to g in the object's name.
     pub generation: Generation,
     /// The newest round whose seal opens: this one, unless it ended without.
     pub last_seal: Generation,
@@ -35,8 +43,11 @@ pub struct DoneRecord {
 /// under its names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RosterEntry {
+    /// Its number in the catalog.
     pub volume: VolumeNumber,
+    /// The last sequence of its log, whatever became of it.
     pub high_water: Sequence,
+    /// Sequences of its live snapshots, ascending.
     pub live: Vec<Sequence>,
     /// Sequences without an outcome.
     pub unfinished: Vec<Sequence>,
@@ -53,8 +64,11 @@ impl RosterEntry {
 /// An object that holds a part of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartRef {
+    /// Over the plaintext; the last part of the object's name.
     pub id: ChunkId,
+    /// Size of the object, header included.
     pub sealed_len_bytes: u32,
+    /// Entries of the table that are in this part.
     pub entries: u32,
 }
 
@@ -67,6 +81,7 @@ pub struct Condemned {
 }
 
 impl Condemned {
+    /// Of prefixes in any order, each as often as it likes.
     pub fn new(mut prefixes: Vec<[u8; 8]>) -> Self {
         prefixes.sort_unstable();
         prefixes.dedup();
@@ -78,10 +93,12 @@ impl Condemned {
         Self { prefixes: Vec::new(), everything: true }
     }
 
+    /// Whether nothing is condemned.
     pub fn is_empty(&self) -> bool {
         self.prefixes.is_empty() && !self.everything
     }
 
+    /// Number of prefixes; 0 where every id is condemned.
     pub fn len(&self) -> usize {
         self.prefixes.len()
     }
@@ -91,6 +108,7 @@ impl Condemned {
         &self.prefixes
     }
 
+    /// Whether an id is condemned, or one that begins alike.
     pub fn contains(&self, id: &ChunkId) -> bool {
         self.everything || self.prefixes.binary_search(&prefix(id)).is_ok()
     }
@@ -105,10 +123,12 @@ impl Condemned {
         Self { everything: self.everything || other.everything, ..Self::new(prefixes) }
     }
 
+    /// The plaintext of a part: the prefixes alone, ascending.
     pub fn encode(&self) -> Vec<u8> {
         self.prefixes.concat()
     }
 
+    /// Reads a part that must have so many entries, ascending and distinct.
     pub fn decode(bytes: &[u8], entries: u32) -> Result<Self> {
         let (prefixes, rest) = bytes.as_chunks::<8>();
         let ascending = prefixes.windows(2).all(|w| w[0] < w[1]);

@@ -8,8 +8,11 @@ use crate::units::{ChunkId, Generation};
 /// Chunks and pages that somebody looked for and did not find as they must be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostRecord {
+    /// At most 16,384 (§3).
     pub names: Vec<LostName>,
+    /// The name of the host that found them lost, for people.
     pub host: String,
+    /// By the clock of that host; for people only.
     pub at_unix_ms: u64,
 }
 
@@ -50,6 +53,7 @@ impl LostName {
         }
     }
 
+    /// The object or piece, as manifests name it.
     pub fn name(&self) -> ContentName {
         let name = ContentName::plain(self.generation, self.id);
         match self.kind {

@@ -3,7 +3,7 @@
 //! Pure: no I/O, no keys, no randomness. Whatever is decoded here came from a store and is hostile until proven sane.
 
 pub mod bundle;
-pub mod context;
+pub(crate) mod context;
 pub mod envelope;
 pub mod gc;
 pub mod lost;
@@ -41,7 +41,8 @@ pub const GC_SEAL_LEN_BYTES_MAX: usize = 8 << 20;
 pub const GC_ENTRIES_MAX: usize = 1 << 21;
 /// Most names in one record of what was lost, and most such records that are read (§3).
 pub const LOST_NAMES_MAX: usize = 1 << 14;
-pub const LOST_RECORDS_MAX: usize = 64;
+/// Most records of what was lost that are read of one project (§3).
+pub(crate) const LOST_RECORDS_MAX: usize = 64;
 /// Most key slots (§3).
 pub const KEY_SLOTS_MAX: usize = 64;
 /// Most objects below a delta (§3).

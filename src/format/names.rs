@@ -8,27 +8,44 @@ use crate::units::{ChunkId, Generation, ProjectName, Sequence, VolumeNumber, hex
 /// The name of an object, relative to the repository's prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ObjectName {
+    /// The repository record.
     Repository,
+    /// A key slot.
     Key {
+        /// Sixteen hex digits in the name.
         slot: u64,
     },
+    /// The project record.
     Project(ProjectName),
+    /// The catalog entry of a volume.
     Volume(ProjectName, VolumeNumber),
+    /// A backup registers.
     Open(ProjectName, VolumeNumber, Sequence),
+    /// Its one outcome.
     End(ProjectName, VolumeNumber, Sequence),
+    /// The snapshot is no longer wanted.
     Forget(ProjectName, VolumeNumber, Sequence),
+    /// Tags and protection; the number counts from 1, and the last one counts.
     Note(ProjectName, VolumeNumber, Sequence, u32),
+    /// A sign of life of a backup under way; the number counts from 1.
     Alive(ProjectName, VolumeNumber, Sequence, u32),
+    /// A full chunk, as an object of its own.
     Chunk(ProjectName, ContentName),
+    /// A manifest page below the root.
     Page(ProjectName, ContentName),
     /// A bundle, whole.
     Bundle(ProjectName, ContentName),
     /// No object: what a piece of a bundle is sealed as, wherever it lies.
     Piece(ProjectName, ChunkId),
+    /// A prune round begins.
     GcBegin(ProjectName, Generation),
+    /// What a round keeps and deletes.
     GcSeal(ProjectName, Generation),
+    /// A round is over.
     GcDone(ProjectName, Generation),
+    /// A part of a begin's or seal's table, by its id.
     GcPart(ProjectName, Generation, ChunkId),
+    /// Names that were found lost; the number is random.
     Lost(ProjectName, u128),
 }
 
@@ -36,8 +53,11 @@ pub enum ObjectName {
 /// bundle, by the bundle's generation and random id and the place in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContentName {
+    /// In which it was written; of a piece, the bundle.
     pub generation: Generation,
+    /// Of the content; of a bundle or piece, the random one of the bundle.
     pub id: ChunkId,
+    /// 0: none, as always in bundles and pieces.
     pub variant: u32,
     /// Where in the bundle the piece begins. `None`: an object of its own.
     pub offset_bytes: Option<u32>,
@@ -46,8 +66,11 @@ pub struct ContentName {
 /// What a project's content is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ContentKind {
+    /// A full chunk, as an object of its own.
     Chunk,
+    /// A manifest page.
     Page,
+    /// Many chunks, full or deltas.
     Bundle,
 }
 
@@ -77,6 +100,7 @@ impl ContentName {
 }
 
 impl ObjectName {
+    /// The object that holds some content; of a piece, its bundle.
     pub fn content(project: &ProjectName, kind: ContentKind, name: ContentName) -> Self {
         match kind {
             ContentKind::Chunk => Self::Chunk(project.clone(), name),
@@ -161,18 +185,21 @@ impl fmt::Display for ContentName {
     }
 }
 
-pub fn keys_prefix() -> &'static str {
+/// Below it all key slots are.
+pub(crate) fn keys_prefix() -> &'static str {
     "keys/"
 }
 
 /// Below it all projects are.
 pub const PROJECTS_PREFIX: &str = "projects/";
 
-pub fn project_prefix(project: &ProjectName) -> String {
+/// Below it all of a project is.
+pub(crate) fn project_prefix(project: &ProjectName) -> String {
     format!("projects/{project}/")
 }
 
-pub fn volumes_prefix(project: &ProjectName) -> String {
+/// Below it the catalog of a project is.
+pub(crate) fn volumes_prefix(project: &ProjectName) -> String {
     format!("projects/{project}/volumes/")
 }
 
@@ -181,11 +208,13 @@ pub fn logs_prefix(project: &ProjectName) -> String {
     format!("projects/{project}/log/")
 }
 
-pub fn log_prefix(project: &ProjectName, volume: VolumeNumber) -> String {
+/// Below it the log of one volume is.
+pub(crate) fn log_prefix(project: &ProjectName, volume: VolumeNumber) -> String {
     format!("projects/{project}/log/{volume:010}/")
 }
 
-pub fn gc_prefix(project: &ProjectName) -> String {
+/// Below it the rounds and the parts of their tables are.
+pub(crate) fn gc_prefix(project: &ProjectName) -> String {
     format!("projects/{project}/gc/")
 }
 
@@ -199,11 +228,13 @@ pub const RESERVE_PIECES: u32 = 8;
 /// The size of each.
 pub const RESERVE_PIECE_LEN_BYTES: usize = 128 << 10;
 
-pub fn reserve_prefix(project: &ProjectName) -> String {
+/// Below it the pieces of a project's reserve are.
+pub(crate) fn reserve_prefix(project: &ProjectName) -> String {
     format!("projects/{project}/reserve/")
 }
 
-pub fn reserve_name(project: &ProjectName, piece: u32) -> String {
+/// The name of a piece, which counts from 1.
+pub(crate) fn reserve_name(project: &ProjectName, piece: u32) -> String {
     format!("{}{piece:010}", reserve_prefix(project))
 }
 

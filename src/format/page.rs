@@ -35,6 +35,7 @@ const ENDS_IN_OBJECT: u8 = 2;
 /// A stored chunk or page, as a manifest names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectRef {
+    /// Of the object, or of the piece.
     pub name: ContentName,
     /// Size of the whole object in the store, or of the piece.
     pub sealed_len_bytes: u32,
@@ -53,9 +54,11 @@ pub enum PageRef {
     /// Reads as zeros; nothing is stored.
     #[default]
     Zero,
+    /// A chunk or page that is not all zero.
     Stored {
         /// Of the content, however it is stored.
         id: ChunkId,
+        /// Where it is, and how large.
         object: ObjectRef,
         /// What must be decoded first, from the direct base to the full object; empty when full.
         closure: Vec<ObjectRef>,
@@ -68,10 +71,12 @@ impl PageRef {
         Self::Stored { id: object.name.id, object, closure: Vec::new() }
     }
 
+    /// Whether nothing is stored.
     pub fn is_zero(&self) -> bool {
         matches!(self, Self::Zero)
     }
 
+    /// Where it is; `None` where nothing is stored.
     pub fn object(&self) -> Option<&ObjectRef> {
         match self {
             Self::Zero => None,
@@ -100,7 +105,9 @@ impl PageRef {
 /// One page of a manifest's tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
+    /// 0 refers to chunks, k to pages of level k − 1; at most [`LEVEL_MAX`].
     pub level: u8,
+    /// At most [`REFS_PER_PAGE`], in the order of the volume.
     pub refs: Vec<PageRef>,
 }
 
@@ -121,14 +128,17 @@ impl Bundles {
 }
 
 impl Page {
+    /// A page of so many zero refs.
     pub fn zero(level: u8, count: usize) -> Self {
         Self { level, refs: vec![PageRef::Zero; count] }
     }
 
+    /// Whether all that it covers reads as zeros.
     pub fn is_zero(&self) -> bool {
         self.refs.iter().all(PageRef::is_zero)
     }
 
+    /// The one spelling of the page (§7), over which its id is.
     pub fn encode(&self) -> Vec<u8> {
         let mut bundles = Bundles::default();
         let (mut refs, mut links, mut ends) = (Vec::new(), Vec::new(), Vec::new());

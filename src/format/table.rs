@@ -16,7 +16,9 @@ pub const PREFIXES_PER_PART_MAX: usize = GC_PART_LEN_BYTES_MAX / 8;
 /// A stored chunk, page or bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableEntry {
+    /// What is stored there.
     pub kind: ContentKind,
+    /// Its name, never that of a piece, and its size.
     pub object: ObjectRef,
 }
 

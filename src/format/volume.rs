@@ -8,9 +8,23 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Identity {
     /// An RBD image of a cluster. `image_id` survives a rename; a re-created image has another one.
-    Rbd { cluster_fsid: String, pool: String, namespace: String, image: String, image_id: String },
+    Rbd {
+        /// The cluster's id.
+        cluster_fsid: String,
+        /// Escaped as in a volume's name (repo-format.md §3).
+        pool: String,
+        /// Escaped likewise; empty where the image is in none.
+        namespace: String,
+        /// The image's name, escaped likewise.
+        image: String,
+        /// The id that RBD gave the image when it was made.
+        image_id: String,
+    },
     /// A file or block device, by the absolute path it was read from.
-    File { path: String },
+    File {
+        /// Absolute; one that is not UTF-8 is refused.
+        path: String,
+    },
     /// A stream on standard input: it carries no identity of its own.
     Stream,
 }
@@ -61,7 +75,10 @@ pub enum ObjectsBy {
     /// The objects themselves: there was no valid map.
     Asking,
     /// A map; the digest is of which objects it had.
-    Map { digest: [u8; 32] },
+    Map {
+        /// BLAKE3 of the number of objects and of the map, without what tells clean from dirty (§6.6).
+        digest: [u8; 32],
+    },
 }
 
 /// What snapshots an image had when cuttle made one. Nothing shows it later, and without it what Ceph says of changes since

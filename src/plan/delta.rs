@@ -54,6 +54,7 @@ pub struct Likeness {
 /// What to make of a delta's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
+    /// The delta is small enough.
     Keep,
     /// Make the full object, too, and ask [`Chain::is_well_under`].
     Compare,

@@ -76,6 +76,7 @@ impl Marks {
         !self.first_bytes.is_empty()
     }
 
+    /// Whether a name is in the range that these marks tell about.
     pub fn covers(&self, name: &ContentName) -> bool {
         self.first_bytes.contains(&u16::from(name.id.0[0]))
     }
@@ -101,10 +102,12 @@ impl Marks {
         self.set.iter().copied().collect()
     }
 
+    /// Number of marks kept now.
     pub fn len(&self) -> usize {
         self.set.len()
     }
 
+    /// Whether no name of the range is marked.
     pub fn is_empty(&self) -> bool {
         self.set.is_empty()
     }

@@ -73,6 +73,7 @@ impl Gathering {
         Self { shared: true, ..Self::new(night) }
     }
 
+    /// Takes an object that the parent references; what is not due may be left out.
     pub fn add(&mut self, object: &ObjectRef) {
         self.seen += 1;
         if self.parted && !self.is_due(&object.name) || self.objects.len() >= OBJECTS_MAX {
@@ -101,6 +102,7 @@ impl Gathering {
         self.objects.dedup_by_key(|object| object.name);
     }
 
+    /// What this look has before it.
     pub fn finish(mut self) -> Tonight {
         self.sort();
         let len = self.objects.len();

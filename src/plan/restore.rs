@@ -24,6 +24,7 @@ pub struct Window {
 /// What the target holds where one chunk belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Local {
+    /// It reads as zeros over its whole length.
     Zero,
     /// Content of this id, over the chunk's whole length.
     Content(ChunkId),
@@ -47,19 +48,24 @@ pub enum Target<'a> {
 pub enum Action {
     /// The target holds this range already.
     Keep {
+        /// Of the volume; whole chunks.
         range_bytes: Range<u64>,
     },
     /// This range must be made to read as zeros.
     Zero {
+        /// Of the volume; whole chunks.
         range_bytes: Range<u64>,
     },
+    /// A chunk must be fetched and written.
     Fetch(Fetch),
 }
 
 /// One chunk and everywhere it belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetch {
+    /// What the manifest says of it; never zero.
     pub chunk: PageRef,
+    /// Of its plaintext.
     pub len_bytes: u32,
     /// Ascending; at least one.
     pub offsets_bytes: Vec<u64>,
@@ -68,7 +74,9 @@ pub struct Fetch {
 /// A number of chunks and the bytes of the volume that they make up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Amount {
+    /// A chunk counts as often as it occurs.
     pub chunks: u64,
+    /// Plaintext.
     pub bytes: u64,
 }
 
@@ -94,6 +102,7 @@ pub struct Totals {
 pub struct Plan {
     /// By the first offset of each. Neighbouring ranges that are kept, and those that are zeroed, are one action.
     pub actions: Vec<Action>,
+    /// What the actions come to.
     pub totals: Totals,
 }
 
@@ -111,6 +120,7 @@ impl Window {
         Self { geometry, chunks: start..start.saturating_add(refs).min(geometry.chunk_count()), leaves }
     }
 
+    /// Of the whole volume.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
@@ -120,6 +130,7 @@ impl Window {
         self.chunks.clone()
     }
 
+    /// The bytes of the volume that the chunks are.
     pub fn range_bytes(&self) -> Range<u64> {
         let at = |chunk: u64| self.geometry.offset_bytes(ChunkIndex(chunk)).min(self.geometry.size_bytes);
         at(self.chunks.start)..at(self.chunks.end)

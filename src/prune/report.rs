@@ -54,6 +54,7 @@ pub struct PruneReport {
     pub deleted_chunks: Counted,
     /// Manifest pages, counted likewise.
     pub deleted_pages: Counted,
+    /// Bundles, counted likewise.
     pub deleted_bundles: Counted,
     /// Small objects deleted beside: outcomes and notes of forgotten snapshots, signs of life, tables of older rounds.
     pub deleted_records: u64,

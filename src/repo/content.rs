@@ -20,6 +20,7 @@ use crate::{cpu, units};
 /// What an upload came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Uploaded {
+    /// Its name and its size in the store.
     pub object: ObjectRef,
     /// Whether this upload put it there; false where the store had it.
     pub new: bool,

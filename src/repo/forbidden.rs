@@ -18,6 +18,7 @@ pub struct Forbidden {
 }
 
 impl Forbidden {
+    /// For a session registered in that generation.
     pub fn new(generation: Generation, condemned: Condemned, lost: Lost) -> Self {
         Self::sharing(generation, Arc::new(condemned), Arc::new(lost))
     }
@@ -27,14 +28,17 @@ impl Forbidden {
         Self { generation, condemned, lost }
     }
 
+    /// Whether everything may be referenced.
     pub fn is_empty(&self) -> bool {
         self.condemned.is_empty() && self.lost.is_empty()
     }
 
+    /// The names that were found lost.
     pub fn lost(&self) -> &Lost {
         &self.lost
     }
 
+    /// The same, to add what was found since; others that share it do not see that.
     pub fn lost_mut(&mut self) -> &mut Lost {
         Arc::make_mut(&mut self.lost)
     }
@@ -49,6 +53,7 @@ impl Forbidden {
         chunk.objects().any(|object| self.name(ContentKind::Chunk, object.name))
     }
 
+    /// Whether a page may not be referenced; zeros always may.
     pub fn page(&self, page: &PageRef) -> bool {
         page.object().is_some_and(|object| self.name(ContentKind::Page, object.name))
     }

@@ -32,10 +32,12 @@ pub struct Lost {
 }
 
 impl Lost {
+    /// Whether no name is listed; records may be unreadable all the same.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
+    /// Whether an object, or a piece of one, is listed.
     pub fn contains(&self, kind: ContentKind, name: ContentName) -> bool {
         !self.names.is_empty() && self.names.contains(&LostName::new(kind, name))
     }
@@ -45,10 +47,12 @@ impl Lost {
         chunk.objects().any(|object| self.contains(ContentKind::Chunk, object.name))
     }
 
+    /// Whether a page is listed; zeros never are.
     pub fn has_page(&self, page: &PageRef) -> bool {
         page.object().is_some_and(|object| self.contains(ContentKind::Page, object.name))
     }
 
+    /// In no order, each once.
     pub fn names(&self) -> impl Iterator<Item = &LostName> {
         self.names.iter()
     }
@@ -60,6 +64,7 @@ impl Lost {
         new.into_iter().collect()
     }
 
+    /// In memory alone: no record is made.
     pub fn add(&mut self, names: impl IntoIterator<Item = LostName>) {
         self.names.extend(names);
     }

@@ -37,6 +37,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// That of a committed backup; nothing is read yet but the root, which the snapshot holds.
     pub fn of(project: &Project, snapshot: &Snapshot) -> Result<Self> {
         Ok(Self::new(project, snapshot.geometry()?, snapshot.root_page()?))
     }
@@ -59,14 +60,17 @@ impl Manifest {
         Self { kept_max: pages_max.clamp(1, PAGES_KEPT_MAX), ..self }
     }
 
+    /// Of the snapshot's volume.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
+    /// The project in which its pages are.
     pub fn project(&self) -> &Project {
         &self.project
     }
 
+    /// The page above all others; its level is 1 at least.
     pub fn root(&self) -> &Page {
         &self.root
     }
@@ -177,10 +181,12 @@ impl ManifestBuilder {
         Self { writer, base, geometry, generation, forbidden, valid_chunks, dirty, written }
     }
 
+    /// Of the volume as it is now.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
+    /// The manifest that this one is built from.
     pub fn base(&self) -> &Arc<Manifest> {
         &self.base
     }

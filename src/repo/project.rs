@@ -93,10 +93,12 @@ impl Project {
         Self { inner: Arc::new(Inner { repository, name, keys, catalog }) }
     }
 
+    /// Its name, unique in the repository.
     pub fn name(&self) -> &ProjectName {
         &self.inner.name
     }
 
+    /// The repository that it is in.
     pub fn repository(&self) -> &Arc<Repository> {
         &self.inner.repository
     }
@@ -109,6 +111,7 @@ impl Project {
         &self.inner.keys
     }
 
+    /// The repository's.
     pub fn chunk_size_bytes(&self) -> u32 {
         self.repository().record.chunk_size_bytes
     }

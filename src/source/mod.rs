@@ -109,8 +109,11 @@ pub trait Frozen: Send + Sync {
 
 /// A volume as it is now, while others may write to it.
 pub struct Present {
+    /// What tells who it is and what changed.
     pub head: Box<dyn Head>,
+    /// How to make the image again.
     pub layout: ImageLayout,
+    /// Reads what is there at the moment of each read.
     pub reader: Arc<dyn ReadAt>,
 }
 

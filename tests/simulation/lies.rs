@@ -29,9 +29,9 @@ pub enum Lie {
 /// Each with a seed whose world shows it.
 pub const LIES: [(Lie, u64); 4] = [
     (Lie::CreatesOverwrite, 0),
-    (Lie::AbortsOverwrite, 70),
-    (Lie::NoSecondLook, 22),
-    (Lie::NobodyAtWork, 261),
+    (Lie::AbortsOverwrite, 2406),
+    (Lie::NoSecondLook, 4903),
+    (Lie::NobodyAtWork, 137),
 ];
 
 /// Those that show in few worlds, as one rule stands in for the other: a parent that was forgotten is harmless where its chunks

@@ -126,7 +126,8 @@ fn who_does_not_take_what_it_asked_for_loses_it() {
         };
         assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
         let read = image.read_bytes.load(Ordering::SeqCst) - before;
-        assert!(read <= 24 << 20, "{read} bytes were read for who takes none");
+        // Of 800 MiB that were asked for. The kernel takes what its buffers hold, which grow as it sees fit.
+        assert!(read <= 128 << 20, "{read} bytes were read for who takes none");
     }
     check_good(&server);
 }
