@@ -1,13 +1,13 @@
 //! What the backups of many volumes in one process share, so that each costs what it alone makes necessary.
 //!
 //! The generation and what may not be referenced: see [`Kept`]. What is known of content: see [`Learned`]. What was listed to look for
-//! what builds on is there: see [`Shelf`]. None of it is shared between projects.
+//! what builds on is there: see [`Listings`]. None of it is shared between projects.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::backup::learned::Learned;
-use crate::backup::shelf::Shelf;
+use crate::backup::listings::Listings;
 use crate::repo::kept::Kept;
 use crate::units::Sequence;
 
@@ -16,7 +16,7 @@ use crate::units::Sequence;
 pub struct Fleet {
     pub(super) kept: Kept,
     pub(super) learned: Learned,
-    pub(super) shelf: Shelf,
+    pub(super) listings: Listings,
     /// The sequence of the first backup that looked; 0 for none.
     night: AtomicU32,
 }

@@ -13,13 +13,14 @@ mod ground;
 mod known;
 mod learn;
 mod learned;
+mod listings;
 mod manifest;
 mod origin;
 mod patch;
 mod plan;
 mod presence;
 mod read;
-mod shelf;
+
 mod store;
 mod tables;
 mod told;

@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::backup::context::Context;
 use crate::backup::fleet::Among;
-use crate::backup::shelf::Shelf;
+use crate::backup::listings::Listings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ObjectName;
 use crate::format::lost::LostName;
@@ -223,7 +223,7 @@ async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden, am
         let look = async |tonight: &Tonight, confirmed_max| {
             let mut doubtful: Vec<ObjectRef> = match one_by_one {
                 true => tonight.heads().copied().collect(),
-                false => unlisted(project, kind, tonight, &among.fleet.shelf).await?,
+                false => unlisted(project, kind, tonight, &among.fleet.listings).await?,
             };
             if !one_by_one {
                 doubtful.truncate(confirmed_max);
@@ -306,13 +306,13 @@ async fn unlisted(
     project: &Project,
     kind: ContentKind,
     tonight: &Tonight,
-    shelf: &Shelf,
+    listings: &Listings,
 ) -> Result<Vec<ObjectRef>> {
     let prefix = content_prefix(project.name(), kind);
     let mut looked = vec![false; tonight.objects.len()];
     let (mut lists, mut doubtful) = (0, Vec::new());
     for (object, looked) in tonight.objects.iter().zip(&mut looked) {
-        if let Some(shown) = shelf.size_bytes(kind, object.name) {
+        if let Some(shown) = listings.size_bytes(kind, object.name) {
             *looked = true;
             if !shown.is_some_and(|size_bytes| is_good(kind, object, size_bytes)) {
                 doubtful.push(*object);
@@ -320,12 +320,12 @@ async fn unlisted(
         }
     }
     // The first to look lists something in any case: in a small project that shows what all others need.
-    let first = shelf.is_empty(kind).then_some(tonight.start).filter(|_| tonight.turns().next().is_none());
+    let first = listings.is_empty(kind).then_some(tonight.start).filter(|_| tonight.turns().next().is_none());
     for at in tonight.turns().chain(first) {
         let Some(object) = tonight.objects.get(at) else { continue };
         // What is common to all comes first: it may show this object, too.
         let common = tonight.part_start(object.name.generation);
-        let common = common.filter(|start| shelf.size_bytes(kind, *start).is_none());
+        let common = common.filter(|start| listings.size_bytes(kind, *start).is_none());
         for start in common.into_iter().chain([object.name]) {
             if looked[at] || lists >= tonight.lists_max {
                 break;
@@ -334,7 +334,7 @@ async fn unlisted(
             let mut listed = page(project, kind, &prefix, start).await?;
             listed.sort_unstable();
             let last = listed.last().map(|(name, _)| *name).filter(|_| listed.len() >= LIST_PAGE);
-            shelf.put(kind, start, &listed, last.is_none());
+            listings.put(kind, start, &listed, last.is_none());
             let from = tonight.objects.partition_point(|object| object.name < start);
             for (here, object) in tonight.objects.iter().enumerate().skip(from) {
                 if last.is_some_and(|last| object.name > last) {

@@ -22,7 +22,7 @@ struct ListedPage {
 
 /// What was listed, by the first name that each page would show.
 #[derive(Debug, Default)]
-pub(super) struct Shelf(Mutex<Pages>);
+pub(super) struct Listings(Mutex<Pages>);
 
 #[derive(Debug, Default)]
 struct Pages {
@@ -30,7 +30,7 @@ struct Pages {
     weight: usize,
 }
 
-impl Shelf {
+impl Listings {
     /// The size of an object as a listing showed it, or that it showed none; `None` where nothing was listed around it.
     pub(super) fn size_bytes(&self, kind: ContentKind, name: ContentName) -> Option<Option<u64>> {
         let all = self.pages();
@@ -96,10 +96,10 @@ mod tests {
 
     #[test]
     fn only_what_was_listed_around_a_name_says_anything_of_it() {
-        let shelf = Shelf::default();
-        assert!(shelf.is_empty(ContentKind::Chunk));
-        shelf.put(ContentKind::Chunk, name(10), &[(name(12), 7), (name(20), 8)], false);
-        shelf.put(ContentKind::Chunk, name(30), &[(name(31), 9)], true);
+        let listings = Listings::default();
+        assert!(listings.is_empty(ContentKind::Chunk));
+        listings.put(ContentKind::Chunk, name(10), &[(name(12), 7), (name(20), 8)], false);
+        listings.put(ContentKind::Chunk, name(30), &[(name(31), 9)], true);
         for (n, expected) in [
             (9, None),
             (10, Some(None)),
@@ -111,20 +111,20 @@ mod tests {
             (31, Some(Some(9))),
             (99, Some(None)),
         ] {
-            assert_eq!(shelf.size_bytes(ContentKind::Chunk, name(n)), expected, "{n}");
-            assert_eq!(shelf.size_bytes(ContentKind::Page, name(n)), None, "{n}");
+            assert_eq!(listings.size_bytes(ContentKind::Chunk, name(n)), expected, "{n}");
+            assert_eq!(listings.size_bytes(ContentKind::Page, name(n)), None, "{n}");
         }
-        assert!(shelf.is_empty(ContentKind::Page) && !shelf.is_empty(ContentKind::Chunk));
+        assert!(listings.is_empty(ContentKind::Page) && !listings.is_empty(ContentKind::Chunk));
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let shelf = Shelf::default();
+        let listings = Listings::default();
         let listed: Vec<_> = (0..200).map(|n| (name(n), 1)).collect();
         for generation in 0..2 * (NAMES_MAX / listed.len()) as u32 {
             let first = ContentName { generation: Generation(generation), ..name(0) };
-            shelf.put(ContentKind::Chunk, first, &listed, false);
+            listings.put(ContentKind::Chunk, first, &listed, false);
         }
-        assert!(shelf.pages().weight <= NAMES_MAX);
+        assert!(listings.pages().weight <= NAMES_MAX);
     }
 }
