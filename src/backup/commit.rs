@@ -115,7 +115,7 @@ pub(super) async fn give_up(cx: &Context<'_>, session: &Session, error: Error) -
 /// What only a forgotten parent needed is deleted, rightly, also while a backup goes on from it: that is no damage.
 pub(super) async fn unless_forgotten(error: Error, session: &Session, ground: &Ground) -> Error {
     let Some(sequence) = ground.parent.as_ref().map(|p| p.snapshot.sequence) else { return error };
-    match session.project.slot(session.volume.number, sequence).is_forgotten().await {
+    match session.project.slot(session.volume.number, sequence).is_gone().await {
         Ok(true) => Error::conflict(format!(
             "backup {sequence} of {}, which this one went on from, was forgotten and pruned meanwhile",
             session.volume.name

@@ -84,6 +84,11 @@ impl Encoder {
 
     /// Encodes a chunk that [`look`](Self::look) found new, against `below` where that saves enough.
     pub(super) fn encode_new(&self, id: ChunkId, plain: &[u8], below: Option<&Below>) -> Result<Encoded> {
+        if let Some(Below { chain, taken_in, .. }) = below
+            && let Some(chunk) = self.resumed.on(id, chain, taken_in.base)
+        {
+            return Ok(Encoded::Found(chunk));
+        }
         let delta = match below {
             Some(below) => self.delta(id, plain, below)?,
             None => None,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::backup::context::Context;
 use crate::backup::ground::Ground;
 use crate::backup::known::KnownChunks;
+use crate::backup::resumed::Resumed;
 use crate::backup::tables::Tables;
 use crate::codec::{self, Piece, Sealed};
 use crate::error::{Error, Result};
@@ -28,6 +29,8 @@ pub(super) enum Encoded {
     StillZero { chunks: u64, bytes: u64 },
     /// In the repository already.
     Known(PageRef),
+    /// In a bundle that an interrupted backup left. Others of this session may wait for the content.
+    Found(PageRef),
     /// The same content is being uploaded by this session.
     Pending(ChunkId),
     /// To be uploaded.
@@ -96,19 +99,23 @@ pub(super) struct Encoder {
     check: bool,
     pub forbidden: Arc<Forbidden>,
     pub known: KnownChunks,
+    pub resumed: Arc<Resumed>,
     pub tables: Tables,
 }
 
 impl Encoder {
     /// One that knows of nothing yet.
     pub(super) fn new(cx: &Context<'_>, ground: &Ground) -> Self {
+        let known = KnownChunks::default();
+        ground.resumed.full().iter().for_each(|chunk| known.stored(chunk));
         Self {
             project: Project::clone(cx.project),
             generation: ground.generation,
             level: cx.options.level,
             check: cx.options.check_encoding,
             forbidden: Arc::clone(&ground.forbidden),
-            known: KnownChunks::default(),
+            known,
+            resumed: Arc::clone(&ground.resumed),
             tables: Tables::new(cx.project),
         }
     }

@@ -8,6 +8,7 @@ use crate::backup::context::Context;
 use crate::backup::origin::Past;
 use crate::backup::origin::{Live, Origin, base_of};
 use crate::backup::presence::{Look, LostReport};
+use crate::backup::resumed::Resumed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::REFS_PER_PAGE;
 use crate::repo::Project;
@@ -16,7 +17,7 @@ use crate::repo::history::SnapshotEntry;
 use crate::repo::manifest::Manifest;
 use crate::repo::session::{Rival, Session};
 use crate::source::StreamHeader;
-use crate::units::{Generation, Geometry, Sequence};
+use crate::units::{Generation, Geometry, Sequence, SnapshotId};
 
 /// A backup that has been under way for longer than a night is nothing that one may go on relying on.
 const IN_PROGRESS_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -30,6 +31,10 @@ pub(super) struct Ground {
     pub before: Arc<Manifest>,
     pub forbidden: Arc<Forbidden>,
     pub generation: Generation,
+    /// Whose backup it is; zeros in a dry run.
+    pub session: SnapshotId,
+    /// What an interrupted backup left in bundles.
+    pub resumed: Arc<Resumed>,
     /// Whether the generation may well hold chunks of this volume that no snapshot shows.
     pub learn: bool,
     /// The parent's manifest cannot be read: nothing is compared with it.
@@ -62,6 +67,8 @@ impl Ground {
             before: manifest_of(cx.project, parent.as_ref())?,
             forbidden: Arc::default(),
             generation: session.generation,
+            session: session.snapshot_id,
+            resumed: Arc::default(),
             learn: parent.is_none() || interrupted_since || !settled.is_empty(),
             is_unreadable: false,
             lost: LostReport::default(),
@@ -86,6 +93,8 @@ impl Ground {
             ground.is_unreadable = seen.is_unreadable;
             ground.lost = look.forbid(seen, &mut forbidden).await?;
         }
+        let since = parent.as_ref().map_or(Sequence(0), |p| p.snapshot.sequence);
+        ground.resumed = Arc::new(Resumed::find(session, since, &forbidden).await?);
         ground.settled(cx, parent, forbidden)
     }
 
@@ -113,6 +122,8 @@ impl Ground {
             before: manifest_of(project, parent.as_ref())?,
             forbidden: Arc::default(),
             generation: rounds.newest,
+            session: SnapshotId([0; 16]),
+            resumed: Arc::default(),
             learn: parent.as_ref().map_or(Sequence(0), |p| p.snapshot.sequence) < last || parent.is_none(),
             is_unreadable: false,
             lost: LostReport::default(),

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::future::BoxFuture;
 
@@ -12,10 +13,11 @@ use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, Page, PageRef};
+use crate::repo::bundles::Own;
 use crate::repo::content::Uploaded;
 use crate::repo::manifest::{Manifest, ManifestBuilder};
 use crate::repo::{Writer, bundles};
-use crate::units::{ChunkId, ChunkIndex, Generation, Geometry};
+use crate::units::{ChunkId, ChunkIndex, Generation, Geometry, SnapshotId};
 
 /// The snapshot that comes to be, chunk by chunk.
 pub(super) trait Draft: Send {
@@ -44,6 +46,9 @@ pub(super) trait Draft: Send {
 pub(super) struct Stored {
     project: Writer,
     generation: Generation,
+    /// What its bundles are named by, and how many there are.
+    session: SnapshotId,
+    bundles: AtomicU32,
     builder: ManifestBuilder,
 }
 
@@ -63,7 +68,8 @@ impl Draft for Stored {
             ground.generation,
             Arc::clone(&ground.forbidden),
         );
-        Self { project: cx.project.clone(), generation: ground.generation, builder }
+        let (generation, session) = (ground.generation, ground.session);
+        Self { project: cx.project.clone(), generation, session, bundles: AtomicU32::new(0), builder }
     }
 
     fn geometry(&self) -> Geometry {
@@ -89,7 +95,9 @@ impl Draft for Stored {
 
     fn put_bundle(&self, pieces: Vec<Piece>) -> BoxFuture<'static, Result<Vec<ObjectRef>>> {
         let (project, generation) = (self.project.clone(), self.generation);
-        Box::pin(async move { bundles::put(&project, generation, pieces).await })
+        let k = self.bundles.fetch_add(1, Ordering::Relaxed) + 1;
+        let own = Own { session: self.session, k };
+        Box::pin(async move { bundles::put(&project, generation, own, pieces).await })
     }
 }
 

@@ -21,6 +21,7 @@ mod plan;
 mod presence;
 mod read;
 
+mod resumed;
 mod store;
 mod tables;
 mod told;

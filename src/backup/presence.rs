@@ -85,7 +85,7 @@ impl Look<'_> {
             seen.lost.iter().filter(|n| !forbidden.lost().contains(n.kind(), n.name())).copied().collect();
         // Only what nobody forgot is missed.
         let (project, volume) = (self.cx.project, self.volume.number);
-        if new.is_empty() || project.slot(volume, self.parent.snapshot.sequence).is_forgotten().await? {
+        if new.is_empty() || project.slot(volume, self.parent.snapshot.sequence).is_gone().await? {
             return Ok(seen);
         }
         let first = new.first().map(|n| ObjectName::content(project.name(), n.kind(), n.name()).to_string());

@@ -102,6 +102,10 @@ impl<D: Draft> Storer<D> {
                 self.known(len_bytes);
                 self.draft.set(index, chunk).await?;
             }
+            Encoded::Found(chunk) => {
+                self.known(len_bytes);
+                self.settle(index, chunk).await?;
+            }
             Encoded::Pending(id) => {
                 self.known(len_bytes);
                 self.wait_for(id, index).await?;
@@ -168,12 +172,18 @@ impl<D: Draft> Storer<D> {
     async fn stored_chunk(&mut self, durable: DurableChunk) -> Result<()> {
         let DurableChunk { index, id, uploaded, chain, len_bytes, .. } = durable;
         let chunk = NewChunk::chunk_ref(id, chain.as_ref(), uploaded.object);
-        self.encoder.known.stored(&chunk);
         match uploaded.new {
             true => self.new_chunk(len_bytes, uploaded.object.sealed_len_bytes, chain.is_some()),
             false => self.known(len_bytes),
         }
-        for waiter in self.waiting.remove(&id).unwrap_or_default() {
+        self.settle(index, chunk).await
+    }
+
+    /// A chunk is durable: it and all that waited for the same content get its ref.
+    async fn settle(&mut self, index: ChunkIndex, chunk: PageRef) -> Result<()> {
+        self.encoder.known.stored(&chunk);
+        let waiting = chunk.id().and_then(|id| self.waiting.remove(&id));
+        for waiter in waiting.unwrap_or_default() {
             self.draft.set(waiter, chunk.clone()).await?;
         }
         self.draft.set(index, chunk).await

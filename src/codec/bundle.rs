@@ -45,7 +45,8 @@ impl Bundle {
                 return Err(Error::internal(format!("{} is no piece of a bundle", piece.sealed.name())));
             }
             let header = Header::decode(piece.sealed.bytes(), u64::from(piece.sealed.len_bytes()))?;
-            table.push(piece.id, piece.len_bytes(), header.plain_len_bytes, piece.delta.as_ref());
+            let (plain_len_bytes, depth) = (header.plain_len_bytes, header.depth);
+            table.push(piece.id, piece.len_bytes(), plain_len_bytes, depth, piece.delta.as_ref());
         }
         let head = seal_record(place, &table)?;
         let offsets_bytes = table.pieces(head.len_bytes()).map(|(offset_bytes, _)| offset_bytes).collect();

@@ -33,6 +33,8 @@ pub struct PieceRecord {
 /// What the table says of a delta.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct DeltaRecord {
+    /// That in its header.
+    depth: u8,
     /// Of what it stands on.
     base: Option<ChunkId>,
     /// What it replaces, ascending: offset and length. `None`: too many.
@@ -50,11 +52,18 @@ pub struct DeltaParts {
 
 impl BundleRecord {
     /// Adds a piece.
-    pub fn push(&mut self, id: ChunkId, len_bytes: u32, plain_len_bytes: u32, delta: Option<&DeltaParts>) {
+    pub fn push(
+        &mut self,
+        id: ChunkId,
+        len_bytes: u32,
+        plain_len_bytes: u32,
+        depth: u8,
+        delta: Option<&DeltaParts>,
+    ) {
         let delta = delta.map(|DeltaParts { base, runs }| {
             let few = (runs.len() <= RUNS_MAX).then_some(runs);
             let runs = few.map(|runs| runs.iter().map(|run| (run.start as u32, run.len() as u32)).collect());
-            DeltaRecord { base: *base, runs }
+            DeltaRecord { depth, base: *base, runs }
         });
         self.pieces.push(PieceRecord { id, len_bytes, plain_len_bytes, delta });
     }
@@ -70,6 +79,11 @@ impl BundleRecord {
 }
 
 impl PieceRecord {
+    /// How many chunks are below it in its chain: 0 for a full one.
+    pub fn depth(&self) -> u8 {
+        self.delta.as_ref().map_or(0, |delta| delta.depth)
+    }
+
     /// Of what a delta stands on, where the table says it.
     pub fn base(&self) -> Option<ChunkId> {
         self.delta.as_ref()?.base
@@ -111,8 +125,8 @@ mod tests {
     fn a_table_tells_where_pieces_are_and_what_they_replace() {
         let mut table = BundleRecord::default();
         let delta = DeltaParts { base: Some(ChunkId([3; 32])), runs: vec![0..4, 8..9] };
-        table.push(ChunkId([1; 32]), 200, 9, Some(&delta));
-        table.push(ChunkId([2; 32]), 300, 9, None);
+        table.push(ChunkId([1; 32]), 200, 9, 1, Some(&delta));
+        table.push(ChunkId([2; 32]), 300, 9, 0, None);
         let table = BundleRecord::decode(&table.encode().expect("it fits")).expect("good");
         let pieces: Vec<_> = table.pieces(1000).collect();
         assert_eq!(pieces.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [1000, 1200]);
@@ -128,7 +142,7 @@ mod tests {
             id: ChunkId([1; 32]),
             len_bytes: 200,
             plain_len_bytes: 100,
-            delta: Some(DeltaRecord { base: None, runs: Some(runs.to_vec()) }),
+            delta: Some(DeltaRecord { depth: 1, base: None, runs: Some(runs.to_vec()) }),
         };
         for bad in [&[(0, 0)][..], &[(0, 4), (4, 1)], &[(5, 1), (0, 1)], &[(u32::MAX, u32::MAX)]] {
             assert!(piece(bad).runs(100).is_err(), "{bad:?}");

@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use crate::format::names::ObjectName;
 use crate::format::{
-    BUNDLE_TABLE_LEN_BYTES_MAX, CLOSURE_LEN_MAX, FORMAT_VERSION, GC_PART_LEN_BYTES_MAX,
-    GC_SEAL_LEN_BYTES_MAX, PAGE_LEN_BYTES_MAX, RECORD_LEN_BYTES_MAX,
+    BUNDLE_TABLE_LEN_BYTES_MAX, CLOSURE_LEN_MAX, FORMAT_VERSION, GC_PART_LEN_BYTES_MAX, PAGE_LEN_BYTES_MAX,
+    RECORD_LEN_BYTES_MAX,
 };
 use crate::units::CHUNK_SIZE_BYTES_MAX;
 
@@ -104,7 +104,6 @@ impl ObjectType {
             Self::Chunk => CHUNK_SIZE_BYTES_MAX as usize,
             Self::Page => PAGE_LEN_BYTES_MAX,
             Self::GcPart => GC_PART_LEN_BYTES_MAX,
-            Self::GcSeal => GC_SEAL_LEN_BYTES_MAX,
             Self::Bundle => BUNDLE_TABLE_LEN_BYTES_MAX,
             _ => RECORD_LEN_BYTES_MAX,
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::format::envelope::damaged;
-use crate::units::{ChunkId, Generation, Sequence, VolumeNumber};
+use crate::units::{ChunkId, Generation, VolumeNumber};
 
 /// A round begins generation `generation` and condemns names of older ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,8 +22,8 @@ pub struct BeginRecord {
 pub struct SealRecord {
     /// Equal to g in the object's name.
     pub generation: Generation,
-    /// One entry for each volume.
-    pub roster: Vec<RosterEntry>,
+    /// Parts of the roster: what it says of each volume's log.
+    pub roster: Vec<RosterPart>,
     /// Parts of the table of full chunks that may be deduplicated against.
     pub live_index: Vec<PartRef>,
     /// Parts of the table of what the round deletes.
@@ -39,26 +39,13 @@ pub struct DoneRecord {
     pub last_seal: Generation,
 }
 
-/// A volume's log when a round was sealed. Up to the high water, what is in neither list is over for good, whatever stands
-/// under its names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RosterEntry {
-    /// Its number in the catalog.
-    pub volume: VolumeNumber,
-    /// The last sequence of its log, whatever became of it.
-    pub high_water: Sequence,
-    /// Sequences of its live snapshots, ascending.
-    pub live: Vec<Sequence>,
-    /// Sequences without an outcome.
-    pub unfinished: Vec<Sequence>,
-}
-
-impl RosterEntry {
-    /// Whether a sequence was over, and no live snapshot: so it stays.
-    pub fn is_past(&self, sequence: Sequence) -> bool {
-        let listed = |list: &[Sequence]| list.binary_search(&sequence).is_ok();
-        sequence <= self.high_water && !listed(&self.live) && !listed(&self.unfinished)
-    }
+/// A part of a seal's roster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RosterPart {
+    /// It has the volumes up to this one, above that of the part before.
+    pub last_volume: VolumeNumber,
+    /// The object, and how many volumes it has.
+    pub part: PartRef,
 }
 
 /// An object that holds a part of a table.

@@ -11,6 +11,7 @@ pub mod names;
 pub mod page;
 pub mod patch;
 pub mod record;
+pub mod roster;
 pub mod table;
 pub mod volume;
 
@@ -35,8 +36,6 @@ pub const SMALL_CHUNK_DIVISOR: u32 = 64;
 pub const RECORD_LEN_BYTES_MAX: usize = 1 << 20;
 /// Most bytes in a gc part's plaintext (§3).
 pub const GC_PART_LEN_BYTES_MAX: usize = 8 << 20;
-/// Most bytes in a seal's plaintext (§3): its roster holds every live snapshot.
-pub const GC_SEAL_LEN_BYTES_MAX: usize = 8 << 20;
 /// Most entries of a condemned table, and of a live index (§3).
 pub const GC_ENTRIES_MAX: usize = 1 << 21;
 /// Most names in one record of what was lost, and most such records that are read (§3).

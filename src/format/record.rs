@@ -4,14 +4,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::format::GC_SEAL_LEN_BYTES_MAX;
+use crate::format::BUNDLE_TABLE_LEN_BYTES_MAX;
 use crate::format::context::SLOT_AAD;
 use crate::format::envelope::{ObjectType, damaged};
 use crate::format::page::{Page, count_of_page, root_level};
 use crate::units::{Generation, Geometry, ProjectName, Sequence, SnapshotId, VolumeName, VolumeNumber};
 use crate::volume::{Identity, ImageLayout, SnapshotPoint};
 
-/// A record: a body of at most 1 MiB (a seal: 8 MiB), encoded by bincode with fixed-width little-endian integers.
+/// A record: a body of at most 1 MiB (a bundle's table: 8 MiB), encoded by bincode with fixed-width little-endian integers.
 pub trait Record: Serialize + DeserializeOwned {
     /// The type that stands in the header of its objects (§2).
     const OBJECT_TYPE: ObjectType;
@@ -50,7 +50,7 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard()
         .with_little_endian()
         .with_fixed_int_encoding()
-        .with_limit::<GC_SEAL_LEN_BYTES_MAX>()
+        .with_limit::<BUNDLE_TABLE_LEN_BYTES_MAX>()
 }
 
 macro_rules! records {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::format::gc::RosterEntry;
+use crate::format::roster::RosterEntry;
 use crate::units::{Sequence, VolumeNumber};
 
 /// One volume as its confirmed log shows it.

@@ -1,65 +1,120 @@
-//! Small objects that nobody needs after a seal: outcomes and notes of forgotten snapshots, signs of life of sessions that
-//! are over, tables of older rounds (repo-format.md §8.2).
+//! Small objects that nobody needs after a seal: all records of what was over when the last round was sealed, outcomes and notes of
+//! snapshots forgotten since, signs of life of sessions that are over, tables and ends of older rounds (repo-format.md §8.2).
 
 use std::collections::HashSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::format::ObjectName;
-use crate::format::gc::{BeginRecord, RosterEntry, SealRecord};
-use crate::format::names::parts_prefix;
+use crate::format::gc::{BeginRecord, SealRecord};
+use crate::format::names::gc_prefix;
 use crate::format::record::{EndRecord, Outcome};
+use crate::format::roster::RosterEntry;
 use crate::prune::Context;
 use crate::prune::remove::DELETES_MAX;
+use crate::prune::survey::{Known, Survey, Surveyed};
 use crate::repo::log::LogEntry;
 use crate::store::Deleted;
-use crate::units::{ChunkId, Sequence, VolumeNumber};
+use crate::units::{ChunkId, Generation, Sequence, VolumeNumber};
 
-/// Logs listed at once.
-const LOGS_INFLIGHT_MAX: usize = 8;
+/// Outcomes read at once.
+const RECORDS_INFLIGHT_MAX: usize = 8;
 
-/// Deletes what the seal of a round makes superfluous, and says how many objects went. Listings suffice: what they do not show is left to the next.
-pub(super) async fn clean_up(
-    cx: &Context,
-    begin: &BeginRecord,
-    seal: &SealRecord,
-    roster: &[RosterEntry],
-) -> Result<u64> {
-    cx.progress.phase("cleaning up", None);
-    let names: Vec<Vec<ObjectName>> = stream::iter(roster)
-        .map(|entry| superfluous_records(cx, entry))
-        .buffered(LOGS_INFLIGHT_MAX)
-        .try_collect()
-        .await?;
-    let mut names: Vec<ObjectName> = names.into_iter().flatten().collect();
-    names.extend(superfluous_parts(cx, begin, seal).await?);
-    let (store, mut gone) = (cx.project.store(), 0);
-    for some in names.chunks(DELETES_MAX) {
-        cx.cancel.check()?;
-        let keys: Vec<String> = some.iter().map(ObjectName::to_string).collect();
-        let deleted = store.delete_all_unless_refused(&keys).await?;
-        gone += deleted.iter().filter(|d| **d == Deleted::Gone).count() as u64;
-    }
-    Ok(gone)
+/// What a round that is sealed makes superfluous. Listings suffice: what they do not show is left to the next round.
+pub(super) struct CleanUp<'a> {
+    pub(super) cx: &'a Context,
+    pub(super) begin: &'a BeginRecord,
+    pub(super) seal: &'a SealRecord,
+    /// What was over when the round began: of that nothing need stay but who lost.
+    pub(super) known: &'a Known,
 }
 
-async fn superfluous_records(cx: &Context, roster: &RosterEntry) -> Result<Vec<ObjectName>> {
-    cx.cancel.check()?;
-    let log = cx.project.log(roster.volume).listed().await?;
-    let mut names = Vec::new();
+impl CleanUp<'_> {
+    /// Deletes it, and says how many objects went.
+    pub(super) async fn run(self, survey: &Survey, roster: &[RosterEntry]) -> Result<u64> {
+        let cx = self.cx;
+        cx.progress.phase("cleaning up", None);
+        let mut names = self.superfluous_of_rounds().await?;
+        for (volume, roster) in survey.volumes.iter().zip(roster) {
+            cx.cancel.check()?;
+            names.extend(superfluous_records(cx, volume, roster).await?);
+        }
+        let (store, mut gone) = (cx.project.store(), 0);
+        for some in names.chunks(DELETES_MAX) {
+            cx.cancel.check()?;
+            let keys: Vec<String> = some.iter().map(ObjectName::to_string).collect();
+            let deleted = store.delete_all_unless_refused(&keys).await?;
+            gone += deleted.iter().filter(|d| **d == Deleted::Gone).count() as u64;
+        }
+        Ok(gone)
+    }
+
+    /// Tables, and the end of the round before: it is over, as this one's begin says.
+    async fn superfluous_of_rounds(&self) -> Result<Vec<ObjectName>> {
+        let (cx, round) = (self.cx, self.seal.generation);
+        let tables = self.begin.condemned.iter().chain(&self.seal.live_index).chain(&self.seal.deleted);
+        let named: HashSet<ChunkId> =
+            tables.chain(self.seal.roster.iter().map(|p| &p.part)).map(|part| part.id).collect();
+        // Sessions of this generation still go by the last seal.
+        let known: HashSet<ChunkId> = self.known.parts.iter().map(|p| p.part.id).collect();
+        let before = Generation(round.0.saturating_sub(1));
+        let after = (before > Generation(0)).then(|| cx.project.rounds().begin_name(before).to_string());
+        let prefix = gc_prefix(cx.project.name());
+        let listed = cx.project.repository().store().list(&prefix, after.as_deref()).await?;
+        let superfluous = |name: &ObjectName| match name {
+            ObjectName::GcDone(_, generation) => *generation == before,
+            ObjectName::GcPart(_, generation, id) if *generation == self.known.last_seal => {
+                !known.contains(id)
+            }
+            ObjectName::GcPart(_, generation, id) => {
+                *generation < round || (*generation == round && !named.contains(id))
+            }
+            _ => false,
+        };
+        Ok(listed.iter().filter_map(|info| ObjectName::parse(&info.key)).filter(superfluous).collect())
+    }
+}
+
+async fn superfluous_records(
+    cx: &Context,
+    volume: &Surveyed,
+    roster: &RosterEntry,
+) -> Result<Vec<ObjectName>> {
+    let (log, project, number) = (&volume.log, cx.project.name(), roster.volume);
+    let alive = |sequence: Sequence| {
+        let signs = log.signs.get(&sequence).into_iter().flat_map(|signs| signs.keys());
+        signs.map(move |k| ObjectName::Alive(project.clone(), number, sequence, *k))
+    };
+    let notes = |sequence: Sequence| {
+        let notes = log.notes.get(&sequence).into_iter().flatten();
+        notes.map(move |k| ObjectName::Note(project.clone(), number, sequence, *k))
+    };
+    let (mut names, mut ends) = (Vec::new(), Vec::new());
     for (&sequence, entry) in log.entries.range(..=roster.high_water) {
         // Only of what was over when the logs were confirmed: a name that came since may be anybody's.
         let forgotten = entry.forgotten && roster.is_past(sequence);
         if forgotten || entry.ended_unix_ms.is_some() && !roster.unfinished.contains(&sequence) {
-            let alive = |k: &u32| ObjectName::Alive(cx.project.name().clone(), roster.volume, sequence, *k);
-            names.extend(log.signs.get(&sequence).into_iter().flat_map(|signs| signs.keys()).map(alive));
+            names.extend(alive(sequence));
         }
         if forgotten {
-            let note = |k: &u32| ObjectName::Note(cx.project.name().clone(), roster.volume, sequence, *k);
-            names.extend(log.notes.get(&sequence).into_iter().flatten().map(note));
-            names.extend(superfluous_end(cx, roster.volume, sequence, entry).await?);
+            names.extend(notes(sequence));
+            ends.push((sequence, entry));
         }
+    }
+    for (&sequence, entry) in &log.over {
+        let slot = cx.project.slot(number, sequence);
+        names.extend(alive(sequence).chain(notes(sequence)));
+        names.extend(entry.forgotten.then(|| slot.forget_name()));
+        names.extend(entry.opened_unix_ms.map(|_| slot.open_name()));
+        ends.push((sequence, entry));
+    }
+    let ends = ends.into_iter().filter(|(_, entry)| entry.ended_unix_ms.is_some());
+    let mut ends = stream::iter(ends)
+        .map(|(sequence, entry)| superfluous_end(cx, number, sequence, entry))
+        .buffered(RECORDS_INFLIGHT_MAX);
+    while let Some(end) = ends.try_next().await? {
+        names.extend(end);
     }
     Ok(names)
 }
@@ -72,10 +127,12 @@ async fn superfluous_end(
     sequence: Sequence,
     entry: &LogEntry,
 ) -> Result<Option<ObjectName>> {
-    if entry.ended_unix_ms.is_none() {
+    let name = cx.project.slot(volume, sequence).end_name();
+    // Who lost stays for ever, so it is not read each time.
+    let known = cx.project.read_listed_record::<EndRecord>(&name, entry.end_stamp).await;
+    if known.is_ok_and(|end| !matches!(end.outcome, Outcome::Committed(_))) {
         return Ok(None);
     }
-    let name = cx.project.slot(volume, sequence).end_name();
     match cx.project.read_known_record::<EndRecord>(&name).await {
         Ok(EndRecord { outcome: Outcome::Committed(_), .. }) => {
             cx.project.repository().cache.remove(&name);
@@ -86,20 +143,4 @@ async fn superfluous_end(
         Err(e) if e.kind() == ErrorKind::Corrupt => Ok(None),
         Err(e) => Err(e),
     }
-}
-
-async fn superfluous_parts(cx: &Context, begin: &BeginRecord, seal: &SealRecord) -> Result<Vec<ObjectName>> {
-    let round = seal.generation;
-    let parts = begin.condemned.iter().chain(&seal.live_index).chain(&seal.deleted);
-    let named: HashSet<ChunkId> = parts.map(|part| part.id).collect();
-    let prefix = parts_prefix(cx.project.name(), None);
-    let listed = cx.project.repository().store().list(&prefix, None).await?;
-    let superfluous = |name: &ObjectName| match name {
-        ObjectName::GcPart(_, generation, id) => {
-            *generation < round || (*generation == round && !named.contains(id))
-        }
-        _ => false,
-    };
-    let names = listed.iter().filter_map(|info| ObjectName::parse(&info.key));
-    Ok::<_, Error>(names.filter(superfluous).collect())
 }

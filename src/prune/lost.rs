@@ -14,6 +14,7 @@ use crate::prune::Context;
 use crate::prune::mark::{Marker, Suspects};
 use crate::prune::report::LostObject;
 use crate::prune::survey::{Known, Survey};
+use crate::repo::Listed;
 use crate::units::{Generation, VolumeNumber};
 
 /// Missing objects that are named in a report; more are counted.
@@ -36,16 +37,10 @@ pub(super) struct Named {
 pub(super) async fn not_listed(cx: &Context, marks: &Marks, below: Generation) -> Result<HashSet<u64>> {
     let mut left = marks.fingerprints();
     for kind in ContentKind::ALL {
-        for generation in cx.project.content().generations(kind).await? {
-            if generation >= below {
-                continue;
-            }
-            cx.cancel.check()?;
-            let mut listing = std::pin::pin!(cx.project.content().list(kind, generation, None));
-            while let Some(listed) = listing.try_next().await? {
-                left.remove(&fingerprint(&listed.name));
-            }
-        }
+        let each = |listed: Listed| {
+            left.remove(&fingerprint(&listed.name));
+        };
+        cx.project.content().each(kind, below, &cx.cancel, each).await?;
     }
     Ok(left)
 }
@@ -83,7 +78,7 @@ pub(super) async fn name_lost(
     for name in lost {
         let Some((volume, sequence)) = named.get(&name) else { continue };
         // Forgotten meanwhile, and perhaps pruned: nobody misses it.
-        if cx.project.slot(*volume, *sequence).is_forgotten().await? {
+        if cx.project.slot(*volume, *sequence).is_gone().await? {
             continue;
         }
         still_needed.push(name);

@@ -8,10 +8,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::cancel::Cancel;
 use crate::error::{ErrorKind, Result};
 use crate::format::GC_ENTRIES_MAX;
-use crate::format::gc::RosterEntry;
 use crate::format::lost::LostName;
 use crate::format::names::{ContentKind, ContentName};
 use crate::format::page::{Page, PageRef};
+use crate::format::roster::RosterEntry;
 use crate::format::table::TableEntry;
 use crate::plan::marks::{Marks, fingerprint};
 use crate::prune::survey::{Known, Survey, stopped};
@@ -235,7 +235,7 @@ impl Marker {
             let mut live: Vec<Sequence> = volume.log.candidates().map(|(s, _)| s).collect();
             live.retain(|s| self.is_live(number, *s));
             live.sort_unstable();
-            let unfinished = volume.log.unfinished().filter(|s| !volume.is_past(*s)).collect();
+            let unfinished = volume.log.unfinished().collect();
             RosterEntry { volume: number, high_water: volume.log.last(), live, unfinished }
         };
         survey.volumes.iter().map(entry).collect()
@@ -252,7 +252,7 @@ impl Marker {
         // Pages count as seen before they are read: another snapshot may need those that now were not.
         self.seen.clear();
         let (volume, sequence) = (snapshot.snapshot.volume, snapshot.snapshot.sequence);
-        if error.kind() == ErrorKind::Corrupt && project.slot(volume, sequence).is_forgotten().await? {
+        if error.kind() == ErrorKind::Corrupt && project.slot(volume, sequence).is_gone().await? {
             return Ok(false);
         }
         Err(explained(error.context(format!("{}@{sequence}", snapshot.volume_name))))

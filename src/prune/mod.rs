@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 
 use crate::cancel::Cancel;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::GC_ENTRIES_MAX;
 use crate::format::gc::DoneRecord;
 use crate::plan::lease::LEASE_DEFAULT;
@@ -195,7 +195,13 @@ impl Prune {
                     Start::Begun(Begun::found(begin))
                 }
                 (Stage::Unreadable(why), None) => {
-                    self.end_without_begin(newest, &why).await?;
+                    match self.end_without_begin(newest, &why).await {
+                        // Others ended it since, and cleaned up.
+                        Err(e)
+                            if e.kind() == ErrorKind::Corrupt
+                                && self.cx.project.rounds().newest().await?.newest > newest => {}
+                        done => done?,
+                    }
                     continue;
                 }
             };
@@ -221,17 +227,29 @@ impl Prune {
     /// Looks what a prune would do.
     async fn dry_run(&mut self) -> Result<()> {
         self.marker.leave_out(&self.cx.options.as_if_forgotten);
-        let rounds = self.cx.project.rounds().newest().await?;
-        self.report.round_open = !matches!(rounds.stage, Stage::Over { .. });
-        let last_seal = match rounds.stage {
-            Stage::Over { last_seal } => last_seal,
-            Stage::Begun(begin) => begin.last_seal,
-            Stage::Unreadable(_) => self.cx.project.rounds().before(rounds.newest).await?.last_seal,
-        };
-        self.know(last_seal).await?;
-        let found = self.candidates(rounds.newest).await?;
-        self.report.estimate(found.entries.len(), self.marker.live.len());
-        Ok(())
+        loop {
+            let rounds = self.cx.project.rounds().newest().await?;
+            self.report.round_open = !matches!(rounds.stage, Stage::Over { .. });
+            let last_seal = match rounds.stage {
+                Stage::Over { last_seal } => last_seal,
+                Stage::Begun(begin) => begin.last_seal,
+                Stage::Unreadable(_) => self.cx.project.rounds().before(rounds.newest).await?.last_seal,
+            };
+            match self.look(rounds.newest, last_seal).await {
+                Ok(found) => {
+                    self.report.estimate(found.entries.len(), self.marker.live.len());
+                    return Ok(());
+                }
+                // Rounds of others ended since, and cleaned up.
+                Err(e)
+                    if e.kind() == ErrorKind::Corrupt
+                        && self.cx.project.rounds().newest().await?.newest > rounds.newest =>
+                {
+                    self.marker.forget();
+                }
+                Err(e) => return Err(e),
+            }
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
-use crate::format::gc::{BeginRecord, Condemned, DoneRecord, RosterEntry, SealRecord};
+use crate::format::gc::{BeginRecord, Condemned, DoneRecord, SealRecord};
+use crate::format::roster::RosterEntry;
 use crate::prune::round::{Outcome, check_roster};
 use crate::prune::survey::Survey;
 use crate::prune::{Context, Prune};
@@ -57,8 +58,9 @@ impl Prune {
         }
         let roster = self.marker.roster(survey);
         check_roster(&self.cx, &self.known, survey, &roster).await?;
+        let sealed = self.cx.project.rounds().roster_said(round, &seal.roster).all(&self.cx.project).await?;
         for now in &roster {
-            let said = seal.roster.iter().find(|said| said.volume == now.volume);
+            let said = sealed.iter().find(|said| said.volume == now.volume);
             let wrong = |s: &&Sequence| said.is_some_and(|said| said.is_past(**s));
             if let Some(sequence) = now.live.iter().chain(&now.unfinished).find(wrong) {
                 let open = self.cx.project.slot(now.volume, *sequence).open_name();
@@ -96,7 +98,7 @@ impl Prune {
         for generation in (before.over.0 + 1..=round.0).map(Generation) {
             let nothing = SealRecord {
                 generation,
-                roster: roster.clone(),
+                roster: self.cx.project.parts(generation).put_roster(&roster).await?,
                 live_index: Vec::new(),
                 deleted: Vec::new(),
             };
@@ -105,7 +107,8 @@ impl Prune {
                 found => found.opened(),
             };
             if let Some(seal) = sealed {
-                (last_seal, roster) = (generation, seal.roster);
+                let said = self.cx.project.rounds().roster_said(generation, &seal.roster);
+                (last_seal, roster) = (generation, said.all(&self.cx.project).await?);
             }
         }
         self.marker.forget();

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::error::{ErrorKind, Result};
-use crate::format::gc::{BeginRecord, Condemned, DoneRecord, RosterEntry, SealRecord, prefix};
+use crate::format::gc::{BeginRecord, Condemned, DoneRecord, SealRecord, prefix};
 use crate::format::names::ContentName;
+use crate::format::roster::RosterEntry;
 use crate::format::table::TableEntry;
 use crate::plan::roster::{Lost, VolumeState, lost};
-use crate::prune::cleanup::clean_up;
+use crate::prune::cleanup::CleanUp;
 use crate::prune::lost::unfit_for_index;
 use crate::prune::remove::{remove, remove_all};
 use crate::prune::settle::Settling;
@@ -44,8 +45,8 @@ impl Begun {
 
 /// What came of deciding what a round deletes.
 enum Decided {
-    /// The seal that stands, and the roster as it was found here.
-    Sealed(SealRecord, Vec<RosterEntry>),
+    /// The seal that stands, and the logs and the roster as they were found here.
+    Sealed(SealRecord, Survey, Vec<RosterEntry>),
     /// Sessions are under way, and waiting is not wanted.
     Waiting,
     /// What stands in the seal's place does not open.
@@ -56,7 +57,7 @@ enum Decided {
 pub(super) enum Start {
     Nothing,
     Begun(Begun),
-    /// Something that does not open took the round's number.
+    /// Something that does not open took the round's number, or others were faster: it is looked anew.
     Taken,
 }
 
@@ -69,8 +70,16 @@ impl Prune {
         last_seal: Generation,
         must: bool,
     ) -> Result<Start> {
-        self.know(last_seal).await?;
-        let found = self.candidates(newest).await?;
+        let found = match self.look(newest, last_seal).await {
+            // What it takes to know may have been cleaned up, if rounds of others ended since.
+            Err(e)
+                if e.kind() == ErrorKind::Corrupt
+                    && self.cx.project.rounds().newest().await?.newest > newest =>
+            {
+                return Ok(Start::Taken);
+            }
+            found => found?,
+        };
         if !must && (found.entries.is_empty() || self.was_refused(&found).await?) {
             return Ok(Start::Nothing);
         }
@@ -90,6 +99,12 @@ impl Prune {
         }
         self.report.rounds_joined += 1;
         Ok(Start::Begun(Begun::found(begin)))
+    }
+
+    /// What there is to delete, given the newest generation and the last seal.
+    pub(super) async fn look(&mut self, newest: Generation, last_seal: Generation) -> Result<Loose> {
+        self.know(last_seal).await?;
+        self.candidates(newest).await
     }
 
     /// Whether nothing is to be deleted but what the last seal deletes and the store refused to: no round is needed to ask
@@ -124,7 +139,14 @@ impl Prune {
             self.marker.forget();
             return Ok(Outcome::Done);
         }
-        self.know(begun.begin.last_seal).await?;
+        match self.know(begun.begin.last_seal).await {
+            // Somebody else ended it since, and cleaned up.
+            Err(_) if self.cx.project.rounds().is_over(round).await? => {
+                self.marker.forget();
+                return Ok(Outcome::Done);
+            }
+            known => known?,
+        }
         match self.creates.decide(&self.cx).await {
             // What a seal lets go of already is deleted before anything is written.
             Err(e)
@@ -140,8 +162,8 @@ impl Prune {
             }
             decided => decided?,
         };
-        let (seal, roster) = match decided {
-            Decided::Sealed(seal, roster) => (seal, roster),
+        let (seal, survey, roster) = match decided {
+            Decided::Sealed(seal, survey, roster) => (seal, survey, roster),
             Decided::Waiting => {
                 self.report.round_open = true;
                 return Ok(Outcome::Waiting);
@@ -156,7 +178,10 @@ impl Prune {
             }
             self.carried_out = Some(round);
         }
-        self.report.deleted_records += clean_up(&self.cx, &begun.begin, &seal, &roster).await?;
+        self.report.deleted_records +=
+            CleanUp { cx: &self.cx, begin: &begun.begin, seal: &seal, known: &self.known }
+                .run(&survey, &roster)
+                .await?;
         self.creates.decide(&self.cx).await?;
         self.end(DoneRecord { generation: round, last_seal: round }).await
     }
@@ -180,9 +205,8 @@ impl Prune {
         let round = begun.begin.generation;
         if let Found::Absent = self.cx.project.rounds().look_seal(round).await? {
             let Some(survey) = self.settle(round).await? else { return Ok(Decided::Waiting) };
-            if let Some((seal, true)) = self.seal(begun, &survey).await? {
-                let roster = seal.roster.clone();
-                return Ok(Decided::Sealed(seal, roster));
+            if let Some((seal, roster, true)) = self.seal(begun, &survey).await? {
+                return Ok(Decided::Sealed(seal, survey, roster));
             }
         }
         let Found::Opens(seal) = self.cx.project.rounds().look_seal(round).await? else {
@@ -191,7 +215,7 @@ impl Prune {
         // Whoever made it: what is deleted is answered for here. What is looked at now is no older than the seal.
         let Some(survey) = self.settle(round).await? else { return Ok(Decided::Waiting) };
         let roster = self.judge(&begun.begin, &survey, &seal).await?;
-        Ok(Decided::Sealed(seal, roster))
+        Ok(Decided::Sealed(seal, survey, roster))
     }
 
     /// Makes it public that a round is over. Where something that does not open stands there, the next round must say it.
@@ -210,7 +234,11 @@ impl Prune {
 
     /// Decides what the round deletes, and makes that public. What counts is whatever seal stands in the end; whether it is
     /// this one is told. `None` where nothing that opens ever will.
-    async fn seal(&mut self, begun: &Begun, survey: &Survey) -> Result<Option<(SealRecord, bool)>> {
+    async fn seal(
+        &mut self,
+        begun: &Begun,
+        survey: &Survey,
+    ) -> Result<Option<(SealRecord, Vec<RosterEntry>, bool)>> {
         let generation = begun.begin.generation;
         let mut deleted = Vec::new();
         let condemned = match begun.entries {
@@ -253,13 +281,14 @@ impl Prune {
                 self.cx.project.parts(generation).put_table(&self.marker.live).await?
             }
         };
+        let parts = self.cx.project.parts(generation).put_roster(&roster).await?;
         self.cx.cancel.check()?;
-        let sealed =
-            self.cx.project.rounds().seal(SealRecord { generation, roster, live_index, deleted }).await?;
+        let seal = SealRecord { generation, roster: parts, live_index, deleted };
+        let sealed = self.cx.project.rounds().seal(seal).await?;
         if let Some((_, true)) = sealed {
             self.marker.decided(generation);
         }
-        Ok(sealed)
+        Ok(sealed.map(|(seal, own)| (seal, roster, own)))
     }
 }
 

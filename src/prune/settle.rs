@@ -77,7 +77,7 @@ impl Settling<'_> {
     async fn pending(&self, survey: &Survey) -> Result<Vec<Pending>> {
         let mut pending = Vec::new();
         for volume in &survey.volumes {
-            for sequence in volume.log.unfinished().filter(|s| !volume.is_past(*s)) {
+            for sequence in volume.log.unfinished() {
                 let name = self.cx.project.slot(volume.record.number, sequence).open_name();
                 let open = self.cx.project.look::<OpenRecord>(&name).await?.opened();
                 if open.as_ref().is_some_and(|open| open.generation >= self.round) {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::ObjectName;
-use crate::format::gc::RosterEntry;
-use crate::format::record::VolumeRecord;
+use crate::format::gc::RosterPart;
+use crate::format::record::{EndRecord, Outcome, VolumeRecord};
+use crate::format::roster::RosterEntry;
 use crate::prune::Context;
 use crate::repo::found::Found;
 use crate::repo::log::{LogEntry, Proof, VolumeLog};
@@ -24,16 +25,8 @@ pub(super) struct Survey {
 /// One volume and its log.
 pub(super) struct Surveyed {
     pub(super) record: VolumeRecord,
+    /// As the last seal and a listing show it, confirmed.
     pub(super) log: VolumeLog,
-    /// What the last seal says of it.
-    pub(super) known: Option<RosterEntry>,
-}
-
-impl Surveyed {
-    /// Whether a sequence was over when the last seal was made, and so is, whatever stands under its names now.
-    pub(super) fn is_past(&self, sequence: Sequence) -> bool {
-        self.known.as_ref().is_some_and(|known| known.is_past(sequence))
-    }
 }
 
 /// The roster of the newest seal.
@@ -42,25 +35,32 @@ pub(super) struct Known {
     /// 0 for none.
     pub(super) last_seal: Generation,
     roster: Vec<RosterEntry>,
+    /// The objects that hold it.
+    pub(super) parts: Vec<RosterPart>,
 }
 
 impl Known {
     /// Reads the roster of a seal.
     pub(super) async fn read(cx: &Context, last_seal: Generation) -> Result<Self> {
-        let roster = match last_seal {
-            Generation(0) => Vec::new(),
-            last_seal => match cx.project.rounds().look_seal(last_seal).await? {
-                Found::Opens(seal) => seal.roster,
-                Found::Absent => {
-                    return Err(stopped(format!("round {last_seal} was sealed, and its seal is gone")));
-                }
-                Found::Foreign(why) => {
-                    let name = ObjectName::GcSeal(cx.project.name().clone(), last_seal);
-                    return Err(stopped(format!("{name} does not open: {why}")));
-                }
-            },
+        if last_seal == Generation(0) {
+            return Ok(Self::default());
+        }
+        let parts = match cx.project.rounds().look_seal(last_seal).await? {
+            Found::Opens(seal) => seal.roster,
+            Found::Absent => {
+                return Err(stopped(format!("round {last_seal} was sealed, and its seal is gone")));
+            }
+            Found::Foreign(why) => {
+                let name = ObjectName::GcSeal(cx.project.name().clone(), last_seal);
+                return Err(stopped(format!("{name} does not open: {why}")));
+            }
         };
-        Ok(Self { last_seal, roster })
+        let said = cx.project.rounds().roster_said(last_seal, &parts);
+        let roster = said.all(&cx.project).await.map_err(|e| match e.kind() {
+            ErrorKind::Corrupt => stopped(e.to_string()),
+            _ => e,
+        })?;
+        Ok(Self { last_seal, roster, parts })
     }
 
     pub(super) fn roster(&self) -> &[RosterEntry] {
@@ -91,11 +91,12 @@ pub(super) async fn survey(cx: &Context, known: &Known) -> Result<Survey> {
 }
 
 async fn surveyed(cx: &Context, record: VolumeRecord, known: Option<RosterEntry>) -> Result<Surveyed> {
-    let log = cx.project.log(record.number).read().await?;
-    let log = cx.project.log(record.number).confirm(log, Proof::Settled(known.as_ref())).await?;
-    let volume = Surveyed { record, log, known };
+    let log = cx.project.log(record.number).read_by(known).await?;
+    let log = cx.project.log(record.number).confirm(log, Proof::Settled).await?;
+    let volume = Surveyed { record, log };
+    check_over(cx, &volume).await?;
     let (name, number) = (&volume.record.name, volume.record.number);
-    for gap in volume.log.gaps().into_iter().filter(|gap| !volume.is_past(*gap)) {
+    for gap in volume.log.gaps() {
         // One that was ended as aborted is over, whatever became of its registration.
         let ended = volume.log.entries.get(&gap).filter(|entry| entry.ended_unix_ms.is_some());
         // No outcome is taken from the cache: what is kept rests on them.
@@ -123,6 +124,23 @@ async fn surveyed(cx: &Context, record: VolumeRecord, known: Option<RosterEntry>
         )));
     }
     Ok(volume)
+}
+
+/// What a seal calls over was aborted or forgotten. Where the records of a sequence say that it is a snapshot, and that nobody
+/// forgot it, the seal is wrong or forged, and nothing may rest on it. What late creates bring back are single records.
+async fn check_over(cx: &Context, volume: &Surveyed) -> Result<()> {
+    let is_whole = |(_, e): &(&Sequence, &LogEntry)| e.opened_unix_ms.is_some() && e.ended_unix_ms.is_some();
+    for (&sequence, _) in volume.log.over.iter().filter(is_whole) {
+        let slot = cx.project.slot(volume.record.number, sequence);
+        let Found::Opens(end) = cx.project.look::<EndRecord>(&slot.end_name()).await? else { continue };
+        if matches!(end.outcome, Outcome::Committed(_)) && !slot.is_forgotten().await? {
+            return Err(stopped(format!(
+                "{} is a snapshot that nobody forgot, and the last seal says that it is over",
+                slot.end_name()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Something is missing or hurt: nothing is deleted until a person looked at it.

@@ -1,9 +1,6 @@
 //! What nothing references: listings of all chunks, pages and bundles, held against the marks.
 
 use std::collections::HashSet;
-use std::ops::Range;
-
-use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::Result;
 use crate::format::HEADER_LEN_BYTES;
@@ -18,12 +15,6 @@ use crate::prune::survey::{stopped, survey};
 use crate::prune::{Context, Prune};
 use crate::repo::Listed;
 use crate::units::Generation;
-
-/// Listings under way at once.
-const LISTS_INFLIGHT_MAX: usize = 16;
-/// Up to so many objects of a generation, one listing page after another is the cheapest.
-const LISTED_FEW: usize = 5_000;
-const ALL_FIRST_BYTES: Range<u16> = 0..256;
 
 /// What listings showed.
 #[derive(Default)]
@@ -46,15 +37,6 @@ pub(super) struct Sieve<'a> {
     pub(super) below: Generation,
     /// Only these, where given.
     pub(super) condemned: Option<&'a Condemned>,
-}
-
-/// One listing.
-#[derive(Clone, Copy)]
-struct Task {
-    kind: ContentKind,
-    generation: Generation,
-    /// Of ids that begin so.
-    first: Option<u8>,
 }
 
 impl Prune {
@@ -108,80 +90,35 @@ impl Prune {
 impl Sieve<'_> {
     /// Lists everything below a generation that the marks tell about, and keeps at most so much of what is not marked.
     pub(super) async fn sift(self, room: usize) -> Result<Found> {
-        let mut generations = Vec::new();
-        for kind in ContentKind::ALL {
-            let all = self.cx.project.content().generations(kind).await?;
-            let below = all.into_iter().filter(|generation| *generation < self.below);
-            generations.extend(below.map(|generation| Task { kind, generation, first: None }));
-        }
-        let whole = self.marks.first_bytes() == ALL_FIRST_BYTES;
         let mut found = Found::default();
-        let mut large = Vec::new();
-        if whole {
-            let mut few = stream::iter(generations)
-                .map(|task| async move { Ok::<_, crate::Error>((task, self.list(task, LISTED_FEW).await?)) })
-                .buffer_unordered(LISTS_INFLIGHT_MAX);
-            while let Some((task, part)) = few.try_next().await? {
-                self.cx.cancel.check()?;
-                match part {
-                    Some(part) => found.add(part, room),
-                    None => large.push(task),
+        let newest = Generation(self.below.0.saturating_sub(1));
+        for kind in ContentKind::ALL {
+            let each = |listed: Listed| {
+                let name = &listed.name;
+                if name.generation >= self.below || !self.marks.covers(name) {
+                    return;
                 }
-            }
-        } else {
-            large = generations;
-        }
-        let first_bytes = self.marks.first_bytes();
-        let each = large.into_iter().flat_map(|task| {
-            let bytes = first_bytes.clone().filter_map(|byte| u8::try_from(byte).ok());
-            bytes.map(move |byte| Task { first: Some(byte), ..task })
-        });
-        let mut parts =
-            stream::iter(each).map(|task| self.list(task, usize::MAX)).buffer_unordered(LISTS_INFLIGHT_MAX);
-        while let Some(part) = parts.try_next().await? {
-            self.cx.cancel.check()?;
-            part.into_iter().for_each(|part| found.add(part, room));
+                found.stored.add(listed.size_bytes);
+                found.marked += usize::from(self.marks.contains(name));
+                if self.lets_through(&listed) {
+                    found.unreferenced.add(listed.size_bytes);
+                    if found.entries.len() < room {
+                        found.entries.push(entry(&listed));
+                    }
+                }
+            };
+            self.cx.project.content().each(kind, newest, &self.cx.cancel, each).await?;
         }
         Ok(found)
     }
 
-    /// One listing; `None` when it shows more than `listed_max`.
-    async fn list(self, task: Task, listed_max: usize) -> Result<Option<Found>> {
-        let mut found = Found::default();
-        let mut listing =
-            std::pin::pin!(self.cx.project.content().list(task.kind, task.generation, task.first));
-        while let Some(listed) = listing.try_next().await? {
-            if found.stored.objects as usize >= listed_max {
-                return Ok(None);
-            }
-            found.stored.add(listed.size_bytes);
-            found.marked += usize::from(self.marks.covers(&listed.name) && self.marks.contains(&listed.name));
-            if self.lets_through(&listed) {
-                found.unreferenced.add(listed.size_bytes);
-                found.entries.push(entry(&listed));
-            }
-        }
-        Ok(Some(found))
-    }
-
     fn lets_through(&self, listed: &Listed) -> bool {
         let name = &listed.name;
-        name.generation < self.below
-            && self.marks.covers(name)
-            && !self.marks.contains(name)
-            && self.condemned.is_none_or(|condemned| condemned.contains(&name.id))
+        !self.marks.contains(name) && self.condemned.is_none_or(|condemned| condemned.contains(&name.id))
     }
 }
 
 impl Found {
-    fn add(&mut self, part: Self, room: usize) {
-        self.stored += part.stored;
-        self.marked += part.marked;
-        self.unreferenced += part.unreferenced;
-        let room = room.saturating_sub(self.entries.len());
-        self.entries.extend(part.entries.into_iter().take(room));
-    }
-
     /// Whether there is more than there was room for.
     pub(super) fn is_truncated(&self) -> bool {
         self.unreferenced.objects > self.entries.len() as u64

@@ -29,7 +29,7 @@ pub(crate) fn check_chunk_size(project: &Project, snapshot: &Snapshot) -> Result
 /// What is missing of a snapshot that was forgotten meanwhile is no damage.
 pub(crate) async fn explained(project: &Project, snapshot: &SnapshotEntry, error: Error) -> Error {
     let at = (snapshot.snapshot.volume, snapshot.snapshot.sequence);
-    if error.kind() != ErrorKind::Corrupt || !project.slot(at.0, at.1).is_forgotten().await.unwrap_or(false) {
+    if error.kind() != ErrorKind::Corrupt || !project.slot(at.0, at.1).is_gone().await.unwrap_or(false) {
         return error;
     }
     Error::conflict("the snapshot was forgotten, and a prune deleted what only it needed")

@@ -12,11 +12,11 @@ use crate::format::{HEADER_LEN_BYTES, Header, ObjectName};
 use crate::keys::random_array;
 use crate::repo::{Project, Writer};
 use crate::store::Created;
-use crate::units::{ChunkId, Generation};
+use crate::units::{ChunkId, Generation, SnapshotId};
 
 /// What is asked for first of a bundle, to have its table: nearly always all of it.
 const TABLE_GUESS_BYTES: u64 = 64 << 10;
-/// Random names that are tried.
+/// Names that are tried, all but the first of them random.
 const NAMES_MAX: usize = 3;
 
 /// A bundle's table, and what it takes of the bundle.
@@ -57,21 +57,37 @@ pub(crate) async fn table(project: &Project, bundle: ContentName) -> Result<Opti
     .await
 }
 
-/// Uploads pieces as one bundle of the session's generation. Their refs, in their order.
+/// Which bundle of which session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Own {
+    pub(crate) session: SnapshotId,
+    /// Counts from 1.
+    pub(crate) k: u32,
+}
+
+/// What the bundles of a session are called, k = 1, 2, …: whoever goes on with an interrupted backup finds them.
+pub(crate) fn id(project: &Project, Own { session, k }: Own) -> ChunkId {
+    project.identify_page(&[&session.0[..], &k.to_le_bytes()].concat())
+}
+
+/// Uploads pieces as a bundle of a session. Their refs, in their order.
 pub(crate) async fn put(
     writer: &Writer,
     generation: Generation,
+    own: Own,
     pieces: Vec<Piece>,
 ) -> Result<Vec<ObjectRef>> {
     let lens_bytes: Vec<u32> = pieces.iter().map(Piece::len_bytes).collect();
     let pieces = Arc::new(pieces);
-    for _ in 0..NAMES_MAX {
-        let bundle = ContentName::plain(generation, ChunkId(random_array()?));
+    for attempt in 0..NAMES_MAX {
+        // Something stands there, and its writer is no other session: rot, or planted. It is gone around.
+        let id = if attempt == 0 { id(writer, own) } else { ChunkId(random_array()?) };
+        let bundle = ContentName::plain(generation, id);
         let name = ObjectName::content(writer.name(), ContentKind::Bundle, bundle);
         let (project, pieces) = (Project::clone(writer), Arc::clone(&pieces));
         let made = cpu::run(move || Bundle::of(project.place(&name), &pieces)).await?;
         if let Created::Exists { .. } = writer.create_sealed(&made.sealed).await? {
-            tracing::warn!(name = %made.sealed.name(), "a random name is taken");
+            tracing::warn!(name = %made.sealed.name(), "the name of a bundle is taken");
             continue;
         }
         let pieces = made.offsets_bytes.iter().zip(&lens_bytes).map(|(offset_bytes, len_bytes)| ObjectRef {

@@ -118,7 +118,7 @@ impl Volumes<'_> {
         let listed: BTreeSet<u32> = stamps.keys().copied().collect();
         let opens = |n| async move { Ok(self.look(VolumeNumber(n)).await?.opens()) };
         // A listing may be short; what was seen is asked for by name.
-        let last = row::end(&listed, expected, opens).await?;
+        let last = row::end(0, &listed, expected, opens).await?;
         let strays = listed.range(last..).filter(|n| **n > last).copied().map(VolumeNumber).collect();
         let mut catalog = Catalog { strays, ..Catalog::default() };
         let stamps = &stamps;

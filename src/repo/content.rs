@@ -1,19 +1,21 @@
 //! Chunks and pages in the store: uploading what is new, fetching with everything that is needed to decode, listing.
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 
+use crate::cancel::Cancel;
 use crate::codec::{self, Base, Sealed};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::bundle::split;
 use crate::format::envelope::{Header, damaged};
-use crate::format::names::{ContentKind, ContentName, content_prefix, generation_prefix};
+use crate::format::names::{ContentKind, ContentName};
 use crate::format::page::{ObjectRef, PIECE_ID_LEN_BYTES, Page, PageRef};
 use crate::format::{CLOSURE_LEN_MAX, ObjectName, ObjectType};
 use crate::keys::random_array;
 use crate::repo::project::missing;
+use crate::repo::stored::{self, Listed};
 use crate::repo::{Creating, Project};
-use crate::store::{Created, ObjectInfo};
+use crate::store::Created;
 use crate::units::{ChunkId, Generation};
 use crate::{cpu, units};
 
@@ -42,14 +44,6 @@ impl Body {
             Some(_) => ObjectName::Piece(content.project.name().clone(), self.id),
         }
     }
-}
-
-/// A chunk, page or bundle as a listing shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Listed {
-    pub(crate) kind: ContentKind,
-    pub(crate) name: ContentName,
-    pub(crate) size_bytes: u64,
 }
 
 /// The chunks, pages and bundles of a project.
@@ -321,43 +315,16 @@ impl Content<'_> {
         .await
     }
 
-    /// The generations that have objects of a kind, ascending.
-    pub(crate) async fn generations(self, kind: ContentKind) -> Result<Vec<Generation>> {
-        let found = self
-            .project
-            .repository()
-            .store()
-            .list_prefixes(&content_prefix(self.project.name(), kind))
-            .await?;
-        let mut generations: Vec<Generation> =
-            found.iter().filter_map(|name| name.parse().ok().map(Generation)).collect();
-        generations.sort_unstable();
-        Ok(generations)
-    }
-
-    /// All of a kind and generation, or those whose ids begin with one byte. Foreign names are left out.
-    pub(crate) fn list(
+    /// Shows every object of a kind, in any order, each once. Foreign names are left out. `newest` is the newest generation, as
+    /// far as that is known: it only tells how the work is shared.
+    pub(crate) async fn each(
         self,
         kind: ContentKind,
-        generation: Generation,
-        first: Option<u8>,
-    ) -> impl Stream<Item = Result<Listed>> + Send + use<> {
-        let prefix = generation_prefix(self.project.name(), kind, generation, first);
-        let listed = |info: Result<ObjectInfo>| {
-            let (key, size_bytes) = match info {
-                Ok(info) => (info.key, info.size_bytes),
-                Err(e) => return Some(Err(e)),
-            };
-            let (kind, name) = match ObjectName::parse(&key)? {
-                ObjectName::Chunk(_, name) => (ContentKind::Chunk, name),
-                ObjectName::Page(_, name) => (ContentKind::Page, name),
-                ObjectName::Bundle(_, name) => (ContentKind::Bundle, name),
-                _ => return None,
-            };
-            Some(Ok(Listed { kind, name, size_bytes }))
-        };
-        let listing = self.project.repository().store().list_stream(&prefix, None);
-        listing.filter_map(move |info| std::future::ready(listed(info)))
+        newest: Generation,
+        cancel: &Cancel,
+        each: impl FnMut(Listed),
+    ) -> Result<()> {
+        stored::each(self.project, kind, newest, cancel, each).await
     }
 }
 

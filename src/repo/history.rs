@@ -135,7 +135,7 @@ impl<'a> History<'a> {
     pub(crate) async fn outcome(self, sequence: Sequence, entry: &LogEntry) -> Result<Option<SnapshotEntry>> {
         let name = self.slot(sequence).end_name();
         let end: EndRecord = match self.project.read_listed_record(&name, entry.end_stamp).await {
-            Err(e) if e.kind() == ErrorKind::Corrupt && self.slot(sequence).is_forgotten().await? => {
+            Err(e) if e.kind() == ErrorKind::Corrupt && self.slot(sequence).is_gone().await? => {
                 return Ok(None);
             }
             end => end?,

@@ -1,5 +1,5 @@
-//! What one process that backs up many volumes need not ask again for each of them: the generation, what its round condemns, and
-//! what is known to be lost (repo-format.md §8.1).
+//! What one process that backs up many volumes need not ask again for each of them: the generation, what its round condemns, what
+//! is known to be lost, and which sequences a seal says are over (repo-format.md §8.1).
 //!
 //! Why this may be older than a session's registration:
 //!
@@ -7,6 +7,8 @@
 //!   session, after its registration, and never answered from here: the next number's `begin` must not be there.
 //! - **What a round condemns** never changes once it was read, and matters only to sessions of the round's own generation, which they
 //!   confirmed. A round that is over meanwhile deletes nothing any more: then what is kept says too much, which costs uploads.
+//! - **What is over** is so for ever. The seal that a session must go by follows from its generation alone: later ones are not cleaned
+//!   up by before the session is over.
 //! - **What is lost** decides what is stored again, never what is deleted: a record too many costs uploads, and what the newest record
 //!   would have said is found by whoever looks next (§8.6).
 //!
@@ -23,6 +25,7 @@ use crate::format::gc::Condemned;
 use crate::repo::Project;
 use crate::repo::forbidden::Forbidden;
 use crate::repo::lost::Lost;
+use crate::repo::roster::Roster;
 use crate::repo::rounds::{NewestRound, Stage};
 use crate::units::Generation;
 
@@ -34,46 +37,58 @@ const GOOD_FOR: Duration = Duration::from_secs(60);
 pub struct Kept(Mutex<Option<Read>>);
 
 #[derive(Debug, Clone)]
-struct Read {
+pub(super) struct Read {
     at: Instant,
-    generation: Generation,
+    pub(super) generation: Generation,
     condemned: Arc<Condemned>,
     lost: Arc<Lost>,
+    pub(super) roster: Arc<Roster>,
+}
+
+impl Read {
+    /// What a session of its generation may not reference.
+    pub(super) fn forbidden(&self) -> Forbidden {
+        Forbidden::sharing(self.generation, Arc::clone(&self.condemned), Arc::clone(&self.lost))
+    }
 }
 
 impl Kept {
-    /// Where a registration may begin.
-    pub(super) fn generation(&self, project: &Project) -> Option<Generation> {
-        let generation = self.read()?.generation;
+    /// What a registration goes by, as it is kept or is read now. That nothing follows its generation is for the session to confirm.
+    pub(super) async fn read(&self, project: &Project) -> Result<Read> {
+        let seen = project.repository().memory.generation(project.name());
         // What this process began or saw since is newer.
-        (generation >= project.repository().memory.generation(project.name())).then_some(generation)
+        if let Some(read) = self.fresh().filter(|read| read.generation >= seen) {
+            return Ok(read);
+        }
+        self.fill(project, &project.rounds().newest().await?).await
     }
 
-    /// What a session of a generation may not reference, where that is known. The session has confirmed its generation.
-    pub(super) fn forbidden(&self, generation: Generation) -> Option<Forbidden> {
-        let Read { condemned, lost, .. } = self.read().filter(|read| read.generation == generation)?;
-        Some(Forbidden::sharing(generation, condemned, lost))
-    }
-
-    /// Reads what the newest round condemns and what is lost, and keeps it. Only what opens is kept.
-    pub(super) async fn fill(&self, project: &Project, rounds: &NewestRound) -> Result<Forbidden> {
+    /// Reads what the newest round condemns, what is over and what is lost, and keeps it. Only what opens is kept.
+    async fn fill(&self, project: &Project, rounds: &NewestRound) -> Result<Read> {
         let at = Instant::now();
         let generation = rounds.newest;
+        let roster = project.rosters().keep(project.rounds().roster(rounds).await?);
         let condemned = Arc::new(project.rounds().condemned(rounds).await?);
         let lost = Arc::new(project.lost_records().read().await?);
-        let keeps = !matches!(rounds.stage, Stage::Unreadable(_));
-        let read = Read { at, generation, condemned: Arc::clone(&condemned), lost: Arc::clone(&lost) };
-        *self.kept() = keeps.then_some(read);
-        Ok(Forbidden::sharing(generation, condemned, lost))
+        let read = Read { at, generation, condemned, lost, roster };
+        if let Stage::Unreadable(why) = &rounds.stage {
+            let name = project.rounds().begin_name(generation);
+            tracing::warn!(
+                "{name} does not open ({why}), so nobody can tell what a prune may delete: what older generations hold is \
+                 uploaded again. The next prune sets this right"
+            );
+            *self.kept() = None;
+        } else {
+            *self.kept() = Some(read.clone());
+        }
+        Ok(read)
     }
 
     /// What is condemned and lost, for who references nothing.
     pub(crate) async fn look(&self, project: &Project) -> Result<Forbidden> {
-        match self.read() {
-            Some(Read { generation, condemned, lost, .. }) => {
-                Ok(Forbidden::sharing(generation, condemned, lost))
-            }
-            None => self.fill(project, &project.rounds().newest().await?).await,
+        match self.fresh() {
+            Some(read) => Ok(read.forbidden()),
+            None => Ok(self.fill(project, &project.rounds().newest().await?).await?.forbidden()),
         }
     }
 
@@ -87,7 +102,7 @@ impl Kept {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self) -> Option<Read> {
+    fn fresh(&self) -> Option<Read> {
         self.kept().clone().filter(|read| read.at.elapsed() < GOOD_FOR)
     }
 }

@@ -6,9 +6,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
-use crate::format::gc::RosterEntry;
 use crate::format::names::log_prefix;
 use crate::format::record::{EndRecord, OpenRecord};
+use crate::format::roster::RosterEntry;
 use crate::repo::Project;
 use crate::repo::found::Found;
 use crate::repo::row;
@@ -39,8 +39,12 @@ pub struct LogEntry {
 /// A volume's log as a listing shows it.
 #[derive(Debug, Clone, Default)]
 pub struct VolumeLog {
-    /// What the listing shows, by sequence.
+    /// What the listing shows, by sequence, without what a seal says is over.
     pub entries: BTreeMap<Sequence, LogEntry>,
+    /// What a seal says of this log, where one was read.
+    pub(crate) known: Option<RosterEntry>,
+    /// What the listing shows of sequences that the seal says are over. It counts for nothing.
+    pub over: BTreeMap<Sequence, LogEntry>,
     /// Signs of life after the registration, with their times.
     pub(crate) signs: BTreeMap<Sequence, BTreeMap<u32, u64>>,
     /// All notes.
@@ -53,46 +57,47 @@ pub struct VolumeLog {
 
 /// How much of a log is to be proven.
 #[derive(Clone, Copy)]
-pub(crate) enum Proof<'a> {
+pub(crate) enum Proof {
     /// What would hide a snapshot.
     Hidden,
-    /// Whatever would let a sequence count as over, but for what a seal says was over.
-    Settled(Option<&'a RosterEntry>),
+    /// Whatever would let a sequence count as over.
+    Settled,
 }
 
-impl Proof<'_> {
-    fn is_past(&self, sequence: Sequence) -> bool {
-        matches!(self, Self::Settled(Some(roster)) if roster.is_past(sequence))
-    }
-
+impl Proof {
     /// Whether a `.forget` must be opened.
-    fn wants(&self, sequence: Sequence, entry: &LogEntry) -> bool {
-        match self {
-            Self::Hidden => entry.ended_unix_ms.is_some(),
-            Self::Settled(_) => !self.is_past(sequence),
-        }
+    fn wants(self, entry: &LogEntry) -> bool {
+        matches!(self, Self::Settled) || entry.ended_unix_ms.is_some()
     }
 }
 
 impl VolumeLog {
-    /// The highest sequence in it; 0 for none.
+    /// The highest sequence that there is or was; 0 for none.
     pub fn last(&self) -> Sequence {
-        self.entries.last_key_value().map_or(Sequence(0), |(s, _)| *s)
+        self.entries.last_key_value().map_or(Sequence(0), |(s, _)| *s).max(self.high_water())
+    }
+
+    /// Up to here, what the seal does not name is over.
+    fn high_water(&self) -> Sequence {
+        self.known.as_ref().map_or(Sequence(0), |known| known.high_water)
+    }
+
+    /// Goes by what a seal says: what is over counts for nothing, whatever stands under its names (repo-format.md §8.2).
+    fn heed(&mut self, known: Option<RosterEntry>) {
+        let Some(known) = known else { return };
+        (self.over, self.entries) =
+            std::mem::take(&mut self.entries).into_iter().partition(|(s, _)| known.is_past(*s));
+        self.known = Some(known);
     }
 
     /// Sequences that must exist, as higher ones do, and do not.
     pub fn gaps(&self) -> Vec<Sequence> {
-        let mut next = 1;
-        let mut gaps = Vec::new();
-        for (sequence, entry) in &self.entries {
-            let room = GAPS_MAX.saturating_sub(gaps.len());
-            gaps.extend((next..sequence.0).map(Sequence).take(room));
-            if entry.opened_unix_ms.is_none() && room > 0 {
-                gaps.push(*sequence);
-            }
-            next = sequence.0.saturating_add(1);
-        }
-        gaps.dedup();
+        let known = self.known.iter().flat_map(|known| known.live.iter().chain(&known.unfinished));
+        let above = self.high_water().0.saturating_add(1)..=self.last().0;
+        let is_open = |s: &Sequence| self.entries.get(s).is_some_and(|entry| entry.opened_unix_ms.is_some());
+        let all = known.copied().chain(above.map(Sequence));
+        let mut gaps: Vec<Sequence> = all.filter(|s| !is_open(s)).take(GAPS_MAX).collect();
+        gaps.sort_unstable();
         gaps
     }
 
@@ -138,14 +143,20 @@ pub struct Log<'a> {
 }
 
 impl<'a> Log<'a> {
-    /// Lists a volume's log up to where its numbers end. The tail is what the listing showed: see [`Self::confirmed`].
+    /// Lists a volume's log up to where its numbers end, going by the newest seal that this process knows. The tail is what the
+    /// listing showed: see [`Self::confirmed`].
     pub(crate) async fn read(self) -> Result<VolumeLog> {
+        self.read_by(self.project.rosters().entry(self.volume).await?).await
+    }
+
+    /// As [`read`](Self::read), going by what a certain seal says.
+    pub(crate) async fn read_by(self, known: Option<RosterEntry>) -> Result<VolumeLog> {
         let memory = &self.project.repository().memory;
         let (expected, seen) = (
             memory.sequence(self.project.name(), self.volume),
             memory.live(self.project.name(), self.volume),
         );
-        let mut log = self.rows_of(self.listed().await?, expected).await?;
+        let mut log = self.rows_of(self.listed_by(known).await?, expected).await?;
         if log.last() < expected {
             return Err(memory.log_went_back(self.project.name(), self.volume, log.last(), expected));
         }
@@ -153,8 +164,8 @@ impl<'a> Log<'a> {
         Ok(log)
     }
 
-    /// As a listing shows it, whatever this client saw before, and with numbers that no row leads to.
-    pub(crate) async fn listed(self) -> Result<VolumeLog> {
+    /// As a listing and a seal show it, whatever this client saw before, and with numbers that no row leads to.
+    pub(crate) async fn listed_by(self, known: Option<RosterEntry>) -> Result<VolumeLog> {
         let mut log = VolumeLog::default();
         for info in &self
             .project
@@ -173,6 +184,7 @@ impl<'a> Log<'a> {
                 entry.notes = (1..).zip(notes).take_while(|(k, note)| k == *note).count() as u32;
             }
         }
+        log.heed(known);
         Ok(log)
     }
 
@@ -185,7 +197,7 @@ impl<'a> Log<'a> {
             let opens = self.project.look::<OpenRecord>(&open).await?.opens();
             Ok(opens || self.project.look::<EndRecord>(&end).await?.opens())
         };
-        let end = Sequence(row::end(&listed, expected.0, opens).await?);
+        let end = Sequence(row::end(log.high_water().0, &listed, expected.0, opens).await?);
         log.strays = log.entries.split_off(&Sequence(end.0.saturating_add(1))).into_keys().collect();
         if end > log.last() {
             // It was seen before, and the listing lacks it.
@@ -197,15 +209,20 @@ impl<'a> Log<'a> {
     /// Lists a volume's log, confirms its tail by a request that must find nothing, and asks again for what is missing
     /// in between: a short listing never hides a live snapshot, and nothing that does not open does.
     pub async fn confirmed(self) -> Result<VolumeLog> {
-        let log = self.read().await?;
+        let mut log = self.read().await?;
+        // What is missing may have been over by a seal that this process has not seen, and was cleaned away.
+        if !log.gaps().is_empty()
+            && let Some(newer) = self.project.rosters().newer(self.volume).await?
+        {
+            log = self.read_by(newer).await?;
+        }
         self.confirm(log, Proof::Hidden).await
     }
 
     /// Confirms what a listing showed.
-    pub(crate) async fn confirm(self, mut log: VolumeLog, proof: Proof<'_>) -> Result<VolumeLog> {
+    pub(crate) async fn confirm(self, mut log: VolumeLog, proof: Proof) -> Result<VolumeLog> {
         // Numbers of which the listing shows too little, and those of which it shows nothing.
         let mut doubtful: BTreeSet<Sequence> = log.unfinished().chain(log.gaps()).collect();
-        doubtful.retain(|sequence| !proof.is_past(*sequence));
         let listed = log.last();
         loop {
             let next = row::follows(log.last().0).map(Sequence);
@@ -239,8 +256,8 @@ impl<'a> Log<'a> {
     }
 
     /// Opens each `.forget` that would hide something, or let it count as over.
-    async fn prove_forgotten(self, log: &mut VolumeLog, proof: Proof<'_>) -> Result<()> {
-        let wanted = log.entries.iter().filter(|(s, e)| e.forgotten && proof.wants(**s, e)).map(|(s, _)| *s);
+    async fn prove_forgotten(self, log: &mut VolumeLog, proof: Proof) -> Result<()> {
+        let wanted = log.entries.iter().filter(|(_, e)| e.forgotten && proof.wants(e)).map(|(s, _)| *s);
         let looks = wanted.map(|s| async move { Ok::<_, Error>((s, self.slot(s).forget_of().await?)) });
         let looks: Vec<_> =
             stream::iter(looks.collect::<Vec<_>>()).buffered(RECORDS_INFLIGHT_MAX).try_collect().await?;

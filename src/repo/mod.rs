@@ -25,10 +25,12 @@ mod recall;
 mod remains;
 pub mod reserve;
 pub mod roles;
+pub(crate) mod roster;
 pub(crate) mod rounds;
 pub(crate) mod row;
 pub mod session;
 pub(crate) mod slot;
+mod stored;
 pub(crate) mod walk;
 pub(crate) mod windows;
 
@@ -48,11 +50,11 @@ use crate::units::{ProjectName, check_chunk_size};
 
 pub use admin::Admin;
 pub(crate) use cache::Cache;
-pub(crate) use content::Listed;
 pub use keys::KeySlot;
 pub use memory::{AtPlace, Memory};
 pub use project::Project;
 pub use roles::{Creating, Keeper, Keeping, Writer};
+pub(crate) use stored::Listed;
 
 /// What the repository is told of the machine it is used from.
 #[derive(Clone)]

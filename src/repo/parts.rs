@@ -4,7 +4,8 @@ use crate::codec;
 use crate::cpu;
 use crate::error::{Context, Error, Result};
 use crate::format::envelope::damaged;
-use crate::format::gc::{Condemned, PartRef};
+use crate::format::gc::{Condemned, PartRef, RosterPart};
+use crate::format::roster::{self, RosterEntry};
 use crate::format::table::{self, ENTRIES_PER_PART_MAX, PREFIXES_PER_PART_MAX, TableEntry};
 use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName};
 use crate::repo::project::missing;
@@ -72,6 +73,16 @@ impl Keeping<Parts<'_>> {
         let mut parts = Vec::new();
         for entries in entries.chunks(ENTRIES_PER_PART_MAX) {
             parts.push(self.put_part(table::encode(entries), entries.len()).await?);
+        }
+        Ok(parts)
+    }
+
+    /// Uploads a roster, ascending by volume.
+    pub(crate) async fn put_roster(self, roster: &[RosterEntry]) -> Result<Vec<RosterPart>> {
+        let mut parts = Vec::new();
+        for entries in roster::parts_of(roster) {
+            let part = self.put_part(roster::encode(entries)?, entries.len()).await?;
+            parts.extend(entries.last().map(|last| RosterPart { last_volume: last.volume, part }));
         }
         Ok(parts)
     }

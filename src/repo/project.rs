@@ -19,6 +19,7 @@ use crate::repo::log::Log;
 use crate::repo::lost::LostRecords;
 use crate::repo::parts::Parts;
 use crate::repo::remains::{exists, refuse_project};
+use crate::repo::roster::{Known as KnownRoster, Rosters};
 use crate::repo::rounds::Rounds;
 use crate::repo::slot::Slot;
 use crate::store::{Created, Stamp};
@@ -36,6 +37,8 @@ struct Inner {
     keys: ProjectKeys,
     /// The catalog as this process read it last; see [`Volumes`].
     catalog: Mutex<Option<Arc<Catalog>>>,
+    /// What this process goes by where it reads logs; see [`Rosters`].
+    known_roster: Mutex<KnownRoster>,
 }
 
 impl Project {
@@ -89,8 +92,9 @@ impl Project {
     fn new(repository: &Arc<Repository>, name: &ProjectName, mut record: ProjectRecord) -> Self {
         let keys = ProjectKeys::derive(&record);
         record.root.zeroize();
-        let (repository, name, catalog) = (Arc::clone(repository), name.clone(), Mutex::new(None));
-        Self { inner: Arc::new(Inner { repository, name, keys, catalog }) }
+        let (repository, name) = (Arc::clone(repository), name.clone());
+        let (catalog, known_roster) = (Mutex::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { repository, name, keys, catalog, known_roster }) }
     }
 
     /// Its name, unique in the repository.
@@ -105,6 +109,10 @@ impl Project {
 
     pub(super) fn catalog(&self) -> &Mutex<Option<Arc<Catalog>>> {
         &self.inner.catalog
+    }
+
+    pub(super) fn known_roster(&self) -> &Mutex<KnownRoster> {
+        &self.inner.known_roster
     }
 
     pub(crate) fn keys(&self) -> &ProjectKeys {
@@ -243,6 +251,11 @@ impl Project {
     /// The prune rounds.
     pub(crate) fn rounds(&self) -> Rounds<'_> {
         Rounds { project: self }
+    }
+
+    /// What seals say of the volumes' logs.
+    pub(crate) fn rosters(&self) -> Rosters<'_> {
+        Rosters { project: self }
     }
 
     /// The tables of one round.

@@ -29,6 +29,11 @@ impl Log<'_> {
         let (mut missing, mut forgotten) = (Vec::new(), Vec::new());
         for one in seen {
             let sequence = one.sequence;
+            if log.known.as_ref().is_some_and(|known| known.is_past(sequence)) {
+                // A seal says that it is over, and of that nothing need be there.
+                forgotten.push(sequence);
+                continue;
+            }
             let entry = log.entries.get(&sequence).copied().unwrap_or_default();
             let mut gone = None;
             if entry.ended_unix_ms.is_none() {
@@ -49,7 +54,7 @@ impl Log<'_> {
                 }
             }
             let Some((object, what)) = gone else { continue };
-            if self.slot(sequence).is_forgotten().await? {
+            if self.slot(sequence).is_gone().await? {
                 forgotten.push(sequence);
                 continue;
             }

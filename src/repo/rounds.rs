@@ -54,23 +54,24 @@ impl Rounds<'_> {
     pub(crate) async fn generation(self) -> Result<Generation> {
         let memory = &self.project.repository().memory;
         let expected = memory.generation(self.project.name());
-        let listed: BTreeSet<u32> = self
-            .project
-            .repository()
-            .store()
-            .list(&gc_prefix(self.project.name()), None)
-            .await?
+        // What lies below what this host saw is as it was then: a year of rounds is not listed every night.
+        let before = expected.0.checked_sub(1).filter(|g| *g > 0).map(Generation);
+        let after = before.map(|before| self.begin_name(before).to_string());
+        let prefix = gc_prefix(self.project.name());
+        let listed = self.project.repository().store().list(&prefix, after.as_deref()).await?;
+        let listed: BTreeSet<u32> = listed
             .iter()
             .filter_map(|info| match ObjectName::parse(&info.key) {
                 Some(ObjectName::GcBegin(_, g)) => Some(g.0),
                 _ => None,
             })
             .collect();
+        let from = before.map_or(0, |before| before.0);
         let opens = |g| async move {
             let begun = self.look_begin(Generation(g)).await?.opens();
             Ok(begun || self.look_done(Generation(g)).await?.opens())
         };
-        let newest = Generation(row::end(&listed, expected.0, opens).await?);
+        let newest = Generation(row::end(from, &listed, expected.0, opens).await?);
         match newest < expected {
             true => Err(memory.generation_went_back(self.project.name(), newest, expected)),
             false => Ok(newest),
@@ -83,7 +84,11 @@ impl Rounds<'_> {
     /// `Conflict` where rounds end before it.
     pub(crate) async fn recall(self) -> Result<()> {
         let expected = self.project.repository().memory.generation(self.project.name());
-        if expected == Generation(0) || self.look_done(expected).await?.opens() {
+        if expected == Generation(0) {
+            return Ok(());
+        }
+        if let Found::Opens(done) = self.look_done(expected).await? {
+            self.project.rosters().heard(done.last_seal);
             return Ok(());
         }
         self.generation().await.map(drop)

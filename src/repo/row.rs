@@ -13,14 +13,19 @@ const STRAYS_INFLIGHT_MAX: usize = 16;
 /// Names behind a row's end, one after the other, of which none opens. Beyond it somebody is having his way.
 pub(crate) const FOREIGN_MAX: u32 = 64;
 
-/// The last number of a row that counts from 1, as far as a listing tells. What the row leads to is part of it, whether it
+/// The last number of a row, as far as a listing tells. Up to `from` it is known to go, whatever is listed: 0 for nothing. What the row leads to is part of it, whether it
 /// opens or not. Beyond a gap a number is part of it only when `opens` says so: then what is between is missing.
 /// `expected` is a number that was seen to open before.
-pub(crate) async fn end<F>(listed: &BTreeSet<u32>, expected: u32, opens: impl Fn(u32) -> F) -> Result<u32>
+pub(crate) async fn end<F>(
+    from: u32,
+    listed: &BTreeSet<u32>,
+    expected: u32,
+    opens: impl Fn(u32) -> F,
+) -> Result<u32>
 where
     F: Future<Output = Result<bool>> + Send,
 {
-    let mut last = 0;
+    let mut last = from;
     loop {
         while let Some(next) = follows(last).filter(|next| listed.contains(next)) {
             last = next;

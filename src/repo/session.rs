@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::ObjectName;
 use crate::format::record::{EndRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
 use crate::keys::random_array;
@@ -10,11 +10,10 @@ use crate::plan::lease::Signs;
 use crate::repo::forbidden::Forbidden;
 use crate::repo::found::Found;
 use crate::repo::history::SnapshotEntry;
-use crate::repo::kept::Kept;
+use crate::repo::kept::{Kept, Read};
 use crate::repo::log::VolumeLog;
 use crate::repo::memory::SeenSnapshot;
 use crate::repo::project::missing;
-use crate::repo::rounds::Stage;
 use crate::repo::row;
 use crate::repo::{PROGRAM, Writer};
 use crate::store::Created;
@@ -83,15 +82,27 @@ impl Session {
     /// As [`register`](Self::register), one of many in this process: what was read for another is not read again.
     pub async fn register_among(project: &Writer, volume: &VolumeRecord, kept: &Kept) -> Result<Self> {
         for _ in 0..REGISTRATIONS_MAX {
-            let generation = match kept.generation(project) {
-                Some(generation) => generation,
-                None => project.rounds().generation().await?,
+            let read = kept.read(project).await?;
+            // By no other seal: above its high water no number was ever given, and below it none counts.
+            let known = match read.roster.entry(project, volume.number).await {
+                // Rounds that ended since took a part of it away: there is a newer one.
+                Err(e)
+                    if e.kind() == ErrorKind::Corrupt
+                        && !project.rounds().is_newest(read.generation).await? =>
+                {
+                    kept.forget();
+                    continue;
+                }
+                known => known?,
             };
-            let log = project.log(volume.number).read().await?;
-            let mut session = Self::open(project, volume, log, generation).await?;
-            match session.confirm(kept).await {
+            let log = project.log(volume.number).read_by(known).await?;
+            let session = Self::open(project, volume, log, &read).await?;
+            match session.project.rounds().is_newest(session.generation).await {
                 Ok(true) => return Ok(session),
-                Ok(false) => session.abort("a prune round began while the backup registered").await?,
+                Ok(false) => {
+                    kept.forget();
+                    session.abort("a prune round began while the backup registered").await?
+                }
                 Err(error) => {
                     // Nobody else would know for long that it came to nothing.
                     if let Err(e) = session.abort(&error.to_string()).await {
@@ -105,40 +116,11 @@ impl Session {
             .help("run the backup again"))
     }
 
-    /// Looks at the generation again, and at what must not be referenced (step 3). False when it changed.
-    async fn confirm(&mut self, kept: &Kept) -> Result<bool> {
-        if let Some(forbidden) = kept.forbidden(self.generation)
-            && self.project.rounds().is_newest(self.generation).await?
-        {
-            self.forbidden = forbidden;
-            return Ok(true);
-        }
-        let rounds = self.project.rounds().newest().await?;
-        if rounds.newest != self.generation {
-            kept.forget();
-            return Ok(false);
-        }
-        if let Stage::Unreadable(why) = &rounds.stage {
-            let name = self.project.rounds().begin_name(rounds.newest);
-            tracing::warn!(
-                "{name} does not open ({why}), so nobody can tell what a prune may delete: what older generations hold is \
-                 uploaded again. The next prune sets this right"
-            );
-        }
-        self.forbidden = kept.fill(&self.project, &rounds).await?;
-        Ok(true)
-    }
-
-    async fn open(
-        project: &Writer,
-        volume: &VolumeRecord,
-        log: VolumeLog,
-        generation: Generation,
-    ) -> Result<Self> {
+    async fn open(project: &Writer, volume: &VolumeRecord, log: VolumeLog, read: &Read) -> Result<Self> {
         let environment = &project.repository().environment;
         let record = OpenRecord {
             snapshot_id: SnapshotId(random_array()?),
-            generation,
+            generation: read.generation,
             host: environment.host.clone(),
             machine: environment.machine.clone(),
             process: environment.process,
@@ -161,8 +143,8 @@ impl Session {
                     volume: volume.clone(),
                     sequence,
                     snapshot_id: record.snapshot_id,
-                    generation,
-                    forbidden: Forbidden::default(),
+                    generation: read.generation,
+                    forbidden: read.forbidden(),
                     log,
                 });
             }

@@ -93,6 +93,11 @@ impl Slot<'_> {
         Ok(self.forget_of().await?.opens())
     }
 
+    /// Whether it is over by now, as its own records or the newest seal say: for who does not find what was there a moment ago.
+    pub(crate) async fn is_gone(self) -> Result<bool> {
+        Ok(self.is_forgotten().await? || self.project.rosters().is_past(self.volume, self.sequence).await?)
+    }
+
     /// The newest note that opens, of those up to a number, and its number.
     pub(crate) async fn newest_note(self, last: u32) -> Result<Option<(u32, NoteRecord)>> {
         for k in (1..=last).rev().take(row::FOREIGN_MAX as usize) {

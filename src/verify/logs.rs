@@ -7,6 +7,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::error::{Error, Result};
 use crate::format::ObjectName;
 use crate::format::record::{EndRecord, ForgetRecord, NoteRecord, OpenRecord, Outcome, Snapshot};
+use crate::format::roster::RosterEntry;
 use crate::plan::roster::VolumeState;
 use crate::repo::log::{LogEntry, Proof, VolumeLog};
 use crate::repo::memory::SeenSnapshot;
@@ -48,11 +49,20 @@ impl LogAudit {
 }
 
 /// Reads a volume's whole log.
-pub(crate) async fn read(audit: &Audit, number: VolumeNumber, name: Arc<str>) -> Result<LogAudit> {
+pub(crate) async fn read(
+    audit: &Audit,
+    number: VolumeNumber,
+    name: Arc<str>,
+    known: Option<RosterEntry>,
+) -> Result<LogAudit> {
     audit.cancel.check()?;
     let volume = VolumeInfo { number, name };
     let mut out = LogAudit::default();
-    let log = volume_log(audit, &volume, &mut out).await?;
+    let log = volume_log(audit, &volume, known, &mut out).await?;
+    for name in wrongly_over(audit, &volume, &log).await? {
+        let message = "it is a snapshot that nobody forgot, and the last seal says that it is over";
+        out.flaw(&name, Flaw::damaged(message));
+    }
     for (sequence, why) in &log.unproven {
         out.flaw(&audit.project.slot(number, *sequence).forget_name(), Flaw::damaged(why.as_str()));
     }
@@ -86,13 +96,39 @@ pub(crate) async fn read(audit: &Audit, number: VolumeNumber, name: Arc<str>) ->
     Ok(out)
 }
 
-async fn volume_log(audit: &Audit, volume: &VolumeInfo, out: &mut LogAudit) -> Result<VolumeLog> {
+/// Outcomes of snapshots that the last seal calls over, and that nobody forgot: it is wrong or forged.
+async fn wrongly_over(audit: &Audit, volume: &VolumeInfo, log: &VolumeLog) -> Result<Vec<ObjectName>> {
+    let mut wrongly = Vec::new();
+    let is_whole = |e: &LogEntry| e.opened_unix_ms.is_some() && e.ended_unix_ms.is_some();
+    for sequence in log.over.iter().filter(|(_, e)| is_whole(e)).map(|(s, _)| *s) {
+        let slot = audit.project.slot(volume.number, sequence);
+        let end = audit.record::<EndRecord>(&slot.end_name()).await?;
+        let is_snapshot = end.is_ok_and(|end| matches!(end.outcome, Outcome::Committed(_)));
+        if is_snapshot && !slot.is_forgotten().await? {
+            wrongly.push(slot.end_name());
+        }
+    }
+    Ok(wrongly)
+}
+
+async fn volume_log(
+    audit: &Audit,
+    volume: &VolumeInfo,
+    known: Option<RosterEntry>,
+    out: &mut LogAudit,
+) -> Result<VolumeLog> {
     let project = &audit.project;
     let name = |s| ObjectName::Open(project.name().clone(), volume.number, s);
     let memory = &project.repository().memory;
     let expected = memory.sequence(project.name(), volume.number);
     let seen = memory.live(project.name(), volume.number);
-    let listed = project.log(volume.number).listed().await?;
+    let mut listed = project.log(volume.number).listed_by(known).await?;
+    if !listed.gaps().is_empty()
+        && let Some(newer) = project.rosters().newer(volume.number).await?
+    {
+        // Rounds that ended since may have cleaned up.
+        listed = project.log(volume.number).listed_by(newer).await?;
+    }
     let mut log = project.log(volume.number).rows_of(listed, expected).await?;
     for gone in project.log(volume.number).missing_of(&seen, &mut log).await? {
         let message = memory.went_back(gone.what).to_string();
@@ -117,6 +153,21 @@ pub(crate) async fn read_sequence(
     sequence: Sequence,
     entry: &LogEntry,
 ) -> Result<LogAudit> {
+    let out = records(audit, volume, sequence, entry).await?;
+    let misses = out.findings.iter().any(|(_, flaw, _)| flaw.problem == Problem::Missing);
+    // It may be over since the log was listed, and cleaned away.
+    if misses && audit.project.rosters().is_past(volume.number, sequence).await? {
+        return Ok(LogAudit::default());
+    }
+    Ok(out)
+}
+
+async fn records(
+    audit: &Audit,
+    volume: &VolumeInfo,
+    sequence: Sequence,
+    entry: &LogEntry,
+) -> Result<LogAudit> {
     let (p, n) = (audit.project.name().clone(), volume.number);
     let mut out = LogAudit::default();
     let mut ids: Vec<(ObjectName, SnapshotId)> = Vec::new();
@@ -134,7 +185,7 @@ pub(crate) async fn read_sequence(
         && entry.ended_unix_ms.is_some()
     {
         // Perhaps it was forgotten, and a prune removed its outcome, since the log was listed.
-        forgotten = forgotten || audit.project.slot(n, sequence).is_forgotten().await?;
+        forgotten = forgotten || audit.project.slot(n, sequence).is_gone().await?;
     }
     if forgotten {
         let name = ObjectName::Forget(p.clone(), n, sequence);

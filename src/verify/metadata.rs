@@ -72,12 +72,12 @@ impl Metadata {
         }
         metadata.volumes = volumes.len() as u64;
         let mut states = BTreeMap::new();
-        let mut logs =
-            stream::iter(volumes)
-                .map(|(number, name)| async move {
-                    Ok::<_, Error>((number, logs::read(audit, number, name).await?))
-                })
-                .buffered(LOGS_INFLIGHT_MAX);
+        let mut logs = stream::iter(volumes)
+            .map(|(number, name)| {
+                let known = said.of(number);
+                async move { Ok::<_, Error>((number, logs::read(audit, number, name, known).await?)) }
+            })
+            .buffered(LOGS_INFLIGHT_MAX);
         while let Some((number, mut log)) = logs.try_next().await? {
             states.insert(number, std::mem::take(&mut log.state));
             metadata.take(log, findings)?;
@@ -169,7 +169,16 @@ async fn common_object(audit: &Audit, name: &ObjectName) -> Looked<()> {
         ObjectName::Key { slot } => key(audit, name, *slot).await,
         ObjectName::GcBegin(..) => Ok(audit.record::<BeginRecord>(name).await?.map(drop)),
         ObjectName::GcSeal(..) => Ok(audit.record::<SealRecord>(name).await?.map(drop)),
-        ObjectName::GcDone(..) => Ok(audit.record::<DoneRecord>(name).await?.map(drop)),
+        // A prune removes the ends of rounds before its own.
+        ObjectName::GcDone(_, generation) => Ok(match audit.record::<DoneRecord>(name).await?.map(drop) {
+            Err(flaw)
+                if flaw.problem == Problem::Missing
+                    && audit.project.rounds().is_over(*generation).await? =>
+            {
+                Ok(())
+            }
+            found => found,
+        }),
         // One whose names are mended, or needed by nobody, is removed.
         ObjectName::Lost(..) => Ok(match audit.record::<LostRecord>(name).await?.map(drop) {
             Err(flaw) if flaw.problem == Problem::Missing => Ok(()),
@@ -226,7 +235,7 @@ async fn gc_part(audit: &Audit, name: &ObjectName, id: ChunkId) -> Looked<()> {
 
 /// Whether a volume has a log, whatever this host saw of it.
 async fn is_begun(audit: &Audit, number: VolumeNumber) -> Result<bool> {
-    let listed = audit.project.log(number).listed().await?;
+    let listed = audit.project.log(number).listed_by(None).await?;
     Ok(audit.project.log(number).rows_of(listed, Sequence(0)).await?.last() > Sequence(0))
 }
 

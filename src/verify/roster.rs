@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use crate::error::{ErrorKind, Result};
 use crate::format::ObjectName;
-use crate::format::gc::RosterEntry;
+use crate::format::roster::RosterEntry;
 use crate::plan::roster::{Lost, VolumeState, lost};
 use crate::repo::found::Found;
 use crate::repo::rounds::Stage;
@@ -20,6 +20,12 @@ pub(crate) struct Said {
 }
 
 impl Said {
+    /// What is known of one volume.
+    pub(crate) fn of(&self, volume: VolumeNumber) -> Option<RosterEntry> {
+        let at = self.roster.binary_search_by_key(&volume, |entry| entry.volume).ok()?;
+        Some(self.roster[at].clone())
+    }
+
     /// Leaves volumes to somebody else.
     pub(crate) fn leave_out(&mut self, others: &HashSet<VolumeNumber>) {
         self.roster.retain(|entry| !others.contains(&entry.volume));
@@ -49,7 +55,19 @@ pub(crate) async fn read(audit: &Audit, findings: &mut Findings) -> Result<Said>
         return Ok(said);
     }
     match audit.project.rounds().look_seal(last_seal).await? {
-        Found::Opens(seal) => said.roster = seal.roster,
+        Found::Opens(seal) => {
+            match audit.project.rounds().roster_said(last_seal, &seal.roster).all(&audit.project).await {
+                Ok(roster) => said.roster = roster,
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    // Another round may have ended since, and taken it away.
+                    if audit.project.rounds().newest().await?.newest == said.newest {
+                        let name = ObjectName::GcSeal(audit.project.name().clone(), last_seal);
+                        findings.add(name.to_string(), Flaw::of(e)?)?;
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
         // It is listed, and so was found damaged.
         Found::Foreign(_) => {}
         Found::Absent => {
@@ -80,7 +98,7 @@ pub(crate) async fn check(
                 findings.add(name.to_string(), Flaw { problem: Problem::Missing, message })?;
             }
             Lost::Snapshot(volume, sequence) => {
-                if audit.project.slot(volume, sequence).is_forgotten().await? {
+                if audit.project.slot(volume, sequence).is_gone().await? {
                     continue;
                 }
                 let of = subjects.iter().find(|s| s.volume == volume).map(|s| s.volume_name.to_string());

@@ -38,7 +38,7 @@ impl Subject {
 
     /// Whether it was forgotten since its log was read. What it needs may then be gone, rightly.
     pub(crate) async fn is_forgotten(&self, project: &Project) -> Result<bool> {
-        project.slot(self.volume, self.sequence).is_forgotten().await
+        project.slot(self.volume, self.sequence).is_gone().await
     }
 
     /// The root of its manifest.

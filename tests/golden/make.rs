@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cuttle::backup::BackupReport;
-use cuttle::format::gc::{PartRef, RosterEntry, SealRecord};
 use cuttle::format::lost::{LostName, LostRecord};
 use cuttle::format::names::{ContentKind, ContentName};
 use cuttle::format::record::{ForgetRecord, NoteRecord, OpenRecord};
+use cuttle::format::roster::RosterEntry;
 use cuttle::format::{ObjectName, PageRef};
 use cuttle::keys::Unlock;
 use cuttle::repo::{Environment, InitOptions, Keeper, Repository};
@@ -216,12 +216,7 @@ async fn round(hand: &ByHand) {
         live: live.iter().copied().map(Sequence).collect(),
         unfinished: Vec::new(),
     };
-    let seal = SealRecord {
-        generation: Generation(1),
-        roster: vec![live(1, 4, &[1, 4]), live(2, 2, &[1, 2]), live(3, 1, &[1]), live(4, 2, &[1, 2])],
-        live_index: Vec::<PartRef>::new(),
-        deleted: Vec::new(),
-    };
-    hand.put_record(&ObjectName::GcSeal(hand.project.clone(), Generation(1)), &seal).await;
+    let said = [live(1, 4, &[1, 4]), live(2, 2, &[1, 2]), live(3, 1, &[1]), live(4, 2, &[1, 2])];
+    hand.put_seal(Generation(1), Vec::new(), &said).await;
     hand.end_round(1).await;
 }

@@ -85,7 +85,7 @@ async fn check(at: &Path, unlock: Opener, expected: &Expected, context: &str) {
         for volume in project.volumes().confirmed().await.expect("a catalog").entries() {
             let log = project.log(volume.number).confirmed().await.expect("a log");
             assert_eq!((log.gaps(), log.unfinished().count()), (vec![], 0), "{context}: {}", volume.name);
-            for (sequence, entry) in &log.entries {
+            for (sequence, entry) in log.entries.iter().chain(&log.over) {
                 let state = if entry.forgotten { "forgotten" } else { "aborted" };
                 let key = (name.to_string(), volume.name.clone(), sequence.0);
                 let known = expected.get(&key).unwrap_or_else(|| panic!("{context}: {key:?} is new"));

@@ -195,6 +195,36 @@ impl<'a> Reader<'a> {
         names
     }
 
+    /// What a seal says of each volume's log (§8.2): number, high water, live.
+    fn roster(&self, g: u32) -> Vec<(u32, u32, Vec<u32>)> {
+        let seal = self.plain(&format!("gc/{g:010}.seal"), None);
+        let mut fields = Fields(&seal);
+        assert_eq!(fields.u32(), g);
+        let parts: Vec<_> =
+            (0..fields.u64()).map(|_| (fields.u32(), fields.take(32), fields.u32(), fields.u32())).collect();
+        let mut roster = Vec::new();
+        for (last_volume, id, sealed_len_bytes, entries) in parts {
+            let hex: String = id.iter().map(|b| format!("{b:02x}")).collect();
+            let name = format!("gc/parts/{g:010}/{hex}");
+            let object =
+                fs::metadata(self.at.join(format!("projects/{}/{name}", self.project))).expect("there");
+            assert_eq!(object.len(), u64::from(sealed_len_bytes));
+            let part = self.plain(&name, None);
+            assert_eq!(blake3::keyed_hash(&self.page_id_key, &part).as_bytes()[..], id[..], "{name}");
+            let mut fields = Fields(&part);
+            assert_eq!(fields.u64(), u64::from(entries));
+            for _ in 0..entries {
+                let (volume, high_water) = (fields.u32(), fields.u32());
+                let live = (0..fields.u64()).map(|_| fields.u32()).collect();
+                assert_eq!(fields.u64(), 0, "unfinished");
+                roster.push((volume, high_water, live));
+            }
+            fields.end();
+            assert_eq!(roster.last().map(|(volume, ..)| *volume), Some(last_volume));
+        }
+        roster
+    }
+
     /// Every volume's number and name (§6.4).
     fn volumes(&self) -> Vec<(u32, String)> {
         let mut out = Vec::new();
@@ -354,6 +384,7 @@ impl<'a> Reader<'a> {
             let (id, len, _plain_len) = (fields.take(32), fields.u32() as usize, fields.u32());
             assert_eq!(object[next..next + 32], id);
             let delta = fields.option(|f| {
+                assert_eq!(f.u8(), object[next + 32 + 11], "depth");
                 f.option(|f| f.take(32));
                 f.option(|f| (0..f.u64()).for_each(|_| assert!(f.take(8)[4..] != [0; 4])));
             });
@@ -403,6 +434,8 @@ fn a_reader_made_from_the_specification_alone_reads_the_golden_repository() {
     let lost = Reader::open(&at, "default").lost("0123456789abcdef0000000000000000");
     assert_eq!(lost, [(0, 0, 0xc1, 7), (1, 0, 0xd2, 0), (2, 0, 0xe3, 400)]);
     let reader = Reader::open(&at, "default");
+    let said = [(1, 4, vec![1, 4]), (2, 2, vec![1, 2]), (3, 1, vec![1]), (4, 2, vec![1, 2])];
+    assert_eq!(reader.roster(1), said);
     let bundles = files(&at.join("projects/default/bundles"));
     let pieces = bundles.iter().flat_map(|bundle| reader.pieces(bundle));
     assert!(pieces.filter(|(.., is_delta)| *is_delta).count() >= 3);

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use crate::support::Numbers;
 use crate::support::by_hand::{ByHand, get, names, put};
+use crate::support::fault_store::{Fault, FaultStore, OpKind};
 use crate::support::memory_sink::{MemoryReader, MemorySink};
 use crate::support::repo::{
-    MemoryVolume, back_up, default, init_with, latest, options, read_back, secret, store, verify,
+    self, MemoryVolume, back_up, default, init_with, latest, options, read_back, secret, store, verify,
 };
 use cuttle::backup::BackupOptions;
 use cuttle::cancel::Cancel;
@@ -255,4 +256,53 @@ async fn dead_pieces_take_at_most_half_as_much_again() {
         println!("one chunk in {part} a night: {stored} bytes in bundles, {needed} of them needed");
         assert!(stored * 100 <= needed * 150, "one chunk in {part} a night: {stored} bytes for {needed}");
     }
+}
+
+/// A backup that was interrupted goes on: what it had sent in bundles is not sent again.
+#[tokio::test]
+async fn an_interrupted_backup_does_not_send_its_bundles_again() {
+    const CHUNKS: usize = 600;
+    let (objects, project) = repository().await;
+    let mut numbers = Numbers::new(12);
+    // Half of it is small in full, too.
+    let small =
+        |n: u8| [n; C].iter().enumerate().map(|(at, b)| b.wrapping_add((at / 512) as u8)).collect::<Vec<_>>();
+    let mut content = numbers.bytes(CHUNKS * C);
+    for chunk in 0..40 {
+        content[chunk * C..][..C].copy_from_slice(&small(chunk as u8));
+    }
+    let volume = MemoryVolume::new(content);
+    back_up(&project, &volume, &nightly()).await.expect("backed up");
+    volume.edit(|content| {
+        for chunk in 0..CHUNKS {
+            content[chunk * C..][..15_000].copy_from_slice(&numbers.bytes(15_000));
+        }
+    });
+    let whole = {
+        let (other, beside) = (objects.fork(), volume.fork());
+        let other = repo::connect(store(Arc::new(other)), repo::environment()).await.expect("opens");
+        let before = ledger(&other);
+        back_up(&other, &beside, &nightly()).await.expect("backed up");
+        ledger(&other) - before
+    };
+    let faults = FaultStore::new(objects.clone());
+    // It dies before its outcome: all bundles are there.
+    faults.fail_always_for(|op| op.kind == OpKind::Create && op.key.ends_with(".end"), Fault::Status(403));
+    let dying = repo::connect(store(Arc::new(faults)), repo::environment()).await.expect("opens");
+    back_up(&dying, &volume, &nightly()).await.expect_err("interrupted");
+    let there = names(&*objects, BUNDLES).await.len();
+    assert!(there > 1, "{there}");
+    let before = ledger(&project);
+    let report = back_up(&project, &volume, &nightly()).await.expect("backed up");
+    let took = ledger(&project) - before;
+    assert_eq!(names(&*objects, BUNDLES).await.len(), there, "none is new: {:?}", report.stats);
+    println!("{} bytes, whole {}", took.uploaded_bytes, whole.uploaded_bytes);
+    assert!(
+        took.uploaded_bytes * 3 < whole.uploaded_bytes,
+        "{} of {}",
+        took.uploaded_bytes,
+        whole.uploaded_bytes
+    );
+    assert!(read_back(&project, &latest(&project, "v").await).await.expect("read") == volume.content());
+    assert!(verify(&project, true).await.expect("verified").ok());
 }

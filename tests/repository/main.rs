@@ -1,6 +1,7 @@
 //! The library on stores in memory and on disk: what backups, restores, forgets, prunes, verifies and repairs make of a repository,
 //! with faults, races, lies and hostile input.
 
+mod age;
 mod backup;
 mod bundles;
 mod copies;

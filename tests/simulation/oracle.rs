@@ -154,7 +154,7 @@ impl Oracle {
     }
 
     /// An object was deleted.
-    pub fn deleted(&mut self, name: &str) {
+    pub fn deleted(&mut self, objects: &Objects, name: &str) {
         if let Some(count) = self.needed.get(name) {
             self.violated(format!("{name} was deleted: {count} live snapshots need it"));
         }
@@ -165,6 +165,17 @@ impl Oracle {
                 let session = (n.0, s.0);
                 let aborted = self.ended.get(&session).is_some_and(|end| !self.is_commit(session, end));
                 aborted || self.is_live(&session)
+            }
+            // Of what is over nothing need stay but who lost.
+            Some(ObjectName::Open(_, n, s) | ObjectName::Forget(_, n, s)) => {
+                let session = (n.0, s.0);
+                !self.is_forgotten(&session)
+                    && self.ended.get(&session).is_none_or(|end| self.is_commit(session, end))
+            }
+            // A round that the next one's begin calls over.
+            Some(ObjectName::GcDone(project, g)) => {
+                let next = ObjectName::GcBegin(project, Generation(g.0 + 1));
+                objects.get(&next.to_string()).is_none()
             }
             Some(name) => !matches!(
                 name,

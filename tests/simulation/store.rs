@@ -265,7 +265,7 @@ impl State {
             Op::Put(bytes) => self.write(request, bytes),
             Op::Delete => {
                 if self.objects.delete(name) {
-                    self.oracle.deleted(name);
+                    self.oracle.deleted(&self.objects, name);
                 }
                 Ok(Reply::Done)
             }

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cuttle::codec::{self, Base, Bundle, Piece, Place, Sealed};
 use cuttle::format::bundle::DeltaParts;
-use cuttle::format::gc::{BeginRecord, Condemned, DoneRecord, PartRef, RosterEntry, SealRecord};
+use cuttle::format::gc::RosterPart;
+use cuttle::format::gc::{BeginRecord, Condemned, DoneRecord, PartRef, SealRecord};
 use cuttle::format::names::{ContentKind, ContentName};
 use cuttle::format::page::{ObjectRef, Page, PageRef, count_of_page};
 use cuttle::format::record::{
     BackupStats, EndRecord, ForgetRecord, KeySlotRecord, OpenRecord, Outcome, ProjectRecord,
     RepositoryRecord, Snapshot,
 };
+use cuttle::format::roster::{self, RosterEntry};
 use cuttle::format::table::{self, TableEntry};
 use cuttle::format::{ObjectName, ObjectType, Record};
 use cuttle::keys::{MasterKey, ProjectKeys, SealingKey, Unlock};
@@ -249,6 +251,20 @@ impl ByHand {
         let part = ObjectName::GcPart(self.project.clone(), generation, id);
         let sealed_len_bytes = self.put_plain(&part, &plain).await;
         let deleted = vec![PartRef { id, sealed_len_bytes, entries: deleted.len() as u32 }];
+        self.put_seal(generation, deleted, &roster).await;
+    }
+
+    /// Seals a round, with what its roster says in parts.
+    pub async fn put_seal(&self, generation: Generation, deleted: Vec<PartRef>, said: &[RosterEntry]) {
+        let mut roster = Vec::new();
+        for entries in roster::parts_of(said) {
+            let plain = roster::encode(entries).expect("encodes");
+            let id = self.page_id(&plain);
+            let name = ObjectName::GcPart(self.project.clone(), generation, id);
+            let sealed_len_bytes = self.put_plain(&name, &plain).await;
+            let part = PartRef { id, sealed_len_bytes, entries: entries.len() as u32 };
+            roster.extend(entries.last().map(|last| RosterPart { last_volume: last.volume, part }));
+        }
         let seal = ObjectName::GcSeal(self.project.clone(), generation);
         self.put_record(&seal, &SealRecord { generation, roster, live_index: Vec::new(), deleted }).await;
     }

@@ -9,12 +9,13 @@ use serde::Serialize;
 
 use crate::codec;
 use crate::error::{Error, Result};
-use crate::format::gc::{BeginRecord, DoneRecord, RosterEntry, SealRecord};
+use crate::format::gc::{BeginRecord, DoneRecord, SealRecord};
 use crate::format::lost::LostRecord;
 use crate::format::names::quarantine_name;
 use crate::format::record::{
     AliveRecord, EndRecord, ForgetRecord, NoteRecord, OpenRecord, Outcome, VolumeRecord,
 };
+use crate::format::roster::RosterEntry;
 use crate::format::{ObjectName, Record};
 use crate::repo::found::Found;
 use crate::repo::log::Proof;
@@ -247,10 +248,13 @@ impl Run<'_> {
         let roster = match last_seal {
             Generation(0) => Vec::new(),
             last_seal => match self.project.rounds().look_seal(last_seal).await? {
-                Found::Opens(seal) => seal.roster,
+                Found::Opens(seal) => {
+                    self.project.rounds().roster_said(last_seal, &seal.roster).all(self.project).await?
+                }
                 _ => Vec::new(),
             },
         };
+        let roster = self.project.parts(g).put_roster(&roster).await?;
         let nothing = SealRecord { generation: g, roster, live_index: Vec::new(), deleted: Vec::new() };
         self.put(&name, &nothing, "the round deletes nothing, and says what the one before said").await
     }
@@ -294,12 +298,11 @@ impl Run<'_> {
             Stage::Begun(begin) => begin.last_seal,
             Stage::Unreadable(_) => self.project.rounds().before(rounds.newest).await?.last_seal,
         };
-        let seal = match last_seal {
-            Generation(0) => None,
-            last_seal => self.project.rounds().look_seal(last_seal).await?.opened(),
+        let entry = match self.project.rounds().roster_of(last_seal, false).await {
+            Ok(roster) => roster.entry(self.project, n).await.unwrap_or_default(),
+            Err(_) => None,
         };
-        let entry = seal.iter().flat_map(|seal| &seal.roster).find(|entry| entry.volume == n);
-        self.aside.known.push(told(last_seal, entry, s));
+        self.aside.known.push(told(last_seal, entry.as_ref(), s));
         Ok(())
     }
 

@@ -8,9 +8,9 @@ use crate::world::{Name, Phase, Pruner, SLOTS_MAX, Stage, Task, World, names_tex
 /// Why a state must not be.
 pub type Violation = String;
 
-pub fn check(world: &World) -> Option<Violation> {
+pub fn check(world: &World, rules: &Rules) -> Option<Violation> {
     for (slot, s) in world.slots.iter().enumerate() {
-        if s.is_live() {
+        if world.is_live(slot, rules) {
             let missing = world.closure(s.reference) & !world.exists;
             if s.knows_loss && missing != 0 {
                 return Some(format!(
@@ -29,14 +29,14 @@ pub fn check(world: &World) -> Option<Violation> {
             }
         }
         // Once the commit landed its writer may have been told so.
-        if s.phase == Phase::Landed && !s.unwanted && !s.is_live() {
+        if s.phase == Phase::Landed && !s.unwanted && !world.is_live(slot, rules) {
             return Some(format!("acknowledged snapshot {} is not live, and nobody forgot it", slot + 1));
         }
     }
     // A pruner stops its round when this is not so: without damage it must never have to.
     let roster = if world.stage == Stage::Begun { &world.before } else { &world.round };
     for (slot, s) in world.slots.iter().enumerate() {
-        if roster.live & (1 << slot) != 0 && !s.is_live() && !s.forget {
+        if roster.live & (1 << slot) != 0 && !s.looks_live() && !s.forget {
             return Some(format!("snapshot {} of the last roster is neither live nor forgotten", slot + 1));
         }
     }
@@ -57,18 +57,18 @@ pub fn check_quiet(world: &World, rules: &Rules, landed: bool) -> Option<Violati
         }
     }
     for rounds in 0..=2 {
-        let unreferenced = world.exists & !world.referenced();
+        let unreferenced = world.exists & !world.referenced(rules);
         if world.stage == Stage::Done && unreferenced == 0 {
-            return check(&world);
+            return check(&world, rules);
         }
         if rounds < 2 {
             prune_alone(&mut world, rules);
         }
-        if let Some(violation) = check(&world) {
+        if let Some(violation) = check(&world, rules) {
             return Some(format!("after {} quiet rounds: {violation}", rounds + 1));
         }
     }
-    let unreferenced = world.exists & !world.referenced();
+    let unreferenced = world.exists & !world.referenced(rules);
     Some(format!("two quiet rounds leave {} and the last round {:?}", names_text(unreferenced), world.stage))
 }
 
@@ -78,16 +78,17 @@ fn prune_alone(world: &mut World, rules: &Rules) {
     let round = world.generation + u8::from(world.stage == Stage::Done);
     world.pruners[at] = Pruner { task: Task::Settling, round, ..Pruner::default() };
     if world.stage == Stage::Done {
-        pruner::begin_round(world, at, world.exists & !world.referenced());
+        pruner::begin_round(world, at, world.exists & !world.referenced(rules));
     } else if rules.is(crate::rules::Broken::LeavesOthersRounds) {
         return;
     }
     if world.stage == Stage::Begun {
         for slot in 0..SLOTS_MAX {
-            session::end_by_lease(world, slot);
+            session::end_by_lease(world, slot, rules);
         }
         pruner::begin_marking(world, at, rules);
-        for slot in 0..SLOTS_MAX {
+        let past = if rules.ages { world.known_past() } else { 0 };
+        for slot in (0..SLOTS_MAX).filter(|slot| past & 1 << slot == 0) {
             pruner::mark_slot(world, at, slot, rules);
         }
         pruner::seal(world, at, rules);

@@ -26,6 +26,10 @@
 //! - **Bundles** (where `bundles` says so): a delta lies in one object with a full chunk that its session made as well. Each may be referenced without
 //!   the other, and keeps the object. A session also finds what lies in bundles of its own generation, whoever made them: a delta only on what it
 //!   may reference by itself. `Broken::PieceUnmarked`, `Broken::FoundDeltaUnchecked`.
+//! - **Age** (where `ages` says so): a round deletes all records of what was over by the seal before it, but an aborted `.end`; the deletes land late
+//!   and again, and a late commit brings an `.end` back. Readers, sessions and the final mark go by a roster: sessions by that of the last seal when they looked
+//!   again. A number whose records are all gone may be registered anew by whoever does not know better. `Broken::AgesByOwnSeal`, `Broken::AgesAborted`,
+//!   `Broken::RegistersBelowHighWater`, `Broken::ParentWithoutRoster`, `Broken::MarksWithoutRoster`.
 //! - **Rounds.** `begin` with its condemned set, `seal` with roster, high water, live index and deletes, `done`. The next begins
 //!   only when the last is done. Any pruner finishes what another began, joins what it finds begun, and carries out the seal that it finds. Where a seal
 //!   may be forged it marks again and stops if the two differ: `Broken::SealForged`; without, `Broken::SealObeyed`.
@@ -58,6 +62,8 @@
 //! - **Parts of tables** exist before what names them, and are deleted only when no session that needs them can still commit.
 //! - **A pruner in a round that is over** has nothing left to do: `done` comes after all deletes were sent, and sent deletes land for ever.
 //!
+//! - **A number that is registered anew**: what its first session may still send is forgotten then. Its commit would find another's outcome there, or be one that
+//!   every roster calls over.
 //! - **A loss.** One object, at any time, known to nobody until it is recorded. More than one, and what is damaged instead of
 //!   missing, are no different; a variant in the name of what is stored again is the same object here, come back.
 //!

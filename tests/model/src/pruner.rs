@@ -2,7 +2,9 @@
 
 use crate::rules::{Broken, Rules};
 use crate::step::{Next, Step};
-use crate::world::{End, FULLS, GENERATIONS_MAX, Name, Names, Pruner, Round, SLOTS_MAX, Stage, Task, World};
+use crate::world::{
+    End, FULLS, GENERATIONS_MAX, Name, Names, Pruner, Round, SLOTS_MAX, Slots, Stage, Task, World,
+};
 
 pub fn steps(world: &World, at: usize, next: &mut Next<'_>) {
     match world.pruners[at].task {
@@ -53,7 +55,7 @@ fn start(world: &World, at: usize, next: &mut Next<'_>) {
 /// what too little stays. What it marked was live since the last round was done.
 fn advisory(world: &World, at: usize, next: &mut Next<'_>) {
     let marks = world.pruners[at].marks;
-    for (slot, s) in world.slots.iter().enumerate().filter(|(_, s)| s.is_live()) {
+    for (slot, s) in world.slots.iter().enumerate().filter(|(_, s)| s.looks_live()) {
         let more = marks | world.closure(s.reference);
         if more != marks {
             let mut then = *world;
@@ -73,7 +75,7 @@ fn begin(world: &World, at: usize, next: &mut Next<'_>) {
         next.push(Step::Join { pruner: at }, then);
         return;
     }
-    let complete = world.referenced() & !pruner.marks == 0;
+    let complete = world.referenced(rules) & !pruner.marks == 0;
     if rules.is(Broken::NoFinalMark) && !complete {
         return;
     }
@@ -120,7 +122,8 @@ fn deletable(world: &World, round: u8, rules: &Rules) -> Names {
 fn settle(world: &World, at: usize, next: &mut Next<'_>) {
     let rules = next.rules;
     let pruner = world.pruners[at];
-    let unsettled = |i: usize| world.slots[i].delays(pruner.round) && pruner.settled & (1 << i) == 0;
+    let past = known_past(world, rules);
+    let unsettled = |i: usize| world.slots[i].delays(pruner.round) && (pruner.settled | past) & (1 << i) == 0;
     for slot in (0..SLOTS_MAX).filter(|i| unsettled(*i)) {
         let mut then = *world;
         match rules.broken {
@@ -145,14 +148,19 @@ fn settle(world: &World, at: usize, next: &mut Next<'_>) {
     }
 }
 
+/// What a pruner leaves out, as it was over when the last round was sealed.
+fn known_past(world: &World, rules: &Rules) -> Slots {
+    if rules.ages && !rules.is(Broken::MarksWithoutRoster) { world.known_past() } else { 0 }
+}
+
 fn has_unsettled(world: &World, round: u8) -> bool {
     world.slots.iter().any(|s| s.delays(round))
 }
 
 pub fn begin_marking(world: &mut World, at: usize, rules: &Rules) {
-    let open = world.open_slots();
+    let (open, past) = (world.open_slots(), known_past(world, rules));
     let pruner = &mut world.pruners[at];
-    (pruner.task, pruner.todo, pruner.settled) = (Task::Marking, open, 0);
+    (pruner.task, pruner.todo, pruner.settled) = (Task::Marking, open & !past, past);
     match rules.broken {
         Some(Broken::IndexOfAdvisory) => (pruner.advisory, pruner.marks) = (pruner.marks & FULLS, 0),
         Some(Broken::NoFinalMark) => pruner.todo = 0,
@@ -167,7 +175,7 @@ fn mark(world: &World, at: usize, next: &mut Next<'_>) {
         let mut then = *world;
         mark_slot(&mut then, at, slot, next.rules);
         next.push(Step::Mark { pruner: at, slot }, then);
-        if next.rules.is(Broken::ForgetByName) && world.slots[slot].is_live() {
+        if next.rules.is(Broken::ForgetByName) && world.slots[slot].looks_live() {
             let mut then = *world;
             then.pruners[at].todo &= !(1 << slot);
             next.push(Step::MarkPlanted { pruner: at, slot }, then);
@@ -222,7 +230,7 @@ pub fn mark_slot(world: &mut World, at: usize, slot: usize, rules: &Rules) {
     };
     let pruner = &mut world.pruners[at];
     pruner.todo &= !(1 << slot);
-    if s.is_live() {
+    if s.looks_live() {
         pruner.marks |= closure;
         pruner.live |= 1 << slot;
     }
@@ -254,6 +262,11 @@ pub fn delete(world: &mut World, at: usize, rules: &Rules) {
             world.slots[slot].end_delete = true;
             world.slots[slot].other_sent |= rules.is(Broken::CleansForget);
         }
+        if ages(world, slot, rules) {
+            let session = &mut world.slots[slot];
+            session.other_sent = true;
+            session.end_delete |= session.end == End::Committed || rules.is(Broken::AgesAborted);
+        }
     }
     world.pruners[at].task = Task::Finishing;
 }
@@ -269,6 +282,14 @@ fn cleans(world: &World, slot: usize, rules: &Rules) -> bool {
     };
     let kind = s.end == End::Committed || (s.end == End::Aborted && rules.is(Broken::CleansAborted));
     takes && kind && !s.end_delete
+}
+
+/// Whether all records of a sequence go, but an aborted `.end`.
+fn ages(world: &World, slot: usize, rules: &Rules) -> bool {
+    let over = if rules.is(Broken::AgesByOwnSeal) { world.round.past() } else { world.before.past() };
+    let s = &world.slots[slot];
+    let left = !s.other_sent || (s.end == End::Committed && !s.end_delete);
+    rules.ages && over & 1 << slot != 0 && left
 }
 
 fn finish(world: &World, at: usize, next: &mut Next<'_>) {
@@ -339,7 +360,7 @@ pub fn tidy(world: &mut World, at: usize, rules: &Rules) {
         }
         if pruner.task != Task::Finishing {
             let all_sent = world.round.deleted & !world.deletes == 0;
-            let cleaned = !(0..SLOTS_MAX).any(|i| cleans(world, i, rules));
+            let cleaned = !(0..SLOTS_MAX).any(|i| cleans(world, i, rules) || ages(world, i, rules));
             world.pruners[at].task = if all_sent && cleaned { Task::Finishing } else { Task::Deleting };
         }
     }
@@ -352,11 +373,12 @@ pub fn tidy_rounds(world: &mut World, rules: &Rules) {
     if !own_deletes {
         world.before.condemned = 0;
     }
-    if world.stage != Stage::Begun {
+    let needless = if rules.ages { world.stage == Stage::Done } else { world.stage != Stage::Begun };
+    if needless {
         (world.before.live, world.before.settled) = (0, 0);
-        if !rules.is(Broken::IndexOfOlderSeal) {
-            world.before.index = 0;
-        }
+    }
+    if world.stage != Stage::Begun && !rules.is(Broken::IndexOfOlderSeal) {
+        world.before.index = 0;
     }
     if world.stage == Stage::Done {
         world.round.deleted = 0;

@@ -16,6 +16,8 @@ pub struct Rules {
     pub deltas: bool,
     /// Whether a delta lies in a bundle with a full chunk.
     pub bundles: bool,
+    /// Whether a round deletes all records of what was over when the round before was sealed, `.forget` and `.open` too.
+    pub ages: bool,
     /// Whether one object may be lost, below the protocol.
     pub loss: bool,
     /// Whether marks of the advisory walk are followed; without, only those of the final mark.
@@ -131,6 +133,17 @@ pub enum Broken {
     DeltaAboveLost,
     /// A bundle is kept by the deltas in it alone.
     PieceUnmarked,
+    // Logs that do not grow for ever.
+    /// All records of what is over go by the round's own seal, which sessions of its generation have not read.
+    AgesByOwnSeal,
+    /// An aborted `.end` goes with the rest.
+    AgesAborted,
+    /// A session does not look whether its number lies below the high water.
+    RegistersBelowHighWater,
+    /// A parent is whatever has an `.end` and no `.forget`, be it below the high water or not.
+    ParentWithoutRoster,
+    /// So it is for the final mark.
+    MarksWithoutRoster,
     // Changes that look dangerous and are not: the search must find nothing.
     /// A delta found in a bundle of the own generation is referenced though the session may not reference its base by itself: whoever made
     /// it could, in the same generation, beside the same round.

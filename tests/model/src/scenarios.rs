@@ -18,6 +18,7 @@ const SMALL: Rules = Rules {
     preset: true,
     deltas: false,
     bundles: false,
+    ages: false,
     loss: false,
     advisory: false,
     quiet: false,
@@ -27,7 +28,7 @@ const SMALL: Rules = Rules {
 const SOUND: Rules = Rules { quiet: true, ..SMALL };
 
 /// Complete searches that every test run makes.
-pub const IN_TESTS: [Scenario; 7] = [
+pub const IN_TESTS: [Scenario; 8] = [
     Scenario {
         name: "two sessions with deltas, two pruners",
         rules: Rules { slots: 3, pruners: 2, deltas: true, ..SOUND },
@@ -59,10 +60,25 @@ pub const IN_TESTS: [Scenario; 7] = [
         rules: Rules { slots: 3, deltas: true, bundles: true, ..SOUND },
         states_min: 100_000,
     },
+    Scenario {
+        name: "three rounds, one session, two pruners, logs that age",
+        rules: Rules { pruners: 2, rounds: 3, ages: true, ..SOUND },
+        states_min: 1_700_000,
+    },
 ];
 
 /// Searches by command.
-pub const BY_COMMAND: [Scenario; 6] = [
+pub const BY_COMMAND: [Scenario; 8] = [
+    Scenario {
+        name: "three rounds, two sessions, logs that age",
+        rules: Rules { slots: 3, rounds: 3, ages: true, ..SOUND },
+        states_min: 53_000_000,
+    },
+    Scenario {
+        name: "three rounds, two sessions, two pruners, logs that age",
+        rules: Rules { slots: 3, pruners: 2, rounds: 3, ages: true, ..SOUND },
+        states_min: 1_000_000,
+    },
     Scenario {
         name: "two sessions with bundles, two pruners",
         rules: Rules { slots: 3, pruners: 2, deltas: true, bundles: true, ..SOUND },
@@ -116,6 +132,7 @@ pub fn variants() -> Vec<Variant> {
     };
     let safe =
         |broken, rules| Variant { broken, rules: Rules { broken: Some(broken), ..rules }, finds: None };
+    let aged = Rules { ages: true, rounds: 3, ..SMALL };
     let (three, two_pruners) = (Rules { slots: 3, ..SMALL }, Rules { pruners: 2, ..SMALL });
     vec![
         dangerous(Broken::NoSecondLook, MISSING, SMALL),
@@ -151,6 +168,11 @@ pub fn variants() -> Vec<Variant> {
         dangerous(Broken::TakesOverLost, KNOWN, Rules { loss: true, ..SMALL }),
         dangerous(Broken::DeltaAboveLost, KNOWN, Rules { slots: 3, loss: true, deltas: true, ..SMALL }),
         dangerous(Broken::PieceUnmarked, MISSING, Rules { deltas: true, bundles: true, ..SMALL }),
+        dangerous(Broken::AgesByOwnSeal, LOST, aged),
+        dangerous(Broken::AgesAborted, LOST, aged),
+        dangerous(Broken::RegistersBelowHighWater, LOST, aged),
+        dangerous(Broken::ParentWithoutRoster, MISSING, aged),
+        dangerous(Broken::MarksWithoutRoster, MISSING, aged),
         safe(Broken::FoundDeltaUnchecked, Rules { deltas: true, bundles: true, ..three }),
         safe(Broken::CleansForgotten, Rules { pruners: 2, ..three }),
         safe(Broken::DoneAfterDeletes, Rules { pruners: 2, ..three }),

@@ -2,7 +2,7 @@
 
 use crate::rules::{Broken, Rules};
 use crate::step::{Next, Step};
-use crate::world::{End, FULLS, Name, Names, Phase, Refs, SLOTS_MAX, Stage, World, refs};
+use crate::world::{End, FULLS, Name, Names, Phase, Refs, SLOTS_MAX, Slot, Stage, World, refs};
 
 pub fn steps(world: &World, slot: usize, next: &mut Next<'_>) {
     match world.slots[slot].phase {
@@ -10,7 +10,23 @@ pub fn steps(world: &World, slot: usize, next: &mut Next<'_>) {
         Phase::Registered => confirm(world, slot, next),
         Phase::Working => work(world, slot, next),
         Phase::Stray => send(world, slot, next),
-        Phase::Committing | Phase::Landed | Phase::Gone => {}
+        Phase::Committing | Phase::Landed | Phase::Gone => register_again(world, slot, next),
+    }
+}
+
+/// All records of a sequence are gone, and somebody who does not know that there ever was one takes its number.
+fn register_again(world: &World, slot: usize, next: &mut Next<'_>) {
+    let session = &world.slots[slot];
+    let is_bare = session.other_sent && session.end == End::Absent && !session.forget;
+    if !next.rules.ages || !is_bare {
+        return;
+    }
+    for generation in 0..=world.generation {
+        let mut then = *world;
+        let (end_delete, other_sent) = (session.end_delete, session.other_sent);
+        then.slots[slot] =
+            Slot { phase: Phase::Registered, generation, end_delete, other_sent, ..Slot::default() };
+        next.push(Step::RegisterAgain { slot, generation }, then);
     }
 }
 
@@ -40,8 +56,14 @@ fn confirm(world: &World, slot: usize, next: &mut Next<'_>) {
         Stage::Begun => true,
         Stage::Sealed => !next.rules.is(Broken::CondemnedUntilSeal),
     };
+    let past = if next.rules.ages { world.known_past() } else { 0 };
+    if past & 1 << slot != 0 && !next.rules.is(Broken::RegistersBelowHighWater) {
+        // It gives up.
+        return;
+    }
     let mut then = *world;
     then.slots[slot].phase = Phase::Working;
+    then.slots[slot].past = past;
     then.slots[slot].condemned = if current && under_way { world.round.condemned } else { 0 };
     then.slots[slot].knows_loss = world.recorded;
     next.push(Step::Confirm { slot }, then);
@@ -102,9 +124,10 @@ fn own_name(world: &World, slot: usize, rules: &Rules) -> Name {
 /// and more than one volume's.
 fn sources(world: &World, slot: usize, rules: &Rules) -> Refs {
     let mut parents: Refs = 0;
-    for (_, other) in world.slots.iter().enumerate().filter(|(i, _)| *i != slot) {
+    for (at, other) in world.slots.iter().enumerate().filter(|(i, _)| *i != slot) {
         let cached = rules.is(Broken::CachedParent) && other.phase == Phase::Landed;
-        if other.is_live() || cached {
+        let past = world.slots[slot].past & 1 << at != 0 && !rules.is(Broken::ParentWithoutRoster);
+        if other.looks_live() && !past || cached {
             parents |= other.reference.ref_bit();
         }
     }
@@ -184,6 +207,9 @@ pub fn tidy(world: &mut World, slot: usize, rules: &Rules) {
     let delta_exists = world.exists & Name::delta(slot).bit() != 0;
     let generation = world.generation;
     let session = &mut world.slots[slot];
+    if !matches!(session.phase, Phase::Working) {
+        session.past = 0;
+    }
     if matches!(session.phase, Phase::Committing | Phase::Landed) {
         session.condemned = 0;
     }
@@ -191,8 +217,10 @@ pub fn tidy(world: &mut World, slot: usize, rules: &Rules) {
     if session.phase == Phase::Registered && void {
         session.generation = 0;
     }
-    let keeps_outcome =
-        matches!(rules.broken, Some(Broken::CleansAborted | Broken::PlainAbort | Broken::ExistsIsSuccess));
+    let keeps_outcome = matches!(
+        rules.broken,
+        Some(Broken::CleansAborted | Broken::PlainAbort | Broken::ExistsIsSuccess | Broken::AgesAborted)
+    );
     if session.end == End::Aborted && !session.forget && !keeps_outcome {
         // Its commit can never land. A delta of its own, known to nobody else, is garbage when it exists and nothing
         // when it does not. Its full chunk may still arrive, and others may have found it.
@@ -205,12 +233,13 @@ pub fn tidy(world: &mut World, slot: usize, rules: &Rules) {
             session.generation = 0;
         }
     }
-    let keeps_reference = matches!(rules.broken, Some(Broken::CachedParent | Broken::CleansForget));
+    let keeps_reference =
+        rules.ages || matches!(rules.broken, Some(Broken::CachedParent | Broken::CleansForget));
     if session.forget && !keeps_reference {
         session.reference = Name::NONE;
         session.knows_loss = false;
     }
-    if !rules.is(Broken::CleansForget) {
+    if !rules.is(Broken::CleansForget) && !rules.ages {
         session.unwanted = session.forget;
     }
     let unneeded = session.forget && !keeps_reference && !session.base.is_none() && !delta_exists;
@@ -227,7 +256,10 @@ fn is_referenced(world: &World, name: Name) -> bool {
 }
 
 /// A dead session is ended as aborted.
-pub fn end_by_lease(world: &mut World, slot: usize) {
+pub fn end_by_lease(world: &mut World, slot: usize, rules: &Rules) {
+    if rules.ages && world.known_past() & 1 << slot != 0 {
+        return;
+    }
     let session = &mut world.slots[slot];
     if session.is_open() && !session.is_settled() {
         session.end = End::Aborted;

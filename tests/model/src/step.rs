@@ -10,6 +10,7 @@ use crate::{pruner, session, store};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     Register { slot: usize, generation: u8 },
+    RegisterAgain { slot: usize, generation: u8 },
     Confirm { slot: usize },
     ConfirmPlanted { slot: usize },
     Send { slot: usize },
@@ -92,6 +93,13 @@ impl fmt::Display for Step {
         match *self {
             Self::Register { slot, generation } => {
                 write!(f, "session {}: creates .open, having seen generation {generation}", slot + 1)
+            }
+            Self::RegisterAgain { slot, generation } => {
+                write!(
+                    f,
+                    "session {}: creates .open, in a number that was cleaned away, having seen generation {generation}",
+                    slot + 1
+                )
             }
             Self::Confirm { slot } => {
                 write!(f, "session {}: looks at the generation again; knows what is condemned", slot + 1)

@@ -74,14 +74,15 @@ pub fn log_steps(world: &World, slot: usize, next: &mut Next<'_>) {
     {
         push(Step::CommitFindsEnd { slot }, &|w| w.slots[slot].phase = Phase::Landed);
     }
-    if session.is_live() {
+    if world.is_live(slot, rules) {
         push(Step::Forget { slot }, &|w| (w.slots[slot].forget, w.slots[slot].unwanted) = (true, true));
     }
     if session.end_delete && session.end != End::Absent {
         push(Step::EndDeleteLands { slot }, &|w| w.slots[slot].end = End::Absent);
     }
     // Even in the careful order.
-    if session.other_sent && rules.is(Broken::CleansForget) && session.forget && session.end == End::Absent {
+    let careful = rules.is(Broken::CleansForget) && session.end == End::Absent;
+    if session.other_sent && session.forget && (careful || rules.ages) {
         push(Step::ForgetDeleteLands { slot }, &|w| w.slots[slot].forget = false);
     }
     if session.other_sent && rules.is(Broken::PlainAbort) && session.end != End::Aborted {

@@ -1,5 +1,7 @@
 //! One state of the whole system: what the store holds, what may still land there, and where each actor is.
 
+use crate::rules::Rules;
+
 /// Sequences of the log at most.
 pub const SLOTS_MAX: usize = 4;
 /// Pruners at most.
@@ -140,8 +142,11 @@ pub struct Slot {
     pub unwanted: bool,
     /// A DELETE of `.end` was sent; it may land at any time, again and again.
     pub end_delete: bool,
-    /// Only in broken variants: a DELETE of `.forget`, or a PUT of `.end` that overwrites.
+    /// DELETEs of `.open` and `.forget` were sent; they may land at any time, again and again. In a broken variant: a PUT of
+    /// `.end` that overwrites.
     pub other_sent: bool,
+    /// What the roster that the session read says is over.
+    pub past: Slots,
     /// The session read the record of what was lost.
     pub knows_loss: bool,
 }
@@ -228,7 +233,8 @@ impl Slot {
         self.phase != Phase::Free
     }
 
-    pub fn is_live(&self) -> bool {
+    /// As its records alone say.
+    pub fn looks_live(&self) -> bool {
         self.end == End::Committed && !self.forget
     }
 
@@ -259,8 +265,9 @@ impl World {
     }
 
     /// Everything that live snapshots reference.
-    pub fn referenced(&self) -> Names {
-        self.slots.iter().filter(|s| s.is_live()).fold(0, |all, s| all | self.closure(s.reference))
+    pub fn referenced(&self, rules: &Rules) -> Names {
+        let live = (0..SLOTS_MAX).filter(|slot| self.is_live(*slot, rules));
+        live.fold(0, |all, slot| all | self.closure(self.slots[slot].reference))
     }
 
     /// The names of generations below `generation`.
@@ -268,6 +275,21 @@ impl World {
         let fulls = ((1u16 << generation.min(GENERATIONS_MAX)) - 1) as Names;
         let made = |&(_, s): &(usize, &Slot)| s.is_open() && s.generation < generation;
         self.slots.iter().enumerate().filter(made).fold(fulls, |all, (i, _)| all | Name::delta(i).bit())
+    }
+
+    /// What the newest seal says is over, for whoever reads it.
+    pub fn past(&self) -> Slots {
+        if self.stage == Stage::Begun { self.before.past() } else { self.round.past() }
+    }
+
+    /// What was over by the last seal when the newest round began: whoever works in that round goes by this.
+    pub fn known_past(&self) -> Slots {
+        if self.stage == Stage::Done { self.round.past() } else { self.before.past() }
+    }
+
+    /// Whether a sequence counts as a live snapshot.
+    pub fn is_live(&self, slot: usize, rules: &Rules) -> bool {
+        self.slots[slot].looks_live() && !(rules.ages && self.past() & 1 << slot != 0)
     }
 
     pub fn open_slots(&self) -> Slots {
@@ -292,21 +314,28 @@ impl World {
 }
 
 impl Slot {
-    /// At most 29 bits.
+    /// 32 bits.
     fn bits(&self) -> u64 {
         let flags = [self.knows_loss, self.forget, self.unwanted, self.end_delete, self.other_sent];
+        debug_assert!(self.generation < GENERATIONS_MAX);
         let flags = flags.iter().fold(0, |all, f| all << 1 | u64::from(*f));
         (self.phase as u64)
             | (self.end as u64) << 3
             | u64::from(self.generation) << 5
-            | u64::from(self.reference.0) << 8
-            | u64::from(self.base.0) << 12
-            | u64::from(self.condemned) << 16
-            | flags << 24
+            | u64::from(self.reference.0) << 7
+            | u64::from(self.base.0) << 11
+            | u64::from(self.condemned) << 15
+            | flags << 23
+            | u64::from(self.past) << 28
     }
 }
 
 impl Round {
+    /// What its roster says is over.
+    pub fn past(&self) -> Slots {
+        self.settled & !self.live
+    }
+
     /// 32 bits.
     fn bits(&self) -> u64 {
         // Only full chunks are in an index.

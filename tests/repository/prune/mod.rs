@@ -5,6 +5,7 @@ mod full;
 mod histories;
 mod joined;
 mod named;
+mod over;
 mod planted;
 mod quiet;
 mod refusals;

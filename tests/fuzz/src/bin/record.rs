@@ -9,6 +9,8 @@ use cuttle::format::record::{
     AliveRecord, EndRecord, ForgetRecord, KeySlotRecord, NoteRecord, OpenRecord, Outcome, ProjectRecord,
     RepositoryRecord, VolumeRecord,
 };
+use cuttle::format::roster;
+use cuttle::units::VolumeNumber;
 
 fn check<R: Record>(data: &[u8]) -> Option<R> {
     let record = R::decode(data).ok()?;
@@ -40,6 +42,12 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         11 => drop(check::<BeginRecord>(data)),
         12 => drop(check::<SealRecord>(data)),
         13 => drop(check::<DoneRecord>(data)),
+        14 => {
+            let (after, last) =
+                (VolumeNumber(0), VolumeNumber(data.first().copied().unwrap_or_default().into()));
+            let Ok(part) = roster::decode(data, 1, after, last) else { return };
+            assert_eq!(roster::encode(&part).expect("it was decoded"), data);
+        }
         15 => drop(check::<AliveRecord>(data)),
         16 => drop(check::<LostRecord>(data)),
         17 => {
