@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backup::context::Context;
+use crate::backup::fetched;
 use crate::backup::origin::Past;
 use crate::backup::origin::{Live, Origin, base_of};
 use crate::backup::presence::{Look, LostReport};
@@ -162,6 +163,7 @@ impl Ground {
             is_unreadable: self.is_unreadable,
             chunk_size_bytes: cx.project.chunk_size_bytes(),
             delta_depth_max: cx.project.repository().record().delta_depth_max,
+            fetches: fetched::is_wanted(cx.project, cx.options.delta),
         }
     }
 

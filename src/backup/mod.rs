@@ -7,6 +7,7 @@ mod context;
 mod cut;
 mod delta;
 mod encode;
+mod fetched;
 mod fleet;
 mod freeze;
 mod ground;
@@ -93,8 +94,8 @@ pub struct BackupOptions {
     pub alive_every: Duration,
     /// Leave the volume to a session that is at it already: then the error is of kind `Busy`.
     pub yields: bool,
-    /// Store every new chunk as an object that needs no other. The repository may say so, too.
-    pub no_delta: bool,
+    /// Where new chunks are stored as the difference from what was there before. The repository may say never, too.
+    pub delta: DeltaMode,
     /// Make no snapshot where the source says that nothing changed since the newest, and a sample of it agrees.
     pub skip_unchanged: bool,
     /// Read and count, but upload nothing.
@@ -119,12 +120,24 @@ impl BackupOptions {
             check_encoding: false,
             alive_every: ALIVE_EVERY_DEFAULT,
             yields: true,
-            no_delta: false,
+            delta: DeltaMode::Auto,
             skip_unchanged: false,
             dry_run: false,
             fleet: None,
         }
     }
+}
+
+/// What deltas are made against.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DeltaMode {
+    /// What the source has of the parent; where it has nothing, what the repository has, if fetching that is cheap.
+    #[default]
+    Auto,
+    /// As `Auto`, and what the repository has whatever it costs to fetch it.
+    Always,
+    /// Every new chunk is an object that needs no other.
+    Never,
 }
 
 /// What a backup did.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::backup::why::Why;
-use crate::backup::{BackupOptions, Input};
+use crate::backup::{BackupOptions, DeltaMode, Input};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::repo::history::SnapshotEntry;
@@ -47,6 +47,8 @@ pub(super) struct Past<'a> {
     pub chunk_size_bytes: u32,
     /// How deep the repository lets deltas be.
     pub delta_depth_max: u8,
+    /// What the parent holds may be fetched from the repository, where the source does not have it.
+    pub fetches: bool,
 }
 
 impl<'a> Past<'a> {
@@ -56,7 +58,7 @@ impl<'a> Past<'a> {
     }
 
     pub(super) fn deltas(&self) -> Option<u8> {
-        Some(self.delta_depth_max).filter(|depth| *depth > 0 && !self.options.no_delta)
+        Some(self.delta_depth_max).filter(|depth| *depth > 0 && self.options.delta != DeltaMode::Never)
     }
 }
 

@@ -52,8 +52,8 @@ pub struct BackupPlan {
     pub changed_bytes: Option<u64>,
     /// How the volume is read.
     pub pieces: Pieces,
-    /// How deep deltas on the parent's chunks may be; `None` where every new chunk is stored on its own.
-    pub delta_depth_max: Option<u8>,
+    /// What deltas are made against; `None` where every new chunk is stored on its own.
+    pub deltas: Option<DeltaPlan>,
     /// What the next backup can be relative to.
     pub base: Base,
     /// Backups since the last that read everything; 0 where this one does.
@@ -62,6 +62,24 @@ pub struct BackupPlan {
     pub sample_cursor: u64,
     /// What the operator must be told before it is done.
     pub remarks: Vec<String>,
+}
+
+/// How new chunks become deltas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaPlan {
+    /// How deep they may be.
+    pub depth_max: u8,
+    /// Who has what the parent's chunks hold.
+    pub base: DeltaBase,
+}
+
+/// Who has what the parent's chunks hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeltaBase {
+    /// The source, as a snapshot.
+    Source,
+    /// The repository.
+    Repository,
 }
 
 /// How much of the volume is looked at.
@@ -166,6 +184,8 @@ pub(super) fn plan(
     distrust: Option<Distrust>,
 ) -> Result<BackupPlan> {
     let geometry = Geometry::new(answer.size_bytes, past.chunk_size_bytes)?;
+    // A source that was found wrong is read, and nothing else is asked of it.
+    let is_distrusted = distrust.is_some();
     let mut remarks = Vec::new();
     let everything = [Extent { offset_bytes: 0, length_bytes: geometry.size_bytes, content: Content::Data }];
     let (extents, unlisted) = match (&distrust, &answer.changes) {
@@ -195,12 +215,20 @@ pub(super) fn plan(
         parent: parent.map(|p| p.sequence),
         changed_bytes: Some(extents.iter().map(|e| e.length_bytes).sum()),
         pieces: Pieces::Chunks(Arc::new(ChunkPlan { geometry, spans, forced, sample: Vec::new() })),
-        // A source that was found wrong is read, and nothing else is asked of it.
-        delta_depth_max: past.deltas().filter(|_| answer.has_base && distrust.is_none()),
+        deltas: deltas(past, answer.has_base).filter(|_| !is_distrusted),
         base: Base::of(answer.point.as_ref()),
         sample_cursor: past.parent.map_or(0, |p| p.snapshot.sample_cursor),
         remarks,
     })
+}
+
+fn deltas(past: &Past<'_>, has_base: bool) -> Option<DeltaPlan> {
+    let base = match has_base {
+        true => DeltaBase::Source,
+        false if past.fetches && past.compared_with().is_some() => DeltaBase::Repository,
+        false => return None,
+    };
+    past.deltas().map(|depth_max| DeltaPlan { depth_max, base })
 }
 
 /// What is done with a stream.
@@ -227,7 +255,7 @@ pub(super) fn plan_stream(past: &Past<'_>, header: &StreamHeader) -> Result<Back
         parent: past.compared_with().map(|p| p.snapshot.sequence),
         changed_bytes: None,
         pieces: Pieces::Stream { is_diff },
-        delta_depth_max: past.deltas(),
+        deltas: past.deltas().map(|depth_max| DeltaPlan { depth_max, base: DeltaBase::Repository }),
         base: header.to.clone().map_or(Base::Nothing, Base::Others),
         sample_cursor: past.parent.map_or(0, |p| p.snapshot.sample_cursor),
         remarks,
@@ -246,7 +274,7 @@ pub(super) fn unchanged(parent: &Snapshot, geometry: Geometry, read: &[ChunkInde
             forced: BTreeSet::new(),
             sample: read.to_vec(),
         })),
-        delta_depth_max: None,
+        deltas: None,
         base: Base::of(parent.point.as_ref()),
         nights_since_full: parent.nights_since_full,
         sample_cursor: parent.sample_cursor,

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::backup::delta::{Below, fetch_joined, memory_chunks};
 use crate::backup::encode::{Before, Encoded, Encoder, Found};
+use crate::backup::fetched::Fetched;
 use crate::backup::manifest::Draft;
 use crate::backup::plan::ChunkPlan;
 use crate::backup::store::{Item, Storer};
@@ -41,8 +42,29 @@ pub(super) struct Reading {
 /// What deltas are made against.
 pub(super) struct Deltas {
     /// The content of the parent's snapshot.
-    pub base: Arc<dyn ReadAt>,
+    pub base: Content,
     pub depth_max: u8,
+}
+
+/// Who has it.
+pub(super) enum Content {
+    Source(Arc<dyn ReadAt>),
+    Repository(Fetched),
+}
+
+impl Content {
+    fn is_slow(&self) -> bool {
+        matches!(self, Self::Repository(fetched) if fetched.is_slow())
+    }
+}
+
+/// What a look for a base comes to.
+enum BaseContent {
+    There(Vec<u8>),
+    /// The source's is not what the repository has.
+    TooShort,
+    /// The repository has lost it.
+    Lost,
 }
 
 /// One chunk for a reader.
@@ -170,7 +192,9 @@ async fn send_read(
         reading.before.geometry().chunk_len_bytes(index) != reading.plan.geometry.chunk_len_bytes(index);
     let before = (!forbidden && !recut).then_some(Before { chunk: before, stands: true });
     let chain = match (&reading.deltas, &before) {
-        (Some(deltas), Some(before)) if !sample => Chain::below(&before.chunk, deltas.depth_max),
+        (Some(deltas), Some(before)) if !sample && !deltas.base.is_slow() => {
+            Chain::below(&before.chunk, deltas.depth_max)
+        }
         _ => None,
     };
     // Closed only when the pipeline stopped; then nobody waits for an answer.
@@ -250,16 +274,19 @@ impl Reader {
         plain: Vec<u8>,
         chain: Chain,
     ) -> Result<(Vec<u8>, Encoded)> {
-        let base = self.reading.deltas.as_ref().map(|deltas| &deltas.base);
-        let end = self.reading.plan.geometry.range_bytes(index).end;
-        let Some(base) = base.filter(|base| base.size_bytes() >= end) else {
-            return Ok((plain, Encoded::BaseDiffers));
-        };
-        let read = self.read("the base", base, index);
+        let read = self.base(index, plain.len() as u32);
         let joined = fetch_joined(&self.encoder, &chain, plain.len());
-        let (base_plain, taken_in) = tokio::try_join!(read, joined)?;
+        let (base, taken_in) = tokio::try_join!(read, joined)?;
         let (encoder, budget) = (Arc::clone(&self.encoder), self.reading.budget.clone());
         cpu::run(move || {
+            let base_plain = match base {
+                BaseContent::There(base_plain) => base_plain,
+                BaseContent::TooShort => return Ok((plain, Encoded::BaseDiffers)),
+                BaseContent::Lost => {
+                    let encoded = encoder.encode_new(id, &plain, None)?;
+                    return Ok((plain, encoded));
+                }
+            };
             if !encoder.is_base(&chain, &base_plain) {
                 return Ok((plain, Encoded::BaseDiffers));
             }
@@ -269,6 +296,20 @@ impl Reader {
             Ok((plain, encoded))
         })
         .await
+    }
+
+    /// What the parent has in a chunk's place.
+    async fn base(&self, index: ChunkIndex, len_bytes: u32) -> Result<BaseContent> {
+        let end = self.reading.plan.geometry.range_bytes(index).end;
+        match self.reading.deltas.as_ref().map(|deltas| &deltas.base) {
+            Some(Content::Source(base)) if base.size_bytes() >= end => {
+                self.read("the base", base, index).await.map(BaseContent::There)
+            }
+            Some(Content::Source(_)) | None => Ok(BaseContent::TooShort),
+            Some(Content::Repository(fetched)) => {
+                Ok(fetched.chunk(index, len_bytes).await?.map_or(BaseContent::Lost, BaseContent::There))
+            }
+        }
     }
 
     async fn read(&self, what: &'static str, reader: &Arc<dyn ReadAt>, index: ChunkIndex) -> Result<Vec<u8>> {

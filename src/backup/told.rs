@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::backup::plan::{BackupPlan, Base, Pieces, Scope};
+use crate::backup::plan::{BackupPlan, Base, DeltaBase, DeltaPlan, Pieces, Scope};
 
 /// A plan in numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -21,6 +21,8 @@ struct Told {
     forced_chunks: Option<u64>,
     sample_chunks: Option<u64>,
     delta_depth_max: Option<u8>,
+    /// `source` or `repository`: who has what deltas are made against.
+    delta_base: Option<&'static str>,
     /// `own`, the name of another's snapshot, or none.
     base: Option<String>,
 }
@@ -44,7 +46,11 @@ impl BackupPlan {
             zero_chunks: chunks.map(|c| c.span_chunks(false)),
             forced_chunks: chunks.map(|c| c.forced.len() as u64),
             sample_chunks: chunks.map(|c| c.sample.len() as u64),
-            delta_depth_max: self.delta_depth_max,
+            delta_depth_max: self.deltas.map(|deltas| deltas.depth_max),
+            delta_base: self.deltas.map(|deltas| match deltas.base {
+                DeltaBase::Source => "source",
+                DeltaBase::Repository => "repository",
+            }),
             base: match &self.base {
                 Base::Own => Some("own".to_owned()),
                 Base::Others(name) => Some(name.clone()),
@@ -87,12 +93,15 @@ impl fmt::Display for BackupPlan {
                 }
             }
         }
-        match (self.delta_depth_max, self.parent) {
-            (Some(depth), Some(_)) => {
+        match (self.deltas, self.parent) {
+            (Some(DeltaPlan { depth_max: depth, base }), Some(_)) => {
                 write!(
                     f,
                     "\n  new chunks become differences from backup {parent}'s where that saves enough, at most {depth} deep"
                 )?;
+                if base == DeltaBase::Repository {
+                    f.write_str(", which are fetched from the repository")?;
+                }
             }
             _ => f.write_str("\n  new chunks are stored on their own")?,
         }

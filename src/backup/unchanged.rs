@@ -49,6 +49,7 @@ pub(super) async fn look(cx: &Context<'_>, origin: &Origin, volume: &Arc<dyn Vol
         is_unreadable: false,
         chunk_size_bytes: cx.project.chunk_size_bytes(),
         delta_depth_max: 0,
+        fetches: false,
     };
     let Asked { since: Some(since), .. } = plan::ask(&past)? else { return changed };
     let before = Manifest::of(cx.project, &parent.snapshot)?;

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use crate::backup::alive::SignsOfLife;
 use crate::backup::commit::{Made, commit, give_up, report, unless_forgotten};
 use crate::backup::context::Context;
+use crate::backup::fetched::Fetched;
 use crate::backup::freeze::Held;
 use crate::backup::ground::Ground;
 use crate::backup::manifest::{Counted, Draft, Stored};
 use crate::backup::origin::{Origin, Past, check_size};
 use crate::backup::patch::{self, Patching};
-use crate::backup::plan::{self, Answer, Asked, BackupPlan, Pieces};
+use crate::backup::plan::{self, Answer, Asked, BackupPlan, DeltaBase, Pieces};
 use crate::backup::presence::LostReport;
-use crate::backup::read::{self, Deltas, Reading};
+use crate::backup::read::{self, Content, Deltas, Reading};
 use crate::backup::store::Storer;
 use crate::backup::unchanged::{self, Shown};
 use crate::backup::why::Distrust;
@@ -216,13 +217,21 @@ impl Walk<'_> {
         let encoder = learn::encoder(cx, ground).await?;
         cx.progress.phase("backing up", Some(chunks.total_bytes()));
         let (frozen, geometry) = (held.frozen(), chunks.geometry);
-        let base = frozen.base_reader().zip(plan.delta_depth_max);
+        let deltas = plan.deltas.and_then(|deltas| {
+            let base = match deltas.base {
+                DeltaBase::Source => Content::Source(frozen.base_reader()?),
+                DeltaBase::Repository => {
+                    Content::Repository(Fetched::new(cx.project, &ground.before, cx.options.delta))
+                }
+            };
+            Some(Deltas { base, depth_max: deltas.depth_max })
+        });
         let reading = Reading {
             plan: Arc::clone(chunks),
             source: frozen.reader(),
             before: Arc::clone(&ground.before),
             forbidden: Arc::clone(&ground.forbidden),
-            deltas: base.map(|(base, depth_max)| Deltas { base, depth_max }),
+            deltas,
             budget: cx.budget.clone(),
         };
         let draft = D::new(cx, ground, Arc::clone(&ground.before), geometry);
@@ -255,7 +264,7 @@ impl Walk<'_> {
             project: Project::clone(cx.project),
             before: Arc::clone(&ground.before),
             forbidden: Arc::clone(&ground.forbidden),
-            delta_depth_max: plan.delta_depth_max,
+            delta_depth_max: plan.deltas.map(|deltas| deltas.depth_max),
             budget: cx.budget.clone(),
         };
         let size_bytes = patch::run(&patching, source, &mut storer, &mut cx.cancel.clone()).await?;

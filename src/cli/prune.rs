@@ -131,6 +131,12 @@ fn would(report: &PruneReport) -> String {
     let unreferenced = objects(report.unreferenced);
     let mut told =
         vec![format!("dry run: {unreferenced} would be deleted, less what backups under way need")];
+    told.extend(report.dead_bytes.filter(|bytes| *bytes > 0).map(|bytes| {
+        format!(
+            "bundles that stay hold {} that no snapshot needs: dead pieces, and tables",
+            human::size(bytes)
+        )
+    }));
     if report.round_open {
         told.push("a round is open, which the next prune finishes first".to_owned());
     }

@@ -28,7 +28,8 @@ With --snapshots, FREED is what no other snapshot of the project needs: what a p
 Forgetting several may free more than the sum, as they may share what no other needs.
 
 Read from manifest pages alone, of which the cache holds many. Above some 3.6 million distinct objects sums are
-estimates, and it is said so. What waits for a prune is not counted.
+estimates, and it is said so. What waits for a prune is not counted; what lies in
+bundles beside what is needed is told in a line of its own.
 
 Examples:
   cuttle stats
@@ -56,6 +57,7 @@ struct Summary<'a> {
     project: &'a str,
     volumes: Vec<Volume<'a>>,
     total: &'a Usage,
+    dead_bytes: Option<u64>,
     pages_read: u64,
     ledger: &'a Ledger,
     seconds: f64,
@@ -105,6 +107,7 @@ fn summary(report: &StatsReport, with_snapshots: bool) -> Summary<'_> {
         project: &report.project,
         volumes: report.volumes.iter().map(volume).collect(),
         total: &report.total,
+        dead_bytes: report.dead_bytes,
         pages_read: report.pages_read,
         ledger: &report.ledger,
         seconds: report.seconds,
@@ -133,7 +136,13 @@ impl Report for Summary<'_> {
             true => format!("\n{}", snapshot_table(self.report)),
             false => String::new(),
         };
-        lines([usage_table(self.report), snapshots])
+        let dead = self.dead_bytes.filter(|bytes| *bytes > 0).map_or_else(String::new, |bytes| {
+            format!(
+                "\nbeside it, bundles hold {} that no snapshot needs: dead pieces, and tables",
+                human::size(bytes)
+            )
+        });
+        lines([usage_table(self.report), dead, snapshots])
     }
 
     fn summary(&self) -> String {

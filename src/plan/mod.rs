@@ -5,6 +5,7 @@ pub mod delta;
 pub mod lease;
 pub mod marks;
 pub(crate) mod neighbours;
+pub(crate) mod pieces;
 pub mod placement;
 pub mod presence;
 pub mod restore;

@@ -10,10 +10,11 @@ use crate::error::{ErrorKind, Result};
 use crate::format::GC_ENTRIES_MAX;
 use crate::format::lost::LostName;
 use crate::format::names::{ContentKind, ContentName};
-use crate::format::page::{Page, PageRef};
+use crate::format::page::{ObjectRef, Page, PageRef};
 use crate::format::roster::RosterEntry;
 use crate::format::table::TableEntry;
 use crate::plan::marks::{Marks, fingerprint};
+use crate::plan::pieces::Pieces;
 use crate::prune::survey::{Known, Survey, stopped};
 use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
@@ -36,6 +37,8 @@ pub(super) struct Marker {
     pub(super) marks: Marks,
     /// Full chunks that are referenced, each once.
     pub(super) live: Vec<TableEntry>,
+    /// Pieces that are referenced.
+    pub(super) pieces: Pieces,
     /// Pages read.
     pub(super) pages: u64,
     /// The newest generation that a live snapshot was made in, and which.
@@ -51,6 +54,8 @@ pub(super) struct Marker {
     covered: BTreeMap<(VolumeNumber, Sequence), bool>,
     /// Snapshots that a dry run takes for forgotten.
     left_out: HashSet<(VolumeNumber, Sequence)>,
+    /// What a listing shows is taken for true, and records from the cache: for a dry run, which deletes nothing.
+    only_looks: bool,
     pub(super) suspects: Suspects,
 }
 
@@ -116,6 +121,7 @@ impl Marker {
         Self {
             marks: Marks::new(marks_max),
             live: Vec::new(),
+            pieces: Pieces::default(),
             pages: 0,
             made_in: None,
             marks_most: 0,
@@ -124,13 +130,15 @@ impl Marker {
             seen: HashSet::new(),
             covered: BTreeMap::new(),
             left_out: HashSet::new(),
+            only_looks: false,
             suspects: Suspects::default(),
         }
     }
 
-    /// Takes snapshots for forgotten: for a dry run, which deletes nothing.
-    pub(super) fn leave_out(&mut self, snapshots: &[(VolumeNumber, Sequence)]) {
-        self.left_out.extend(snapshots);
+    /// Only looks, for a dry run, which deletes nothing; and takes some snapshots for forgotten.
+    pub(super) fn only_look(&mut self, left_out: &[(VolumeNumber, Sequence)]) {
+        self.left_out.extend(left_out);
+        self.only_looks = true;
     }
 
     /// Begins with the first pass, given the newest seal. Marks that tell about every name are kept, unless somebody else sealed a round since: it may
@@ -158,6 +166,7 @@ impl Marker {
     pub(super) fn next_pass(&mut self) -> bool {
         let more = !self.marks.first_bytes().contains(&255) && self.marks.next_range();
         if more {
+            self.pieces = Pieces::default();
             self.seen.clear();
             self.covered.clear();
         }
@@ -171,6 +180,7 @@ impl Marker {
         self.suspects.is_complete = false;
         self.marks.restart();
         self.live.clear();
+        self.pieces = Pieces::default();
         self.seen.clear();
         self.covered.clear();
     }
@@ -185,7 +195,8 @@ impl Marker {
                     self.covered.insert(at, false);
                 } else if !self.covered.contains_key(&at) {
                     // Notes are not asked for, and no outcome is taken from the cache: what is kept rests on them.
-                    let entry = LogEntry { notes: 0, end_stamp: None, ..*entry };
+                    let end_stamp = entry.end_stamp.filter(|_| self.only_looks);
+                    let entry = LogEntry { notes: 0, end_stamp, ..*entry };
                     wanted.push((age > 0, &volume.record, sequence, entry));
                 }
             }
@@ -193,13 +204,14 @@ impl Marker {
         // The newest of each volume first: theirs are the chunks that the next backup may well have.
         wanted.sort_by_key(|(older, ..)| *older);
         for batch in wanted.chunks(OUTCOMES_AHEAD_MAX) {
-            let sealed = &self.sealed;
+            let (sealed, only_looks) = (&self.sealed, self.only_looks);
             let outcomes: Vec<_> = stream::iter(batch)
                 .map(|(_, volume, sequence, entry)| async move {
                     let at = (volume.number, *sequence);
                     // A listing may not show yet that it was forgotten long ago. To keep what it needs would do no harm,
                     // but the live index must not name what an earlier round has deleted.
-                    let forgotten = !sealed.contains(&at) && project.slot(at.0, at.1).is_forgotten().await?;
+                    let is_proven = only_looks || sealed.contains(&at);
+                    let forgotten = !is_proven && project.slot(at.0, at.1).is_forgotten().await?;
                     match forgotten {
                         true => Ok((at, None)),
                         false => {
@@ -275,14 +287,23 @@ impl Marker {
         for chunk in &page.refs {
             let PageRef::Stored { object, closure, .. } = chunk else { continue };
             let new = self.mark(ContentKind::Chunk, &object.name);
+            self.piece(object);
             // A live ref keeps all that it takes to decode it.
             for base in closure {
                 self.mark(ContentKind::Chunk, &base.name);
+                self.piece(base);
             }
             let full = closure.is_empty() && object.name.variant == 0 && object.name.offset_bytes.is_none();
             if new && full && self.live.len() < LIVE_MAX {
                 self.live.push(TableEntry { kind: ContentKind::Chunk, object: *object });
             }
+        }
+    }
+
+    /// Of this pass, as the bundles are that a listing shows.
+    fn piece(&mut self, object: &ObjectRef) {
+        if self.marks.covers(&object.name.object()) {
+            self.pieces.add(object);
         }
     }
 

@@ -226,7 +226,7 @@ impl Prune {
 
     /// Looks what a prune would do.
     async fn dry_run(&mut self) -> Result<()> {
-        self.marker.leave_out(&self.cx.options.as_if_forgotten);
+        self.marker.only_look(&self.cx.options.as_if_forgotten);
         loop {
             let rounds = self.cx.project.rounds().newest().await?;
             self.report.round_open = !matches!(rounds.stage, Stage::Over { .. });

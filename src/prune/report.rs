@@ -4,6 +4,7 @@ use std::ops::AddAssign;
 
 use serde::Serialize;
 
+use crate::format::roster::VOLUMES_PER_PART_MAX;
 use crate::format::table::{ENTRIES_PER_PART_MAX, PREFIXES_PER_PART_MAX};
 use crate::store::Ledger;
 
@@ -49,6 +50,8 @@ pub struct PruneReport {
     pub stored: Option<Counted>,
     /// Of those, the ones that no live snapshot needed. Sessions under way may need some.
     pub unreferenced: Counted,
+    /// In bundles that stay: pieces that no live snapshot needs, and the tables. None where there are too many to tell, or as above.
+    pub dead_bytes: Option<u64>,
     /// Deleted, or gone already: of prunes that carry out one round at once each counts all that it asked for, as stores
     /// do not tell who was first.
     pub deleted_chunks: Counted,
@@ -141,7 +144,8 @@ impl PruneReport {
             self.puts_to_come = 3
                 + parts(kept, PREFIXES_PER_PART_MAX)
                 + parts(kept, ENTRIES_PER_PART_MAX)
-                + parts(live, ENTRIES_PER_PART_MAX);
+                + parts(live, ENTRIES_PER_PART_MAX)
+                + parts(self.volumes as usize, VOLUMES_PER_PART_MAX);
             self.lists_to_come = self.ledger.list_requests.max(self.volumes + 2);
         }
     }

@@ -26,6 +26,10 @@ pub(super) struct Found {
     unreferenced: Counted,
     /// Listed names that are marked.
     marked: usize,
+    /// What the bundles among them take.
+    bundles_bytes: u64,
+    /// What of these nobody needs; `None` where there are too many to tell.
+    dead_bytes: Option<u64>,
 }
 
 /// What is looked for.
@@ -46,7 +50,7 @@ impl Prune {
         let survey = survey(&self.cx, &self.known).await?;
         self.report.volumes = survey.volumes.len() as u64;
         let below = Generation(newest.0.saturating_add(1));
-        let mut all = Found::default();
+        let mut all = Found { dead_bytes: Some(0), ..Found::default() };
         let mut unlisted = HashSet::new();
         self.marker.first_pass(&self.known);
         loop {
@@ -59,6 +63,8 @@ impl Prune {
             all.entries.extend(found.entries);
             all.stored += found.stored;
             all.unreferenced += found.unreferenced;
+            let dead = self.marker.pieces.dead_bytes(found.bundles_bytes);
+            all.dead_bytes = all.dead_bytes.zip(dead).map(|(all, dead)| all + dead);
             if found.marked < self.marker.marks.len() {
                 unlisted.extend(not_listed(&self.cx, &self.marker.marks, below).await?);
             }
@@ -83,6 +89,7 @@ impl Prune {
         let live = self.marker.roster(&survey).iter().map(|entry| entry.live.len() as u64).sum();
         self.report.snapshots = Some(live);
         (self.report.stored, self.report.unreferenced) = (Some(all.stored), all.unreferenced);
+        self.report.dead_bytes = all.dead_bytes;
         Ok(all)
     }
 }
@@ -99,7 +106,10 @@ impl Sieve<'_> {
                     return;
                 }
                 found.stored.add(listed.size_bytes);
-                found.marked += usize::from(self.marks.contains(name));
+                if self.marks.contains(name) {
+                    found.marked += 1;
+                    found.bundles_bytes += if kind == ContentKind::Bundle { listed.size_bytes } else { 0 };
+                }
                 if self.lets_through(&listed) {
                     found.unreferenced.add(listed.size_bytes);
                     if found.entries.len() < room {

@@ -1,7 +1,7 @@
 //! What the snapshots of a project take, and what they would take without deduplication, compression and deltas.
 //!
 //! All of it is read from manifest pages, each distinct one of a volume once; no chunk is looked at. What no live snapshot
-//! needs, garbage that waits for a prune, is not counted.
+//! needs, garbage that waits for a prune, is not counted; but for what lies in bundles beside what is needed, which a listing tells.
 
 mod leaves;
 mod tally;
@@ -17,12 +17,14 @@ use serde::Serialize;
 
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::names::ContentKind;
 use crate::format::page::{ObjectRef, Page, PageRef};
 use crate::format::record::VolumeRecord;
+use crate::plan::pieces::Pieces;
 use crate::progress::{Outcome, Progress, Step};
-use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
 use crate::repo::walk::Tree;
+use crate::repo::{Listed, Project};
 use crate::stats::leaves::{Leaf, LeafKey, Pages, check_count};
 use crate::stats::tally::{Object, Owner, Role, Tally, fingerprint};
 use crate::store::Ledger;
@@ -51,6 +53,9 @@ pub struct StatsReport {
     pub volumes: Vec<VolumeStats>,
     /// Over all these volumes: what they share is counted once.
     pub total: Usage,
+    /// In bundles that are needed: pieces that no snapshot needs, and the tables. None where there are too many to tell, or where not
+    /// all volumes were asked for.
+    pub dead_bytes: Option<u64>,
     /// Manifest pages read, each distinct one once.
     pub pages_read: u64,
     /// Requests of this operation alone.
@@ -161,11 +166,11 @@ pub async fn run(
         volumes.iter().flat_map(|v| v.pages.leaves.values()).map(|l| u64::from(l.sealed_len_bytes));
     survey.progress.phase("pages", Some(all_bytes.sum()));
     let mut report = StatsReport { project: project.name().to_string(), ..StatsReport::default() };
-    let (mut total, mut all) = (Usage::default(), Tally::new());
+    let (mut total, mut all, mut pieces) = (Usage::default(), Tally::new(), Pieces::default());
     for volume in &mut volumes {
         let mut own = Tally::new();
         let (allocated_bytes, pages_read) =
-            survey.count(volume, owners.as_ref(), [&mut own, &mut all]).await?;
+            survey.count(volume, owners.as_ref(), [&mut own, &mut all], &mut pieces).await?;
         report.pages_read += pages_read;
         volume.usage.allocated_bytes = allocated_bytes;
         volume.usage = std::mem::take(&mut volume.usage).finish(&own);
@@ -184,6 +189,9 @@ pub async fn run(
         report.volumes.push(VolumeStats { volume: volume.name, usage: volume.usage, snapshots });
     }
     report.total = total.finish(&all);
+    if options.volumes.is_empty() {
+        report.dead_bytes = survey.dead_bytes(&pieces).await?;
+    }
     report.ledger = project.repository().store().ledger() - before;
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
@@ -292,6 +300,7 @@ impl Survey<'_> {
         volume: &Surveyed,
         owners: Option<&Owners>,
         mut tallies: [&mut Tally; 2],
+        pieces: &mut Pieces,
     ) -> Result<(u64, u64)> {
         let owner = |name| match owners {
             None => Owner::Several,
@@ -319,6 +328,7 @@ impl Survey<'_> {
                 if !chunk.is_zero() {
                     allocated_bytes += u64::from(len_bytes) * leaf.times;
                     tallies.iter_mut().for_each(|tally| add_chunk(tally, chunk, len_bytes, object));
+                    chunk.objects().for_each(|object| pieces.add(object));
                 }
             }
             pages_read += 1;
@@ -326,6 +336,15 @@ impl Survey<'_> {
             self.progress.step(Step { bytes, chunks: 1, outcome: Outcome::New });
         }
         Ok((allocated_bytes, pages_read))
+    }
+
+    /// What of the bundles nobody needs, as a listing shows them.
+    async fn dead_bytes(&self, pieces: &Pieces) -> Result<Option<u64>> {
+        let mut bytes = 0;
+        let each = |listed: Listed| bytes += if pieces.needs(&listed.name) { listed.size_bytes } else { 0 };
+        let newest = self.project.repository().memory.generation(self.project.name());
+        self.project.content().each(ContentKind::Bundle, newest, &self.cancel, each).await?;
+        Ok(pieces.dead_bytes(bytes))
     }
 
     async fn read(&self, key: &LeafKey, leaf: &Leaf) -> Result<Page> {

@@ -178,6 +178,11 @@ impl Reader {
         self.shared.local_dir.is_some()
     }
 
+    /// Whether what it receives is limited to a rate.
+    pub(crate) fn is_download_limited(&self) -> bool {
+        self.shared.limits.download_bytes_per_second.is_some()
+    }
+
     /// Requests and bytes since it was opened. Subtract an earlier one to get the share of what came between.
     pub fn ledger(&self) -> Ledger {
         self.shared.counters.ledger()

@@ -3,7 +3,7 @@
 use std::io::{Cursor, Seek, Write};
 use std::sync::{Arc, Mutex};
 
-use cuttle::backup::{self, BackupOptions, BackupReport, Input};
+use cuttle::backup::{self, BackupOptions, BackupReport, DeltaMode, Input};
 use cuttle::cancel::{self, Cancel};
 use cuttle::diff::DiffVersion;
 use cuttle::import::{self, ImportOptions};
@@ -58,7 +58,7 @@ impl World<'_> {
         let spec = self.spec(&image.name, named.clone());
         let options = BackupOptions {
             accept_new_identity: !step.numbers[2].is_multiple_of(8),
-            no_delta: (step.numbers[2] / 8).is_multiple_of(8),
+            delta: if (step.numbers[2] / 8).is_multiple_of(8) { DeltaMode::Never } else { DeltaMode::Auto },
             full: (step.numbers[2] / 64).is_multiple_of(32),
             ..BackupOptions::new(image.name.parse().expect("a volume's name"))
         };

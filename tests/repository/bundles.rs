@@ -239,6 +239,11 @@ async fn dead_pieces_take_at_most_half_as_much_again() {
         prune::run(&project, prune::PruneOptions::default(), Arc::new(Silent), Cancel::never())
             .await
             .expect("pruned");
+        let dry = prune::PruneOptions { dry_run: true, ..prune::PruneOptions::default() };
+        let told = prune::run(&project, dry, Arc::new(Silent), Cancel::never()).await.expect("looked");
+        let stats =
+            cuttle::stats::run(&project, &Default::default(), Arc::new(Silent), Cancel::never()).await;
+        assert_eq!(stats.expect("counted").dead_bytes, told.dead_bytes);
         let mut needed = BTreeMap::new();
         let catalog = project.volumes().confirmed().await.expect("a catalog");
         for snapshot in project.history(&catalog.entries()[0]).snapshots().await.expect("snapshots") {
@@ -253,6 +258,7 @@ async fn dead_pieces_take_at_most_half_as_much_again() {
             stored += get(&*objects, &name).await.len() as u64;
         }
         let needed: u64 = needed.values().sum();
+        assert_eq!(told.dead_bytes, Some(stored - needed));
         println!("one chunk in {part} a night: {stored} bytes in bundles, {needed} of them needed");
         assert!(stored * 100 <= needed * 150, "one chunk in {part} a night: {stored} bytes for {needed}");
     }

@@ -10,6 +10,7 @@ use crate::support::repo::{
     options, read_back, reopen, secret, store, verify,
 };
 use cuttle::ErrorKind;
+use cuttle::backup::DeltaMode;
 use cuttle::format::page::{ObjectRef, PageRef};
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::repo::manifest::Manifest;
@@ -128,9 +129,9 @@ async fn random_nights_come_back_and_chains_stay_within_their_bounds() {
             let context = format!("seed {seed}, night {number}");
             let mut opts = options("v");
             opts.full = number > 0 && numbers.below(9) == 0;
-            opts.no_delta = numbers.below(9) == 0;
+            opts.delta = if numbers.below(9) == 0 { DeltaMode::Never } else { DeltaMode::Auto };
             let report = back_up(&project, &volume, &opts).await.expect(&context);
-            assert!(!opts.no_delta || report.stats.delta_chunks == 0, "{context}");
+            assert!(opts.delta != DeltaMode::Never || report.stats.delta_chunks == 0, "{context}");
             assert!(report.remarks.is_empty() || opts.full, "{context}: {:?}", report.remarks);
             let refs = newest_refs(&project).await;
             check_bounds(&refs, depth_max, &context);
@@ -551,12 +552,12 @@ async fn diff_streams_make_deltas_of_the_chunks_that_they_cover_in_part() {
 
 #[tokio::test]
 async fn a_repository_or_a_backup_without_deltas_has_none() {
-    for (depth_max, no_delta) in [(0, false), (7, true)] {
+    for (depth_max, delta) in [(0, DeltaMode::Auto), (7, DeltaMode::Never)] {
         let (_, project) = repository(depth_max).await;
         let volume = MemoryVolume::new(filled(5, 5));
         night(&project, &volume).await;
         volume.edit(|content| content[C] ^= 1);
-        let opts = cuttle::backup::BackupOptions { no_delta, ..options("v") };
+        let opts = cuttle::backup::BackupOptions { delta, ..options("v") };
         let stats = back_up(&project, &volume, &opts).await.expect("backed up").stats;
         assert_eq!((stats.new_chunks, stats.delta_chunks), (1, 0));
         assert_eq!(volume.take_base_read_bytes(), 0);

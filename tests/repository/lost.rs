@@ -10,7 +10,7 @@ use crate::support::repo::{
     self, CHUNK, MemoryVolume, back_up, back_up_stream, default, diff_v1, environment, init_with, latest,
     options, read_back, store,
 };
-use cuttle::backup::{BackupOptions, BackupReport};
+use cuttle::backup::{BackupOptions, BackupReport, DeltaMode};
 use cuttle::cancel::Cancel;
 use cuttle::forget;
 use cuttle::progress::Silent;
@@ -121,7 +121,11 @@ async fn what_verify_found_lost_is_stored_again_and_mended_from_there() {
             assert_eq!(bench.names(RECORDS).await.len(), 1, "{what}");
 
             volume.edit(|content| content[20 * C + 9] ^= 1);
-            let again = BackupOptions { full, no_delta, ..options("v") };
+            let again = BackupOptions {
+                full,
+                delta: if no_delta { DeltaMode::Never } else { DeltaMode::Auto },
+                ..options("v")
+            };
             let report = bench.back_up(&volume, &again).await;
             assert_eq!((report.lost.parent_hurt_chunks, report.lost.kept_hurt_chunks), (1, 0), "{what}");
             assert!(!report.lost.needs_somebody(), "{what}: verify told it");

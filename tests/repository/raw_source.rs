@@ -4,10 +4,18 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::support::Numbers;
 use crate::support::devices::LoopDevice;
+use crate::support::repo::{CHUNK, default, init_with, latest, options, read_back};
+use cuttle::backup::{self, BackupOptions, DeltaMode, Input};
+use cuttle::cancel::Cancel;
+use cuttle::progress::Silent;
+use cuttle::repo::InitOptions;
 use cuttle::source::raw_file::RawFile;
 use cuttle::source::{Changes, Content, Extent, FreezeRequest, Frozen, Volume};
+use cuttle::store::{Limits, Store, StoreConfig};
 use cuttle::volume::Identity;
 use cuttle::{Error, ErrorKind};
 use tempfile::TempDir;
@@ -215,4 +223,71 @@ fn a_block_device_is_read_whole() {
     assert!(rebuilt == fs::read(&path).expect("read the file beneath"));
     assert!(frozen.remarks().iter().any(|n| n.contains("cannot be noticed")));
     frozen.check().expect("the size is the same");
+}
+
+/// A day of a data set in a file grows a repository by what changed, as it does from an image: what was there before is fetched.
+#[tokio::test]
+async fn a_file_makes_deltas_on_what_the_repository_has() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = StoreConfig {
+        url: dir.path().to_str().expect("a name").to_owned(),
+        options: Vec::new(),
+        environment: Vec::new(),
+        limits: Limits::default(),
+    };
+    let init = InitOptions { chunk_size_bytes: CHUNK, delta_depth_max: 7 };
+    let repository = init_with(Store::open(&config).expect("opens"), init, true).await;
+    let project = default(&repository).await;
+    let mut numbers = Numbers::new(21);
+    let content = numbers.bytes(16 * CHUNK as usize);
+    let (_folder, path) = sparse(16 * u64::from(CHUNK), &[(0, &content)]);
+    let back_up = async |delta| {
+        let input = Input::Volume(Arc::new(RawFile::find(&path).expect("found")));
+        let options = BackupOptions { delta, ..options("v") };
+        backup::run(&project, input, &options, Arc::new(Silent), Cancel::never())
+            .await
+            .expect("backed up")
+            .stats
+    };
+    let mut touch = || {
+        let file = OpenOptions::new().write(true).open(&path).expect("open");
+        for chunk in 0..16 {
+            file.write_all_at(&numbers.bytes(40), chunk * u64::from(CHUNK) + 100).expect("write");
+        }
+    };
+    assert_eq!(back_up(DeltaMode::Auto).await.delta_chunks, 0);
+    for (night, delta, deltas) in [
+        (1, DeltaMode::Auto, 16),
+        (2, DeltaMode::Always, 16),
+        (3, DeltaMode::Never, 0),
+        (4, DeltaMode::Auto, 16),
+        (5, DeltaMode::Auto, 16),
+    ] {
+        touch();
+        let stats = back_up(delta).await;
+        assert_eq!((stats.new_chunks, stats.delta_chunks), (16, deltas), "night {night}");
+        assert!(deltas == 0 || stats.stored_bytes < 8_000, "night {night}: {stats:?}");
+        let read = read_back(&project, &latest(&project, "v").await).await.expect("read");
+        assert!(read == fs::read(&path).expect("read"), "night {night}");
+    }
+    // What cannot be read makes no delta, and the backup stands.
+    let chunks = dir.path().join("projects/default/chunks");
+    let mut hurt = Vec::new();
+    let mut folders = vec![chunks];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("listed") {
+            let entry = entry.expect("an entry").path();
+            if entry.is_dir() { folders.push(entry) } else { hurt.push(entry) }
+        }
+    }
+    for path in hurt {
+        let mut bytes = fs::read(&path).expect("read");
+        *bytes.last_mut().expect("not empty") ^= 1;
+        fs::write(&path, bytes).expect("written");
+    }
+    touch();
+    let stats = back_up(DeltaMode::Auto).await;
+    assert_eq!((stats.new_chunks, stats.delta_chunks), (16, 0));
+    let read = read_back(&project, &latest(&project, "v").await).await.expect("read");
+    assert!(read == fs::read(&path).expect("read"));
 }

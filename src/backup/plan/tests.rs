@@ -1,6 +1,6 @@
 use super::*;
-use crate::backup::BackupOptions;
 use crate::backup::origin::Origin;
+use crate::backup::{BackupOptions, DeltaMode};
 use crate::error::ErrorKind;
 use crate::format::record::{BackupStats, Snapshot};
 use crate::repo::history::SnapshotEntry;
@@ -67,6 +67,7 @@ struct Night {
     parent: Option<SnapshotEntry>,
     is_unreadable: bool,
     delta_depth_max: u8,
+    fetches: bool,
     answer: Answer,
     distrust: Option<Distrust>,
 }
@@ -80,6 +81,7 @@ impl Night {
             parent: Some(parent(image("one"), 0, Some(point(true)))),
             is_unreadable: false,
             delta_depth_max: 7,
+            fetches: false,
             answer: Answer {
                 size_bytes: 10 * C,
                 changes: Changes::Since(vec![changed]),
@@ -106,6 +108,7 @@ impl Night {
             is_unreadable: self.is_unreadable,
             chunk_size_bytes: CHUNK,
             delta_depth_max: self.delta_depth_max,
+            fetches: self.fetches,
         }
     }
 
@@ -316,12 +319,27 @@ fn chunks_that_cannot_stay_are_read_anyway() {
 
 #[test]
 fn deltas_want_a_base_that_is_as_it_was() {
-    let depth = |change: fn(&mut Night)| Night::with(change).planned().delta_depth_max;
+    let depth = |change: fn(&mut Night)| {
+        let deltas = Night::with(change).planned().deltas;
+        assert!(deltas.is_none_or(|deltas| deltas.base == DeltaBase::Source));
+        deltas.map(|deltas| deltas.depth_max)
+    };
     assert_eq!(depth(|_| ()), Some(7));
     assert_eq!(depth(|n| n.answer.has_base = false), None);
     assert_eq!(depth(|n| n.delta_depth_max = 0), None);
-    assert_eq!(depth(|n| n.options.no_delta = true), None);
+    assert_eq!(depth(|n| n.options.delta = DeltaMode::Never), None);
     assert_eq!(depth(|n| n.distrust = Some(Distrust::Base(ChunkIndex(0)))), None);
+    let fetched = |change: fn(&mut Night)| {
+        let night = Night::with(|n| {
+            (n.fetches, n.answer.has_base) = (true, false);
+            change(n);
+        });
+        night.planned().deltas.map(|deltas| (deltas.base, deltas.depth_max))
+    };
+    assert_eq!(fetched(|_| ()), Some((DeltaBase::Repository, 7)));
+    assert_eq!(fetched(|n| n.is_unreadable = true), None);
+    assert_eq!(fetched(|n| n.parent = None), None);
+    assert_eq!(fetched(|n| n.delta_depth_max = 0), None);
     // All is read, but the base is there.
     assert_eq!(depth(|n| n.answer.changes = Changes::All(Vec::new())), Some(7));
 }

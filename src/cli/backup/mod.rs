@@ -7,10 +7,12 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
 
+use clap::ValueEnum;
 use futures::{StreamExt, stream};
 
 use cuttle::backup::{
-    self, Backed, BackupOptions, BackupReport, FULL_EVERY_DEFAULT, Fleet, INFLIGHT_BYTES_DEFAULT, Input,
+    self, Backed, BackupOptions, BackupReport, DeltaMode, FULL_EVERY_DEFAULT, Fleet, INFLIGHT_BYTES_DEFAULT,
+    Input,
 };
 use cuttle::codec::LEVEL_DEFAULT;
 use cuttle::diff::Limits;
@@ -127,9 +129,13 @@ pub struct Args {
     /// Decode every new chunk before it is uploaded, against memory that forgets
     #[arg(long, hide_short_help = true)]
     check_encoding: bool,
-    /// Store every new chunk on its own, never as the difference from what was there before
-    #[arg(long)]
-    no_delta: bool,
+    /// When new chunks are stored as the difference from what was there before [default: auto]
+    ///
+    /// That is read from the image's base snapshot. A file or block device has none: then it is fetched from the repository, with `auto` from a
+    /// local one, and from others while it comes fast and no --limit-download is set. Where a provider charges for what leaves it,
+    /// `never` may be cheaper.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Delta::Auto, hide_default_value = true)]
+    delta: Delta,
     /// Fail rather than have librbd take an image's lock from a client that does not answer, and cut that off from the cluster
     #[arg(long)]
     no_break_lock: bool,
@@ -139,6 +145,27 @@ pub struct Args {
     /// Largest volume taken from standard input
     #[arg(long, value_name = "SIZE", value_parser = human::parse_size_nonzero, hide_short_help = true)]
     max_size: Option<u64>,
+}
+
+/// When deltas are made.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Delta {
+    /// Against the image's base snapshot, or what the repository has where fetching that is cheap
+    Auto,
+    /// Whatever it costs to fetch what the repository has
+    Always,
+    /// Not at all
+    Never,
+}
+
+impl From<Delta> for DeltaMode {
+    fn from(delta: Delta) -> Self {
+        match delta {
+            Delta::Auto => Self::Auto,
+            Delta::Always => Self::Always,
+            Delta::Never => Self::Never,
+        }
+    }
 }
 
 pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
@@ -221,7 +248,7 @@ impl Night<'_> {
             inflight_bytes: (INFLIGHT_BYTES_ALL / at_once).min(INFLIGHT_BYTES_DEFAULT),
             level: args.level,
             check_encoding: args.check_encoding,
-            no_delta: args.no_delta,
+            delta: args.delta.into(),
             dry_run: self.context.global.dry_run,
             fleet: self.fleet.clone(),
             ..BackupOptions::new(job.volume.clone())

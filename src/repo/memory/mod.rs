@@ -186,7 +186,7 @@ impl Memory {
 
     /// The generation that a project had reached when it was last looked at. Asked before a request, so that what other
     /// clients do meanwhile is not held against its answer.
-    pub(super) fn generation(&self, project: &ProjectName) -> Generation {
+    pub(crate) fn generation(&self, project: &ProjectName) -> Generation {
         Generation(self.lock().seen.projects.get(project.as_str()).map_or(0, |p| p.generation))
     }
 

@@ -209,7 +209,7 @@ impl Bench {
         let mut all =
             [(); 2].map(|()| Found { stored_bytes: 0.0, seconds: [f64::INFINITY; 2], peak_mib: 0.0 });
         for _ in 0..RUNS {
-            for (found, option) in all.iter_mut().zip([None, Some("--no-delta")]) {
+            for (found, option) in all.iter_mut().zip([None, Some("--delta=never")]) {
                 for (at, limit) in [None, Some(SLOW_STORE)].into_iter().enumerate() {
                     let mut args = vec!["backup", "-", "--volume", "disk"];
                     args.extend(option);
