@@ -244,7 +244,10 @@ impl Reader {
     async fn item(&self, work: Work) -> Result<Item> {
         let Work { index, before, chain, sample } = work;
         let chunk_bytes = u64::from(self.reading.plan.geometry.chunk_size_bytes);
-        let share = self.reading.budget.take(memory_chunks(chain.as_ref()) * chunk_bytes).await?;
+        // A base that is fetched is there as its objects, too.
+        let fetches = matches!(&self.reading.deltas, Some(Deltas { base: Content::Repository(_), .. }));
+        let chunks = memory_chunks(chain.as_ref()) + u64::from(fetches && chain.is_some());
+        let share = self.reading.budget.take(chunks * chunk_bytes).await?;
         let plain = self.read("the source", &self.reading.source, index).await?;
         let len_bytes = plain.len() as u32;
         let (encoder, wants_base) = (Arc::clone(&self.encoder), chain.is_some());

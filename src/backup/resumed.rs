@@ -20,10 +20,13 @@ use crate::units::{ChunkId, Generation, Sequence, SnapshotId};
 
 /// Interrupted backups that are gone on from, the newest first.
 const SESSIONS_MAX: usize = 4;
-/// Pieces that are remembered, about 20 MiB.
+/// Pieces that are remembered, about 20 MiB, and those of one more bundle.
 const PIECES_MAX: usize = 200_000;
-/// Bundles are sent several at once, so that one which never arrived may be followed by others that did.
+/// Bundles are sent several at once, so that one which never arrived may be followed by others that did. More of them missing or
+/// damaged end the search.
 const MISSING_MAX: u32 = 3;
+/// Bundles of one session that are looked at.
+const BUNDLES_MAX: u32 = 65_536;
 
 /// Pieces by the ids of what they hold.
 #[derive(Debug, Default)]
@@ -67,27 +70,28 @@ impl Resumed {
         forbidden: &Forbidden,
     ) -> Result<()> {
         let mut missing = 0;
-        for k in 1.. {
+        for k in 1..=BUNDLES_MAX {
+            if missing >= MISSING_MAX || self.full.len() + self.deltas.len() >= PIECES_MAX {
+                break;
+            }
             let bundle = ContentName::plain(generation, bundles::id(project, Own { session, k }));
             let table = match bundles::table(project, bundle).await {
                 Ok(Some(table)) => table,
                 Ok(None) => {
                     missing += 1;
-                    if missing >= MISSING_MAX {
-                        break;
-                    }
                     continue;
                 }
-                // What it has is stored again.
-                Err(e) if e.kind() == ErrorKind::Corrupt => continue,
+                // What it has is stored again. A store that answers everything with something else has no end.
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    missing += 1;
+                    continue;
+                }
                 Err(e) => return Err(e),
             };
             for (offset_bytes, piece) in table.pieces() {
                 let name = ContentName { offset_bytes: Some(offset_bytes), ..bundle };
                 let object = ObjectRef { name, sealed_len_bytes: piece.len_bytes };
-                if forbidden.name(ContentKind::Chunk, name)
-                    || self.full.len() + self.deltas.len() >= PIECES_MAX
-                {
+                if forbidden.name(ContentKind::Chunk, name) {
                     continue;
                 }
                 match (piece.depth(), piece.base()) {

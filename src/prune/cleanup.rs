@@ -35,13 +35,14 @@ impl CleanUp<'_> {
     pub(super) async fn run(self, survey: &Survey, roster: &[RosterEntry]) -> Result<u64> {
         let cx = self.cx;
         cx.progress.phase("cleaning up", None);
-        let mut names = self.superfluous_of_rounds().await?;
+        let (mut ends, mut names) = (Vec::new(), self.superfluous_of_rounds().await?);
         for (volume, roster) in survey.volumes.iter().zip(roster) {
             cx.cancel.check()?;
-            names.extend(superfluous_records(cx, volume, roster).await?);
+            superfluous_records(cx, volume, roster, &mut ends, &mut names).await?;
         }
         let (store, mut gone) = (cx.project.store(), 0);
-        for some in names.chunks(DELETES_MAX) {
+        // First the outcomes: else what is left, to whoever looks meanwhile, is a snapshot that nobody forgot.
+        for some in ends.chunks(DELETES_MAX).chain(names.chunks(DELETES_MAX)) {
             cx.cancel.check()?;
             let keys: Vec<String> = some.iter().map(ObjectName::to_string).collect();
             let deleted = store.delete_all_unless_refused(&keys).await?;
@@ -80,7 +81,9 @@ async fn superfluous_records(
     cx: &Context,
     volume: &Surveyed,
     roster: &RosterEntry,
-) -> Result<Vec<ObjectName>> {
+    ends: &mut Vec<ObjectName>,
+    names: &mut Vec<ObjectName>,
+) -> Result<()> {
     let (log, project, number) = (&volume.log, cx.project.name(), roster.volume);
     let alive = |sequence: Sequence| {
         let signs = log.signs.get(&sequence).into_iter().flat_map(|signs| signs.keys());
@@ -90,7 +93,7 @@ async fn superfluous_records(
         let notes = log.notes.get(&sequence).into_iter().flatten();
         notes.map(move |k| ObjectName::Note(project.clone(), number, sequence, *k))
     };
-    let (mut names, mut ends) = (Vec::new(), Vec::new());
+    let mut ended = Vec::new();
     for (&sequence, entry) in log.entries.range(..=roster.high_water) {
         // Only of what was over when the logs were confirmed: a name that came since may be anybody's.
         let forgotten = entry.forgotten && roster.is_past(sequence);
@@ -99,7 +102,7 @@ async fn superfluous_records(
         }
         if forgotten {
             names.extend(notes(sequence));
-            ends.push((sequence, entry));
+            ended.push((sequence, entry));
         }
     }
     for (&sequence, entry) in &log.over {
@@ -107,16 +110,16 @@ async fn superfluous_records(
         names.extend(alive(sequence).chain(notes(sequence)));
         names.extend(entry.forgotten.then(|| slot.forget_name()));
         names.extend(entry.opened_unix_ms.map(|_| slot.open_name()));
-        ends.push((sequence, entry));
+        ended.push((sequence, entry));
     }
-    let ends = ends.into_iter().filter(|(_, entry)| entry.ended_unix_ms.is_some());
-    let mut ends = stream::iter(ends)
+    let ended = ended.into_iter().filter(|(_, entry)| entry.ended_unix_ms.is_some());
+    let mut superfluous = stream::iter(ended)
         .map(|(sequence, entry)| superfluous_end(cx, number, sequence, entry))
         .buffered(RECORDS_INFLIGHT_MAX);
-    while let Some(end) = ends.try_next().await? {
-        names.extend(end);
+    while let Some(end) = superfluous.try_next().await? {
+        ends.extend(end);
     }
-    Ok(names)
+    Ok(())
 }
 
 /// The outcome of a forgotten snapshot. One that says "aborted" stays, whatever else there is: whoever stalled for a

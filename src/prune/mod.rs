@@ -44,7 +44,7 @@ use crate::prune::round::{Begun, Start};
 use crate::prune::survey::Known;
 use crate::prune::sweep::sweep;
 use crate::repo::Keeper;
-use crate::repo::rounds::Stage;
+use crate::repo::rounds::{NewestRound, Stage};
 use crate::units::{Generation, Sequence, VolumeNumber};
 
 pub use report::{Counted, LostObject, PruneReport, Waiting};
@@ -182,46 +182,65 @@ impl Prune {
             self.cx.cancel.check()?;
             let rounds = self.cx.project.rounds().newest().await?;
             let newest = rounds.newest;
-            // Where its end could not be written, this run knows all the same that it is over.
-            let ended =
-                self.ended.as_ref().filter(|done| done.generation == newest).map(|done| done.last_seal);
-            let started = match (rounds.stage, ended) {
-                (Stage::Over { last_seal }, _) => self.begin(newest, last_seal, false).await?,
-                (_, Some(last_seal)) => self.begin(newest, last_seal, true).await?,
-                (Stage::Begun(begin), None) => {
-                    if self.begun != Some(begin.generation) {
-                        self.report.rounds_joined += 1;
-                    }
-                    Start::Begun(Begun::found(begin))
-                }
-                (Stage::Unreadable(why), None) => {
-                    match self.end_without_begin(newest, &why).await {
-                        // Others ended it since, and cleaned up.
-                        Err(e)
-                            if e.kind() == ErrorKind::Corrupt
-                                && self.cx.project.rounds().newest().await?.newest > newest => {}
-                        done => done?,
-                    }
-                    continue;
-                }
-            };
-            let began = match started {
-                Start::Nothing => return Ok(()),
-                Start::Taken => continue,
-                Start::Begun(began) => began,
-            };
-            // Where there was little room, only the next look tells whether that was all.
-            let more = began.more || self.scarce;
-            let done = self.finish(began).await?;
-            self.scarce = false;
-            match done {
-                round::Outcome::Again => {}
-                round::Outcome::Done if more => {}
-                round::Outcome::Done | round::Outcome::Waiting => return Ok(()),
+            let ended = self.one_round(rounds).await;
+            // One that this run began does not overtake it.
+            let newest = self.begun.map_or(newest, |begun| begun.max(newest));
+            if self.unless_overtaken(newest, ended).await?.is_some_and(|is_all| is_all) {
+                return Ok(());
             }
         }
         Err(Error::unavailable(format!("{ROUNDS_MAX} prune rounds, and there still is something to delete"))
             .help("run the same command again"))
+    }
+
+    /// Goes on from what the newest round came to. Whether that was all there is to do.
+    async fn one_round(&mut self, rounds: NewestRound) -> Result<bool> {
+        let newest = rounds.newest;
+        // Where its end could not be written, this run knows all the same that it is over.
+        let ended = self.ended.as_ref().filter(|done| done.generation == newest).map(|done| done.last_seal);
+        let started = match (rounds.stage, ended) {
+            (Stage::Over { last_seal }, _) => self.begin(newest, last_seal, false).await?,
+            (_, Some(last_seal)) => self.begin(newest, last_seal, true).await?,
+            (Stage::Begun(begin), None) => {
+                if self.begun != Some(begin.generation) {
+                    self.report.rounds_joined += 1;
+                }
+                Start::Begun(Begun::found(begin))
+            }
+            (Stage::Unreadable(why), None) => {
+                self.end_without_begin(newest, &why).await?;
+                return Ok(false);
+            }
+        };
+        let began = match started {
+            Start::Nothing => return Ok(true),
+            Start::Taken => return Ok(false),
+            Start::Begun(began) => began,
+        };
+        // Where there was little room, only the next look tells whether that was all.
+        let more = began.more || self.scarce;
+        let done = self.finish(began).await?;
+        self.scarce = false;
+        Ok(match done {
+            round::Outcome::Again => false,
+            round::Outcome::Done => !more,
+            round::Outcome::Waiting => true,
+        })
+    }
+
+    /// What is missing to a run that goes by one round may have been cleaned up, rightly, by those that began after it: `None` then,
+    /// and all is looked at anew.
+    async fn unless_overtaken<T>(&mut self, newest: Generation, done: Result<T>) -> Result<Option<T>> {
+        match done {
+            Err(e)
+                if e.kind() == ErrorKind::Corrupt
+                    && self.cx.project.rounds().newest().await?.newest > newest =>
+            {
+                self.marker.forget();
+                Ok(None)
+            }
+            done => done.map(Some),
+        }
     }
 
     /// Looks what a prune would do.
@@ -235,19 +254,10 @@ impl Prune {
                 Stage::Begun(begin) => begin.last_seal,
                 Stage::Unreadable(_) => self.cx.project.rounds().before(rounds.newest).await?.last_seal,
             };
-            match self.look(rounds.newest, last_seal).await {
-                Ok(found) => {
-                    self.report.estimate(found.entries.len(), self.marker.live.len());
-                    return Ok(());
-                }
-                // Rounds of others ended since, and cleaned up.
-                Err(e)
-                    if e.kind() == ErrorKind::Corrupt
-                        && self.cx.project.rounds().newest().await?.newest > rounds.newest =>
-                {
-                    self.marker.forget();
-                }
-                Err(e) => return Err(e),
+            let looked = self.look(rounds.newest, last_seal).await;
+            if let Some(found) = self.unless_overtaken(rounds.newest, looked).await? {
+                self.report.estimate(found.entries.len(), self.marker.live.len());
+                return Ok(());
             }
         }
     }

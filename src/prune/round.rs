@@ -57,7 +57,7 @@ enum Decided {
 pub(super) enum Start {
     Nothing,
     Begun(Begun),
-    /// Something that does not open took the round's number, or others were faster: it is looked anew.
+    /// Something that does not open took the round's number.
     Taken,
 }
 
@@ -70,16 +70,7 @@ impl Prune {
         last_seal: Generation,
         must: bool,
     ) -> Result<Start> {
-        let found = match self.look(newest, last_seal).await {
-            // What it takes to know may have been cleaned up, if rounds of others ended since.
-            Err(e)
-                if e.kind() == ErrorKind::Corrupt
-                    && self.cx.project.rounds().newest().await?.newest > newest =>
-            {
-                return Ok(Start::Taken);
-            }
-            found => found?,
-        };
+        let found = self.look(newest, last_seal).await?;
         if !must && (found.entries.is_empty() || self.was_refused(&found).await?) {
             return Ok(Start::Nothing);
         }
@@ -139,14 +130,7 @@ impl Prune {
             self.marker.forget();
             return Ok(Outcome::Done);
         }
-        match self.know(begun.begin.last_seal).await {
-            // Somebody else ended it since, and cleaned up.
-            Err(_) if self.cx.project.rounds().is_over(round).await? => {
-                self.marker.forget();
-                return Ok(Outcome::Done);
-            }
-            known => known?,
-        }
+        self.know(begun.begin.last_seal).await?;
         match self.creates.decide(&self.cx).await {
             // What a seal lets go of already is deleted before anything is written.
             Err(e)

@@ -67,7 +67,8 @@ impl Kept {
     async fn fill(&self, project: &Project, rounds: &NewestRound) -> Result<Read> {
         let at = Instant::now();
         let generation = rounds.newest;
-        let roster = project.rosters().keep(project.rounds().roster(rounds).await?);
+        let roster = Arc::new(project.rounds().roster(rounds).await?);
+        project.rosters().keep(&roster);
         let condemned = Arc::new(project.rounds().condemned(rounds).await?);
         let lost = Arc::new(project.lost_records().read().await?);
         let read = Read { at, generation, condemned, lost, roster };

@@ -171,8 +171,8 @@ impl Rosters<'_> {
         };
         let roster = match sealed {
             Err(roster) => roster,
-            Ok(Some(seal)) => self.keep(rounds.roster_of(seal, true).await?),
-            Ok(None) => self.keep(rounds.roster(&rounds.newest().await?).await?),
+            Ok(Some(seal)) => self.keep(&Arc::new(rounds.roster_of(seal, true).await?)),
+            Ok(None) => self.keep(&Arc::new(rounds.roster(&rounds.newest().await?).await?)),
         };
         roster.entry(self.project, volume).await
     }
@@ -180,14 +180,16 @@ impl Rosters<'_> {
     /// What the newest seal of all says of a volume, where that is another one than was gone by so far.
     pub(crate) async fn newer(self, volume: VolumeNumber) -> Result<Option<Option<RosterEntry>>> {
         let rounds = self.project.rounds();
-        let newest = match rounds.roster(&rounds.newest().await?).await {
+        let newest = async { rounds.roster(&rounds.newest().await?).await }.await;
+        let newest = match newest {
+            // What hides rounds must not hide snapshots from who reads.
             Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(None),
-            newest => newest?,
+            newest => Arc::new(newest?),
         };
         if matches!(&*self.known(), Known::Read(known) if known.seal >= newest.seal) {
             return Ok(None);
         }
-        self.keep(newest);
+        self.keep(&newest);
         self.entry(volume).await.map(Some)
     }
 
@@ -200,17 +202,17 @@ impl Rosters<'_> {
         Ok(known.is_some_and(|known| known.is_past(sequence)))
     }
 
-    /// Goes by this one from now on, unless a newer one is known.
-    pub(crate) fn keep(self, roster: Roster) -> Arc<Roster> {
+    /// Who reads goes by this one from now on, unless a newer one is known; by which is returned. Not for who registers: it goes by
+    /// its own generation's, and whether the one before would do, too, is a matter of that generation.
+    pub(crate) fn keep(self, roster: &Arc<Roster>) -> Arc<Roster> {
         let mut known = self.known();
         if let Known::Read(known) = &*known
             && known.seal >= roster.seal
         {
             return Arc::clone(known);
         }
-        let roster = Arc::new(roster);
-        *known = Known::Read(Arc::clone(&roster));
-        roster
+        *known = Known::Read(Arc::clone(roster));
+        Arc::clone(roster)
     }
 
     /// A round says that this one was sealed last: it is read when it is needed.

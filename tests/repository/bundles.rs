@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::support::Numbers;
 use crate::support::by_hand::{ByHand, get, names, put};
-use crate::support::fault_store::{Fault, FaultStore, OpKind};
+use crate::support::fault_store::{Fault, FaultStore, Op, OpKind};
 use crate::support::memory_sink::{MemoryReader, MemorySink};
 use crate::support::repo::{
     self, MemoryVolume, back_up, default, init_with, latest, options, read_back, secret, store, verify,
@@ -311,4 +311,27 @@ async fn an_interrupted_backup_does_not_send_its_bundles_again() {
     );
     assert!(read_back(&project, &latest(&project, "v").await).await.expect("read") == volume.content());
     assert!(verify(&project, true).await.expect("verified").ok());
+}
+
+/// Where everything that is got is something else, the search for what was left ends.
+#[tokio::test]
+async fn a_store_that_answers_with_something_else_does_not_hold_up_who_resumes() {
+    let (objects, project) = repository().await;
+    let mut numbers = Numbers::new(13);
+    let volume = MemoryVolume::new(numbers.bytes(20 * C));
+    back_up(&project, &volume, &nightly()).await.expect("backed up");
+    let fails = |fault_at: fn(&Op) -> bool, fault| {
+        let faults = FaultStore::new(objects.clone());
+        faults.fail_always_for(fault_at, fault);
+        faults
+    };
+    touch(&volume, 20, &mut numbers);
+    let dying = fails(|op| op.kind == OpKind::Create && op.key.ends_with(".end"), Fault::Status(403));
+    let dying = repo::connect(store(Arc::new(dying)), repo::environment()).await.expect("opens");
+    back_up(&dying, &volume, &nightly()).await.expect_err("interrupted");
+    let liar = fails(|op| op.kind == OpKind::Get && op.key.contains("/bundles/"), Fault::Page);
+    let liar = repo::connect(store(Arc::new(liar.clone())), repo::environment()).await.expect("opens");
+    let report = back_up(&liar, &volume, &nightly()).await.expect("backed up");
+    assert_eq!(report.stats.new_chunks, 20, "all of it is sent again");
+    assert!(read_back(&project, &latest(&project, "v").await).await.expect("read") == volume.content());
 }
