@@ -426,8 +426,9 @@ impl ObjectStore for FaultStore {
                 Err(_) => Err(error(Fault::CutBody)),
             },
             Some(Fault::Page) if !head => {
-                let found = self.inner.get_opts(location, GetOptions::default()).await?;
-                Ok(page_at(found))
+                // Whether there is anything or not.
+                let found = self.inner.get_opts(location, GetOptions::default()).await;
+                Ok(page_at(found.unwrap_or_else(|_| nothing_at(location))))
             }
             Some(Fault::FalseFound) if head => {
                 let found = self.inner.get_opts(location, options).await;
