@@ -59,7 +59,7 @@ pub(super) async fn commit(
     };
     cx.cancel.check()?;
     match session.commit(snapshot).await.context("commit the backup")? {
-        Committed::Done | Committed::Before => {
+        Committed::Done | Committed::Already => {
             report.volume.clone_from(&session.volume.name);
             report.sequence = Some(session.sequence.0);
             report.snapshot_id = Some(session.snapshot_id.to_string());
@@ -101,7 +101,7 @@ pub(super) async fn give_up(cx: &Context<'_>, session: &Session, error: Error) -
             lost(session, &by, &reason).caused_by(error)
         }
         Ok(Committed::Done | Committed::Lost { .. }) => error,
-        Ok(Committed::Before) => error.help(format!(
+        Ok(Committed::Already) => error.help(format!(
             "backup {} was committed all the same and can be restored; the next one goes on from it",
             session.sequence
         )),

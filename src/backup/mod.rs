@@ -50,7 +50,7 @@ use crate::volume::SnapshotPoint;
 
 pub use alive::ALIVE_EVERY_DEFAULT;
 pub use fleet::Fleet;
-pub use plan::{BackupPlan, Base, ChunkPlan, KnownBy, Pieces, Scope};
+pub use plan::{BackupPlan, ChunkPlan, KnownBy, NextPoint, Pieces, Scope};
 pub use presence::LostReport;
 pub use why::Why;
 

@@ -55,7 +55,7 @@ pub struct BackupPlan {
     /// What deltas are made against; `None` where every new chunk is stored on its own.
     pub deltas: Option<DeltaPlan>,
     /// What the next backup can be relative to.
-    pub base: Base,
+    pub next: NextPoint,
     /// Backups since the last that read everything; 0 where this one does.
     pub nights_since_full: u32,
     /// Where the next sample begins.
@@ -127,7 +127,7 @@ pub struct ChunkPlan {
 
 /// What is there for the next backup to go on from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Base {
+pub enum NextPoint {
     /// The snapshot that is made for this backup; older ones that cuttle made go once it is committed.
     Own,
     /// One that others made, and should keep.
@@ -136,7 +136,7 @@ pub enum Base {
     Nothing,
 }
 
-impl Base {
+impl NextPoint {
     fn of(point: Option<&SnapshotPoint>) -> Self {
         match point {
             None => Self::Nothing,
@@ -216,7 +216,7 @@ pub(super) fn plan(
         changed_bytes: Some(extents.iter().map(|e| e.length_bytes).sum()),
         pieces: Pieces::Chunks(Arc::new(ChunkPlan { geometry, spans, forced, sample: Vec::new() })),
         deltas: deltas(past, answer.has_base).filter(|_| !is_distrusted),
-        base: Base::of(answer.point.as_ref()),
+        next: NextPoint::of(answer.point.as_ref()),
         sample_cursor: past.parent.map_or(0, |p| p.snapshot.sample_cursor),
         remarks,
     })
@@ -256,7 +256,7 @@ pub(super) fn plan_stream(past: &Past<'_>, header: &StreamHeader) -> Result<Back
         changed_bytes: None,
         pieces: Pieces::Stream { is_diff },
         deltas: past.deltas().map(|depth_max| DeltaPlan { depth_max, base: DeltaBase::Repository }),
-        base: header.to.clone().map_or(Base::Nothing, Base::Others),
+        next: header.to.clone().map_or(NextPoint::Nothing, NextPoint::Others),
         sample_cursor: past.parent.map_or(0, |p| p.snapshot.sample_cursor),
         remarks,
     })
@@ -275,7 +275,7 @@ pub(super) fn unchanged(parent: &Snapshot, geometry: Geometry, read: &[ChunkInde
             sample: read.to_vec(),
         })),
         deltas: None,
-        base: Base::of(parent.point.as_ref()),
+        next: NextPoint::of(parent.point.as_ref()),
         nights_since_full: parent.nights_since_full,
         sample_cursor: parent.sample_cursor,
         remarks: Vec::new(),

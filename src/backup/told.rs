@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::backup::plan::{BackupPlan, Base, DeltaBase, DeltaPlan, Pieces, Scope};
+use crate::backup::plan::{BackupPlan, DeltaBase, DeltaPlan, NextPoint, Pieces, Scope};
 
 /// A plan in numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,7 +24,7 @@ struct Told {
     /// `source` or `repository`: who has what deltas are made against.
     delta_base: Option<&'static str>,
     /// `own`, the name of another's snapshot, or none.
-    base: Option<String>,
+    next_point: Option<String>,
 }
 
 impl BackupPlan {
@@ -51,10 +51,10 @@ impl BackupPlan {
                 DeltaBase::Source => "source",
                 DeltaBase::Repository => "repository",
             }),
-            base: match &self.base {
-                Base::Own => Some("own".to_owned()),
-                Base::Others(name) => Some(name.clone()),
-                Base::Nothing => None,
+            next_point: match &self.next {
+                NextPoint::Own => Some("own".to_owned()),
+                NextPoint::Others(name) => Some(name.clone()),
+                NextPoint::Nothing => None,
             },
         }
     }
@@ -105,12 +105,12 @@ impl fmt::Display for BackupPlan {
             }
             _ => f.write_str("\n  new chunks are stored on their own")?,
         }
-        match &self.base {
-            Base::Own => f.write_str(
+        match &self.next {
+            NextPoint::Own => f.write_str(
                 "\n  the snapshot made for it is kept for the next backup, and older ones of cuttle's go",
             ),
-            Base::Others(name) => write!(f, "\n  the next backup can go on from snapshot {name}"),
-            Base::Nothing => f.write_str("\n  nothing is kept for the next backup to go on from"),
+            NextPoint::Others(name) => write!(f, "\n  the next backup can go on from snapshot {name}"),
+            NextPoint::Nothing => f.write_str("\n  nothing is kept for the next backup to go on from"),
         }
     }
 }

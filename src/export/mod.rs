@@ -209,14 +209,14 @@ pub struct Exported {
     /// The snapshot's name, for formats that have such.
     pub name: String,
     /// What the export is relative to.
-    pub base: Option<Base>,
+    pub base: Option<Since>,
     /// What will be written, as [`changes()`] lists it: 24 bytes of memory for each range. Only for formats that ask.
     pub extents: Vec<Extent>,
 }
 
 /// The snapshot that an export is relative to.
 #[derive(Debug, Clone)]
-pub struct Base {
+pub struct Since {
     /// Its size, which may differ from that of what is exported.
     pub size_bytes: u64,
     /// What it is called: see [`snapshot_name`].
@@ -234,7 +234,7 @@ impl Exported {
             chunk_size_bytes: record.chunk_size_bytes,
             layout: record.layout.clone(),
             name: snapshot_name(snapshot),
-            base: base.map(|base| Base {
+            base: base.map(|base| Since {
                 size_bytes: base.snapshot.size_bytes,
                 name: snapshot_name(base),
                 file: None,

@@ -122,7 +122,7 @@ async fn carry_out(
         .try_for_each_concurrent(SNAPSHOTS_INFLIGHT_MAX, |judged| async move {
             cancel.check()?;
             match project.notes().forget(&judged.noted).await {
-                Ok(Forgotten::Now | Forgotten::Before) => {}
+                Ok(Forgotten::Now | Forgotten::Already) => {}
                 Ok(Forgotten::Protected) => {
                     judged.noted.note.protected = true;
                     (judged.fate, judged.reasons) = (meanwhile(), vec![PROTECTED.to_owned()]);

@@ -67,7 +67,7 @@ pub(super) fn require_unchanged(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<()> {
-    let base = from.map(|from| Base::open(image, from)).transpose()?;
+    let base = from.map(|from| Since::open(image, from)).transpose()?;
     let size_bytes = image.size_bytes()?;
     if let Some(base) = &base
         && base.snapshot.size_bytes != size_bytes
@@ -97,12 +97,12 @@ pub(super) fn is_changed(error: &Error) -> bool {
 }
 
 /// The snapshot that a diff is relative to, open.
-struct Base {
+struct Since {
     snapshot: Snapshot,
     image: Arc<Image>,
 }
 
-impl Base {
+impl Since {
     fn open(head: &Image, name: &str) -> Result<Self> {
         let snapshot = head.snapshots().list()?.into_iter().find(|s| s.name == name);
         let snapshot = snapshot
@@ -115,7 +115,7 @@ impl Base {
     }
 }
 
-fn compare(image: &Image, base: Option<&Base>, range: std::ops::Range<u64>, cancel: &Cancel) -> Result<()> {
+fn compare(image: &Image, base: Option<&Since>, range: std::ops::Range<u64>, cancel: &Cancel) -> Result<()> {
     let mut at = range.start;
     let (mut now, mut then) = (Vec::new(), Vec::new());
     while at < range.end {

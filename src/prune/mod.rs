@@ -252,7 +252,7 @@ impl Prune {
             let last_seal = match rounds.stage {
                 Stage::Over { last_seal } => last_seal,
                 Stage::Begun(begin) => begin.last_seal,
-                Stage::Unreadable(_) => self.cx.project.rounds().before(rounds.newest).await?.last_seal,
+                Stage::Unreadable(_) => self.cx.project.rounds().preceding(rounds.newest).await?.last_seal,
             };
             let looked = self.look(rounds.newest, last_seal).await;
             if let Some(found) = self.unless_overtaken(rounds.newest, looked).await? {

@@ -91,7 +91,7 @@ impl Prune {
         let name = self.cx.project.rounds().begin_name(round);
         self.cx.progress.warn(&format!("{name} does not open, so that round {round} deletes nothing: {why}"));
         self.creates.decide(&self.cx).await?;
-        let before = self.cx.project.rounds().before(round).await?;
+        let before = self.cx.project.rounds().preceding(round).await?;
         self.know(before.last_seal).await?;
         let mut last_seal = before.last_seal;
         let mut roster = self.known.roster().to_vec();

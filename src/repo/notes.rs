@@ -59,7 +59,7 @@ pub enum Forgotten {
     /// By this very call.
     Now,
     /// Somebody did so before.
-    Before,
+    Already,
     /// It is protected, and stays.
     Protected,
 }
@@ -173,7 +173,7 @@ impl Keeping<Notes<'_>> {
         let name = self.slot(noted).forget_name();
         if let Created::Exists { .. } = self.reserve().create_record(&name, &record).await? {
             return match self.slot(noted).forget_of().await? {
-                Found::Opens(_) => Ok(Forgotten::Before),
+                Found::Opens(_) => Ok(Forgotten::Already),
                 Found::Absent => Err(missing(&name)),
                 Found::Foreign(why) => Err(taken(&name, &why)),
             };

@@ -88,7 +88,9 @@ impl Rounds<'_> {
         match &rounds.stage {
             Stage::Over { last_seal } => self.roster_of(*last_seal, true).await,
             Stage::Begun(begin) => self.roster_of(begin.last_seal, false).await,
-            Stage::Unreadable(_) => self.roster_of(self.before(rounds.newest).await?.last_seal, false).await,
+            Stage::Unreadable(_) => {
+                self.roster_of(self.preceding(rounds.newest).await?.last_seal, false).await
+            }
         }
     }
 

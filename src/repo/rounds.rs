@@ -36,7 +36,7 @@ pub(crate) enum Stage {
 
 /// What came before a round whose begin does not open.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Before {
+pub(crate) struct Preceding {
     /// The newest round that is over.
     pub(crate) over: Generation,
     /// The newest seal up to there.
@@ -174,7 +174,7 @@ impl Rounds<'_> {
                 let rounds = self.newest().await?;
                 Ok(match rounds.stage {
                     // One before it may have been begun all the same.
-                    Stage::Unreadable(_) => self.before(rounds.newest).await?.over >= generation,
+                    Stage::Unreadable(_) => self.preceding(rounds.newest).await?.over >= generation,
                     Stage::Begun(_) | Stage::Over { .. } => rounds.newest > generation,
                 })
             }
@@ -182,17 +182,17 @@ impl Rounds<'_> {
     }
 
     /// What came before a round whose begin does not open.
-    pub(crate) async fn before(self, round: Generation) -> Result<Before> {
+    pub(crate) async fn preceding(self, round: Generation) -> Result<Preceding> {
         for steps in 1..=row::FOREIGN_MAX {
             let Some(lower) = round.0.checked_sub(steps).filter(|g| *g > 0).map(Generation) else {
-                return Ok(Before { over: Generation(0), last_seal: Generation(0) });
+                return Ok(Preceding { over: Generation(0), last_seal: Generation(0) });
             };
             if let Found::Opens(done) = self.look_done(lower).await? {
-                return Ok(Before { over: lower, last_seal: done.last_seal });
+                return Ok(Preceding { over: lower, last_seal: done.last_seal });
             }
             if let Found::Opens(begin) = self.look_begin(lower).await? {
                 // A round is begun only when the one before is over.
-                return Ok(Before { over: Generation(lower.0 - 1), last_seal: begin.last_seal });
+                return Ok(Preceding { over: Generation(lower.0 - 1), last_seal: begin.last_seal });
             }
         }
         Err(row::endless(self.begin_name(Generation(round.0.saturating_sub(row::FOREIGN_MAX)))))

@@ -50,7 +50,7 @@ pub enum Committed {
     /// It is durable: the snapshot is there.
     Done,
     /// The session was to be aborted, but its own commit had landed.
-    Before,
+    Already,
     /// Somebody aborted the session first, and says why.
     Lost {
         /// What the `.end` that stands says of who wrote it.
@@ -247,7 +247,7 @@ impl Session {
     /// Gives the session up. That another abort was first is not an error. Whether the session's own commit was, whose
     /// answer got lost, is told: then the snapshot stands.
     pub async fn abort(&self, reason: &str) -> Result<bool> {
-        Ok(matches!(self.give_up(reason).await?, Committed::Before))
+        Ok(matches!(self.give_up(reason).await?, Committed::Already))
     }
 
     /// As [`abort`](Self::abort), and tells who was first.
@@ -283,7 +283,7 @@ impl Session {
         match found.outcome {
             _ if found == record => Ok(Committed::Done),
             Outcome::Aborted { by, reason } => Ok(Committed::Lost { by, reason }),
-            Outcome::Committed(_) if found.snapshot_id == self.snapshot_id => Ok(Committed::Before),
+            Outcome::Committed(_) if found.snapshot_id == self.snapshot_id => Ok(Committed::Already),
             Outcome::Committed(_) => {
                 Err(Error::corrupt(format!("{name} holds the outcome of another backup")))
             }

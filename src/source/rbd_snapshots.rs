@@ -1,6 +1,6 @@
 //! cuttle's own snapshots of an image: made under a name that is free, and removed where that hurts nobody.
 
-use super::rbd_taken::{Before, Taken};
+use super::rbd_taken::{HeadFacts, Taken};
 use super::rbd_target::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rbd::{Access, Image, Snapshot, advice, lock, migration};
@@ -26,7 +26,7 @@ impl OwnSnapshots {
         // Closed again at once, so that the exclusive lock is not held while guests want to write.
         let image = self.target.open(Access::ReadWrite)?;
         self.look_at_lock(&image)?;
-        let before = Before::look(&self.target, &image, own_prefix)?;
+        let before = HeadFacts::look(&self.target, &image, own_prefix)?;
         for number in 1..=NAMES_MAX {
             let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
             if let Some(made) = image.snapshots().create_unless_taken(&name)? {

@@ -41,7 +41,7 @@ impl Taken {
 }
 
 /// What an image had right before a snapshot of it is made.
-pub(super) struct Before {
+pub(super) struct HeadFacts {
     seen: Result<SnapContext>,
     replaces: Option<u64>,
     replaced_has_clean: Option<bool>,
@@ -49,7 +49,7 @@ pub(super) struct Before {
     migrating: bool,
 }
 
-impl Before {
+impl HeadFacts {
     /// Looks. `image` is open at its head; as little as can be happens between this and the making of the snapshot.
     pub(super) fn look(target: &Target, image: &Image, own_prefix: &str) -> Result<Self> {
         let features = image.features()?;

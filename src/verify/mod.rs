@@ -36,7 +36,7 @@ use crate::verify::metadata::Metadata;
 use crate::verify::report::Findings;
 
 pub use against::{AgainstReport, against};
-pub use report::{ByteRange, Damage, Hurt, Problem, VerifyReport};
+pub use report::{ByteRange, FlawedObject, Hurt, Problem, VerifyReport};
 pub use scrub::{ScrubOptions, ScrubReport, scrub};
 pub use slice::Slice;
 

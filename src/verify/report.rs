@@ -39,7 +39,7 @@ pub struct VerifyReport {
     /// `n/N` where only a part was looked at.
     pub slice: Option<String>,
     /// At most 10,000 objects; what hurts more is counted in `damage_omitted`.
-    pub damage: Vec<Damage>,
+    pub damage: Vec<FlawedObject>,
     /// Damaged objects beyond those listed.
     pub damage_omitted: u64,
     /// Ranges beyond those listed.
@@ -81,7 +81,7 @@ impl VerifyReport {
 
 /// One thing that is not as it must be.
 #[derive(Debug, Clone, Serialize)]
-pub struct Damage {
+pub struct FlawedObject {
     /// The object's name.
     pub object: String,
     /// Of which kind it is.
@@ -198,7 +198,7 @@ pub(crate) type ChunkKey = (ContentName, Option<u32>);
 /// What was found so far.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    pub(crate) damage: Vec<Damage>,
+    pub(crate) damage: Vec<FlawedObject>,
     pub(crate) omitted: u64,
     /// Damaged chunks and pages, as places in `damage`.
     pub(crate) chunks: HashMap<ChunkKey, usize>,
@@ -208,7 +208,7 @@ pub(crate) struct Findings {
 
 impl Findings {
     /// What was found of records, before chunks and pages are looked at.
-    pub(crate) fn of(damage: Vec<Damage>, omitted: u64) -> Self {
+    pub(crate) fn of(damage: Vec<FlawedObject>, omitted: u64) -> Self {
         Self { damage, omitted, ..Self::default() }
     }
 
@@ -228,7 +228,7 @@ impl Findings {
             return Ok(None);
         }
         let Flaw { problem, message } = flaw;
-        self.damage.push(Damage { object, problem, message, hurts: Vec::new() });
+        self.damage.push(FlawedObject { object, problem, message, hurts: Vec::new() });
         Ok(Some(self.damage.len() - 1))
     }
 
@@ -279,7 +279,7 @@ mod tests {
             whole: false,
             ranges: ranges.iter().map(|r| ByteRange { offset_bytes: r.0, length_bytes: r.1 }).collect(),
         };
-        let damage = |hurts| Damage {
+        let damage = |hurts| FlawedObject {
             object: String::new(),
             problem: Problem::Missing,
             message: String::new(),

@@ -49,7 +49,7 @@ pub(crate) async fn read(audit: &Audit, findings: &mut Findings) -> Result<Said>
     let last_seal = match rounds.stage {
         Stage::Over { last_seal } => last_seal,
         Stage::Begun(begin) => begin.last_seal,
-        Stage::Unreadable(_) => audit.project.rounds().before(rounds.newest).await?.last_seal,
+        Stage::Unreadable(_) => audit.project.rounds().preceding(rounds.newest).await?.last_seal,
     };
     if last_seal == Generation(0) {
         return Ok(said);

@@ -22,7 +22,7 @@ use crate::progress::{Outcome, Progress, Step};
 use crate::repo::read_repository;
 use crate::store::{Ledger, ObjectInfo, Reader};
 use crate::units::{ChunkId, ProjectName, Sequence, VolumeNumber};
-use crate::verify::report::{Damage, Findings, Flaw, Looked, Problem, looked};
+use crate::verify::report::{Findings, Flaw, FlawedObject, Looked, Problem, looked};
 use crate::verify::slice::Slice;
 
 /// Objects in flight, however small they are.
@@ -65,7 +65,7 @@ pub struct ScrubReport {
     /// The first of them.
     pub unknown_names: Vec<String>,
     /// At most 10,000 objects. What they hurt cannot be told without a key.
-    pub damage: Vec<Damage>,
+    pub damage: Vec<FlawedObject>,
     /// Damaged objects beyond those listed.
     pub damage_omitted: u64,
     /// Requests of this operation alone.

@@ -30,7 +30,7 @@ async fn scrubbed(bench: &Bench, slice: Option<Slice>) -> ScrubReport {
 }
 
 /// `volume@sequence`, and ranges in chunks as first and count.
-fn hurts(damage: &Damage) -> Vec<(String, Vec<(u64, u64)>)> {
+fn hurts(damage: &FlawedObject) -> Vec<(String, Vec<(u64, u64)>)> {
     let ranges = |hurt: &Hurt| hurt.ranges.iter().map(|r| (r.offset_bytes / C, r.length_bytes / C)).collect();
     let mut out: Vec<_> =
         damage.hurts.iter().map(|h| (format!("{}@{}", h.volume, h.sequence), ranges(h))).collect();

@@ -346,10 +346,10 @@ fn deltas_want_a_base_that_is_as_it_was() {
 
 #[test]
 fn what_the_next_backup_can_go_on_from() {
-    let base = |point: Option<SnapshotPoint>| Night::with(|n| n.answer.point = point).planned().base;
-    assert_eq!(base(Some(point(true))), Base::Own);
-    assert_eq!(base(Some(point(false))), Base::Others("snap".into()));
-    assert_eq!(base(None), Base::Nothing);
+    let next = |point: Option<SnapshotPoint>| Night::with(|n| n.answer.point = point).planned().next;
+    assert_eq!(next(Some(point(true))), NextPoint::Own);
+    assert_eq!(next(Some(point(false))), NextPoint::Others("snap".into()));
+    assert_eq!(next(None), NextPoint::Nothing);
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn a_stream_goes_on_from_its_parent_or_tells_all() {
     let diff = plan_stream(&night.past(), &header(Some("snap"))).expect("goes on");
     assert_eq!((diff.scope, diff.pieces), (Scope::Changes(KnownBy::Name), Pieces::Stream { is_diff: true }));
     assert_eq!((diff.nights_since_full, diff.remarks.len()), (1, 0));
-    assert_eq!(diff.base, Base::Others("next".into()));
+    assert_eq!(diff.next, NextPoint::Others("next".into()));
     let whole = plan_stream(&night.past(), &header(None)).expect("all of it");
     assert_eq!((whole.scope, whole.remarks.len()), (Scope::All(Why::WholeStream), 1));
     assert_eq!(whole.pieces, Pieces::Stream { is_diff: false });

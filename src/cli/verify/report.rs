@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use cuttle::store::Ledger;
 use cuttle::verify::repair::{Aside, Left, Mended, RepairReport};
-use cuttle::verify::{AgainstReport, ByteRange, Damage, Hurt, Problem, ScrubReport, VerifyReport};
+use cuttle::verify::{AgainstReport, ByteRange, FlawedObject, Hurt, Problem, ScrubReport, VerifyReport};
 use cuttle::{Error, Result};
 
 use crate::cli::failure::Failure;
@@ -244,13 +244,13 @@ impl Report for Compared<'_> {
     }
 }
 
-fn damaged(damage: &[Damage], omitted: u64) -> String {
+fn damaged(damage: &[FlawedObject], omitted: u64) -> String {
     human::counted(damage.len() as u64 + omitted, "object")
 }
 
-fn damage_table(damage: &[Damage], omitted: u64) -> String {
+fn damage_table(damage: &[FlawedObject], omitted: u64) -> String {
     let columns = [Column::Text("PROBLEM"), Column::Text("OBJECT"), Column::Text("WHAT WAS FOUND")];
-    let row = |d: &Damage| vec![problem(d.problem).to_owned(), d.object.clone(), d.message.clone()];
+    let row = |d: &FlawedObject| vec![problem(d.problem).to_owned(), d.object.clone(), d.message.clone()];
     some(&columns, damage, row, omitted, "object")
 }
 

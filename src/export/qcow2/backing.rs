@@ -5,12 +5,12 @@ use std::io::{ErrorKind as Io, Read};
 use std::path::Path;
 
 use crate::error::{Error, Result, io_error};
-use crate::export::Base;
+use crate::export::Since;
 use crate::qcow2::{BACKING_NAME_LEN_MAX, Backing, MAGIC, SECTOR_BYTES};
 
 /// Looks at the backing file where it will be looked for: relative to the overlay's folder. One that is not there yet is
 /// taken for qcow2; one of another size is refused.
-pub(super) fn find(base: &Base, overlay: &Path) -> Result<Backing> {
+pub(super) fn find(base: &Since, overlay: &Path) -> Result<Backing> {
     let given = base.file.as_ref().ok_or_else(|| {
         Error::invalid("an overlay needs to know the file that holds the snapshot below it")
             .help("Export that snapshot first, and name its file with --backing FILE.")

@@ -243,7 +243,7 @@ impl Run<'_> {
         };
         let last_seal = match self.project.rounds().look_begin(g).await? {
             Found::Opens(begin) => begin.last_seal,
-            _ => self.project.rounds().before(g).await?.last_seal,
+            _ => self.project.rounds().preceding(g).await?.last_seal,
         };
         let roster = match last_seal {
             Generation(0) => Vec::new(),
@@ -267,7 +267,7 @@ impl Run<'_> {
         }
         match self.project.rounds().look_seal(g).await? {
             Found::Opens(_) => Ok(g),
-            _ => Ok(self.project.rounds().before(g).await?.last_seal),
+            _ => Ok(self.project.rounds().preceding(g).await?.last_seal),
         }
     }
 
@@ -296,7 +296,7 @@ impl Run<'_> {
         let last_seal = match rounds.stage {
             Stage::Over { last_seal } => last_seal,
             Stage::Begun(begin) => begin.last_seal,
-            Stage::Unreadable(_) => self.project.rounds().before(rounds.newest).await?.last_seal,
+            Stage::Unreadable(_) => self.project.rounds().preceding(rounds.newest).await?.last_seal,
         };
         let entry = match self.project.rounds().roster_of(last_seal, false).await {
             Ok(roster) => roster.entry(self.project, n).await.unwrap_or_default(),

@@ -26,7 +26,7 @@ use crate::verify::metadata::Metadata;
 use crate::verify::repair::mend::{Attempt, Mender};
 use crate::verify::repair::sources::Finder;
 use crate::verify::repair::targets::{ChunkTarget, Targets};
-use crate::verify::report::{Damage, Findings, Problem, VerifyReport};
+use crate::verify::report::{Findings, FlawedObject, Problem, VerifyReport};
 use crate::verify::{hurt, recorded};
 
 pub use aside::{Aside, put_aside};
@@ -219,7 +219,7 @@ impl RepairReport {
             }
             Attempt::Good => return 1,
             Attempt::Mended { from, quarantined } => {
-                let known = |d: &&Damage| d.object == object;
+                let known = |d: &&FlawedObject| d.object == object;
                 let problem = self.verify.damage.iter().find(known).map_or(Problem::Damaged, |d| d.problem);
                 self.mended.push(Mended { object, problem, from, quarantined });
                 return 1;

@@ -273,7 +273,7 @@ async fn whatever_this_host_opened_is_missed_by_every_look() {
         }
         let report = crate::support::repo::verify(&project, false).await.expect("verified");
         // A log shows the volume that is missing to whoever remembers nothing, too.
-        let is_told = |d: &cuttle::verify::Damage| {
+        let is_told = |d: &cuttle::verify::FlawedObject| {
             matches!(d.problem, cuttle::verify::Problem::WentBack | cuttle::verify::Problem::Gap)
         };
         assert!(report.damage.iter().any(is_told), "{what}: {:?}", report.damage);
