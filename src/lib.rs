@@ -25,6 +25,7 @@
 //! | delta, full | a chunk stored as the difference from another, its base; a chunk that needs no other |
 //! | variant | a number in an object's name that tells two objects of one content apart |
 //! | page, manifest | up to 1,024 refs; the pages of a snapshot together |
+//! | origin | the snapshot of another volume that a clone is first compared with: it was read from what the clone hangs on |
 //! | parent, before | the snapshot that a backup is compared with; what that has in a chunk's place |
 //! | base | below a delta: the chunk it differs from; on an image: the RBD snapshot kept for the next incremental |
 //! | below | what a delta stands on: its base, and what that stands on |
@@ -56,7 +57,7 @@
 //! 1. A session registers before it learns what may be deduplicated against (I1), and has one outcome (I2).
 //! 2. Its chunks and pages lie in the generation in which it registered; a round waits for every session of older ones (I3).
 //! 3. What is condemned is known before anything is referenced (I4); what deletes has marked every live snapshot, or deletes nothing (I5).
-//! 4. References come from the parent or the own generation only (I6), and nothing is referenced that was not proven to be there.
+//! 4. References come from the parent, the origin or the own generation only (I6), and nothing is referenced that was not proven to be there.
 //! 5. A name counts only once its object opens. A listing is a hint.
 //! 6. No byte is written to a target unless its id matched. Corruption is an error: never zeros, never skipped.
 //! 7. Nothing is replaced but by a repair and a quarantine, which keep a copy of what was there. Nothing is deleted but by a prune, the removal of a

@@ -4,10 +4,10 @@ use crate::backup::BackupReport;
 use crate::backup::context::Context;
 use crate::backup::ground::Ground;
 use crate::backup::manifest::Stored;
-use crate::backup::origin::Origin;
 use crate::backup::plan::BackupPlan;
 use crate::backup::presence::LostReport;
 use crate::backup::store::Done;
+use crate::backup::who::Who;
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::format::record::Snapshot;
 use crate::repo::PROGRAM;
@@ -29,7 +29,8 @@ pub(super) struct Made<D> {
 pub(super) async fn commit(
     cx: &Context<'_>,
     session: &Session,
-    origin: &Origin,
+    who: &Who,
+    ground: &Ground,
     made: Made<Stored>,
 ) -> Result<BackupReport> {
     let mut report = report(cx, &made);
@@ -43,7 +44,7 @@ pub(super) async fn commit(
         generation: session.generation,
         size_bytes,
         chunk_size_bytes: cx.project.chunk_size_bytes(),
-        identity: origin.identity.clone(),
+        identity: who.identity.clone(),
         point: point.clone(),
         layout,
         host: environment.host.clone(),
@@ -51,6 +52,7 @@ pub(super) async fn commit(
         started_unix_ms: environment.clock.now_unix_ms(),
         tags: cx.options.tags.clone(),
         parent: plan.parent,
+        origin: ground.origin_of(who),
         full_read: plan.is_full_read(),
         nights_since_full: plan.nights_since_full,
         sample_cursor: plan.sample_cursor,
@@ -84,6 +86,7 @@ pub(super) fn report<D>(cx: &Context<'_>, made: &Made<D>) -> BackupReport {
         // Of a stream only what it gave was read.
         changed_bytes: plan.changed_bytes.unwrap_or(made.done.stats.read_bytes),
         parent: plan.parent.map(|p| p.0),
+        origin: plan.origin.clone(),
         parent_known_by: plan.known_by(),
         stats: made.done.stats,
         lost: made.lost,
@@ -114,11 +117,12 @@ pub(super) async fn give_up(cx: &Context<'_>, session: &Session, error: Error) -
 
 /// What only a forgotten parent needed is deleted, rightly, also while a backup goes on from it: that is no damage.
 pub(super) async fn unless_forgotten(error: Error, session: &Session, ground: &Ground) -> Error {
-    let Some(sequence) = ground.parent.as_ref().map(|p| p.snapshot.sequence) else { return error };
-    match session.project.slot(session.volume.number, sequence).is_gone().await {
+    let Some((volume, upon)) = ground.built_upon(&session.volume) else { return error };
+    let sequence = upon.snapshot.sequence;
+    match session.project.slot(volume.number, sequence).is_gone().await {
         Ok(true) => Error::conflict(format!(
             "backup {sequence} of {}, which this one went on from, was forgotten and pruned meanwhile",
-            session.volume.name
+            volume.name
         ))
         .help("run the backup again; what it uploaded is found and not uploaded twice")
         .caused_by(error),

@@ -23,7 +23,8 @@ impl Held {
     ) -> Result<Self> {
         let own_prefix = own_prefix(cx.project);
         let own_name = format!("{own_prefix}{name}");
-        let request = FreezeRequest { own_name, own_prefix, parent: asked.since.clone() };
+        let request =
+            FreezeRequest { own_name, own_prefix, parent: asked.since.clone(), origin: asked.origin.clone() };
         let held = Self(cpu::block(move || volume.freeze(&request)).await?.into());
         cx.remarks(&held.0.remarks());
         Ok(held)

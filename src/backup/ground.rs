@@ -6,19 +6,22 @@ use std::time::Duration;
 
 use crate::backup::context::Context;
 use crate::backup::fetched;
-use crate::backup::origin::Past;
-use crate::backup::origin::{Live, Origin, base_of};
 use crate::backup::presence::{Look, LostReport};
 use crate::backup::resumed::Resumed;
+use crate::backup::who::Past;
+use crate::backup::who::{Live, Who, base_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::REFS_PER_PAGE;
+use crate::format::record::{SnapshotOrigin, VolumeRecord};
 use crate::repo::Project;
 use crate::repo::forbidden::Forbidden;
 use crate::repo::history::SnapshotEntry;
 use crate::repo::manifest::Manifest;
+use crate::repo::origin::listed;
 use crate::repo::session::{Rival, Session};
 use crate::source::StreamHeader;
 use crate::units::{Generation, Geometry, Sequence, SnapshotId};
+use crate::volume::Identity;
 
 /// A backup that has been under way for longer than a night is nothing that one may go on relying on.
 const IN_PROGRESS_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -28,7 +31,9 @@ pub(super) struct Ground {
     /// The backup's number, or in a dry run what it would be.
     pub sequence: Sequence,
     pub parent: Option<SnapshotEntry>,
-    /// The parent's manifest; of nothing where there is none that can be read.
+    /// Where there is no parent: the snapshot that the volume was cloned from, and its volume.
+    pub origin: Option<(VolumeRecord, SnapshotEntry)>,
+    /// The manifest of the one or the other; of nothing where there is none that can be read.
     pub before: Arc<Manifest>,
     pub forbidden: Arc<Forbidden>,
     pub generation: Generation,
@@ -48,6 +53,7 @@ impl Ground {
     pub(super) async fn registered(
         cx: &Context<'_>,
         session: &Session,
+        who: &Who,
         header: Option<&StreamHeader>,
     ) -> Result<Self> {
         let settled = session.settle_dead().await?;
@@ -61,11 +67,16 @@ impl Ground {
             Some(header) => base_of(header, newest, &Live::Confirmed(session)).await?,
             None => newest,
         };
+        let origin = match (&parent, &who.cloned_from) {
+            (None, Some(from)) => session.origin(&from.image, from.rbd_snap_id).await?,
+            _ => None,
+        };
+        let built_upon = upon(&session.volume, parent.as_ref(), origin.as_ref());
         let interrupted_since =
             parent.as_ref().map_or(Sequence(0), |p| p.snapshot.sequence) < session.log.last();
         let mut ground = Self {
             sequence: session.sequence,
-            before: manifest_of(cx.project, parent.as_ref())?,
+            before: manifest_of(cx.project, built_upon.map(|(_, snapshot)| snapshot))?,
             forbidden: Arc::default(),
             generation: session.generation,
             session: session.snapshot_id,
@@ -74,10 +85,11 @@ impl Ground {
             is_unreadable: false,
             lost: LostReport::default(),
             parent: None,
+            origin: None,
         };
         let mut forbidden = session.forbidden.clone();
-        if let Some(parent) = &parent {
-            let (volume, sequence) = (&session.volume, session.sequence);
+        if let Some((volume, parent)) = built_upon {
+            let sequence = session.sequence;
             let look = Look { cx, volume, sequence, parent, before: &ground.before };
             let seen = look.look(&forbidden).await?;
             if !seen.new.is_empty()
@@ -96,11 +108,11 @@ impl Ground {
         }
         let since = parent.as_ref().map_or(Sequence(0), |p| p.snapshot.sequence);
         ground.resumed = Arc::new(Resumed::find(session, since, &forbidden).await?);
-        ground.settled(cx, parent, forbidden)
+        ground.settled(cx, parent, origin, forbidden)
     }
 
     /// As the repository shows itself to somebody who stores nothing: for a dry run.
-    pub(super) async fn listed(cx: &Context<'_>, header: Option<&StreamHeader>) -> Result<Self> {
+    pub(super) async fn listed(cx: &Context<'_>, who: &Who, header: Option<&StreamHeader>) -> Result<Self> {
         let project = cx.project;
         let volume = project.volumes().find(&cx.options.volume).await?;
         let volume = volume.as_ref();
@@ -115,12 +127,20 @@ impl Ground {
             Some(header) => base_of(header, newest, &Live::Listed(snapshots)).await?,
             None => newest,
         };
+        let origin = match (&parent, &who.cloned_from) {
+            (None, Some(from)) => listed(project, &from.image, from.rbd_snap_id).await?,
+            _ => None,
+        };
+        let built_upon = match (volume, &parent) {
+            (Some(volume), Some(parent)) => Some((volume, parent)),
+            _ => origin.as_ref().map(|(volume, snapshot)| (volume, snapshot)),
+        };
         let rounds = project.rounds().newest().await?;
         let condemned = project.rounds().condemned(&rounds).await?;
         let mut forbidden = Forbidden::new(rounds.newest, condemned, project.lost_records().read().await?);
         let mut ground = Self {
             sequence: Sequence(last.0.saturating_add(1)),
-            before: manifest_of(project, parent.as_ref())?,
+            before: manifest_of(project, built_upon.map(|(_, snapshot)| snapshot))?,
             forbidden: Arc::default(),
             generation: rounds.newest,
             session: SnapshotId([0; 16]),
@@ -129,20 +149,22 @@ impl Ground {
             is_unreadable: false,
             lost: LostReport::default(),
             parent: None,
+            origin: None,
         };
-        if let (Some(volume), Some(parent)) = (volume, &parent) {
+        if let Some((volume, parent)) = built_upon {
             let look = Look { cx, volume, sequence: ground.sequence, parent, before: &ground.before };
             let seen = look.look(&forbidden).await?;
             ground.is_unreadable = seen.is_unreadable;
             ground.lost = look.forbid(seen, &mut forbidden).await?;
         }
-        ground.settled(cx, parent, forbidden)
+        ground.settled(cx, parent, origin, forbidden)
     }
 
     fn settled(
         mut self,
         cx: &Context<'_>,
         parent: Option<SnapshotEntry>,
+        origin: Option<(VolumeRecord, SnapshotEntry)>,
         forbidden: Forbidden,
     ) -> Result<Self> {
         if self.is_unreadable {
@@ -150,21 +172,49 @@ impl Ground {
         }
         // What is lost here may be stored elsewhere.
         self.learn |= self.is_unreadable || self.lost.parent_hurt_chunks > 0;
-        (self.parent, self.forbidden) = (parent, Arc::new(forbidden));
+        (self.parent, self.origin, self.forbidden) = (parent, origin, Arc::new(forbidden));
         Ok(self)
     }
 
     /// What plans are made from.
-    pub(super) fn past<'a>(&'a self, cx: &'a Context<'_>, origin: &'a Origin) -> Past<'a> {
+    pub(super) fn past<'a>(&'a self, cx: &'a Context<'_>, who: &'a Who) -> Past<'a> {
         Past {
             options: cx.options,
-            origin,
+            who,
             parent: self.parent.as_ref(),
+            origin: self.origin.as_ref().map(|(_, snapshot)| snapshot),
             is_unreadable: self.is_unreadable,
             chunk_size_bytes: cx.project.chunk_size_bytes(),
             delta_depth_max: cx.project.repository().record().delta_depth_max,
             fetches: fetched::is_wanted(cx.project, cx.options.delta),
         }
+    }
+
+    /// The snapshot that is built upon, with its volume, which is `own` where it has a parent.
+    pub(super) fn built_upon<'a>(
+        &'a self,
+        own: &'a VolumeRecord,
+    ) -> Option<(&'a VolumeRecord, &'a SnapshotEntry)> {
+        upon(own, self.parent.as_ref(), self.origin.as_ref())
+    }
+
+    /// What the backup records of what its image was cloned from: what was found now, or what its parent has, as long as it is
+    /// still a clone of that.
+    pub(super) fn origin_of(&self, who: &Who) -> Option<SnapshotOrigin> {
+        let from = who.cloned_from.as_ref()?;
+        let Identity::Rbd { image_id, .. } = &from.image else { return None };
+        if let Some((volume, snapshot)) = &self.origin {
+            return Some(SnapshotOrigin {
+                volume: volume.number,
+                sequence: snapshot.snapshot.sequence,
+                snapshot_id: snapshot.snapshot_id,
+                image_id: image_id.clone(),
+                rbd_snap_id: from.rbd_snap_id,
+            });
+        }
+        let parent = &self.parent.as_ref()?.snapshot;
+        let is_same = |was: &SnapshotOrigin| was.image_id == *image_id && was.rbd_snap_id == from.rbd_snap_id;
+        parent.origin.clone().filter(|was| parent.identity.is_same(&who.identity) && is_same(was))
     }
 
     /// Chunks of the parent that may not be built upon: those that a prune round may delete, and those that are lost.
@@ -183,6 +233,15 @@ impl Ground {
         }
         Ok(out)
     }
+}
+
+/// The snapshot that is built upon, with its volume.
+fn upon<'a>(
+    volume: &'a VolumeRecord,
+    parent: Option<&'a SnapshotEntry>,
+    origin: Option<&'a (VolumeRecord, SnapshotEntry)>,
+) -> Option<(&'a VolumeRecord, &'a SnapshotEntry)> {
+    parent.map(|parent| (volume, parent)).or(origin.map(|(volume, snapshot)| (volume, snapshot)))
 }
 
 fn manifest_of(project: &Project, parent: Option<&SnapshotEntry>) -> Result<Arc<Manifest>> {

@@ -16,7 +16,6 @@ mod learn;
 mod learned;
 mod listings;
 mod manifest;
-mod origin;
 mod patch;
 mod plan;
 mod presence;
@@ -28,6 +27,7 @@ mod tables;
 mod told;
 mod unchanged;
 mod walk;
+mod who;
 mod why;
 
 use std::sync::Arc;
@@ -162,6 +162,8 @@ pub struct BackupReport {
     pub changed_bytes: u64,
     /// Sequence of the snapshot that it was compared with; `None` where there was none.
     pub parent: Option<u32>,
+    /// The snapshot of another volume that it was compared with instead: what the volume was cloned from, such as `vms/template@1`.
+    pub origin: Option<String>,
     /// How it is known that the changes are those since the parent: by the `id` of the snapshot that it was read from, or, of
     /// a stream, by no more than its `name`. `None` where no changes were relied on.
     pub parent_known_by: Option<&'static str>,

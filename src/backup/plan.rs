@@ -7,12 +7,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::backup::origin::{self, Past};
+use crate::backup::who::{self, Past};
 use crate::backup::why::{Distrust, Why};
 use crate::chunker::{self, Span, Unlisted};
 use crate::error::{Error, Result};
 use crate::format::record::Snapshot;
-use crate::source::{Changes, Content, Extent, StreamHeader};
+use crate::repo::history::SnapshotEntry;
+use crate::source::{Changes, Content, Extent, OriginPoint, StreamHeader};
 use crate::units::{ChunkIndex, Geometry, Sequence};
 use crate::volume::SnapshotPoint;
 
@@ -21,6 +22,8 @@ use crate::volume::SnapshotPoint;
 pub(super) struct Asked {
     /// To tell what changed since this point; `None`: to tell all that it holds.
     pub since: Option<SnapshotPoint>,
+    /// To tell what it has of its own: it was cloned from what this backup was read from. Only where `since` is none.
+    pub origin: Option<OriginPoint>,
     /// Why all is read, where it is.
     pub why_all: Why,
     pub remarks: Vec<String>,
@@ -48,6 +51,8 @@ pub struct BackupPlan {
     pub scope: Scope,
     /// The snapshot that it is compared with, and that it names as its parent.
     pub parent: Option<Sequence>,
+    /// The snapshot of another volume that it is compared with instead, as the volume was cloned from that: `vms/template@1`.
+    pub origin: Option<String>,
     /// What the source says has changed, or holds; `None` where that shows as it comes.
     pub changed_bytes: Option<u64>,
     /// How the volume is read.
@@ -151,7 +156,7 @@ impl NextPoint {
 /// # Errors
 /// `Conflict` where it is not what the volume was backed up from before.
 pub(super) fn ask(past: &Past<'_>) -> Result<Asked> {
-    let (other, mut remarks) = origin::check_identity(past)?;
+    let (other, mut remarks) = who::check_identity(past)?;
     let every = past.options.full_every;
     let nights = past.parent.map_or(0, |p| p.snapshot.nights_since_full).saturating_add(1);
     let is_due = every > 0 && nights >= every;
@@ -161,15 +166,24 @@ pub(super) fn ask(past: &Past<'_>) -> Result<Asked> {
         ));
     }
     let why_all = match other {
-        _ if past.parent.is_none() => Some(Why::First),
+        _ if past.parent.is_none() && (past.origin.is_none() || past.is_unreadable || past.options.full) => {
+            Some(Why::First)
+        }
         Some(other) => Some(other),
         None if past.is_unreadable => Some(Why::Unreadable),
         None if past.options.full => Some(Why::Asked),
         None if is_due => Some(Why::Due),
         None => None,
     };
-    let since = past.parent.and_then(|p| p.snapshot.point.clone()).filter(|_| why_all.is_none());
-    Ok(Asked { since, why_all: why_all.unwrap_or(Why::Untold), remarks })
+    let point = |of: Option<&SnapshotEntry>| {
+        of.filter(|_| why_all.is_none()).and_then(|entry| entry.snapshot.point.clone())
+    };
+    let cloned_from = past.who.cloned_from.clone().filter(|_| past.parent.is_none());
+    let origin = point(past.origin)
+        .zip(cloned_from)
+        .map(|(point, cloned_from)| OriginPoint { cloned_from, objects: point.objects });
+    let since = point(past.parent);
+    Ok(Asked { since, origin, why_all: why_all.unwrap_or(Why::Untold), remarks })
 }
 
 /// What is done with a volume that can be read anywhere. Its sample is drawn later ([`BackupPlan::with_sample`]): it lies beside
@@ -193,10 +207,11 @@ pub(super) fn plan(
         (None, Changes::All(extents)) => (&extents[..], Unlisted::Zero),
         (None, Changes::Since(extents)) => (&extents[..], Unlisted::Unchanged),
     };
-    let parent = past.compared_with().map(|p| &p.snapshot);
+    let upon = past.compared_with();
+    let parent = upon.map(|p| &p.snapshot);
     match distrust {
-        None => remarks.extend(origin::check_size(past, answer.size_bytes, past.origin.is_file())?),
-        Some(distrust) => remarks.push(distrust.told(geometry, parent, answer.check_command.as_deref())),
+        None => remarks.extend(who::check_size(past, answer.size_bytes, past.who.is_file())?),
+        Some(distrust) => remarks.push(distrust.told(geometry, upon, answer.check_command.as_deref())),
     }
     let (scope, forced) = match unlisted {
         Unlisted::Zero => (Scope::All(distrust.map_or(asked.why_all, Why::from)), BTreeSet::new()),
@@ -211,8 +226,9 @@ pub(super) fn plan(
     let spans = chunker::spans(extents, geometry, unlisted, &forced);
     Ok(BackupPlan {
         nights_since_full: nights_since_full(&scope, past),
+        origin: past.origin.filter(|_| matches!(scope, Scope::Changes(_))).map(SnapshotEntry::name),
         scope,
-        parent: parent.map(|p| p.sequence),
+        parent: past.parent.and(parent).map(|p| p.sequence),
         changed_bytes: Some(extents.iter().map(|e| e.length_bytes).sum()),
         pieces: Pieces::Chunks(Arc::new(ChunkPlan { geometry, spans, forced, sample: Vec::new() })),
         deltas: deltas(past, answer.has_base).filter(|_| !is_distrusted),
@@ -236,7 +252,7 @@ fn deltas(past: &Past<'_>, has_base: bool) -> Option<DeltaPlan> {
 /// # Errors
 /// `Conflict` where it does not go on from the parent, `Corrupt` where nothing can be told of what the parent holds.
 pub(super) fn plan_stream(past: &Past<'_>, header: &StreamHeader) -> Result<BackupPlan> {
-    let remarks = origin::check_stream(past, header.from.as_deref())?;
+    let remarks = who::check_stream(past, header.from.as_deref())?;
     if let (true, Some(from)) = (past.is_unreadable, &header.from) {
         return Err(Error::corrupt(format!(
             "the stream is a diff from snapshot {from:?}, and the manifest of that backup cannot be read"
@@ -253,6 +269,7 @@ pub(super) fn plan_stream(past: &Past<'_>, header: &StreamHeader) -> Result<Back
         nights_since_full: nights_since_full(&scope, past),
         scope,
         parent: past.compared_with().map(|p| p.snapshot.sequence),
+        origin: None,
         changed_bytes: None,
         pieces: Pieces::Stream { is_diff },
         deltas: past.deltas().map(|depth_max| DeltaPlan { depth_max, base: DeltaBase::Repository }),
@@ -267,6 +284,7 @@ pub(super) fn unchanged(parent: &Snapshot, geometry: Geometry, read: &[ChunkInde
     BackupPlan {
         scope: Scope::Changes(KnownBy::Id),
         parent: Some(parent.sequence),
+        origin: None,
         changed_bytes: Some(0),
         pieces: Pieces::Chunks(Arc::new(ChunkPlan {
             geometry,

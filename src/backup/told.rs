@@ -13,6 +13,8 @@ struct Told {
     /// Why all is read.
     why: Option<String>,
     parent: Option<u32>,
+    /// Compared with instead, as the volume was cloned from that: `vms/template@1`.
+    origin: Option<String>,
     /// Chunks of the volume, and of these: those that are read; those known to be zero; of those that are read, the ones that are
     /// whatever the source says; and those that are looked at beside them. All `None` for a stream, which shows them as it comes.
     chunks: Option<u64>,
@@ -41,6 +43,7 @@ impl BackupPlan {
             reads,
             why,
             parent: self.parent.map(|p| p.0),
+            origin: self.origin.clone(),
             chunks: chunks.map(|c| c.geometry.chunk_count()),
             read_chunks: chunks.map(|c| c.span_chunks(true)),
             zero_chunks: chunks.map(|c| c.span_chunks(false)),
@@ -72,6 +75,9 @@ impl fmt::Display for BackupPlan {
         let parent = self.parent.map(|p| p.0).unwrap_or_default();
         match &self.scope {
             Scope::All(why) => write!(f, "reads all of it: {why}")?,
+            Scope::Changes(_) if let Some(origin) = &self.origin => {
+                write!(f, "reads what it has of its own, as a clone of what backup {origin} was read from")?;
+            }
             Scope::Changes(_) => {
                 write!(f, "reads what changed since backup {parent}, by its snapshot's ")?;
                 f.write_str(self.known_by().unwrap_or_default())?;
@@ -93,11 +99,12 @@ impl fmt::Display for BackupPlan {
                 }
             }
         }
-        match (self.deltas, self.parent) {
-            (Some(DeltaPlan { depth_max: depth, base }), Some(_)) => {
+        let upon = self.origin.clone().or(self.parent.map(|p| p.to_string()));
+        match (self.deltas, upon) {
+            (Some(DeltaPlan { depth_max: depth, base }), Some(upon)) => {
                 write!(
                     f,
-                    "\n  new chunks become differences from backup {parent}'s where that saves enough, at most {depth} deep"
+                    "\n  new chunks become differences from backup {upon}'s where that saves enough, at most {depth} deep"
                 )?;
                 if base == DeltaBase::Repository {
                     f.write_str(", which are fetched from the repository")?;

@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use crate::backup::BackupReport;
 use crate::backup::context::Context;
-use crate::backup::origin::{Origin, Past};
 use crate::backup::plan::{self, Asked};
 use crate::backup::presence::{Look, LostReport};
+use crate::backup::who::{Past, Who};
 use crate::codec;
 use crate::cpu;
 use crate::error::Result;
@@ -39,13 +39,14 @@ pub(super) enum Shown {
 }
 
 /// Looks at a volume that can be read anywhere.
-pub(super) async fn look(cx: &Context<'_>, origin: &Origin, volume: &Arc<dyn Volume>) -> Result<Shown> {
+pub(super) async fn look(cx: &Context<'_>, who: &Who, volume: &Arc<dyn Volume>) -> Result<Shown> {
     let changed = Ok(Shown::Changed(Vec::new()));
     let Some((record, parent)) = newest(cx).await? else { return changed };
     let past = Past {
         options: cx.options,
-        origin,
+        who,
         parent: Some(&parent),
+        origin: None,
         is_unreadable: false,
         chunk_size_bytes: cx.project.chunk_size_bytes(),
         delta_depth_max: 0,
@@ -147,6 +148,7 @@ fn report(cx: &Context<'_>, parent: &SnapshotEntry, before: &Manifest, read: &[C
         full_read: false,
         changed_bytes: 0,
         parent: Some(snapshot.sequence.0),
+        origin: None,
         parent_known_by: Some("id"),
         stats: BackupStats { read_bytes, known_chunks: read.len() as u64, ..BackupStats::default() },
         lost: LostReport::default(),

@@ -11,13 +11,13 @@ use crate::backup::fetched::Fetched;
 use crate::backup::freeze::Held;
 use crate::backup::ground::Ground;
 use crate::backup::manifest::{Counted, Draft, Stored};
-use crate::backup::origin::{Origin, Past, check_size};
 use crate::backup::patch::{self, Patching};
 use crate::backup::plan::{self, Answer, Asked, BackupPlan, DeltaBase, Pieces};
 use crate::backup::presence::LostReport;
 use crate::backup::read::{self, Content, Deltas, Reading};
 use crate::backup::store::Storer;
 use crate::backup::unchanged::{self, Shown};
+use crate::backup::who::{Past, Who, check_size};
 use crate::backup::why::Distrust;
 use crate::backup::{BackupReport, Input, learn};
 use crate::chunker;
@@ -33,24 +33,24 @@ use crate::volume::{ImageLayout, SnapshotPoint};
 
 /// Backs up, from the registration to the outcome.
 pub(super) async fn back_up(cx: &Context<'_>, input: Input) -> Result<BackupReport> {
-    let origin = Origin::of(&input).await?;
-    let doubted = match unless_unchanged(cx, &origin, &input).await? {
+    let who = Who::of(&input).await?;
+    let doubted = match unless_unchanged(cx, &who, &input).await? {
         Shown::Unchanged(report) => return Ok(*report),
         Shown::Changed(doubted) => doubted,
     };
-    let volume = cx.project.volumes().ensure(&cx.options.volume, &origin.identity).await?;
+    let volume = cx.project.volumes().ensure(&cx.options.volume, &who.identity).await?;
     let session = Session::register_among(cx.project, &volume, &cx.among.fleet.kept).await?;
     let _alive = SignsOfLife::of(&session, cx.options.alive_every);
-    match registered(cx, &session, &origin, doubted, input).await {
+    match registered(cx, &session, &who, doubted, input).await {
         Err(error) => Err(give_up(cx, &session, error).await),
         done => done,
     }
 }
 
 /// Whether there is anything to do, where that is asked for and can be told.
-async fn unless_unchanged(cx: &Context<'_>, origin: &Origin, input: &Input) -> Result<Shown> {
+async fn unless_unchanged(cx: &Context<'_>, who: &Who, input: &Input) -> Result<Shown> {
     match input {
-        Input::Volume(volume) if cx.options.skip_unchanged => unchanged::look(cx, origin, volume).await,
+        Input::Volume(volume) if cx.options.skip_unchanged => unchanged::look(cx, who, volume).await,
         _ => Ok(Shown::Changed(Vec::new())),
     }
 }
@@ -58,16 +58,16 @@ async fn unless_unchanged(cx: &Context<'_>, origin: &Origin, input: &Input) -> R
 async fn registered(
     cx: &Context<'_>,
     session: &Session,
-    origin: &Origin,
+    who: &Who,
     doubted: Vec<ChunkIndex>,
     input: Input,
 ) -> Result<BackupReport> {
-    let ground = Ground::registered(cx, session, header(&input)).await?;
-    let walk = Walk { cx, origin, ground: &ground, doubted };
+    let ground = Ground::registered(cx, session, who, header(&input)).await?;
+    let walk = Walk { cx, who, ground: &ground, doubted };
     let done = match input {
         Input::Volume(volume) => walk.volume(session, volume).await,
         Input::Stream(source) => match walk.stream::<Stored>(source).await {
-            Ok(made) => commit(cx, session, origin, made).await,
+            Ok(made) => commit(cx, session, who, &ground, made).await,
             Err(error) => Err(error),
         },
     };
@@ -81,13 +81,13 @@ async fn registered(
 
 /// Reads and counts what a backup would store. Registers nothing and uploads nothing.
 pub(super) async fn rehearse(cx: &Context<'_>, input: Input) -> Result<BackupReport> {
-    let origin = Origin::of(&input).await?;
-    let doubted = match unless_unchanged(cx, &origin, &input).await? {
+    let who = Who::of(&input).await?;
+    let doubted = match unless_unchanged(cx, &who, &input).await? {
         Shown::Unchanged(report) => return Ok(*report),
         Shown::Changed(doubted) => doubted,
     };
-    let ground = Ground::listed(cx, header(&input)).await?;
-    let walk = Walk { cx, origin: &origin, ground: &ground, doubted };
+    let ground = Ground::listed(cx, &who, header(&input)).await?;
+    let walk = Walk { cx, who: &who, ground: &ground, doubted };
     let made = match input {
         Input::Volume(volume) => walk.rehearsed(volume).await?,
         Input::Stream(source) => {
@@ -112,7 +112,7 @@ fn header(input: &Input) -> Option<&StreamHeader> {
 
 struct Walk<'a> {
     cx: &'a Context<'a>,
-    origin: &'a Origin,
+    who: &'a Who,
     ground: &'a Ground,
     /// Chunks that are looked at beside those that are drawn.
     doubted: Vec<ChunkIndex>,
@@ -120,7 +120,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn past(&self) -> Past<'_> {
-        self.ground.past(self.cx, self.origin)
+        self.ground.past(self.cx, self.who)
     }
 
     /// Freezes a volume, backs it up, and lets go of what held it still.
@@ -128,7 +128,7 @@ impl Walk<'_> {
         let asked = self.ask()?;
         let held = Held::freeze(self.cx, volume, &asked, &format!("{:010}", session.sequence)).await?;
         let committed = match held.check(self.held(&held, &asked).await).await {
-            Ok(made) => commit(self.cx, session, self.origin, made).await,
+            Ok(made) => commit(self.cx, session, self.who, self.ground, made).await,
             Err(error) => Err(error),
         };
         let (ended, what) = match &committed {
@@ -195,11 +195,10 @@ impl Walk<'_> {
     /// Decides, and tells what must be told of it.
     async fn plan(&self, asked: &Asked, answer: &Answer, distrust: Option<Distrust>) -> Result<BackupPlan> {
         let mut plan = plan::plan(&self.past(), asked, answer, distrust)?;
-        if let (Pieces::Chunks(chunks), Some(parent), false) =
-            (&plan.pieces, &self.ground.parent, plan.is_full_read())
-        {
+        let upon = self.past().compared_with();
+        if let (Pieces::Chunks(chunks), Some(upon), false) = (&plan.pieces, upon, plan.is_full_read()) {
             let (before, cursor) = (&self.ground.before, plan.sample_cursor);
-            let sample = sample::choose(before, &chunks.spans, cursor, parent.snapshot_id).await?;
+            let sample = sample::choose(before, &chunks.spans, cursor, upon.snapshot_id).await?;
             let doubted = self.doubted.iter().filter(|index| !chunker::contains(&chunks.spans, **index));
             let looked_at = sample.chunks.into_iter().chain(doubted.copied()).collect();
             plan = plan.with_sample(looked_at, sample.next_cursor);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::format::record::Snapshot;
+use crate::repo::history::SnapshotEntry;
 use crate::units::{ChunkIndex, Geometry};
 
 /// Why all of a volume is read.
@@ -70,23 +70,27 @@ impl From<Distrust> for Why {
 
 impl Distrust {
     /// `check` is the command that checks the source.
-    pub(super) fn told(self, geometry: Geometry, parent: Option<&Snapshot>, check: Option<&str>) -> String {
+    pub(super) fn told(
+        self,
+        geometry: Geometry,
+        upon: Option<&SnapshotEntry>,
+        check: Option<&str>,
+    ) -> String {
         let check = check.map(|command| format!(" (`{command}`)")).unwrap_or_default();
         match self {
             Self::Missed(index) => format!(
-                "THE SOURCE MISSED A CHANGE: the chunk at offset {} differs from the last backup, but was not reported as \
+                "THE SOURCE MISSED A CHANGE: the chunk at offset {} differs from {}, but was not reported as \
                  changed. Reading all of the volume. Check the source{check}; for known causes see Ceph's trackers 61616, \
                  53784 and 63770",
-                geometry.offset_bytes(index)
+                geometry.offset_bytes(index),
+                upon.map_or("the last backup".to_owned(), |upon| format!("backup {}", upon.name()))
             ),
             Self::Base(index) => {
-                let (sequence, point) = match parent {
-                    Some(s) => (s.sequence.0, s.point.as_ref().map_or("", |p| &p.name)),
-                    None => (0, ""),
-                };
+                let point = upon.and_then(|s| s.snapshot.point.as_ref()).map_or("", |p| &p.name);
+                let backup = upon.map(SnapshotEntry::name).unwrap_or_default();
                 format!(
                     "THE BASE IS NOT WHAT WAS BACKED UP: the chunk at offset {} of the source's snapshot {point} differs from \
-                     backup {sequence}, which was read from it. Either that backup or one before missed a change, and holds an \
+                     backup {backup}, which was read from it. Either that backup or one before missed a change, and holds an \
                      older state there, or the snapshot was tampered with. Reading all of the volume, against no base. Check \
                      the source{check}, and who may write to it",
                     geometry.offset_bytes(index)

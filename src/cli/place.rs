@@ -287,7 +287,8 @@ pub async fn still(context: &Context<'_>, path: &Path) -> Result<Arc<dyn Frozen>
 
 /// The same, where one may wait.
 pub fn open_still(path: &Path) -> Result<Arc<dyn Frozen>> {
-    let request = FreezeRequest { own_name: String::new(), own_prefix: String::new(), parent: None };
+    let request =
+        FreezeRequest { own_name: String::new(), own_prefix: String::new(), parent: None, origin: None };
     Ok(RawFile::find(path)?.freeze(&request)?.into())
 }
 

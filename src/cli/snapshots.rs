@@ -4,7 +4,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
 use cuttle::clock::{Clock, SystemClock};
-use cuttle::format::record::{BackupStats, VolumeRecord};
+use cuttle::format::record::{BackupStats, SnapshotOrigin, VolumeRecord};
 use cuttle::plan::selection::TagList;
 use cuttle::repo::Project;
 use cuttle::repo::history::SnapshotEntry;
@@ -59,12 +59,28 @@ struct Listed<'a> {
     host: &'a str,
     program: &'a str,
     parent: Option<u32>,
+    origin: Option<Origin<'a>>,
     full_read: bool,
     source: Source<'a>,
     point: Option<&'a SnapshotPoint>,
     layout: &'a ImageLayout,
     #[serde(flatten)]
     stats: BackupStats,
+}
+
+/// The backup of what an image was cloned from, as JSON shows it.
+#[derive(Serialize)]
+struct Origin<'a> {
+    snapshot_id: String,
+    image_id: &'a str,
+    rbd_snap_id: u64,
+}
+
+impl<'a> From<&'a SnapshotOrigin> for Origin<'a> {
+    fn from(origin: &'a SnapshotOrigin) -> Self {
+        let SnapshotOrigin { snapshot_id, image_id, rbd_snap_id, .. } = origin;
+        Self { snapshot_id: snapshot_id.to_string(), image_id, rbd_snap_id: *rbd_snap_id }
+    }
 }
 
 /// What was backed up, as JSON shows it.
@@ -141,6 +157,7 @@ fn listed(entry: &SnapshotEntry) -> Listed<'_> {
         host: &snapshot.host,
         program: &snapshot.program,
         parent: snapshot.parent.map(|s| s.0),
+        origin: snapshot.origin.as_ref().map(Origin::from),
         full_read: snapshot.full_read,
         source: Source::from(&snapshot.identity),
         point: snapshot.point.as_ref(),

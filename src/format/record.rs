@@ -247,6 +247,8 @@ pub struct Snapshot {
     pub tags: Vec<String>,
     /// What it was compared with; `None` where there was nothing.
     pub parent: Option<Sequence>,
+    /// The snapshot of another volume that its image was cloned from, and that it was first compared with.
+    pub origin: Option<SnapshotOrigin>,
     /// Whether all of the volume was read, not only reported changes.
     pub full_read: bool,
     /// Backups since the last that read everything; 0 where this one did.
@@ -257,6 +259,22 @@ pub struct Snapshot {
     pub stats: BackupStats,
     /// The root page of the manifest, encoded (§7).
     pub root: Vec<u8>,
+}
+
+/// The snapshot of another volume of the project that a clone hangs on (§6.6). Whoever reads must not rely on its being live: it may be
+/// forgotten like any other, and the clone's manifest is whole without it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotOrigin {
+    /// Its volume.
+    pub volume: VolumeNumber,
+    /// Its number there.
+    pub sequence: Sequence,
+    /// As its `.end` says.
+    pub snapshot_id: SnapshotId,
+    /// RBD's id of the image that was cloned, on the cluster that `identity` names.
+    pub image_id: String,
+    /// RBD's id of that image's snapshot.
+    pub rbd_snap_id: u64,
 }
 
 impl Snapshot {

@@ -29,6 +29,19 @@ pub enum Identity {
     Stream,
 }
 
+impl Identity {
+    /// Whether both are of one volume; an image may be called otherwise meanwhile.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Rbd { cluster_fsid: fsid, image_id: id, .. },
+                Self::Rbd { cluster_fsid, image_id, .. },
+            ) => fsid == cluster_fsid && id == image_id,
+            (one, other) => one == other,
+        }
+    }
+}
+
 impl std::fmt::Display for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -21,6 +21,8 @@ pub struct ImageParent {
     pub image_id: String,
     /// The parent's snapshot, as Ceph has it.
     pub snapshot: String,
+    /// Its id. Never given twice in a pool, so it stays where the snapshot is renamed or in the trash.
+    pub snapshot_id: u64,
 }
 
 impl std::fmt::Display for ImageParent {
@@ -56,6 +58,7 @@ pub fn parent(image: &Image) -> Result<Option<ImageParent>> {
             image: name::taken(linked.image_name),
             image_id: errno::text(linked.image_id),
             snapshot: errno::text(snap.name),
+            snapshot_id: snap.id,
         };
         (image.api.rbd_linked_image_spec_cleanup)(&mut linked);
         (image.api.rbd_snap_spec_cleanup)(&mut snap);

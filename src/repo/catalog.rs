@@ -159,6 +159,11 @@ impl Volumes<'_> {
     }
 
     /// The entry of a volume, if there is one: of the catalog as it was read in this process, and confirmed where it lacks the name.
+    /// Whether this process knows a volume of that name: for what nothing rests on.
+    pub async fn has(self, name: &VolumeName) -> Result<bool> {
+        Ok(self.once().await?.by_name(name).is_some())
+    }
+
     pub(crate) async fn find(self, name: &VolumeName) -> Result<Option<VolumeRecord>> {
         let kept = self.kept().clone();
         let catalog = match kept {

@@ -19,6 +19,7 @@ pub mod manifest;
 pub mod memory;
 pub(crate) mod neighbours;
 pub mod notes;
+pub mod origin;
 mod parts;
 pub mod project;
 mod recall;

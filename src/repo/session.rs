@@ -1,5 +1,6 @@
 //! One run of a backup against the protocol: register, then exactly one outcome (repo-format.md §8.1).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -14,6 +15,7 @@ use crate::repo::kept::{Kept, Read};
 use crate::repo::log::VolumeLog;
 use crate::repo::memory::SeenSnapshot;
 use crate::repo::project::missing;
+use crate::repo::roster::Roster;
 use crate::repo::row;
 use crate::repo::{PROGRAM, Writer};
 use crate::store::Created;
@@ -42,6 +44,8 @@ pub struct Session {
     pub forbidden: Forbidden,
     /// The log as it was listed after the registration.
     pub log: VolumeLog,
+    /// What is over for good, by the seal that its generation leads to.
+    pub(super) roster: Arc<Roster>,
 }
 
 /// What became of a commit.
@@ -146,6 +150,7 @@ impl Session {
                     generation: read.generation,
                     forbidden: read.forbidden(),
                     log,
+                    roster: Arc::clone(&read.roster),
                 });
             }
         }

@@ -8,6 +8,7 @@ pub(crate) mod file_reader;
 pub mod raw_file;
 mod raw_stream;
 pub mod rbd;
+mod rbd_clone;
 pub mod rbd_compare;
 pub mod rbd_head;
 mod rbd_snapshots;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 pub use crate::units::{Content, Extent};
-use crate::volume::{Identity, ImageLayout, SnapshotPoint};
+use crate::volume::{Identity, ImageLayout, ObjectsBy, SnapshotPoint};
 
 /// Bytes that can be read at any offset, by many threads at once.
 ///
@@ -42,7 +43,7 @@ pub trait ReadAt: Send + Sync {
 pub enum Changes {
     /// All that may hold data. What is not listed reads as zero.
     All(Vec<Extent>),
-    /// What changed since the parent's snapshot point. What is not listed is as it was.
+    /// What changed since the parent's snapshot point, or what a clone has of its own. What is not listed is as it was.
     Since(Vec<Extent>),
 }
 
@@ -56,6 +57,42 @@ pub struct FreezeRequest {
     pub own_prefix: String,
     /// The snapshot point of the newest live backup, to find what changed since. `None` asks for everything.
     pub parent: Option<SnapshotPoint>,
+    /// Where there is no parent: the backup of the snapshot that the volume was cloned from, to find what it has of its own.
+    pub origin: Option<OriginPoint>,
+}
+
+/// What a volume came from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Descent {
+    /// Who it was before, where it is just being moved and got another identity by that.
+    pub moved_from: Option<Identity>,
+    /// What it was cloned from, and still shows where it has nothing of its own.
+    pub cloned_from: Option<ClonedFrom>,
+}
+
+/// A snapshot of another image, which a clone shows where it has nothing of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClonedFrom {
+    /// The other image. Its name may be empty: it may lie in the trash.
+    pub image: Identity,
+    /// RBD's id of its snapshot.
+    pub rbd_snap_id: u64,
+}
+
+impl ClonedFrom {
+    /// Whether both are the same snapshot, whatever its image is called.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.image.is_same(&other.image) && self.rbd_snap_id == other.rbd_snap_id
+    }
+}
+
+/// A backup of what a clone was made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginPoint {
+    /// Of which image and snapshot it is.
+    pub cloned_from: ClonedFrom,
+    /// By what it was decided which objects that had when it was read.
+    pub objects: ObjectsBy,
 }
 
 /// A volume that can be backed up, before anything of it was read.
@@ -63,9 +100,9 @@ pub trait Volume: Send + Sync {
     /// Which volume it is, and stays from backup to backup; asked of the source, so it may fail.
     fn identity(&self) -> Result<Identity>;
 
-    /// Who it was before, where it is just being moved and got another identity by that.
-    fn moved_from(&self) -> Result<Option<Identity>> {
-        Ok(None)
+    /// What else it is known to be from.
+    fn descent(&self) -> Result<Descent> {
+        Ok(Descent::default())
     }
 
     /// The volume as it is now, where it can tell what changed without being held still: nothing is made of it. `None` where it
@@ -91,7 +128,7 @@ pub trait Frozen: Send + Sync {
     fn reader(&self) -> Arc<dyn ReadAt>;
     /// What to look at; called once.
     fn changes(&self) -> Result<Changes>;
-    /// The parent's content, where it is at hand locally (the base snapshot of an RBD image).
+    /// The content of the parent, or of the origin, where it is at hand locally (the base snapshot of an RBD image).
     fn base_reader(&self) -> Option<Arc<dyn ReadAt>>;
     /// The command that checks what the source says of changes, where there is one.
     fn check_command(&self) -> Option<String> {

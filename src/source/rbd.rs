@@ -6,7 +6,7 @@ use super::rbd_head::RbdHead;
 use super::rbd_snapshots::OwnSnapshots;
 use super::rbd_taken::Taken;
 use super::rbd_target::{Target, is_own};
-use super::{Changes, FreezeRequest, Frozen, Present, ReadAt, Volume};
+use super::{Changes, Descent, FreezeRequest, Frozen, Present, ReadAt, Volume, rbd_clone};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rbd::advice;
 use crate::rbd::diff::judge::{Verdict, Why};
@@ -118,6 +118,11 @@ impl RbdVolume {
         Ok(Self { target: Target::find(cluster, spec)?, named: spec.snapshot.clone(), options })
     }
 
+    /// The snapshots that the image has now, oldest first; those in the trash are not among them.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        self.target.open(Access::ReadOnly)?.snapshots().list()
+    }
+
     fn own(&self) -> OwnSnapshots {
         OwnSnapshots { target: self.target.clone(), keep_locks: self.options.keep_locks }
     }
@@ -141,7 +146,7 @@ impl RbdVolume {
         let image = Arc::new(self.target.open(Access::Snapshot(snapshot.id))?);
         let (layout, mut remarks) = read_layout(&image)?;
         if !self.options.luks_clones {
-            refuse_luks_clone(&image, &snapshot)?;
+            rbd_clone::refuse_luks_clone(&image, &snapshot)?;
         }
         // What is copied is no history, and may change place under whoever reads it.
         let migrating = migration::is_under_way(&image)?;
@@ -157,7 +162,14 @@ impl RbdVolume {
             },
         };
         let newer = End::at(Arc::clone(&image), snapshot.clone());
-        let comparison = Comparison::new(&path, newer, base, &taken.history(request.parent.as_ref()))?;
+        let origin = match &request.origin {
+            Some(origin) if !migrating => rbd_clone::find_origin(&self.target, &image, origin, &mut remarks)?,
+            _ => None,
+        };
+        let comparison = match (&origin, &request.origin) {
+            (Some(parent), Some(origin)) => Comparison::with_parent(&path, newer, parent, &origin.objects)?,
+            _ => Comparison::new(&path, newer, base, &taken.history(request.parent.as_ref()))?,
+        };
         remarks.extend(comparison.remark().map(|remark| format!("{path}: {remark}")));
         // Where nothing rests on it tonight, the next night will.
         if let (Some(why), false) = (taken.unreadable(), said_unreadable(&comparison)) {
@@ -173,6 +185,7 @@ impl RbdVolume {
             made: taken.made,
             objects: if migrating { ObjectsBy::Unknown } else { comparison.objects() },
             comparison,
+            origin,
             remarks,
         })
     }
@@ -223,15 +236,17 @@ impl Volume for RbdVolume {
         Ok(self.target.identity())
     }
 
-    fn moved_from(&self) -> Result<Option<Identity>> {
-        let source = migration::source(&self.target.open(Access::ReadOnly)?)?;
-        Ok(match source {
+    fn descent(&self) -> Result<Descent> {
+        let head = self.target.open(Access::ReadOnly)?;
+        let cloned_from = rbd_clone::cloned_from(&self.target, &head)?;
+        let moved_from = match migration::source(&head)? {
             Some(MigrationSource::Image { pool, namespace, image, id: image_id }) => {
                 let cluster_fsid = self.target.pool.cluster().fsid().to_owned();
                 Some(Identity::Rbd { cluster_fsid, pool, namespace, image, image_id })
             }
             _ => None,
-        })
+        };
+        Ok(Descent { moved_from, cloned_from })
     }
 
     fn present(&self) -> Result<Option<Present>> {
@@ -274,6 +289,8 @@ struct RbdFrozen {
     reader: Arc<RbdReader>,
     layout: ImageLayout,
     comparison: Comparison,
+    /// What it was cloned from, where it is compared with that.
+    origin: Option<End>,
     remarks: Vec<String>,
 }
 
@@ -294,13 +311,13 @@ impl Frozen for RbdFrozen {
 
     fn changes(&self) -> Result<Changes> {
         let changed = self.comparison.changed()?;
-        let all =
-            self.comparison.base().is_none() || matches!(self.comparison.verdict(), Verdict::ReadAll(_));
+        let all = self.comparison.base().or(self.origin_base()).is_none()
+            || matches!(self.comparison.verdict(), Verdict::ReadAll(_));
         Ok(if all { Changes::All(changed) } else { Changes::Since(changed) })
     }
 
     fn base_reader(&self) -> Option<Arc<dyn ReadAt>> {
-        let (image, snapshot) = self.comparison.base()?;
+        let (image, snapshot) = self.comparison.base().or(self.origin_base())?;
         Some(Arc::new(RbdReader { image: Arc::clone(image), size_bytes: snapshot.size_bytes }))
     }
 
@@ -344,34 +361,16 @@ impl Frozen for RbdFrozen {
     }
 }
 
+impl RbdFrozen {
+    fn origin_base(&self) -> Option<(&Arc<Image>, &Snapshot)> {
+        let End { image, snapshot } = self.origin.as_ref()?;
+        Some((image, snapshot.as_ref()?))
+    }
+}
+
 /// Whether the operator was told already that nothing could be seen.
 fn said_unreadable(comparison: &Comparison) -> bool {
     matches!(comparison.verdict().why(), Some(Why::Unreadable(_) | Why::NoFastDiff { .. }))
-}
-
-/// Refuses an image that its own key does not open alone.
-///
-/// Ceph 18 and newer let a clone have a LUKS key of its own. Its header then begins with `RBDL` instead of `LUKS`, and what it
-/// shows of its parent is in the parent's key: a copy of its bytes is nothing that any key opens.
-fn refuse_luks_clone(image: &Image, snapshot: &Snapshot) -> Result<()> {
-    const MAGIC: [u8; 6] = *b"RBDL\xba\xbe";
-    let mut start = [0; MAGIC.len()];
-    if snapshot.size_bytes < start.len() as u64 {
-        return Ok(());
-    }
-    image.read_at(0, &mut start)?;
-    if start != MAGIC {
-        return Ok(());
-    }
-    let path = format!("{}/{}", image.pool().path(), image.name());
-    Err(Error::unsupported(format!(
-        "{path} is a clone with a LUKS key of its own: what is restored of it could be opened by no key"
-    ))
-    .help(format!(
-        "flatten it with both keys, and it is an image like others: `rbd flatten --encryption-passphrase-file CLONE_KEY \
-         --encryption-passphrase-file PARENT_KEY {path}`. Or back up parent and clone with --luks-clones, and restore them as a \
-         family: the parent first, a new clone of it (`rbd clone`), and over that the clone with --overwrite"
-    )))
 }
 
 /// How the image is made, and what must be said about it.

@@ -2,6 +2,7 @@
 
 mod delta;
 mod diff;
+mod families;
 mod hosts;
 mod image;
 mod instant;

@@ -235,8 +235,12 @@ fn images_of_every_make_come_back_as_they_were() {
         let expected = names.iter().map(String::as_str).chain(["makes/tenant/usual"]);
         assert_eq!(volumes, expected.clone().collect());
         for volume in expected {
-            let exported = cuttle.latest(volume)["point"]["name"].as_str().map(|n| format!("{volume}@{n}"));
-            kept.push((volume.to_owned(), night, ceph.export(&exported.expect("a snapshot's name"))));
+            // Of the parent there is one more: the snapshot that the clone hangs on.
+            let latest = cuttle.latest(volume);
+            let sequence = latest["sequence"].as_u64().expect("a number");
+            assert_eq!(sequence, night + u64::from(volume == "makes/parent"), "{volume}");
+            let exported = latest["point"]["name"].as_str().map(|n| format!("{volume}@{n}"));
+            kept.push((volume.to_owned(), sequence, ceph.export(&exported.expect("a snapshot's name"))));
             fill(volume, 2);
             ceph.discard(volume, &[(4 * MIB, 4 * MIB)]);
         }

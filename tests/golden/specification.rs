@@ -272,7 +272,9 @@ impl<'a> Reader<'a> {
         fields.layout();
         let (_host, _program, _started) = (fields.string(), fields.string(), fields.u64());
         assert!(fields.strings().len() <= 1);
-        let (_parent, _full) = (fields.option(Fields::u32), fields.bool());
+        let _parent = fields.option(Fields::u32);
+        let _origin = fields.option(|f| (f.u32(), f.u32(), f.take(16), f.string(), f.u64()));
+        let _full = fields.bool();
         let (_nights, _cursor) = (fields.u32(), fields.u64());
         let _stats = [(); 8].map(|()| fields.u64());
         let root = fields.bytes();

@@ -7,6 +7,7 @@ mod bundles;
 mod copies;
 mod delta;
 mod export;
+mod families;
 mod fleet;
 mod forget;
 mod hurt_store;

@@ -23,7 +23,12 @@ use tempfile::TempDir;
 const MIB: u64 = 1 << 20;
 
 fn request() -> FreezeRequest {
-    FreezeRequest { own_name: "cuttle-1".to_owned(), own_prefix: "cuttle-".to_owned(), parent: None }
+    FreezeRequest {
+        own_name: "cuttle-1".to_owned(),
+        own_prefix: "cuttle-".to_owned(),
+        parent: None,
+        origin: None,
+    }
 }
 
 fn freeze(path: &Path) -> Box<dyn Frozen> {

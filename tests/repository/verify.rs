@@ -147,6 +147,7 @@ async fn a_snapshot_is_held_against_the_volume_as_it_is_now() {
             own_name: String::new(),
             own_prefix: String::new(),
             parent: None,
+            origin: None,
         };
         let frozen = cuttle::source::Volume::freeze(&source, &request).expect("frozen");
         let snapshot = bench.project.volumes().snapshot(spec).await.expect("there");

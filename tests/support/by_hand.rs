@@ -75,6 +75,7 @@ pub fn snapshot(volume: VolumeNumber, sequence: Sequence, geometry: Geometry, ro
         started_unix_ms: 0,
         tags: Vec::new(),
         parent: None,
+        origin: None,
         full_read: true,
         nights_since_full: 0,
         sample_cursor: 0,

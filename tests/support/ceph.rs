@@ -155,7 +155,7 @@ impl Ceph {
 }
 
 pub fn request(own: &str, parent: Option<SnapshotPoint>) -> FreezeRequest {
-    FreezeRequest { own_name: format!("{OWN}{own}"), own_prefix: OWN.to_owned(), parent }
+    FreezeRequest { own_name: format!("{OWN}{own}"), own_prefix: OWN.to_owned(), parent, origin: None }
 }
 
 /// Joins neighbours.

@@ -17,7 +17,10 @@ use cuttle::repo::manifest::{Manifest, ManifestBuilder};
 use cuttle::repo::session::{Committed, Session};
 use cuttle::repo::{Admin, Environment, InitOptions, Keeper, Repository, default_project};
 use cuttle::source::diff_stream;
-use cuttle::source::{Changes, Content, Extent, FreezeRequest, Frozen, Head, Present, ReadAt, Since, Volume};
+use cuttle::source::{
+    Changes, ClonedFrom, Content, Descent, Extent, FreezeRequest, Frozen, Head, Present, ReadAt, Since,
+    Volume,
+};
 use cuttle::store::{Limits, Store};
 use cuttle::units::{ChunkIndex, Geometry, Sequence};
 use cuttle::verify::{self, VerifyOptions, VerifyReport};
@@ -224,11 +227,24 @@ struct Inner {
     hurt_base: Option<u64>,
     reads: u64,
     base_reads: u64,
+    /// A snapshot of another volume, and what it holds.
+    cloned_from: Option<(ClonedFrom, Vec<u8>)>,
 }
 
 impl MemoryVolume {
     pub fn new(content: Vec<u8>) -> Arc<Self> {
         let inner = Inner { identity: "image-1".into(), content, next_id: 1, ..Inner::default() };
+        Arc::new(Self { inner: Arc::new(Mutex::new(inner)) })
+    }
+
+    /// A clone of a snapshot of this volume, that with this id.
+    pub fn clone_of(&self, rbd_snap_id: u64) -> Arc<Self> {
+        let image = self.identity().expect("it has one");
+        let found = self.inner().snapshots.iter().find(|(p, _)| p.rbd_snap_id == rbd_snap_id).cloned();
+        let content = found.expect("the volume has the snapshot").1;
+        let cloned_from = Some((ClonedFrom { image, rbd_snap_id }, content.clone()));
+        let inner =
+            Inner { identity: "image-clone".into(), content, next_id: 1000, cloned_from, ..Inner::default() };
         Arc::new(Self { inner: Arc::new(Mutex::new(inner)) })
     }
 
@@ -282,6 +298,11 @@ impl MemoryVolume {
         std::mem::take(&mut self.inner().base_reads)
     }
 
+    /// Changes what the clone was made from, as nobody should.
+    pub fn tamper_parent(&self, change: impl FnOnce(&mut Vec<u8>)) {
+        change(&mut self.inner().cloned_from.as_mut().expect("a clone").1);
+    }
+
     /// Changes what the volume's snapshots hold, as nobody should.
     pub fn tamper(&self, change: impl Fn(&mut Vec<u8>)) {
         self.inner().snapshots.iter_mut().for_each(|(_, content)| change(content));
@@ -297,6 +318,11 @@ impl Volume for MemoryVolume {
             image: "image".into(),
             image_id: self.inner().identity.clone(),
         })
+    }
+
+    fn descent(&self) -> Result<Descent> {
+        let cloned_from = self.inner().cloned_from.as_ref().map(|(from, _)| from.clone());
+        Ok(Descent { cloned_from, ..Descent::default() })
     }
 
     fn present(&self) -> Result<Option<Present>> {
@@ -327,6 +353,8 @@ impl Volume for MemoryVolume {
         let base = request.parent.as_ref().and_then(|p| {
             inner.snapshots.iter().find(|(q, _)| q.rbd_snap_id == p.rbd_snap_id).map(|(_, c)| c.clone())
         });
+        let origin = inner.cloned_from.as_ref().filter(|_| request.origin.is_some()).map(|(_, c)| c.clone());
+        let base = base.or(origin);
         let lies = inner.lies.clone();
         let prefix = request.own_prefix.clone();
         Ok(Box::new(FrozenMemory { inner: Arc::clone(&self.inner), point, content, base, lies, prefix }))

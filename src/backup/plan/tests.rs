@@ -1,5 +1,5 @@
 use super::*;
-use crate::backup::origin::Origin;
+use crate::backup::who::Who;
 use crate::backup::{BackupOptions, DeltaMode};
 use crate::error::ErrorKind;
 use crate::format::record::{BackupStats, Snapshot};
@@ -43,6 +43,7 @@ fn parent(identity: Identity, nights_since_full: u32, point: Option<SnapshotPoin
         started_unix_ms: 0,
         tags: Vec::new(),
         parent: None,
+        origin: None,
         full_read: true,
         nights_since_full,
         sample_cursor: 3,
@@ -63,7 +64,7 @@ fn parent(identity: Identity, nights_since_full: u32, point: Option<SnapshotPoin
 /// Facts of a night on which nothing is unusual.
 struct Night {
     options: BackupOptions,
-    origin: Origin,
+    who: Who,
     parent: Option<SnapshotEntry>,
     is_unreadable: bool,
     delta_depth_max: u8,
@@ -77,7 +78,7 @@ impl Night {
         let changed = Extent { offset_bytes: 2 * C + 1, length_bytes: 1, content: Content::Data };
         Self {
             options: BackupOptions::new("v".parse().expect("a name")),
-            origin: Origin { identity: image("one"), moved_from: None },
+            who: Who { identity: image("one"), moved_from: None, cloned_from: None },
             parent: Some(parent(image("one"), 0, Some(point(true)))),
             is_unreadable: false,
             delta_depth_max: 7,
@@ -103,8 +104,9 @@ impl Night {
     fn past(&self) -> Past<'_> {
         Past {
             options: &self.options,
-            origin: &self.origin,
+            who: &self.who,
             parent: self.parent.as_ref(),
+            origin: None,
             is_unreadable: self.is_unreadable,
             chunk_size_bytes: CHUNK,
             delta_depth_max: self.delta_depth_max,
@@ -181,7 +183,7 @@ fn why_all_is_read_and_why_not() {
         (
             "renamed",
             Night::with(|n| {
-                let Identity::Rbd { image, .. } = &mut n.origin.identity else { return };
+                let Identity::Rbd { image, .. } = &mut n.who.identity else { return };
                 "other".clone_into(image);
             }),
             changes.clone(),
@@ -190,7 +192,7 @@ fn why_all_is_read_and_why_not() {
         (
             "another one, on purpose",
             Night::with(|n| {
-                n.origin.identity = image("two");
+                n.who.identity = image("two");
                 n.options.accept_new_identity = true;
             }),
             full(Why::Replaced),
@@ -198,14 +200,16 @@ fn why_all_is_read_and_why_not() {
         ),
         (
             "being moved",
-            Night::with(|n| n.origin = Origin { identity: image("two"), moved_from: Some(image("one")) }),
+            Night::with(|n| {
+                n.who = Who { identity: image("two"), moved_from: Some(image("one")), cloned_from: None }
+            }),
             full(Why::Moved),
             1,
         ),
         (
             "being moved, never backed up",
             Night::with(|n| {
-                n.origin.moved_from = Some(image("zero"));
+                n.who.moved_from = Some(image("zero"));
                 n.parent = None;
             }),
             full(Why::First),
@@ -221,7 +225,7 @@ fn why_all_is_read_and_why_not() {
             "a file",
             Night::with(|n| {
                 n.parent = Some(parent(file(), 0, None));
-                n.origin.identity = file();
+                n.who.identity = file();
             }),
             full(Why::Untold),
             0,
@@ -255,10 +259,10 @@ fn why_all_is_read_and_why_not() {
 
 #[test]
 fn what_may_be_mixed_up_is_refused() {
-    let another = Night::with(|n| n.origin.identity = image("two"));
+    let another = Night::with(|n| n.who.identity = image("two"));
     let cut = |change: fn(&mut Night)| {
         Night::with(|n| {
-            (n.origin.identity, n.parent) = (file(), Some(parent(file(), 0, None)));
+            (n.who.identity, n.parent) = (file(), Some(parent(file(), 0, None)));
             n.answer.size_bytes = 10 * C - 1;
             change(n);
         })
@@ -375,7 +379,7 @@ fn a_stream_goes_on_from_its_parent_or_tells_all() {
         has_end: true,
         states: 1,
     };
-    let night = Night::with(|n| n.origin.identity = Identity::Stream);
+    let night = Night::with(|n| n.who.identity = Identity::Stream);
     let diff = plan_stream(&night.past(), &header(Some("snap"))).expect("goes on");
     assert_eq!((diff.scope, diff.pieces), (Scope::Changes(KnownBy::Name), Pieces::Stream { is_diff: true }));
     assert_eq!((diff.nights_since_full, diff.remarks.len()), (1, 0));

@@ -1,5 +1,6 @@
 //! `cuttle backup`: backs up volumes, several at once, each on its own.
 
+mod families;
 mod report;
 mod sources;
 
@@ -178,8 +179,11 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     sources::check_size(&places, args.size)?;
     let streamed = places.contains(&Source::Stdin);
     let project = connect::writer(context, streamed).await?;
-    let Sources { jobs, failed } =
+    let Sources { mut jobs, failed } =
         sources::resolve(context, &places, args.volume.as_ref()).await?.in_shard(args.shard);
+    if jobs.len() > 1 {
+        families::order(context, &project, &mut jobs).await?;
+    }
     let mut report = Gathered::new(context, jobs.len() + failed.len());
     for (source, failure) in failed {
         report.add(&source, &source, &[], &Fate::Failed(failure))?;
@@ -187,15 +191,17 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     let several = jobs.len() > 1;
     let fleet = several.then(|| Arc::new(Fleet::default()));
     let night = &Night { context, project: &project, args: &args, several, fleet };
-    let mut running = stream::iter(&jobs)
-        .map(|job| async move {
-            let mut done = Vec::new();
-            let fate = Fate::of(&night.context.cancel, night.back_up(job, &mut done)).await;
-            (job, done, fate)
-        })
-        .buffer_unordered(args.jobs as usize);
-    while let Some((job, done, fate)) = running.next().await {
-        report.add(&job.source, job.volume.as_str(), &done, &fate)?;
+    for level in 0..=jobs.iter().map(|job| job.level).max().unwrap_or(0) {
+        let mut running = stream::iter(jobs.iter().filter(|job| job.level == level))
+            .map(|job| async move {
+                let mut done = Vec::new();
+                let fate = Fate::of(&night.context.cancel, night.back_up(job, &mut done)).await;
+                (job, done, fate)
+            })
+            .buffer_unordered(args.jobs as usize);
+        while let Some((job, done, fate)) = running.next().await {
+            report.add(&job.source, job.volume.as_str(), &done, &fate)?;
+        }
     }
     report.finish(project.repository().store().ledger(), started.elapsed())
 }
@@ -210,8 +216,21 @@ struct Night<'a> {
 }
 
 impl Night<'_> {
-    /// Backs up all that a source holds; what is committed is in `done`, also where the rest fails.
+    /// Backs up a volume, and first those of its snapshots that clones in this run hang on.
     async fn back_up(&self, job: &Job, done: &mut Vec<BackupReport>) -> Result<()> {
+        let mut failed = None;
+        for origin in families::due(self.context, self.project, job).await? {
+            if let Err(error) = self.one(&origin, done).await {
+                self.context.cancel.check()?;
+                failed.get_or_insert(error.context(origin.source));
+            }
+        }
+        self.one(job, done).await?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Backs up all that a source holds; what is committed is in `done`, also where the rest fails.
+    async fn one(&self, job: &Job, done: &mut Vec<BackupReport>) -> Result<()> {
         let bar = Bar::new(self.context.ui, job.volume.as_str(), WORDS, self.several);
         let mut producer = None;
         let backed = match self.input(job, &mut producer).await {

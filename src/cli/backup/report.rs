@@ -169,7 +169,10 @@ fn row(report: &BackupReport) -> Vec<String> {
     let stats = &report.stats;
     let mut note = match report.parent {
         Some(_) if report.unchanged => "unchanged, none made".to_owned(),
-        None => "first".to_owned(),
+        None => match &report.origin {
+            Some(origin) => format!("clone of {origin}"),
+            None => "first".to_owned(),
+        },
         Some(_) if report.full_read => "all read".to_owned(),
         Some(parent) if report.parent_known_by == Some("name") => {
             format!("changes since {parent}, by name only")

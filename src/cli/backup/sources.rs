@@ -19,6 +19,10 @@ pub struct Job {
     pub source: String,
     pub volume: VolumeName,
     pub reached: Reached,
+    /// How many of those that it was cloned from are in this run, one above the other: they are backed up first.
+    pub level: usize,
+    /// Ids of snapshots that are backed up before the image itself, as clones in this run hang on them.
+    pub origins: Vec<u64>,
 }
 
 /// A source of one volume, with what it is reached by.
@@ -108,7 +112,8 @@ pub async fn resolve(
                         .help("back them up one by one, and name one of them with --volume"));
                 }
                 None => {
-                    jobs.push(Job { source: source.to_string(), volume: name.clone(), reached });
+                    let (source_name, volume) = (source.to_string(), name.clone());
+                    jobs.push(Job { source: source_name, volume, reached, level: 0, origins: Vec::new() });
                     found.insert(name, source);
                 }
             }

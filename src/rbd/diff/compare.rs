@@ -11,8 +11,9 @@ use std::thread;
 use super::end::End;
 use super::extents::ExtentSet;
 use super::iterate::{DiffRange, Request, iterate};
-use super::judge::{BaseObjects, Facts, History, Verdict, judge};
+use super::judge::{BaseObjects, Facts, History, Verdict, Why, judge};
 use super::maps::Maps;
+use super::ranges::{Joining, joined, pieces};
 use crate::error::{Error, Result};
 use crate::rbd::{Image, Snapshot, clone, features, migration};
 use crate::units::{Content, Extent};
@@ -39,6 +40,8 @@ pub struct Comparison {
     objects_per_period: u64,
     /// A clone, or one that the base still was.
     cloned: bool,
+    /// Listed is what a clone has of its own.
+    own_only: bool,
     maps: Result<Maps>,
     verdict: Verdict,
     /// Where the slow diff looks.
@@ -48,6 +51,41 @@ pub struct Comparison {
 impl Comparison {
     /// Compares an end with a snapshot of the same image, or with nothing. `path` is the image's, for the operator.
     pub fn new(path: &str, newer: End, base: Option<End>, history: &History) -> Result<Self> {
+        Self::of(path, newer, base, history)
+    }
+
+    /// Compares a clone's snapshot with that of its parent: what changed is what it has of its own, and what the parent does not show
+    /// through any more. It rests on no history: a clone reads its parent wherever it has no object, by its own map alone. The parent's
+    /// snapshot must have the `objects` that it had when it was backed up, as any base must.
+    pub fn with_parent(path: &str, newer: End, parent: &End, objects: &ObjectsBy) -> Result<Self> {
+        let mut this = Self::of(path, newer, None, &History::default())?;
+        this.own_only = true;
+        if let Verdict::Slow { why, .. } = this.verdict {
+            // An object that is there and empty hides what the parent has. Asking for objects shows none of these, only a map does (seen on
+            // 16.2, `tests/ceph/families.rs`).
+            this.verdict = Verdict::ReadAll(why);
+            return Ok(this);
+        }
+        let migrating = matches!(this.verdict, Verdict::ReadAll(_));
+        let cloned = clone::parent(&parent.image)?.is_some();
+        if migrating || cloned {
+            // A clone's snapshots gain objects by what is copied up.
+            return Ok(this);
+        }
+        let base = || parent.snapshot.as_ref().map(|s| s.name.clone()).unwrap_or_default();
+        match Maps::read(parent, Some(parent)).map(|maps| maps.base_objects(objects)) {
+            Ok(BaseObjects::Same) => {}
+            Ok(BaseObjects::Changed) => this.verdict = Verdict::ReadAll(Why::ObjectsChanged { base: base() }),
+            Ok(BaseObjects::Unknown) => this.verdict = Verdict::ReadAll(Why::ObjectsUnknown { base: base() }),
+            Err(error) => {
+                tracing::warn!("{path}: the object map of its parent cannot be read: {error}");
+                this.verdict = Verdict::ReadAll(Why::ObjectsUnknown { base: base() });
+            }
+        }
+        Ok(this)
+    }
+
+    fn of(path: &str, newer: End, base: Option<End>, history: &History) -> Result<Self> {
         let image = &newer.image;
         let base = match base {
             Some(End { snapshot: None, .. }) => return Err(Error::internal("a base that is no snapshot")),
@@ -103,6 +141,7 @@ impl Comparison {
             period_bytes,
             objects_per_period,
             cloned,
+            own_only: false,
             maps,
             verdict,
             slow_ranges,
@@ -175,6 +214,9 @@ impl Comparison {
         if let Verdict::ReadAll(_) = &self.verdict {
             return found(DiffRange { offset_bytes: 0, length_bytes: size_bytes, exists: true });
         }
+        if self.own_only {
+            return self.own(found);
+        }
         let Some((base, snapshot)) = &self.base else {
             let whole_object = self.verdict == Verdict::Fast;
             // Against nothing, what is not listed reads as zero anyway.
@@ -202,6 +244,16 @@ impl Comparison {
         }
         self.require(snapshot)?;
         self.unseen(base, snapshot, found)
+    }
+
+    /// What a clone has of its own: each object that it has, whatever that holds. One that is there and empty hides the parent.
+    fn own(&self, found: &mut (dyn FnMut(DiffRange) -> Result<()> + Send)) -> Result<()> {
+        self.list(&self.newer, true, false, &mut |range| found(DiffRange { exists: true, ..range }))?;
+        let overlap_bytes = clone::overlap_bytes(&self.newer.image)?.min(self.size_bytes);
+        match self.size_bytes - overlap_bytes {
+            0 => Ok(()),
+            length_bytes => found(DiffRange { offset_bytes: overlap_bytes, length_bytes, exists: false }),
+        }
     }
 
     /// What no diff sees.
@@ -381,61 +433,8 @@ impl Comparison {
     }
 }
 
-/// How ranges are joined.
-struct Joining {
-    period_bytes: u64,
-    /// The longest gap that is closed.
-    gap_bytes: u64,
-    size_bytes: u64,
-}
-
 /// Of all that is there, not of what changed.
 fn request(range: Range<u64>, whole_object: bool) -> Request<'static> {
     let (offset_bytes, length_bytes) = (range.start, range.end - range.start);
     Request { from: None, offset_bytes, length_bytes, whole_object, with_parent: true }
-}
-
-/// Cuts a range.
-fn pieces(range: Range<u64>, piece_bytes: u64) -> impl Iterator<Item = Range<u64>> {
-    let mut start = range.start;
-    std::iter::from_fn(move || {
-        let piece = start..range.end.min(start.saturating_add(piece_bytes.max(1)));
-        start = piece.end;
-        (!piece.is_empty()).then_some(piece)
-    })
-}
-
-/// The ranges widened to whole periods, those with a small gap between them as one.
-fn joined(held: &[Extent], how: Joining) -> Vec<Range<u64>> {
-    let Joining { period_bytes, gap_bytes, size_bytes } = how;
-    let mut out: Vec<Range<u64>> = Vec::new();
-    for extent in held {
-        let start = extent.offset_bytes / period_bytes * period_bytes;
-        let end = extent.offset_bytes.saturating_add(extent.length_bytes);
-        let end = end.checked_next_multiple_of(period_bytes).unwrap_or(size_bytes).min(size_bytes);
-        match out.last_mut() {
-            Some(last) if start <= last.end.saturating_add(gap_bytes) => last.end = last.end.max(end),
-            _ => out.push(start..end),
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_cut_and_joined() {
-        assert_eq!(pieces(3..10, 4).collect::<Vec<_>>(), [3..7, 7..10]);
-        assert_eq!(pieces(3..3, 4).count(), 0);
-        assert_eq!(pieces(0..u64::MAX, u64::MAX).collect::<Vec<_>>(), std::slice::from_ref(&(0..u64::MAX)));
-        let data = |offset_bytes, length_bytes| Extent { offset_bytes, length_bytes, content: Content::Data };
-        let held = [data(5, 1), data(12, 9), data(49, 1), data(88, 2)];
-        let by = |gap_bytes, size_bytes| Joining { period_bytes: 10, gap_bytes, size_bytes };
-        // Periods of 10: 0..30, then a gap of one (40..50), then one of three.
-        assert_eq!(joined(&held, by(10, 89)), [0..50, 80..89]);
-        assert_eq!(joined(&held, by(30, 89)), std::slice::from_ref(&(0..89)));
-        assert_eq!(joined(&held[..1], by(10, 8)), std::slice::from_ref(&(0..8)));
-    }
 }

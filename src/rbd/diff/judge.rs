@@ -24,7 +24,8 @@
 //! 6. what the map of one end has and that of the other lacks counts as changed (`hidden` in `compare.rs`).
 //!
 //! `tests/ceph/object_maps` models the maps, searches all histories of a small image, and finds a miss without each of
-//! the first four, and none with all; 5 and 6 are tried on a real cluster. A *full list*, what a snapshot holds, is right by its own map alone.
+//! the first four, and none with all; 5 and 6 are tried on a real cluster. A *full list*, what a snapshot holds, is right by its own map alone,
+//! and so is what a clone has of its own.
 //!
 //! What the rule cannot see: a snapshot that others make and remove between the two looks around the making of the newer
 //! end, which are a moment apart. To harm, a shrink before, a growth and the removal after it would have to fall there too.

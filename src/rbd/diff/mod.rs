@@ -8,6 +8,7 @@ mod extents;
 mod iterate;
 pub mod judge;
 mod maps;
+mod ranges;
 
 pub use compare::Comparison;
 pub use end::End;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cuttle::ErrorKind;
+use cuttle::backup::LostReport;
 use cuttle::format::roster::RosterEntry;
 use cuttle::units::{Generation, Sequence, VolumeNumber};
 use object_store::ObjectStoreExt;
@@ -166,4 +167,33 @@ async fn a_registration_that_a_round_overtakes_is_void() {
     assert!(came);
     assert_eq!(report.expect("backed up").sequence, Some(5));
     assert_eq!(left(&world, 4).await, ["end", "open"]);
+}
+
+/// A commit that comes back is no origin either: of another volume's log only the seal says that it is over.
+#[tokio::test]
+async fn a_clone_does_not_build_on_what_is_over() {
+    let mut world = World::usual().await;
+    let clone = world.volume("pool/a").clone_of(3);
+    let mut records = Vec::new();
+    for name in names(&*world.objects, &format!("{LOG}0000000003")).await {
+        let object = world.objects.get(&name.as_str().into()).await.expect("there");
+        records.push((name, object.bytes().await.expect("read")));
+    }
+    world.edit("pool/a");
+    world.back_up("pool/a").await;
+    world.forget("pool/a", 3).await;
+    world.prune().await;
+    world.forget("pool/b", 1).await;
+    world.prune().await;
+    assert_eq!(left(&world, 3).await, [""; 0]);
+    for (name, bytes) in &records {
+        world.objects.put(&name.as_str().into(), bytes.clone().into()).await.expect("put");
+    }
+    let project = world.project().await;
+    let report = back_up(&project, &clone, &options("clone")).await.expect("backed up");
+    assert_eq!((report.origin.as_deref(), report.full_read), (None, true));
+    // Nor was it looked at, and found lost.
+    assert_eq!((&report.lost, &report.remarks[..]), (&LostReport::default(), &[][..]));
+    let latest = crate::support::repo::latest(&project, "clone").await;
+    assert!(crate::support::repo::read_back(&project, &latest).await.expect("restored") == clone.content());
 }
