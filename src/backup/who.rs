@@ -116,7 +116,7 @@ pub(super) fn check_identity(past: &Past<'_>) -> Result<(Option<Why>, Vec<String
         return Ok((None, remark.into_iter().collect()));
     };
     let before = &parent.snapshot.identity;
-    // A stream says nothing of its who; the whole volume is read and compared.
+    // A stream does not say what it is of; the whole volume is read and compared.
     if *before == Identity::Stream {
         return Ok((Some(Why::WasStream), Vec::new()));
     }

@@ -16,7 +16,7 @@ pub enum Why {
     Due,
     /// The last backup's manifest cannot be read.
     Unreadable,
-    /// The last backup was of a stream, which says nothing of its origin.
+    /// The last backup was of a stream, which does not say what it is of.
     WasStream,
     /// The image is being moved by live migration.
     Moved,

@@ -51,41 +51,6 @@ pub struct Comparison {
 impl Comparison {
     /// Compares an end with a snapshot of the same image, or with nothing. `path` is the image's, for the operator.
     pub fn new(path: &str, newer: End, base: Option<End>, history: &History) -> Result<Self> {
-        Self::of(path, newer, base, history)
-    }
-
-    /// Compares a clone's snapshot with that of its parent: what changed is what it has of its own, and what the parent does not show
-    /// through any more. It rests on no history: a clone reads its parent wherever it has no object, by its own map alone. The parent's
-    /// snapshot must have the `objects` that it had when it was backed up, as any base must.
-    pub fn with_parent(path: &str, newer: End, parent: &End, objects: &ObjectsBy) -> Result<Self> {
-        let mut this = Self::of(path, newer, None, &History::default())?;
-        this.own_only = true;
-        if let Verdict::Slow { why, .. } = this.verdict {
-            // An object that is there and empty hides what the parent has. Asking for objects shows none of these, only a map does (seen on
-            // 16.2, `tests/ceph/families.rs`).
-            this.verdict = Verdict::ReadAll(why);
-            return Ok(this);
-        }
-        let migrating = matches!(this.verdict, Verdict::ReadAll(_));
-        let cloned = clone::parent(&parent.image)?.is_some();
-        if migrating || cloned {
-            // A clone's snapshots gain objects by what is copied up.
-            return Ok(this);
-        }
-        let base = || parent.snapshot.as_ref().map(|s| s.name.clone()).unwrap_or_default();
-        match Maps::read(parent, Some(parent)).map(|maps| maps.base_objects(objects)) {
-            Ok(BaseObjects::Same) => {}
-            Ok(BaseObjects::Changed) => this.verdict = Verdict::ReadAll(Why::ObjectsChanged { base: base() }),
-            Ok(BaseObjects::Unknown) => this.verdict = Verdict::ReadAll(Why::ObjectsUnknown { base: base() }),
-            Err(error) => {
-                tracing::warn!("{path}: the object map of its parent cannot be read: {error}");
-                this.verdict = Verdict::ReadAll(Why::ObjectsUnknown { base: base() });
-            }
-        }
-        Ok(this)
-    }
-
-    fn of(path: &str, newer: End, base: Option<End>, history: &History) -> Result<Self> {
         let image = &newer.image;
         let base = match base {
             Some(End { snapshot: None, .. }) => return Err(Error::internal("a base that is no snapshot")),
@@ -147,6 +112,37 @@ impl Comparison {
             slow_ranges,
         };
         this.slow_ranges = this.slow_ranges()?;
+        Ok(this)
+    }
+
+    /// Compares a clone's snapshot with that of its parent: what changed is what it has of its own, and what the parent does not show
+    /// through any more. It rests on no history: a clone reads its parent wherever it has no object, by its own map alone. The parent's
+    /// snapshot must have the `objects` that it had when it was backed up, as any base must.
+    pub fn with_parent(path: &str, newer: End, parent: &End, objects: &ObjectsBy) -> Result<Self> {
+        let mut this = Self::new(path, newer, None, &History::default())?;
+        this.own_only = true;
+        if let Verdict::Slow { why, .. } = this.verdict {
+            // An object that is there and empty hides what the parent has. Asking for objects shows none of these, only a map does (seen on
+            // 16.2, `tests/ceph/families.rs`).
+            this.verdict = Verdict::ReadAll(why);
+            return Ok(this);
+        }
+        let migrating = matches!(this.verdict, Verdict::ReadAll(_));
+        let cloned = clone::parent(&parent.image)?.is_some();
+        if migrating || cloned {
+            // A clone's snapshots gain objects by what is copied up.
+            return Ok(this);
+        }
+        let base = || parent.snapshot.as_ref().map(|s| s.name.clone()).unwrap_or_default();
+        match Maps::read(parent, Some(parent)).map(|maps| maps.base_objects(objects)) {
+            Ok(BaseObjects::Same) => {}
+            Ok(BaseObjects::Changed) => this.verdict = Verdict::ReadAll(Why::ObjectsChanged { base: base() }),
+            Ok(BaseObjects::Unknown) => this.verdict = Verdict::ReadAll(Why::ObjectsUnknown { base: base() }),
+            Err(error) => {
+                tracing::warn!("{path}: the object map of its parent cannot be read: {error}");
+                this.verdict = Verdict::ReadAll(Why::ObjectsUnknown { base: base() });
+            }
+        }
         Ok(this)
     }
 
