@@ -12,6 +12,7 @@ use crate::backup::who::Past;
 use crate::backup::who::{Live, Who, base_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::REFS_PER_PAGE;
+use crate::format::names::ContentName;
 use crate::format::record::{SnapshotOrigin, VolumeRecord};
 use crate::repo::Project;
 use crate::repo::forbidden::Forbidden;
@@ -41,6 +42,8 @@ pub(super) struct Ground {
     pub session: SnapshotId,
     /// What an interrupted backup left in bundles.
     pub resumed: Arc<Resumed>,
+    /// Bundles of which the one or the other needs little.
+    pub sparse: BTreeSet<ContentName>,
     /// Whether the generation may well hold chunks of this volume that no snapshot shows.
     pub learn: bool,
     /// The parent's manifest cannot be read: nothing is compared with it.
@@ -81,6 +84,7 @@ impl Ground {
             generation: session.generation,
             session: session.snapshot_id,
             resumed: Arc::default(),
+            sparse: BTreeSet::new(),
             learn: parent.is_none() || interrupted_since || !settled.is_empty(),
             is_unreadable: false,
             lost: LostReport::default(),
@@ -91,7 +95,8 @@ impl Ground {
         if let Some((volume, parent)) = built_upon {
             let sequence = session.sequence;
             let look = Look { cx, volume, sequence, parent, before: &ground.before };
-            let seen = look.look(&forbidden).await?;
+            let mut seen = look.look(&forbidden).await?;
+            ground.sparse = std::mem::take(&mut seen.sparse);
             if !seen.new.is_empty()
                 && let Err(e) = cx.project.lost_records().remember(forbidden.lost_mut(), &seen.new).await
             {
@@ -145,6 +150,7 @@ impl Ground {
             generation: rounds.newest,
             session: SnapshotId([0; 16]),
             resumed: Arc::default(),
+            sparse: BTreeSet::new(),
             learn: parent.as_ref().map_or(Sequence(0), |p| p.snapshot.sequence) < last || parent.is_none(),
             is_unreadable: false,
             lost: LostReport::default(),

@@ -32,6 +32,9 @@ pub(super) trait Draft: Send {
     /// Sets the ref of a chunk, whose object is durable.
     async fn set(&mut self, index: ChunkIndex, chunk: PageRef) -> Result<()>;
 
+    /// The leaves in memory that are written anew, by their numbers.
+    fn changed_leaves(&self) -> Vec<u64>;
+
     /// Cuts or grows the volume. The chunk that the smaller end lies in must be set anew where it gets another length.
     async fn resize(&mut self, geometry: Geometry) -> Result<()>;
 
@@ -84,6 +87,10 @@ impl Draft for Stored {
         self.builder.set(index, chunk).await
     }
 
+    fn changed_leaves(&self) -> Vec<u64> {
+        self.builder.changed_leaves()
+    }
+
     async fn resize(&mut self, geometry: Geometry) -> Result<()> {
         self.builder.resize(geometry).await
     }
@@ -131,6 +138,10 @@ impl Draft for Counted {
     async fn set(&mut self, index: ChunkIndex, _: PageRef) -> Result<()> {
         self.set.insert(index.0);
         Ok(())
+    }
+
+    fn changed_leaves(&self) -> Vec<u64> {
+        Vec::new()
     }
 
     async fn resize(&mut self, geometry: Geometry) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod alive;
 mod bundle;
+mod carry;
 mod commit;
 mod context;
 mod cut;

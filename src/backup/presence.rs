@@ -16,6 +16,7 @@ use crate::format::lost::LostName;
 use crate::format::names::{ContentKind, ContentName, content_prefix};
 use crate::format::page::{ObjectRef, Page, PageRef, REFS_PER_PAGE, pages_of_level};
 use crate::format::record::VolumeRecord;
+use crate::plan::bundles::Needs;
 use crate::plan::presence::{Gathering, Tonight};
 use crate::repo::Project;
 use crate::repo::forbidden::Forbidden;
@@ -72,6 +73,8 @@ pub(super) struct Seen {
     pub lost: Vec<LostName>,
     /// Of that, what is new and should be recorded.
     pub new: Vec<LostName>,
+    /// The bundles of which the parent needs little.
+    pub sparse: BTreeSet<ContentName>,
     /// Its manifest cannot be read to the last page.
     pub is_unreadable: bool,
 }
@@ -173,7 +176,7 @@ async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden, am
     };
     let (mut chunks, mut bundles, mut pages) = (gathering(), gathering(), gathering());
     let mut out = Seen::default();
-    let mut bad = BTreeSet::new();
+    let (mut bad, mut needs) = (BTreeSet::new(), Needs::default());
     // What a round may delete, and what is known to be lost, is not missed.
     let wanted = |kind, object: &ObjectRef| !forbidden.name(kind, object.name);
     for level in 1..manifest.root().level {
@@ -203,11 +206,13 @@ async fn seen(manifest: &Manifest, sequence: Sequence, forbidden: &Forbidden, am
                         None => chunks.add(object),
                         Some(bundle) => bundles.add(&bundle),
                     }
+                    needs.add(object);
                 }
             }
         }
     }
     drop(read);
+    out.sparse = needs.sparse(manifest.project().chunk_size_bytes());
     out.is_unreadable = !bad.is_empty();
     out.lost.extend(bad);
     let project = manifest.project();

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
-use crate::backup::bundle::{Bundler, Waiting};
+use crate::backup::bundle::{Bundler, Filled, Waiting};
 use crate::backup::context::Context;
 use crate::backup::encode::{Encoded, Encoder, Made, NewChunk};
 use crate::backup::manifest::Draft;
 use crate::backup::why::Distrust;
 use crate::budget::{Share, shrink};
 use crate::error::{Error, Result};
-use crate::format::page::PageRef;
+use crate::format::page::{ObjectRef, PageRef};
 use crate::format::record::BackupStats;
 use crate::plan::delta::Chain;
 use crate::progress::{Outcome, Progress, Step};
@@ -53,7 +53,7 @@ pub(super) struct Storer<D> {
     progress: Arc<dyn Progress>,
     /// Under way. Whoever takes one hands it to [`stored`](Self::stored).
     pub uploads: FuturesUnordered<BoxFuture<'static, Result<Durable>>>,
-    /// What waits for a bundle to be full.
+    /// What waits for bundles to be full.
     bundler: Bundler,
     waiting: HashMap<ChunkId, Vec<ChunkIndex>>,
     pub stats: BackupStats,
@@ -77,7 +77,7 @@ impl<D: Draft> Storer<D> {
             encoder,
             progress: Arc::clone(&cx.progress),
             uploads: FuturesUnordered::new(),
-            bundler: Bundler::new(cx.budget.total_bytes()),
+            bundler: Bundler::new(cx.budget.total_bytes(), cx.project.chunk_size_bytes()),
             waiting: HashMap::new(),
             stats: BackupStats::default(),
             distrust: None,
@@ -133,24 +133,27 @@ impl<D: Draft> Storer<D> {
             }
             Made::Piece(piece) => {
                 let share = share.map(|share| shrink(share, u64::from(piece.len_bytes())));
-                if !self.bundler.has_room_for(&piece) {
-                    self.flush();
+                if let Some(filled) = self.bundler.push(piece, Waiting { index, id, chain, len_bytes, share })
+                {
+                    self.upload_bundle(filled);
                 }
-                self.bundler.push(piece, Waiting { index, id, chain, len_bytes, share });
             }
         }
     }
 
-    /// Begins to upload what waits for a bundle to be full. Whoever waits for all uploads calls it first.
+    /// Begins to upload what waits for bundles to be full. Whoever waits for all uploads calls it first.
     pub(super) fn flush(&mut self) {
-        let (pieces, waiting) = self.bundler.take();
-        if pieces.is_empty() {
-            return;
+        for filled in self.bundler.take() {
+            self.upload_bundle(filled);
         }
+    }
+
+    fn upload_bundle(&mut self, filled: Filled) {
+        let (pieces, waiting) = filled.into_parts();
         let put = self.draft.put_bundle(pieces);
         self.uploads.push(Box::pin(async move {
             let objects = put.await?;
-            let table_bytes = objects.first().and_then(|first| first.name.offset_bytes).unwrap_or_default();
+            let table_bytes = table_len_bytes(&objects);
             let chunks = waiting.into_iter().zip(objects).map(|(waiting, object)| {
                 let Waiting { index, id, chain, len_bytes, share } = waiting;
                 let uploaded = Uploaded { object, new: true };
@@ -158,6 +161,12 @@ impl<D: Draft> Storer<D> {
             });
             Ok(Durable { chunks: chunks.collect(), table_bytes })
         }));
+    }
+
+    /// A bundle of pieces that were stored before is durable.
+    pub(super) fn carried(&mut self, pieces: &[ObjectRef]) {
+        let bytes = pieces.iter().map(|piece| u64::from(piece.sealed_len_bytes)).sum::<u64>();
+        self.stats.stored_bytes += u64::from(table_len_bytes(pieces)) + bytes;
     }
 
     /// An upload is durable: its chunks, and all that waited for the same content, get their refs.
@@ -238,4 +247,9 @@ impl<D: Draft> Storer<D> {
         }
         Ok(Done { draft: self.draft, stats: self.stats, kept_lost: self.kept_lost })
     }
+}
+
+/// Of the table of a bundle with these pieces.
+fn table_len_bytes(pieces: &[ObjectRef]) -> u32 {
+    pieces.first().and_then(|first| first.name.offset_bytes).unwrap_or_default()
 }

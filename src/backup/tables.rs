@@ -9,6 +9,7 @@ use crate::codec::Joined;
 use crate::error::{ErrorKind, Result};
 use crate::format::bundle::PieceRecord;
 use crate::format::names::ContentName;
+use crate::format::page::ObjectRef;
 use crate::plan::delta::Chain;
 use crate::repo::{Project, bundles};
 use crate::units::ChunkId;
@@ -62,6 +63,14 @@ impl Tables {
             taken_in.base = piece.base();
         }
         Ok(Some(taken_in))
+    }
+
+    /// What the table tells of a piece; `None` where it cannot be read, or has none there.
+    pub(super) async fn piece(&self, object: &ObjectRef) -> Result<Option<PieceRecord>> {
+        let Some(offset_bytes) = object.name.offset_bytes else { return Ok(None) };
+        let cell = self.cell(object.name.object());
+        let table = cell.get_or_try_init(|| self.read(object.name.object())).await?;
+        Ok(table.as_ref().and_then(|table| table.get(&offset_bytes)).cloned())
     }
 
     async fn read(&self, bundle: ContentName) -> Result<Table> {

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::backup::alive::SignsOfLife;
+use crate::backup::carry;
 use crate::backup::commit::{Made, commit, give_up, report, unless_forgotten};
 use crate::backup::context::Context;
 use crate::backup::fetched::Fetched;
@@ -239,6 +240,7 @@ impl Walk<'_> {
         if let Some(distrust) = storer.distrust {
             return Ok(Err(distrust));
         }
+        carry::run(&mut storer, &ground.sparse, &ground.forbidden, &cx.budget).await?;
         storer.stats.read_bytes = chunks.read_bytes();
         let (point, layout) = (frozen.point(), frozen.layout());
         let (done, size_bytes, lost) = (storer.finish()?, geometry.size_bytes, ground.lost);
@@ -267,6 +269,7 @@ impl Walk<'_> {
             budget: cx.budget.clone(),
         };
         let size_bytes = patch::run(&patching, source, &mut storer, &mut cx.cancel.clone()).await?;
+        carry::run(&mut storer, &ground.sparse, &ground.forbidden, &cx.budget).await?;
         cx.remarks(&check_size(&self.past(), size_bytes, !header.has_end)?);
         let done = storer.finish()?;
         if done.kept_lost > 0 {

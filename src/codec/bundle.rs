@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::{Place, Sealed, seal_record};
 use crate::error::{Error, Result};
 use crate::format::bundle::{BundleRecord, DeltaParts};
+use crate::format::envelope::{damaged, scrub};
 use crate::format::page::PIECE_ID_LEN_BYTES;
 use crate::format::{Header, ObjectName, ObjectType};
 use crate::units::ChunkId;
@@ -30,6 +31,16 @@ pub struct Bundle {
 }
 
 impl Piece {
+    /// One that lies in a bundle, as it is. Its checksum was held against its bytes and its name; whether it opens, nobody looked.
+    pub fn stored(place: Place<'_>, id: ChunkId, bytes: Bytes, delta: Option<DeltaParts>) -> Result<Self> {
+        let header = scrub(&bytes, place.repo_id, &place.name.to_string())?;
+        let is_piece = matches!(place.name, ObjectName::Piece(_, named) if *named == id);
+        if !is_piece || header.object_type != ObjectType::Chunk || header.sealing != place.sealing() {
+            return Err(damaged(format!("{} is no sealed chunk", place.name)));
+        }
+        Ok(Self { id, sealed: Sealed { name: place.name.clone(), bytes }, delta })
+    }
+
     /// Bytes that it takes in a bundle.
     pub fn len_bytes(&self) -> u32 {
         PIECE_ID_LEN_BYTES as u32 + self.sealed.len_bytes()

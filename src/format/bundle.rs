@@ -89,6 +89,21 @@ impl PieceRecord {
         self.delta.as_ref()?.base
     }
 
+    /// How many runs the table has of it.
+    pub fn run_count(&self) -> usize {
+        self.delta.as_ref().and_then(|delta| delta.runs.as_ref()).map_or(0, Vec::len)
+    }
+
+    /// What is told of it in the table of another bundle; `None` of a full chunk. Fails where this table has not all of it.
+    pub fn into_delta_parts(self) -> Result<Option<DeltaParts>> {
+        if self.delta.is_none() {
+            return Ok(None);
+        }
+        let runs = self.runs(self.plain_len_bytes as usize)?;
+        let runs = runs.ok_or_else(|| damaged("a bundle's table has not the runs of a delta"))?;
+        Ok(Some(DeltaParts { base: self.base(), runs }))
+    }
+
     /// What a delta that makes a chunk of so many bytes replaces, where the table says it. `None` for one that makes another.
     pub fn runs(&self, plain_len: usize) -> Result<Option<Runs>> {
         let told = self.delta.as_ref().filter(|_| self.plain_len_bytes as usize == plain_len);

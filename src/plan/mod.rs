@@ -1,6 +1,7 @@
 //! Pure decisions: what an operation will do, as a value that can be printed, before anything of it is done.
 
 pub mod ahead;
+pub(crate) mod bundles;
 pub mod delta;
 pub mod lease;
 pub mod marks;

@@ -218,6 +218,11 @@ impl ManifestBuilder {
         Ok(())
     }
 
+    /// The leaves that were changed and are not written yet, by their numbers.
+    pub(crate) fn changed_leaves(&self) -> Vec<u64> {
+        self.dirty.keys().copied().collect()
+    }
+
     /// Changes the volume's size: chunks beyond the end are gone, new ones are zero. The chunk that the smaller of the two
     /// ends lies in must be set anew by the caller where it is cut.
     pub async fn resize(&mut self, geometry: Geometry) -> Result<()> {

@@ -3,6 +3,8 @@
 
 mod ceph;
 mod delta;
+mod fleet;
+mod latency;
 mod nights;
 mod repositories;
 mod restore;
@@ -20,7 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::ceph::process_cpu_seconds;
 
-const HELP: &str = "cargo xtask bench --ceph, --restore, --nights or --prune, or cargo xtask bench [--delta] [--size GIB] [--from DIR]   (default: an image of 16 GiB, with\n--delta of 6, that holds /usr/lib)";
+const HELP: &str = "cargo xtask bench --ceph, --restore, --nights, --latency [GIB], --fleet or --prune, or cargo xtask bench [--delta] [--size GIB] [--from DIR]   (default: an image of 16 GiB, with\n--delta of 6, that holds /usr/lib)";
 /// Every run is done so often, and so is the ceiling, in turn with those of cuttle.
 const TIMES: usize = 3;
 const FROM_DEFAULT: &str = "/usr/lib";
@@ -40,6 +42,12 @@ pub fn command(args: &[String]) -> Result<()> {
     }
     if args == ["--restore"] {
         return restore::run();
+    }
+    if args.first().is_some_and(|a| a == "--latency") {
+        return latency::run(&args[1..]);
+    }
+    if args == ["--fleet"] {
+        return fleet::run();
     }
     if args == ["--prune"] {
         return prune();

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::nights::kept;
 use crate::disk::diff_v1;
@@ -17,6 +17,10 @@ pub trait Tool {
     fn init(&self) -> Result<()>;
     /// Backs up, forgets, prunes.
     fn night(&self, image: &Path, before: &[u8], now: &[u8], night: usize) -> Result<()>;
+    /// What of the repository is tables of bundles, and pieces that no snapshot needs: objects of their own would not have them.
+    fn dead_bytes(&self) -> Result<u64> {
+        Ok(0)
+    }
     /// To `back.img`.
     fn restore(&self, night: usize, dir: &Path) -> Result<()>;
 }
@@ -47,6 +51,15 @@ impl Cuttle {
 }
 
 impl Tool for Cuttle {
+    fn dead_bytes(&self) -> Result<u64> {
+        let out = self.command().args(["stats", "--json"]).output()?;
+        let text = String::from_utf8(out.stdout)?;
+        let after =
+            text.split_once("\"dead_bytes\":").context("no dead_bytes in what `stats --json` says")?.1;
+        let digits: String = after.trim_start().chars().take_while(char::is_ascii_digit).collect();
+        Ok(digits.parse()?)
+    }
+
     fn name(&self) -> &str {
         self.name
     }
