@@ -89,6 +89,7 @@ pub(super) fn report<D>(cx: &Context<'_>, made: &Made<D>) -> BackupReport {
         origin: plan.origin.clone(),
         parent_known_by: plan.known_by(),
         stats: made.done.stats,
+        levels: made.done.levels,
         lost: made.lost,
         remarks: Vec::new(),
         plan: plan.clone(),

@@ -113,7 +113,7 @@ impl Encoder {
         let name = self.piece_name(id);
         let base = Base { depth: chain.depth(), plain: base_plain };
         let SealedDelta { sealed, runs } =
-            codec::seal_delta(self.project.place(&name), plain, base, joined, self.level)?;
+            codec::seal_delta(self.project.place(&name), plain, base, joined, self.level())?;
         let delta = Some(DeltaParts { base: *base_id, runs });
         let made = Made::Piece(Piece { id, sealed, delta });
         let verdict = chain.judge(u64::from(made.len_bytes()), likeness);

@@ -1,6 +1,7 @@
 //! One chunk on a CPU thread: zero, known, or compressed and sealed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::backup::context::Context;
 use crate::backup::ground::Ground;
@@ -14,6 +15,7 @@ use crate::format::page::{ObjectRef, PageRef};
 use crate::format::{ObjectName, SMALL_CHUNK_DIVISOR};
 use crate::keys::random_array;
 use crate::plan::delta::Chain;
+use crate::plan::level::Gauge;
 use crate::repo::Project;
 use crate::repo::forbidden::Forbidden;
 use crate::units::{ChunkId, Generation};
@@ -94,7 +96,8 @@ pub(super) struct Before {
 pub(super) struct Encoder {
     pub project: Project,
     pub generation: Generation,
-    pub level: i32,
+    /// Compression level, as it is now.
+    level: AtomicI32,
     /// Decode every new object before it is uploaded.
     check: bool,
     pub forbidden: Arc<Forbidden>,
@@ -111,13 +114,21 @@ impl Encoder {
         Self {
             project: Project::clone(cx.project),
             generation: ground.generation,
-            level: cx.options.level,
+            level: AtomicI32::new(Gauge::new(cx.options.level).level()),
             check: cx.options.check_encoding,
             forbidden: Arc::clone(&ground.forbidden),
             known,
             resumed: Arc::clone(&ground.resumed),
             tables: Tables::new(cx.project),
         }
+    }
+
+    pub(super) fn level(&self) -> i32 {
+        self.level.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_level(&self, level: i32) {
+        self.level.store(level, Ordering::Relaxed);
     }
 
     /// `before` is `None` where nothing is known of the place, or what is there may not be referenced.
@@ -154,7 +165,7 @@ impl Encoder {
             false => 0,
         };
         let name = self.name(id, variant);
-        let sealed = codec::seal(self.project.place(&name), plain, self.level)?;
+        let sealed = codec::seal(self.project.place(&name), plain, self.level())?;
         if self.check {
             let mut back = Vec::new();
             codec::open(self.project.place(&name), sealed.bytes(), None, plain.len(), &mut back)?;

@@ -38,10 +38,10 @@ use serde::Serialize;
 
 use crate::backup::context::Context;
 use crate::cancel::Cancel;
-use crate::codec::LEVEL_DEFAULT;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::format::record::BackupStats;
+pub use crate::plan::level::Level;
 use crate::progress::Progress;
 use crate::repo::{Project, Writer};
 use crate::source::states::States;
@@ -87,8 +87,8 @@ pub struct BackupOptions {
     pub size_bytes: Option<u64>,
     /// Most plaintext in flight at once.
     pub inflight_bytes: u64,
-    /// Compression level of zstd.
-    pub level: i32,
+    /// How hard to compress.
+    pub level: Level,
     /// Decode every new chunk before it is uploaded.
     pub check_encoding: bool,
     /// Time between two signs of life that a session gives.
@@ -117,7 +117,7 @@ impl BackupOptions {
             accept_smaller: false,
             size_bytes: None,
             inflight_bytes: INFLIGHT_BYTES_DEFAULT,
-            level: LEVEL_DEFAULT,
+            level: Level::Auto,
             check_encoding: false,
             alive_every: ALIVE_EVERY_DEFAULT,
             yields: true,
@@ -171,6 +171,8 @@ pub struct BackupReport {
     /// What it moved.
     #[serde(flatten)]
     pub stats: BackupStats,
+    /// The least and the greatest compression level of what is new; `None` where nothing is.
+    pub levels: Option<[i32; 2]>,
     /// What was found lost.
     #[serde(flatten)]
     pub lost: LostReport,

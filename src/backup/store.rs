@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::format::page::{ObjectRef, PageRef};
 use crate::format::record::BackupStats;
 use crate::plan::delta::Chain;
+use crate::plan::level::Gauge;
 use crate::progress::{Outcome, Progress, Step};
 use crate::repo::content::Uploaded;
 use crate::units::{ChunkId, ChunkIndex};
@@ -57,6 +58,10 @@ pub(super) struct Storer<D> {
     bundler: Bundler,
     waiting: HashMap<ChunkId, Vec<ChunkIndex>>,
     pub stats: BackupStats,
+    memory_bytes: u64,
+    gauge: Gauge,
+    /// The least and the greatest level of what is new.
+    levels: Option<[i32; 2]>,
     /// Why what the source says of changes is not to be relied on.
     pub distrust: Option<Distrust>,
     /// Chunks that the manifest goes on naming although they are lost: nobody here has their content.
@@ -67,6 +72,7 @@ pub(super) struct Storer<D> {
 pub(super) struct Done<D> {
     pub draft: D,
     pub stats: BackupStats,
+    pub levels: Option<[i32; 2]>,
     pub kept_lost: u64,
 }
 
@@ -80,6 +86,9 @@ impl<D: Draft> Storer<D> {
             bundler: Bundler::new(cx.budget.total_bytes(), cx.project.chunk_size_bytes()),
             waiting: HashMap::new(),
             stats: BackupStats::default(),
+            memory_bytes: cx.budget.total_bytes(),
+            gauge: Gauge::new(cx.options.level),
+            levels: None,
             distrust: None,
             kept_lost: 0,
         }
@@ -122,6 +131,7 @@ impl<D: Draft> Storer<D> {
     fn upload(&mut self, index: ChunkIndex, len_bytes: u32, new: NewChunk, share: Option<Share>) {
         let NewChunk { id, made, chain } = new;
         self.waiting.entry(id).or_default();
+        self.set_level(len_bytes, made.len_bytes());
         match made {
             Made::Object(sealed) => {
                 let put = self.draft.put(sealed, self.encoder.known.is_listed(&id));
@@ -139,6 +149,18 @@ impl<D: Draft> Storer<D> {
                 }
             }
         }
+    }
+
+    /// What is compressed from now on is compressed as hard as is worth it.
+    fn set_level(&mut self, len_bytes: u32, sealed_len_bytes: u32) {
+        // About the level that it was made with: others may be under way.
+        let level = self.encoder.level();
+        let [least, greatest] = self.levels.unwrap_or([level; 2]);
+        self.levels = Some([least.min(level), greatest.max(level)]);
+        // Each takes the memory of a chunk until it is durable, a bundle twice that.
+        let waiting_bytes = self.uploads.len() as u64 * u64::from(self.encoder.project.chunk_size_bytes());
+        self.gauge.stored(len_bytes.into(), sealed_len_bytes.into(), waiting_bytes, self.memory_bytes);
+        self.encoder.set_level(self.gauge.level());
     }
 
     /// Begins to upload what waits for bundles to be full. Whoever waits for all uploads calls it first.
@@ -245,7 +267,7 @@ impl<D: Draft> Storer<D> {
                 "{waiting} chunks wait for uploads that never came, and {uploads} uploads for their end"
             )));
         }
-        Ok(Done { draft: self.draft, stats: self.stats, kept_lost: self.kept_lost })
+        Ok(Done { draft: self.draft, stats: self.stats, levels: self.levels, kept_lost: self.kept_lost })
     }
 }
 

@@ -151,6 +151,7 @@ fn report(cx: &Context<'_>, parent: &SnapshotEntry, before: &Manifest, read: &[C
         origin: None,
         parent_known_by: Some("id"),
         stats: BackupStats { read_bytes, known_chunks: read.len() as u64, ..BackupStats::default() },
+        levels: None,
         lost: LostReport::default(),
         plan: plan::unchanged(snapshot, before.geometry(), read),
         remarks: Vec::new(),

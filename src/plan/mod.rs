@@ -4,6 +4,7 @@ pub mod ahead;
 pub(crate) mod bundles;
 pub mod delta;
 pub mod lease;
+pub mod level;
 pub mod marks;
 pub(crate) mod neighbours;
 pub(crate) mod pieces;

@@ -12,6 +12,7 @@ mod fleet;
 mod forget;
 mod hurt_store;
 mod isolation;
+mod level;
 mod liar;
 mod lost;
 mod prune;

@@ -148,7 +148,8 @@ async fn every_damage_is_mended_and_nothing_else_is_touched() {
         let bench = Bench::new(encrypted, None).await;
         let mut bytes = content(1, 40);
         bytes.truncate(39 * C + 1000);
-        let leveled = cuttle::backup::BackupOptions { level, ..options("v") };
+        let leveled =
+            cuttle::backup::BackupOptions { level: cuttle::backup::Level::Fixed(level), ..options("v") };
         back_up(&bench.project, &MemoryVolume::new(bytes.clone()), &leveled).await.expect("backed up");
         let (before, _) = bench.all().await;
         let chunks = bench.names(CHUNKS).await;

@@ -186,7 +186,7 @@ impl Process {
                 // What backups of one volume do beside each other is what is looked at here.
                 options.yields = false;
                 options.fleet = self.fleet.clone();
-                (options.level, options.full) = (1, full);
+                options.full = full;
                 let name = options.volume.clone();
                 let report =
                     backup::run(&project, Input::Volume(volume), &options, progress, self.cancel.clone())

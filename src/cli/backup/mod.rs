@@ -15,8 +15,8 @@ use cuttle::backup::{
     self, Backed, BackupOptions, BackupReport, DeltaMode, FULL_EVERY_DEFAULT, Fleet, INFLIGHT_BYTES_DEFAULT,
     Input,
 };
-use cuttle::codec::LEVEL_DEFAULT;
 use cuttle::diff::Limits;
+use cuttle::plan::level::Level;
 use cuttle::plan::shard::Shard;
 use cuttle::progress::Progress;
 use cuttle::repo::Writer;
@@ -123,10 +123,10 @@ pub struct Args {
     #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=JOBS_MAX))]
     jobs: u32,
-    /// Compression level of zstd
-    #[arg(long, value_name = "N", default_value_t = LEVEL_DEFAULT, allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(i32).range(-7..=19), hide_short_help = true)]
-    level: i32,
+    /// Compression level of zstd, from -7 to 19; auto: 1, and up to 9 while the store is what the backup waits for
+    #[arg(long, value_name = "LEVEL", default_value_t = Level::Auto, allow_negative_numbers = true)]
+    #[arg(hide_short_help = true)]
+    level: Level,
     /// Decode every new chunk before it is uploaded, against memory that forgets
     #[arg(long, hide_short_help = true)]
     check_encoding: bool,

@@ -58,6 +58,7 @@ struct Summary {
     volumes_unchanged: u64,
     #[serde(flatten)]
     stats: BackupStats,
+    levels: Option<[i32; 2]>,
     seconds: f64,
     ledger: Ledger,
 }
@@ -70,6 +71,7 @@ impl<'a> Gathered<'a> {
             tally: Tally::default(),
             volumes_unchanged: 0,
             stats: BackupStats::default(),
+            levels: None,
             seconds: 0.0,
             ledger: Ledger::default(),
         };
@@ -93,6 +95,7 @@ impl<'a> Gathered<'a> {
         }
         for report in done {
             add_stats(&mut self.summary.stats, &report.stats);
+            self.summary.levels = widened(self.summary.levels, report.levels);
             let hurt = report.lost.needs_somebody();
             self.summary.tally.volumes_hurt += u64::from(hurt);
             self.summary.volumes_unchanged += u64::from(report.unchanged);
@@ -148,6 +151,12 @@ impl Summary {
             let deltas = human::counted(self.stats.delta_chunks, "delta");
             stored += &format!(" ({deltas} of {})", human::size(self.stats.delta_bytes));
         }
+        if let Some([least, greatest]) = self.levels.filter(|levels| *levels != [1; 2]) {
+            stored += &match least == greatest {
+                true => format!(" at level {least}"),
+                false => format!(" at level {least} to {greatest}, as the store is slow"),
+            };
+        }
         format!("{text}: {read} read, {new} new, {stored} in {}", human::duration(self.seconds))
     }
 }
@@ -200,6 +209,13 @@ fn row(report: &BackupReport) -> Vec<String> {
         human::duration(report.seconds),
         note,
     ]
+}
+
+fn widened(all: Option<[i32; 2]>, one: Option<[i32; 2]>) -> Option<[i32; 2]> {
+    match (all, one) {
+        (Some([least, greatest]), Some([low, high])) => Some([least.min(low), greatest.max(high)]),
+        (all, one) => all.or(one),
+    }
 }
 
 fn add_stats(all: &mut BackupStats, one: &BackupStats) {
