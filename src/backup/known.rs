@@ -141,8 +141,13 @@ impl KnownChunks {
 
     /// Says what is known of an id; the first to ask for an unknown one is to upload it.
     pub(super) fn claim(&self, id: ChunkId) -> Option<Known> {
+        let seen = self.known().get(&id);
+        // That may take a look at the disk, which nobody else has to wait for.
+        if let Some(found) = seen.or_else(|| self.others.as_ref()?.proven_of(id)) {
+            return Some(found);
+        }
         let mut known = self.known();
-        let found = known.get(&id).or_else(|| self.others.as_ref()?.proven_of(id));
+        let found = known.get(&id);
         if found.is_none() {
             known.insert(id, Known::Pending);
         }

@@ -12,19 +12,16 @@ use crate::backup::fleet::Among;
 use crate::backup::ground::Ground;
 use crate::backup::known::Others;
 use crate::backup::learned::OfGeneration;
+use crate::backup::live::may_have;
 use crate::error::{ErrorKind, Result};
-use crate::format::gc::PartRef;
-use crate::format::names::{ContentKind, ContentName, chunks_prefix};
-use crate::format::table::TableEntry;
-use crate::format::{HEADER_LEN_BYTES, ObjectName};
+use crate::format::ObjectName;
+use crate::format::names::{ContentName, chunks_prefix};
 use crate::repo::Project;
-use crate::repo::content::chunk_object_len_bytes_max;
-use crate::repo::found::Found;
 use crate::repo::manifest::Manifest;
 use crate::store::ObjectInfo;
 use crate::units::{ChunkId, Generation};
 
-/// Most chunks that come from a listing, and from a live index.
+/// Most chunks that come from a listing.
 const LEARNED_MAX: usize = 400_000;
 /// Up to so many, one listing after another is the cheapest.
 const LISTED_FEW: usize = 5_000;
@@ -36,12 +33,27 @@ const NAMED_VOLUMES_MAX: usize = 256;
 const LISTS_INFLIGHT_MAX: usize = 16;
 
 /// An encoder that learned what there is, where there may well be more than the parent shows.
-pub(super) async fn encoder(cx: &Context<'_>, ground: &Ground) -> Result<Arc<Encoder>> {
+pub(super) async fn encoder(
+    cx: &Context<'_>,
+    ground: &Ground,
+    volume_bytes: Option<u64>,
+) -> Result<Arc<Encoder>> {
     let mut encoder = Encoder::new(cx, ground);
     let Among { fleet, is_shared } = &cx.among;
     let learned = fleet.learned.of(ground.generation);
+    if ground.learn {
+        cx.progress.phase("reading what is stored", None);
+        let read = learned.live.read(cx.project, ground.generation, volume_bytes, &cx.cancel).await;
+        if let Err(error) = read {
+            if error.kind() == ErrorKind::Interrupted {
+                return Err(error);
+            }
+            cx.remark(format!(
+                "the index of what is stored cannot be read, so some of that may be uploaded again: {error}"
+            ));
+        }
+    }
     if ground.learn && !learned.is_loaded() {
-        learn_live(&encoder.project, &learned).await?;
         learn_stored(&encoder.project, &learned).await?;
         learned.loaded();
     }
@@ -50,51 +62,6 @@ pub(super) async fn encoder(cx: &Context<'_>, ground: &Ground) -> Result<Arc<Enc
         encoder.known.heed(Others { learned, forbidden, are_told: *is_shared });
     }
     Ok(Arc::new(encoder))
-}
-
-/// Reads the live index of the round that began the session's generation, or of the one before while that is not
-/// sealed. Every chunk in it was live then, and stays until a round that waits for this session, unless a round under
-/// way condemned it (invariants I4, I6). An index that is damaged or gone costs uploads, not the backup.
-async fn learn_live(project: &Project, learned: &OfGeneration) -> Result<()> {
-    match read_live(project, learned).await {
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            tracing::warn!(%error, "the live index cannot be read; known content may be uploaded again");
-            Ok(())
-        }
-        done => done,
-    }
-}
-
-async fn read_live(project: &Project, learned: &OfGeneration) -> Result<()> {
-    let Some((generation, parts)) = newest_index(project, learned.generation).await? else { return Ok(()) };
-    for part in &parts {
-        if learned.count() >= LEARNED_MAX {
-            break;
-        }
-        // A later round ended: this session has been ended by it, too.
-        let Some(entries) = project.parts(generation).read_table(part).await? else { break };
-        let may_be = |entry: &&TableEntry| is_full_chunk(project, learned.generation, entry);
-        entries.iter().filter(may_be).for_each(|entry| learned.prove(&entry.object));
-    }
-    Ok(())
-}
-
-async fn newest_index(project: &Project, newest: Generation) -> Result<Option<(Generation, Vec<PartRef>)>> {
-    for generation in [newest.0, newest.0.saturating_sub(1)].into_iter().filter(|g| *g > 0) {
-        match project.rounds().look_seal(Generation(generation)).await? {
-            Found::Opens(seal) => return Ok(Some((seal.generation, seal.live_index))),
-            Found::Absent => {}
-            // It may be a seal, and delete what the one before names.
-            Found::Foreign(_) => return Ok(None),
-        }
-    }
-    Ok(None)
-}
-
-fn is_full_chunk(project: &Project, newest: Generation, entry: &TableEntry) -> bool {
-    let (name, size_bytes) = (entry.object.name, u64::from(entry.object.sealed_len_bytes));
-    let may_be = entry.kind == ContentKind::Chunk && name.generation <= newest;
-    may_be && name.variant == 0 && may_have(project, size_bytes)
 }
 
 /// Lists what the generation holds, so that a large backup of known content uploads nothing. What the listing
@@ -179,10 +146,4 @@ fn full_chunk(project: &Project, info: &ObjectInfo) -> Option<(ChunkId, u32)> {
         }
         _ => None,
     }
-}
-
-/// Whether a chunk's object may be so large.
-fn may_have(project: &Project, size_bytes: u64) -> bool {
-    let max = chunk_object_len_bytes_max(project.chunk_size_bytes());
-    (HEADER_LEN_BYTES as u64..=max).contains(&size_bytes)
 }

@@ -13,6 +13,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::backup::live::Live;
 use crate::format::names::ContentName;
 use crate::format::page::ObjectRef;
 use crate::units::{ChunkId, Generation};
@@ -32,6 +33,7 @@ pub(super) struct OfGeneration {
     /// Of the generation itself, shown by a listing and proven by nothing: to be opened before they are used.
     listed: Mutex<HashSet<ChunkId>>,
     is_loaded: AtomicBool,
+    pub live: Live,
 }
 
 impl Learned {
@@ -48,8 +50,8 @@ impl Learned {
 
 impl OfGeneration {
     fn new(generation: Generation) -> Self {
-        let (proven, listed, is_loaded) = Default::default();
-        Self { generation, proven, listed, is_loaded }
+        let (proven, listed, is_loaded, live) = Default::default();
+        Self { generation, proven, listed, is_loaded, live }
     }
 
     /// Whether all was read that tells what there is. Where two sessions begin at once, both read it: none waits for the other.
@@ -73,13 +75,14 @@ impl OfGeneration {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
     }
 
-    pub(super) fn count(&self) -> usize {
-        self.proven().len()
-    }
-
     pub(super) fn proven_of(&self, id: ChunkId) -> Option<ObjectRef> {
-        let (generation, sealed_len_bytes) = self.proven().get(&id).copied()?;
-        Some(ObjectRef { name: ContentName::plain(generation, id), sealed_len_bytes })
+        let proven = self.proven().get(&id).copied();
+        proven
+            .map(|(generation, sealed_len_bytes)| {
+                let name = ContentName::plain(generation, id);
+                ObjectRef { name, sealed_len_bytes }
+            })
+            .or_else(|| self.live.find(&id))
     }
 
     pub(super) fn is_listed(&self, id: &ChunkId) -> bool {

@@ -214,7 +214,7 @@ impl Walk<'_> {
         let Pieces::Chunks(chunks) = &plan.pieces else {
             return Err(Error::internal("a volume that can be read anywhere is no stream"));
         };
-        let encoder = learn::encoder(cx, ground).await?;
+        let encoder = learn::encoder(cx, ground, Some(chunks.total_bytes())).await?;
         cx.progress.phase("backing up", Some(chunks.total_bytes()));
         let (frozen, geometry) = (held.frozen(), chunks.geometry);
         let deltas = plan.deltas.and_then(|deltas| {
@@ -252,7 +252,7 @@ impl Walk<'_> {
         let header = source.header().clone();
         let plan = plan::plan_stream(&self.past(), &header)?;
         cx.remarks(&plan.remarks);
-        let encoder = learn::encoder(cx, ground).await?;
+        let encoder = learn::encoder(cx, ground, header.size_bytes).await?;
         // What a full stream does not mention is zero, whatever was there.
         let base = match plan.is_full_read() {
             false => Arc::clone(&ground.before),

@@ -6,6 +6,7 @@ pub mod bundle;
 pub(crate) mod context;
 pub mod envelope;
 pub mod gc;
+pub mod live;
 pub mod lost;
 pub mod names;
 pub mod page;
@@ -36,7 +37,7 @@ pub const SMALL_CHUNK_DIVISOR: u32 = 64;
 pub const RECORD_LEN_BYTES_MAX: usize = 1 << 20;
 /// Most bytes in a gc part's plaintext (§3).
 pub const GC_PART_LEN_BYTES_MAX: usize = 8 << 20;
-/// Most entries of a condemned table, and of a live index (§3).
+/// Most entries of a condemned table (§3).
 pub const GC_ENTRIES_MAX: usize = 1 << 21;
 /// Most names in one record of what was lost, and most such records that are read (§3).
 pub const LOST_NAMES_MAX: usize = 1 << 14;

@@ -38,6 +38,11 @@ pub fn encode(entries: &[TableEntry]) -> Vec<u8> {
     out
 }
 
+/// Reads as many entries as the bytes have.
+pub fn decode_all(bytes: &[u8]) -> Result<Vec<TableEntry>> {
+    decode(bytes, (bytes.len() / ENTRY_LEN_BYTES) as u32)
+}
+
 /// Reads a part that must have so many entries.
 pub fn decode(bytes: &[u8], entries: u32) -> Result<Vec<TableEntry>> {
     let (found, rest) = bytes.as_chunks::<ENTRY_LEN_BYTES>();

@@ -2,23 +2,24 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
+use std::iter;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::cancel::Cancel;
 use crate::error::{ErrorKind, Result};
-use crate::format::GC_ENTRIES_MAX;
 use crate::format::lost::LostName;
 use crate::format::names::{ContentKind, ContentName};
 use crate::format::page::{ObjectRef, Page, PageRef};
 use crate::format::roster::RosterEntry;
-use crate::format::table::TableEntry;
 use crate::plan::marks::{Marks, fingerprint};
 use crate::plan::pieces::Pieces;
+use crate::prune::live::Live;
 use crate::prune::survey::{Known, Survey, stopped};
 use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
 use crate::repo::log::LogEntry;
+use crate::repo::scratch::Scratch;
 use crate::repo::walk::{Node, Tree, Visit, Walk, Walker};
 use crate::units::{Generation, Sequence, VolumeNumber};
 
@@ -26,8 +27,6 @@ use crate::units::{Generation, Sequence, VolumeNumber};
 const OUTCOMES_AHEAD_MAX: usize = 8;
 /// Pages that are remembered as walked (about 30 MiB). Beyond, all are forgotten and some read again.
 const PAGES_SEEN_MAX: usize = 1 << 19;
-/// Full chunks that the live index names. A backup remembers fewer.
-const LIVE_MAX: usize = GC_ENTRIES_MAX / 4;
 
 /// What makes two pages the same: a page of another count does not decode.
 type PageKey = (ContentName, u8, u16);
@@ -35,8 +34,8 @@ type PageKey = (ContentName, u8, u16);
 /// The references found so far, and the snapshots they are of.
 pub(super) struct Marker {
     pub(super) marks: Marks,
-    /// Full chunks that are referenced, each once.
-    pub(super) live: Vec<TableEntry>,
+    /// Full chunks without variant that are referenced, each once.
+    pub(super) live: Live,
     /// Pieces that are referenced.
     pub(super) pieces: Pieces,
     /// Pages read.
@@ -117,10 +116,10 @@ impl Walker for Marking<'_> {
 }
 
 impl Marker {
-    pub(super) fn new(marks_max: usize) -> Self {
+    pub(super) fn new(marks_max: usize, scratch: Scratch) -> Self {
         Self {
             marks: Marks::new(marks_max),
-            live: Vec::new(),
+            live: Live::new(scratch),
             pieces: Pieces::default(),
             pages: 0,
             made_in: None,
@@ -139,6 +138,7 @@ impl Marker {
     pub(super) fn only_look(&mut self, left_out: &[(VolumeNumber, Sequence)]) {
         self.left_out.extend(left_out);
         self.only_looks = true;
+        self.live.only_count();
     }
 
     /// Begins with the first pass, given the newest seal. Marks that tell about every name are kept, unless somebody else sealed a round since: it may
@@ -286,16 +286,14 @@ impl Marker {
     fn leaf(&mut self, page: &Page) {
         for chunk in &page.refs {
             let PageRef::Stored { object, closure, .. } = chunk else { continue };
-            let new = self.mark(ContentKind::Chunk, &object.name);
-            self.piece(object);
             // A live ref keeps all that it takes to decode it.
-            for base in closure {
-                self.mark(ContentKind::Chunk, &base.name);
-                self.piece(base);
-            }
-            let full = closure.is_empty() && object.name.variant == 0 && object.name.offset_bytes.is_none();
-            if new && full && self.live.len() < LIVE_MAX {
-                self.live.push(TableEntry { kind: ContentKind::Chunk, object: *object });
+            for object in iter::once(object).chain(closure) {
+                let new = self.mark(ContentKind::Chunk, &object.name);
+                self.piece(object);
+                // An object below `chunks/` is always full.
+                if new && object.name.variant == 0 && object.name.offset_bytes.is_none() {
+                    self.live.add(object);
+                }
             }
         }
     }
@@ -316,10 +314,7 @@ impl Marker {
         let new = self.marks.insert(&name.object());
         if self.marks.first_bytes() != before {
             // What was dropped is found again by the pass that marks it.
-            let marks = &self.marks;
-            self.live.retain(|entry| {
-                !before.contains(&u16::from(entry.object.name.id.0[0])) || marks.covers(&entry.object.name)
-            });
+            self.live.forget_range(self.marks.first_bytes().end..before.end);
         }
         self.marks_most = self.marks_most.max(self.marks.len());
         new

@@ -5,7 +5,7 @@
 //! its generation; it waits for every session of older generations; only then it looks, completely, at what is
 //! referenced; and only what it condemned and nobody references is deleted, under names that are never made again.
 //!
-//! One file is one step: `survey` (confirmed catalog and logs), `mark` (what is referenced), `unmarked` (what is
+//! One file is one step: `survey` (confirmed catalog and logs), `mark` (what is referenced), `live` (what of it the live index has), `unmarked` (what is
 //! not), `lost` (what is missing), `settle` (sessions under way), `round` (begin, seal, end), `others` (what another
 //! prune left), `remove` (deleting), `cleanup` (small objects that nobody needs), `sweep` (what crashes left), `creates` (whether
 //! the store decides races), `room` (where the store is full). Time is
@@ -13,6 +13,7 @@
 
 mod cleanup;
 mod creates;
+mod live;
 mod lost;
 mod mark;
 mod others;
@@ -34,6 +35,7 @@ use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::GC_ENTRIES_MAX;
 use crate::format::gc::DoneRecord;
+use crate::format::table::ENTRIES_PER_PART_MAX;
 use crate::plan::lease::LEASE_DEFAULT;
 use crate::plan::marks::MARKS_MAX;
 use crate::progress::Progress;
@@ -85,6 +87,8 @@ pub struct PruneOptions {
     pub pause: Arc<dyn Pause>,
     /// References remembered at once; beyond it the manifests are walked in several passes.
     pub marks_max: usize,
+    /// Entries of one part of a live index.
+    pub live_part_entries_max: usize,
     /// Objects that one round condemns; more are left to the next round.
     pub condemned_max: usize,
 }
@@ -98,6 +102,7 @@ impl Default for PruneOptions {
             wait: true,
             pause: Arc::new(RealTime),
             marks_max: MARKS_MAX,
+            live_part_entries_max: ENTRIES_PER_PART_MAX,
             condemned_max: GC_ENTRIES_MAX,
         }
     }
@@ -143,7 +148,7 @@ pub async fn run(
 ) -> Result<PruneReport> {
     let (started, before) = (Instant::now(), project.repository().store().ledger());
     let mut prune = Prune {
-        marker: Marker::new(options.marks_max),
+        marker: Marker::new(options.marks_max, project.repository().cache.scratch()),
         known: Known::default(),
         begun: None,
         carried_out: None,
@@ -256,7 +261,8 @@ impl Prune {
             };
             let looked = self.look(rounds.newest, last_seal).await;
             if let Some(found) = self.unless_overtaken(rounds.newest, looked).await? {
-                self.report.estimate(found.entries.len(), self.marker.live.len());
+                let live_parts = self.marker.live.parts(self.cx.options.live_part_entries_max);
+                self.report.estimate(found.entries.len(), live_parts);
                 return Ok(());
             }
         }

@@ -136,7 +136,7 @@ impl PruneReport {
             && self.locked.objects == 0
     }
 
-    pub(super) fn estimate(&mut self, kept: usize, live: usize) {
+    pub(super) fn estimate(&mut self, kept: usize, live_parts: usize) {
         let parts = |entries: usize, each: usize| entries.div_ceil(each) as u64;
         self.deletes_to_come = self.unreferenced.objects;
         if self.unreferenced.objects > 0 {
@@ -144,7 +144,7 @@ impl PruneReport {
             self.puts_to_come = 3
                 + parts(kept, PREFIXES_PER_PART_MAX)
                 + parts(kept, ENTRIES_PER_PART_MAX)
-                + parts(live, ENTRIES_PER_PART_MAX)
+                + live_parts as u64
                 + parts(self.volumes as usize, VOLUMES_PER_PART_MAX);
             self.lists_to_come = self.ledger.list_requests.max(self.volumes + 2);
         }

@@ -261,8 +261,7 @@ impl Prune {
             true => Vec::new(),
             false => {
                 let unfit = unfit_for_index(&self.cx).await?;
-                self.marker.live.retain(|entry| !unfit.contains(&entry.object.name));
-                self.cx.project.parts(generation).put_table(&self.marker.live).await?
+                self.marker.live.put(&self.cx, generation, unfit).await?
             }
         };
         let parts = self.cx.project.parts(generation).put_roster(&roster).await?;

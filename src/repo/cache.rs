@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use crate::format::ObjectName;
+use crate::repo::scratch::Scratch;
 use crate::store::Stamp;
 use crate::units::hex;
 
@@ -36,6 +37,11 @@ impl Cache {
     /// Where the copies are, for people.
     pub(super) fn dir(&self) -> Option<&Path> {
         self.dir.as_deref()
+    }
+
+    /// Room for what an operation puts down, on the disk that has the copies.
+    pub(crate) fn scratch(&self) -> Scratch {
+        Scratch::new(self.dir())
     }
 
     /// A page, whatever store it is from: its id says what it holds.

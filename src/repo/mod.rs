@@ -29,6 +29,7 @@ pub mod roles;
 pub(crate) mod roster;
 pub(crate) mod rounds;
 pub(crate) mod row;
+pub(crate) mod scratch;
 pub mod session;
 pub(crate) mod slot;
 mod stored;

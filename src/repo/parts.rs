@@ -77,6 +77,13 @@ impl Keeping<Parts<'_>> {
         Ok(parts)
     }
 
+    /// Uploads one part of a live index.
+    pub(crate) async fn put_live(self, entries: Vec<TableEntry>) -> Result<PartRef> {
+        let count = entries.len();
+        let plain = cpu::run(move || Ok(table::encode(&entries))).await?;
+        self.put_part(plain, count).await
+    }
+
     /// Uploads a roster, ascending by volume.
     pub(crate) async fn put_roster(self, roster: &[RosterEntry]) -> Result<Vec<RosterPart>> {
         let mut parts = Vec::new();

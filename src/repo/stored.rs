@@ -85,7 +85,9 @@ async fn some(
     let after = match range.after {
         After::Start((0, 0)) => None,
         After::Start((g, first)) => {
-            Some(generation_prefix(name, kind, Generation(g), u8::try_from(first).ok()))
+            // The folder itself, which is before all that is in it: a key does not end in a slash.
+            let folder = generation_prefix(name, kind, Generation(g), u8::try_from(first).ok());
+            Some(folder.trim_end_matches('/').to_owned())
         }
         After::Name(content) => Some(ObjectName::content(name, kind, content).to_string()),
     };

@@ -7,10 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cuttle::backup::BackupReport;
+use cuttle::format::gc::PartRef;
 use cuttle::format::lost::{LostName, LostRecord};
 use cuttle::format::names::{ContentKind, ContentName};
 use cuttle::format::record::{ForgetRecord, NoteRecord, OpenRecord};
 use cuttle::format::roster::RosterEntry;
+use cuttle::format::table;
 use cuttle::format::{ObjectName, PageRef};
 use cuttle::keys::Unlock;
 use cuttle::repo::{Environment, InitOptions, Keeper, Repository};
@@ -217,6 +219,19 @@ async fn round(hand: &ByHand) {
         unfinished: Vec::new(),
     };
     let said = [live(1, 4, &[1, 4]), live(2, 2, &[1, 2]), live(3, 1, &[1]), live(4, 2, &[1, 2])];
-    hand.put_seal(Generation(1), Vec::new(), &said).await;
+    let live_index = live_index(hand).await;
+    hand.put_seal(Generation(1), Vec::new(), live_index, &said).await;
     hand.end_round(1).await;
+}
+
+/// In two parts.
+async fn live_index(hand: &ByHand) -> Vec<PartRef> {
+    let mut lower = hand.full_chunks().await;
+    let upper = lower.split_off(lower.partition_point(|entry| entry.object.name.id.0[0] < 128));
+    let mut parts = Vec::new();
+    for part in [lower, upper] {
+        assert!(!part.is_empty());
+        parts.push(hand.put_part(Generation(1), &table::encode(&part), part.len() as u32).await);
+    }
+    parts
 }

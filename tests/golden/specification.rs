@@ -195,22 +195,54 @@ impl<'a> Reader<'a> {
         names
     }
 
+    /// A part of one of a round's tables (§8.2), as its record names it, and how many entries it has.
+    fn part(&self, g: u32, fields: &mut Fields<'_>) -> (Vec<u8>, u32) {
+        let (id, sealed_len_bytes, entries) = (fields.take(32), fields.u32(), fields.u32());
+        let hex: String = id.iter().map(|b| format!("{b:02x}")).collect();
+        let name = format!("gc/parts/{g:010}/{hex}");
+        let object = fs::metadata(self.at.join(format!("projects/{}/{name}", self.project))).expect("there");
+        assert_eq!(object.len(), u64::from(sealed_len_bytes));
+        let part = self.plain(&name, None);
+        assert_eq!(blake3::keyed_hash(&self.page_id_key, &part).as_bytes()[..], id[..], "{name}");
+        (part, entries)
+    }
+
+    /// The live index of a seal (§8.2): the ids of the chunks that it names, all of which are there.
+    fn live_index(&self, g: u32) -> Vec<Vec<u8>> {
+        let seal = self.plain(&format!("gc/{g:010}.seal"), None);
+        let mut fields = Fields(&seal);
+        fields.take(4);
+        (0..fields.u64()).for_each(|_| drop(fields.take(4 + 32 + 4 + 4)));
+        let (count, mut ids) = (fields.u64(), Vec::new());
+        for number in 0..count {
+            let (part, entries) = self.part(g, &mut fields);
+            let mut fields = Fields(&part);
+            for _ in 0..entries {
+                assert_eq!(fields.take(8), [0; 8], "a chunk");
+                let (id, generation, variant, len) =
+                    (fields.take(32), fields.u32(), fields.u32(), fields.u32());
+                assert_eq!((variant, fields.u32()), (0, 0));
+                assert_eq!(u64::from(id[0]) * count / 256, number, "the first bits are the part's number");
+                let hex: String = id.iter().map(|b| format!("{b:02x}")).collect();
+                let name = format!("projects/{}/chunks/{generation:010}/{}/{hex}", self.project, &hex[..2]);
+                assert_eq!(fs::metadata(self.at.join(&name)).expect(&name).len(), u64::from(len));
+                ids.push(id);
+            }
+            fields.end();
+        }
+        assert!(ids.is_sorted_by(|a, b| a < b), "ascending");
+        ids
+    }
+
     /// What a seal says of each volume's log (§8.2): number, high water, live.
     fn roster(&self, g: u32) -> Vec<(u32, u32, Vec<u32>)> {
         let seal = self.plain(&format!("gc/{g:010}.seal"), None);
         let mut fields = Fields(&seal);
         assert_eq!(fields.u32(), g);
-        let parts: Vec<_> =
-            (0..fields.u64()).map(|_| (fields.u32(), fields.take(32), fields.u32(), fields.u32())).collect();
         let mut roster = Vec::new();
-        for (last_volume, id, sealed_len_bytes, entries) in parts {
-            let hex: String = id.iter().map(|b| format!("{b:02x}")).collect();
-            let name = format!("gc/parts/{g:010}/{hex}");
-            let object =
-                fs::metadata(self.at.join(format!("projects/{}/{name}", self.project))).expect("there");
-            assert_eq!(object.len(), u64::from(sealed_len_bytes));
-            let part = self.plain(&name, None);
-            assert_eq!(blake3::keyed_hash(&self.page_id_key, &part).as_bytes()[..], id[..], "{name}");
+        for _ in 0..fields.u64() {
+            let last_volume = fields.u32();
+            let (part, entries) = self.part(g, &mut fields);
             let mut fields = Fields(&part);
             assert_eq!(fields.u64(), u64::from(entries));
             for _ in 0..entries {
@@ -438,6 +470,7 @@ fn a_reader_made_from_the_specification_alone_reads_the_golden_repository() {
     let reader = Reader::open(&at, "default");
     let said = [(1, 4, vec![1, 4]), (2, 2, vec![1, 2]), (3, 1, vec![1]), (4, 2, vec![1, 2])];
     assert_eq!(reader.roster(1), said);
+    assert!(reader.live_index(1).len() > 10);
     let bundles = files(&at.join("projects/default/bundles"));
     let pieces = bundles.iter().flat_map(|bundle| reader.pieces(bundle));
     assert!(pieces.filter(|(.., is_delta)| *is_delta).count() >= 3);

@@ -4,6 +4,7 @@ use std::alloc::System;
 
 use cap::Cap;
 
+mod live_index;
 mod manifests;
 mod streams;
 #[path = "../support/mod.rs"]

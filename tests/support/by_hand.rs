@@ -10,6 +10,7 @@ use cuttle::codec::{self, Base, Bundle, Piece, Place, Sealed};
 use cuttle::format::bundle::DeltaParts;
 use cuttle::format::gc::RosterPart;
 use cuttle::format::gc::{BeginRecord, Condemned, DoneRecord, PartRef, SealRecord};
+use cuttle::format::live;
 use cuttle::format::names::{ContentKind, ContentName};
 use cuttle::format::page::{ObjectRef, Page, PageRef, count_of_page};
 use cuttle::format::record::{
@@ -247,27 +248,34 @@ impl ByHand {
     /// Seals a round that deletes these, with the roster of another or none.
     pub async fn seal_round(&self, generation: u32, deleted: &[TableEntry], roster: Vec<RosterEntry>) {
         let generation = Generation(generation);
-        let plain = table::encode(deleted);
-        let id = self.page_id(&plain);
-        let part = ObjectName::GcPart(self.project.clone(), generation, id);
-        let sealed_len_bytes = self.put_plain(&part, &plain).await;
-        let deleted = vec![PartRef { id, sealed_len_bytes, entries: deleted.len() as u32 }];
-        self.put_seal(generation, deleted, &roster).await;
+        let deleted = vec![self.put_part(generation, &table::encode(deleted), deleted.len() as u32).await];
+        self.put_seal(generation, deleted, Vec::new(), &roster).await;
     }
 
     /// Seals a round, with what its roster says in parts.
-    pub async fn put_seal(&self, generation: Generation, deleted: Vec<PartRef>, said: &[RosterEntry]) {
+    pub async fn put_seal(
+        &self,
+        generation: Generation,
+        deleted: Vec<PartRef>,
+        live_index: Vec<PartRef>,
+        said: &[RosterEntry],
+    ) {
         let mut roster = Vec::new();
         for entries in roster::parts_of(said) {
             let plain = roster::encode(entries).expect("encodes");
-            let id = self.page_id(&plain);
-            let name = ObjectName::GcPart(self.project.clone(), generation, id);
-            let sealed_len_bytes = self.put_plain(&name, &plain).await;
-            let part = PartRef { id, sealed_len_bytes, entries: entries.len() as u32 };
+            let part = self.put_part(generation, &plain, entries.len() as u32).await;
             roster.extend(entries.last().map(|last| RosterPart { last_volume: last.volume, part }));
         }
         let seal = ObjectName::GcSeal(self.project.clone(), generation);
-        self.put_record(&seal, &SealRecord { generation, roster, live_index: Vec::new(), deleted }).await;
+        self.put_record(&seal, &SealRecord { generation, roster, live_index, deleted }).await;
+    }
+
+    /// Puts a part of a table, whatever it says.
+    pub async fn put_part(&self, generation: Generation, plain: &[u8], entries: u32) -> PartRef {
+        let id = self.page_id(plain);
+        let part = ObjectName::GcPart(self.project.clone(), generation, id);
+        let sealed_len_bytes = self.put_plain(&part, plain).await;
+        PartRef { id, sealed_len_bytes, entries }
     }
 
     /// Forgets a snapshot, whatever anybody thinks of it.
@@ -297,7 +305,22 @@ impl ByHand {
 
     /// The names of all chunks, pages and bundles that live snapshots need, found by walking every tree in full.
     pub async fn reachable(&self) -> BTreeSet<String> {
-        let mut needed = BTreeSet::new();
+        self.needed().await.into_keys().collect()
+    }
+
+    /// All full chunks without a variant that live snapshots need, ascending by id.
+    pub async fn full_chunks(&self) -> Vec<TableEntry> {
+        let is_full = |o: &ObjectRef| o.name.variant == 0 && o.chunk_kind() == ContentKind::Chunk;
+        let needed = self.needed().await.into_iter();
+        let chunks =
+            needed.filter(|(name, _)| matches!(ObjectName::parse(name), Some(ObjectName::Chunk(..))));
+        let full = chunks.map(|(_, object)| object).filter(is_full);
+        live::in_order(full.map(|object| TableEntry { kind: ContentKind::Chunk, object }).collect())
+    }
+
+    /// The same with what manifests say of them.
+    async fn needed(&self) -> BTreeMap<String, ObjectRef> {
+        let mut needed = BTreeMap::new();
         for snapshot in self.live().await {
             let chunks = snapshot.size_bytes.div_ceil(u64::from(snapshot.chunk_size_bytes));
             let mut level: Vec<(u64, Page)> = vec![(0, snapshot.root_page().expect("a root"))];
@@ -306,7 +329,7 @@ impl ByHand {
                     for object in page_ref.objects() {
                         let kind = if page.level == 0 { object.chunk_kind() } else { ContentKind::Page };
                         let name = ObjectName::content(&self.project, kind, object.name);
-                        needed.insert(name.to_string());
+                        needed.insert(name.to_string(), *object);
                         if page.level > 0 {
                             let number = number * 1024 + at as u64;
                             let count = count_of_page(chunks, page.level - 1, number);

@@ -113,7 +113,7 @@ async fn a_round_that_calls_over_what_nobody_forgot_deletes_nothing() {
         live: Vec::new(),
         unfinished: Vec::new(),
     };
-    hand.put_seal(Generation(1), Vec::new(), &[entry(1, 3), entry(2, 2)]).await;
+    hand.put_seal(Generation(1), Vec::new(), Vec::new(), &[entry(1, 3), entry(2, 2)]).await;
     hand.end_round(1).await;
     let before = names(&*world.objects, "").await;
     let error = prune_on(&world.project().await, world.options()).await.expect_err("stopped");

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use cuttle::format::names::ContentName;
 use cuttle::prune::PruneOptions;
+use cuttle::units::{ChunkId, Generation};
 
 use super::world::{World, connect, prune_on};
-use crate::support::by_hand::names;
+use crate::support::by_hand::{names, put};
 use crate::support::fault_store::OpKind;
 use crate::support::repo::environment;
 
@@ -65,6 +67,24 @@ async fn a_dry_run_tells_what_would_go_and_writes_nothing() {
     assert_eq!(told.unreferenced, done.deleted());
     assert_eq!(told.deletes_to_come, done.deleted().objects);
     assert!(told.dry_run && told.is_idle() && told.puts_to_come >= 6, "{told:?}");
+}
+
+/// More names than one batch of a listing has, so that what is left is cut and listed side by side.
+#[tokio::test]
+async fn a_large_project_is_listed_whole() {
+    const LOOSE: u64 = 35_000;
+    let world = World::usual().await;
+    let hand = world.by_hand().await;
+    let before = hand.contents().await.len() as u64;
+    for n in 0..LOOSE {
+        let id = ChunkId(*blake3::hash(&n.to_le_bytes()).as_bytes());
+        let name = hand.chunk_name(ContentName::plain(Generation(0), id));
+        put(&*world.objects, &name.to_string(), vec![0]).await;
+    }
+    let report = world.prune().await;
+    assert_eq!(report.stored.map(|stored| stored.objects), Some(before + LOOSE), "{report:?}");
+    assert_eq!(report.deleted_chunks.objects, LOOSE, "{report:?}");
+    world.check("after many were deleted").await;
 }
 
 #[tokio::test]
