@@ -32,8 +32,9 @@ Where the store's times contradict those that the backups' hosts wrote down by m
 copied), lie in the future or run against the sequence, nothing of that volume is forgotten until --times says whose count.
 
 A policy never takes what is protected (`cuttle protect`), nor what the next incremental is based on, and so leaves each
-volume one snapshot at least. By name anything goes that is not protected; what the next backup will miss is said. SNAPSHOT
-is VOLUME@latest, VOLUME@SEQ, VOLUME@SNAPNAME, or the first digits of an id.
+volume one snapshot at least, nor what a clone that stays was cloned from: without it, the clone comes back whole. By name
+anything goes that is not protected; what the next backup will miss is said. SNAPSHOT is VOLUME@latest, VOLUME@SEQ,
+VOLUME@SNAPNAME, or the first digits of an id.
 
 What only forgotten snapshots needed is freed by the next prune. A forgotten snapshot cannot be brought back.
 

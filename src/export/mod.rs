@@ -192,7 +192,7 @@ fn planner(
         (None, Existing::Content(content)) => {
             Found::Content(LocalReader::new(project.clone(), content, budget.clone()))
         }
-        (None, Existing::Nothing) => Found::Nothing,
+        (None, Existing::Nothing | Existing::Backup(_)) => Found::Nothing,
     };
     Planner::new(project, snapshot, found, budget, cancel)
 }

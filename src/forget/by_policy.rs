@@ -1,14 +1,18 @@
 //! Forgetting by policy: every volume for itself, then everything that nothing keeps.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forget::{Fate, ForgetReport, Judged, carry_out};
 use crate::format::record::VolumeRecord;
-use crate::plan::retention::{Candidate, Decision, Policy, decide};
+use crate::plan::family::Point;
+use crate::plan::retention::{Candidate, Decision, Policy, decide, origins};
 use crate::plan::times::{Contradiction, Timed, Times, contradictions, may_be_in_the_future};
 use crate::repo::Keeper;
+use crate::repo::catalog::Catalog;
 use crate::repo::history::SnapshotEntry;
 
 /// Volumes looked at once. Each holds its snapshots' root pages meanwhile, 48 KiB or less for each.
@@ -44,31 +48,94 @@ pub async fn by_policy(
     volumes.sort_by(|a, b| a.name.cmp(&b.name));
     let mut report = ForgetReport::new(project, dry_run);
     let stop = &cancel;
+    let mut hanging = Hanging::default();
     let mut judged = stream::iter(volumes)
         .map(|volume| async move {
             stop.check()?;
             match project.history(volume).all().await {
-                Ok(snapshots) => match believed(project, policy.times, &snapshots, dry_run).await? {
-                    Ok(()) => Ok((volume, Ok(judge(policy, &snapshots)))),
-                    Err(e) => Ok((volume, Err(e))),
-                },
-                Err(e) if e.kind() == ErrorKind::Corrupt => Ok((volume, Err(e))),
+                Ok(snapshots) => {
+                    let hanging = Hanging::of(&snapshots);
+                    match believed(project, policy.times, &snapshots, dry_run).await? {
+                        Ok(()) => Ok((volume, hanging, Ok(judge(policy, &snapshots)))),
+                        Err(e) => Ok((volume, hanging, Err(e))),
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::Corrupt => Ok((volume, Hanging::default(), Err(e))),
                 Err(e) => Err(e),
             }
         })
         .buffered(VOLUMES_INFLIGHT_MAX);
-    while let Some((volume, judged)) = judged.try_next().await? {
+    while let Some((volume, found, judged)) = judged.try_next().await? {
+        hanging.add(found);
         match judged {
             Ok(judged) => report.snapshots.extend(judged),
             Err(e) => report.failures.push((volume.name.clone(), e)),
         }
     }
     drop(judged);
+    let going: BTreeSet<Point> = report.snapshots.iter().filter(|j| goes(j)).map(Judged::point).collect();
+    if !hanging.others.is_disjoint(&going) {
+        for volume in catalog.entries().iter().filter(|v| !policy.is_for_volume(&v.name)) {
+            cancel.check()?;
+            match project.history(volume).all().await {
+                Ok(snapshots) => hanging.add(Hanging::of(&snapshots)),
+                // What its damaged record hung on is not known; without that, it comes back whole.
+                Err(e) if e.kind() == ErrorKind::Corrupt => report.failures.push((volume.name.clone(), e)),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    keep_origins(&mut report.snapshots, &going, &hanging, &catalog);
     if !dry_run {
         carry_out(project, &mut report.snapshots, &cancel, || Fate::Kept).await?;
     }
     report.ledger = project.repository().store().ledger() - before;
     Ok(report)
+}
+
+fn goes(judged: &Judged) -> bool {
+    matches!(judged.fate, Fate::Forgotten)
+}
+
+/// Which live snapshots hang on which.
+#[derive(Default)]
+struct Hanging {
+    origins: BTreeMap<Point, Point>,
+    /// Those that were read from a snapshot which others made: what clones of other volumes may hang on. Of cuttle's own, which goes once
+    /// the next is there, nobody makes clones.
+    others: BTreeSet<Point>,
+}
+
+impl Hanging {
+    fn of(snapshots: &[SnapshotEntry]) -> Self {
+        let at = |entry: &SnapshotEntry| (entry.snapshot.volume, entry.snapshot.sequence);
+        let origin = |entry: &SnapshotEntry| {
+            let origin = entry.snapshot.origin.as_ref()?;
+            Some((at(entry), (origin.volume, origin.sequence)))
+        };
+        let is_others = |entry: &&SnapshotEntry| {
+            entry.snapshot.point.as_ref().is_some_and(|point| !point.own && point.rbd_snap_id != 0)
+        };
+        Self {
+            origins: snapshots.iter().filter_map(origin).collect(),
+            others: snapshots.iter().filter(is_others).map(at).collect(),
+        }
+    }
+
+    fn add(&mut self, mut other: Self) {
+        self.origins.append(&mut other.origins);
+        self.others.append(&mut other.others);
+    }
+}
+
+/// What clones that stay hang on stays, too.
+fn keep_origins(snapshots: &mut [Judged], going: &BTreeSet<Point>, hanging: &Hanging, catalog: &Catalog) {
+    let kept = origins::hung_on(going, &hanging.origins);
+    for judged in snapshots.iter_mut() {
+        let Some((volume, sequence)) = kept.get(&judged.point()) else { continue };
+        let name = catalog.by_number(*volume).map_or_else(|| volume.0.to_string(), |v| v.name.clone());
+        (judged.fate, judged.reasons) = (Fate::Kept, vec![format!("origin of {name}@{sequence}")]);
+    }
 }
 
 /// What becomes of a volume's live snapshots, oldest first. Those that the policy is not for are left out.

@@ -12,6 +12,7 @@ use futures::{TryStreamExt, stream};
 
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
+use crate::plan::family::Point;
 use crate::repo::Keeper;
 use crate::repo::history::SnapshotEntry;
 use crate::repo::notes::{Forgotten, Noted};
@@ -102,6 +103,10 @@ impl Judged {
             fate,
             reasons,
         }
+    }
+
+    fn point(&self) -> Point {
+        (self.noted.volume, self.noted.sequence)
     }
 
     /// `vms/db@14`

@@ -3,6 +3,7 @@
 pub mod ahead;
 pub(crate) mod bundles;
 pub mod delta;
+pub mod family;
 pub mod lease;
 pub mod level;
 pub mod marks;

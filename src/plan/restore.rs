@@ -67,6 +67,8 @@ pub struct Fetch {
     pub chunk: PageRef,
     /// Of its plaintext.
     pub len_bytes: u32,
+    /// Whether the target reads as zeros in all these places: then zeros within need not be written, and what is thin stays so.
+    pub onto_zeros: bool,
     /// Ascending; at least one.
     pub offsets_bytes: Vec<u64>,
 }
@@ -194,7 +196,7 @@ impl Planner {
             (None, Some(Local::Zero)) => self.keep(1, range),
             (Some(id), Some(Local::Content(held))) if id == held => self.keep(1, range),
             (None, _) => self.zero(1, range),
-            (Some(id), _) => self.fetch(id, wanted, range),
+            (Some(_), local) => self.fetch(wanted, local == Some(Local::Zero), range),
         }
     }
 
@@ -224,12 +226,14 @@ impl Planner {
         }
     }
 
-    fn fetch(&mut self, id: ChunkId, chunk: &PageRef, range_bytes: Range<u64>) {
+    fn fetch(&mut self, chunk: &PageRef, onto_zeros: bool, range_bytes: Range<u64>) {
+        let Some(id) = chunk.id() else { return };
         let len_bytes = (range_bytes.end - range_bytes.start) as u32;
         let totals = &mut self.plan.totals;
         totals.fetch += Amount { chunks: 1, bytes: u64::from(len_bytes) };
         let at = *self.fetched.entry((id, len_bytes)).or_insert(self.plan.actions.len());
         if let Some(Action::Fetch(fetch)) = self.plan.actions.get_mut(at) {
+            fetch.onto_zeros &= onto_zeros;
             fetch.offsets_bytes.push(range_bytes.start);
             return;
         }
@@ -237,7 +241,12 @@ impl Planner {
         totals.objects += chunk.objects().count() as u64;
         totals.sealed_bytes += chunk.objects().map(|o| u64::from(o.sealed_len_bytes)).sum::<u64>();
         let offsets_bytes = vec![range_bytes.start];
-        self.plan.actions.push(Action::Fetch(Fetch { chunk: chunk.clone(), len_bytes, offsets_bytes }));
+        self.plan.actions.push(Action::Fetch(Fetch {
+            chunk: chunk.clone(),
+            len_bytes,
+            onto_zeros,
+            offsets_bytes,
+        }));
     }
 }
 
@@ -385,6 +394,7 @@ mod tests {
         let fetch = std::mem::discriminant(&Action::Fetch(Fetch {
             chunk: PageRef::Zero,
             len_bytes: 0,
+            onto_zeros: false,
             offsets_bytes: Vec::new(),
         }));
         for pair in pieces.windows(2) {

@@ -4,6 +4,8 @@
 //! the time of each commit, never by a writer's clock, unless that is asked for (`plan/times.rs`). "Now" is the volume's newest
 //! commit: a volume that is no longer backed up does not lose its snapshots to the passing of time.
 
+pub(crate) mod origins;
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -173,6 +173,9 @@ api! {
         fn rbd_image_options_set_string(Handle, c_int, *const c_char) -> c_int;
         fn rbd_image_options_set_uint64(Handle, c_int, u64) -> c_int;
         fn rbd_create4(Handle, *const c_char, u64, Handle) -> c_int;
+        fn rbd_clone3(
+            Handle, *const c_char, *const c_char, Handle, *const c_char, Handle,
+        ) -> c_int;
         fn rbd_remove(Handle, *const c_char) -> c_int;
         fn rbd_rename(Handle, *const c_char, *const c_char) -> c_int;
         fn rbd_migration_status(Handle, *const c_char, *mut MigrationStatus, usize) -> c_int;
@@ -183,6 +186,7 @@ api! {
         fn rbd_open_by_id_read_only(Handle, *const c_char, *mut Handle, *const c_char) -> c_int;
         fn rbd_close(Handle) -> c_int;
         fn rbd_get_id(Handle, *mut c_char, usize) -> c_int;
+        fn rbd_get_name(Handle, *mut c_char, *mut usize) -> c_int;
         fn rbd_stat(Handle, *mut ImageInfo, usize) -> c_int;
         fn rbd_get_size(Handle, *mut u64) -> c_int;
         fn rbd_get_features(Handle, *mut u64) -> c_int;

@@ -212,3 +212,14 @@ impl Image {
         check(code, || format!("{}: {}", self.label, doing())).map(|_| ())
     }
 }
+
+/// What an image is called in the cluster now, escaped; one that is opened by its id may have been renamed.
+pub fn name_now(image: &Image) -> Result<String> {
+    let mut buf = [0_u8; 4096];
+    let mut len = buf.len();
+    // SAFETY: an open image; writes at most `len` bytes with a NUL.
+    let code = unsafe { (image.api.rbd_get_name)(image.handle, buf.as_mut_ptr().cast(), &mut len) };
+    image.check(code, || "reading its name".to_owned())?;
+    // SAFETY: a NUL-terminated string on success.
+    Ok(unsafe { name::taken(buf.as_ptr().cast()) })
+}

@@ -165,7 +165,7 @@ impl KeptChunks {
 
     /// Memory that a fetch takes: more than half of all is never asked for, so that it is there one day.
     fn cost(&self, chunk: &PageRef, len_bytes: u32) -> u64 {
-        let fetch = Fetch { chunk: chunk.clone(), len_bytes, offsets_bytes: Vec::new() };
+        let fetch = Fetch { chunk: chunk.clone(), len_bytes, onto_zeros: false, offsets_bytes: Vec::new() };
         fetch_bytes(&fetch, self.project.chunk_size_bytes()).min(self.fetch_bytes_max)
     }
 

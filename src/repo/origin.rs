@@ -49,6 +49,17 @@ impl Session {
     }
 }
 
+/// What a clone's snapshot names as its origin, as long as that is live.
+pub async fn of(project: &Project, snapshot: &Snapshot) -> Result<Option<Found>> {
+    let Some(origin) = &snapshot.origin else { return Ok(None) };
+    let catalog = project.volumes().once().await?;
+    let Some(volume) = catalog.by_number(origin.volume).cloned() else { return Ok(None) };
+    match project.history(&volume).at(&origin.sequence.0.to_string()).await {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(None),
+        found => Ok(Some(found?).filter(|f| f.snapshot_id == origin.snapshot_id).map(|f| (volume, f))),
+    }
+}
+
 /// The newest snapshot that was read from one snapshot of an image, as it is listed: for who references nothing.
 pub async fn listed(project: &Project, image: &Identity, rbd_snap_id: u64) -> Result<Option<Found>> {
     for volume in volumes_of(project, image).await? {

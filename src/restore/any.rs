@@ -94,7 +94,7 @@ impl Crew {
             return Ok(());
         }
         // It stays as it is: then the target shows it.
-        if let Existing::Content(reader) = self.work.sink.existing() {
+        if let Existing::Content(reader) | Existing::Backup(Some(reader)) = self.work.sink.existing() {
             let mut start = [0; LUKS_MAGICS[0].len()];
             if reader.size_bytes() >= start.len() as u64 {
                 let start = cpu::block(move || reader.read_at(0, &mut start).map(|()| start)).await?;
@@ -171,7 +171,9 @@ async fn fetch_and_write(
     if fetch.offsets_bytes.contains(&0) {
         work.luks.store(is_luks(&plain), Ordering::Relaxed);
     }
-    let (sink, blank, luks) = (Arc::clone(&work.sink), work.blank, work.luks.load(Ordering::Relaxed));
+    let (sink, luks) = (Arc::clone(&work.sink), work.luks.load(Ordering::Relaxed));
+    // Zeros that are there are no hole of a LUKS volume.
+    let blank = work.blank || (fetch.onto_zeros && !luks);
     let bytes = u64::from(fetch.len_bytes) * fetch.offsets_bytes.len() as u64;
     let plain = write(writers, move || {
         let parts = parts(&plain, luks, blank);

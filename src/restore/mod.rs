@@ -20,7 +20,8 @@ use serde::Serialize;
 use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::cpu;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
+use crate::format::record::Snapshot;
 use crate::plan::restore::Totals;
 use crate::progress::{Outcome, Progress, Step};
 use crate::reading::difference::Difference;
@@ -49,6 +50,8 @@ pub struct RestoreOptions {
     pub compare: bool,
     /// What is known of the target without reading it; only where it is compared.
     pub rewind: Option<Rewind>,
+    /// The snapshot that a target holds which is [`Existing::Backup`].
+    pub holds: Option<Snapshot>,
     /// Whether all of the target is read again and held against the manifest, before it counts as whole.
     pub verify: bool,
 }
@@ -60,6 +63,7 @@ impl Default for RestoreOptions {
             trust_blank: true,
             compare: true,
             rewind: None,
+            holds: None,
             verify: false,
         }
     }
@@ -208,6 +212,18 @@ impl Looking<'_> {
                     }
                     None => Ok((Found::Content(content), None)),
                 }
+            }
+            Existing::Backup(reader) => {
+                let holds = options.holds.as_ref();
+                let holds = holds.ok_or_else(|| Error::internal("what the target holds is not told"))?;
+                if let Some(reader) = reader {
+                    let content = LocalReader::new(self.project.clone(), reader, self.budget.clone());
+                    if !rewind::agrees(&content, self.snapshot, holds, self.progress).await? {
+                        return Ok((Found::Content(content), None));
+                    }
+                }
+                let changes = Difference::between(self.project, Some(holds), &self.snapshot.snapshot)?;
+                Ok((Found::Since(Box::new(changes)), None))
             }
             Existing::Blank | Existing::Nothing | Existing::Content(_) => Ok((Found::Nothing, None)),
         }

@@ -18,6 +18,8 @@ use crate::reading::sample;
 use crate::repo::Project;
 use crate::repo::history::SnapshotEntry;
 use crate::repo::manifest::Manifest;
+use crate::repo::origin;
+use crate::source::rbd_held::BackedUp;
 use crate::source::{Content, Extent, Head, Since};
 use crate::units::{ChunkIndex, Geometry};
 
@@ -30,8 +32,9 @@ pub struct Rewind {
     pub since: Since,
 }
 
-/// Finds the newest backup of the volume that was made from a snapshot which the target still has. `Err` within says why
-/// the whole target must be read instead.
+/// Finds the newest backup of the volume that was made from a snapshot which the target still has, or that a snapshot was made of when
+/// it was restored to the target; or the origin, where the target is a clone of that. `Err` within says why the whole target must be
+/// read instead.
 pub async fn find(
     project: &Project,
     snapshot: &SnapshotEntry,
@@ -53,16 +56,64 @@ pub async fn find(
         // A stream does not say which snapshot it was.
         backup.snapshot.identity == identity && point.is_some_and(|p| p.rbd_snap_id != 0 && head.has(p))
     };
-    let Some((base, point)) = backups
-        .iter()
-        .rev()
-        .find(usable)
-        .and_then(|b| b.snapshot.point.clone().map(|point| (b.snapshot.clone(), point)))
-    else {
-        return Ok(Err("the target has no snapshot that a backup of this volume was made from".to_owned()));
+    let own = backups.iter().rev().find(usable);
+    let own = own.and_then(|b| b.snapshot.point.clone().map(|point| (b.snapshot.clone(), point)));
+    let is_own = own.is_some();
+    let restored = match own {
+        Some(_) => own,
+        None => {
+            let head = Arc::clone(&head);
+            let noted = cpu::block(move || head.restored()).await?;
+            let point = |b: &SnapshotEntry| noted.iter().find(|(id, _)| *id == b.snapshot_id.to_string());
+            backups.iter().rev().find_map(|b| Some((b.snapshot.clone(), point(b)?.1.clone())))
+        }
     };
-    let since = cpu::block(move || head.changed_since(&point)).await?;
+    let Some((base, point)) = restored else {
+        return match own_of_clone(project, snapshot, head).await? {
+            Some(rewind) => Ok(Ok(rewind)),
+            None => {
+                Ok(Err("the target has no snapshot that a backup of this volume was made from".to_owned()))
+            }
+        };
+    };
+    let mut since = cpu::block(move || head.changed_since(&point)).await?;
+    if !is_own {
+        // No backup recorded what there was when a restore made it, so the slow diff is the rule, and no news.
+        since.remark = None;
+    }
     Ok(Ok(Rewind { base, since }))
+}
+
+/// What the target has of its own, where it is a clone of what holds the snapshot's origin.
+async fn own_of_clone(
+    project: &Project,
+    snapshot: &SnapshotEntry,
+    head: Arc<dyn Head>,
+) -> Result<Option<Rewind>> {
+    let Some((_, origin)) = origin::of(project, &snapshot.snapshot).await? else { return Ok(None) };
+    let (id, record) = (origin.snapshot_id.to_string(), origin.snapshot.clone());
+    let own = move || {
+        let (identity, point) = (&record.identity, record.point.as_ref());
+        head.own(BackedUp { snapshot_id: &id, identity, point })
+    };
+    Ok(cpu::block(own).await?.map(|since| Rewind { base: origin.snapshot, since }))
+}
+
+/// Whether a target that is said to hold a snapshot does, where some of it is looked at.
+pub(crate) async fn agrees(
+    target: &LocalReader,
+    snapshot: &SnapshotEntry,
+    holds: &Snapshot,
+    progress: &dyn Progress,
+) -> Result<bool> {
+    let since = Since {
+        size_bytes: snapshot.snapshot.size_bytes,
+        changes: Vec::new(),
+        remark: None,
+        check_command: None,
+    };
+    let rewind = Rewind { base: holds.clone(), since };
+    plan(target, snapshot, Some(&rewind), progress).await.map(|agreed| agreed.is_some())
 }
 
 /// The backup that the target holds but for some spans, and these; `None` where there is none, or where a look at some of the
@@ -89,7 +140,7 @@ pub(crate) async fn plan<'a>(
     let name = base.point.as_ref().map_or("", |p| p.name.as_str());
     let check = since.check_command.as_ref().map(|command| format!(". See `{command}`")).unwrap_or_default();
     progress.warn(&format!(
-        "the target differs at offset {at} from the backup of its snapshot {name}, though it says that nothing changed \
+        "the target differs at offset {at} from the backup of its snapshot {name}, though nothing is said to have changed \
          there since: all of it is read and compared{check}"
     ));
     Ok(None)

@@ -29,6 +29,8 @@ pub enum Existing {
     /// It held something, perhaps most of what is restored: the reader shows it, over the volume's size. It may be
     /// read while other ranges are written.
     Content(Arc<dyn ReadAt>),
+    /// It holds what another snapshot says, and beyond that one's end zeros: a new clone of it, which the reader shows where it is there.
+    Backup(Option<Arc<dyn ReadAt>>),
     /// It holds nothing yet: every byte must be written, zeros too.
     Nothing,
 }

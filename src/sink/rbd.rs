@@ -11,11 +11,13 @@ use super::partial::PARTIAL_SUFFIX;
 use super::{Existing, Order, Sink, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rbd::{
-    Access, Cluster, CreateOptions, Image, OpenBy, Pool, RbdSpec, advice, features, lock, migration, watchers,
+    Access, Cluster, CreateOptions, Image, OpenBy, Pool, RbdSpec, Snapshot, advice, clone, features, lock,
+    migration, watchers,
 };
 use crate::source::ReadAt;
 pub use crate::source::rbd::MARK;
 use crate::source::rbd::{MARK_MADE, OWN_METADATA_PREFIX, RbdReader};
+use crate::source::rbd_held::{self, Held};
 use crate::volume::ImageLayout;
 
 /// Image metadata key of a finished restore, where it was asked to leave it; its value is the snapshot's id.
@@ -45,6 +47,21 @@ pub struct RestoreTarget<'a> {
     pub image_config: bool,
     /// Own metadata that a finished restore leaves on the image, see [`RESTORED`].
     pub leave: &'a [(&'static str, String)],
+    /// What a new image is made a clone of.
+    pub origin: Option<&'a Held>,
+    /// The snapshot that is made of the image when all of this restore is there, so that clones can be made of it.
+    pub keep: Option<Keep>,
+}
+
+/// A snapshot of what was restored.
+#[derive(Debug, Clone)]
+pub struct Keep {
+    /// What it is called, unless that is taken.
+    pub name: String,
+    /// The id of the snapshot that was restored, in hexadecimal digits.
+    pub snapshot_id: String,
+    /// Whether the image moves on to a later snapshot, and so stays unfinished.
+    pub moves_on: bool,
 }
 
 /// What was found where the image is to be.
@@ -66,6 +83,9 @@ pub struct RbdSink {
     reader: Arc<RbdReader>,
     size_bytes: u64,
     found: Found,
+    /// Whether it was just made as a clone.
+    cloned: bool,
+    keep: Option<Keep>,
     /// What to set when all else is done: `conf_…` keys slow down or change the handle that sees them.
     metadata: Vec<(String, String)>,
 }
@@ -108,7 +128,9 @@ impl RbdSink {
         let image = Arc::new(image);
         let reader = Arc::new(RbdReader::new(image.clone())?);
         let name = spec.image.clone();
-        Ok(Self { pool, name, image, reader, size_bytes: target.size_bytes, found, metadata })
+        let cloned = found == Found::Absent && target.origin.is_some();
+        let keep = target.keep.clone();
+        Ok(Self { pool, name, image, reader, size_bytes: target.size_bytes, found, cloned, keep, metadata })
     }
 
     /// What [`RbdSink::open`] would find, or why it would refuse; changes nothing. The image may be smaller or larger than
@@ -120,6 +142,14 @@ impl RbdSink {
         }
         let image = Image::open(&pool, OpenBy::Name(&spec.image), Access::ReadOnly)?;
         Ok(Existing::Content(Arc::new(RbdReader::new(Arc::new(image))?)))
+    }
+
+    /// Whether there is no image of that name.
+    pub fn is_absent(cluster: &Cluster, spec: &RbdSpec) -> Result<bool> {
+        match Image::open(&target_pool(cluster, spec)?, OpenBy::Name(&spec.image), Access::ReadOnly) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+            image => image.map(|_| false),
+        }
     }
 
     /// Whether a finished restore of this snapshot left its note on the image. What was written to it since is not seen.
@@ -135,7 +165,7 @@ impl RbdSink {
         Ok(has(RESTORED) == Some(snapshot_id) && has(MARK).is_none())
     }
 
-    /// What was there before. Where nothing was, all reads as zero: nothing need be compared or zeroed.
+    /// What was there before. Where nothing was, all reads as zero, or as what it was cloned from.
     pub fn found(&self) -> Found {
         self.found
     }
@@ -148,6 +178,7 @@ impl Sink for RbdSink {
 
     fn existing(&self) -> Existing {
         match self.found {
+            Found::Absent if self.cloned => Existing::Backup(Some(self.reader.clone())),
             Found::Absent => Existing::Blank,
             Found::Unfinished | Found::Other => Existing::Content(self.reader.clone()),
         }
@@ -195,12 +226,38 @@ impl Sink for RbdSink {
                 self.size_bytes
             )));
         }
+        if let Some(Keep { name, snapshot_id, moves_on }) = &self.keep {
+            // A run that was killed after it had said so has made it already.
+            if rbd_held::noted(&self.image)?.iter().all(|(id, _)| id != snapshot_id) {
+                // All is durable, and whoever else wants to write waits for the lock: now the snapshot is the backup, and then it is said.
+                rbd_held::note(&self.image, &make_snapshot(&self.image, name)?, snapshot_id)?;
+            }
+            if *moves_on {
+                return Ok(());
+            }
+        }
         for (key, value) in &self.metadata {
             self.image.metadata().set(key, value)?;
         }
         self.image.metadata().remove(MARK_MADE)?;
         self.image.metadata().remove(MARK)
     }
+}
+
+/// A snapshot of this name, or the next that is free: a run that was killed may have left one that nothing is known of.
+fn make_snapshot(image: &Image, name: &str) -> Result<Snapshot> {
+    const NAMES_MAX: u32 = 16;
+    for number in 1..=NAMES_MAX {
+        let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
+        if let Some(made) = image.snapshots().create_unless_taken(&name)? {
+            return Ok(made);
+        }
+    }
+    Err(Error::conflict(format!(
+        "{} has snapshots {name} and {name}-2 to {name}-{NAMES_MAX} already",
+        image.label()
+    ))
+    .help(format!("remove those that nobody needs: see `{}`", advice::list_snapshots(image.label()))))
 }
 
 fn target_pool(cluster: &Cluster, spec: &RbdSpec) -> Result<Pool> {
@@ -270,16 +327,36 @@ fn create_unmarked(pool: &Pool, name: &str, target: &RestoreTarget<'_>) -> Resul
     let layout = target.layout;
     let known = layout.features & features::CREATABLE;
     let striped = layout.stripe_count > 1 || layout.stripe_unit_bytes > 0;
-    pool.create_image(
-        name,
-        &CreateOptions {
-            size_bytes: target.size_bytes,
-            order: (layout.order != 0).then_some(layout.order),
-            features: (layout.features != 0).then_some(known),
-            striping: striped.then_some((layout.stripe_unit_bytes, layout.stripe_count.max(1))),
-            data_pool: target.data_pool.map(str::to_owned),
-        },
-    )
+    let create = CreateOptions {
+        size_bytes: target.size_bytes,
+        order: (layout.order != 0).then_some(layout.order),
+        features: (layout.features != 0).then_some(known),
+        striping: striped.then_some((layout.stripe_unit_bytes, layout.stripe_count.max(1))),
+        data_pool: target.data_pool.map(str::to_owned),
+    };
+    match target.origin {
+        None => pool.create_image(name, &create),
+        Some(origin) => {
+            pool.clone_image(name, &origin.clone_of(), &create)?;
+            let made = Image::open(pool, OpenBy::Name(name), Access::ReadWrite)?;
+            settle_clone(&made, origin, target.size_bytes)
+        }
+    }
+}
+
+/// What is librbd's own idea of a clone: it took the parent by its name, and its size and metadata.
+fn settle_clone(made: &Image, origin: &Held, size_bytes: u64) -> Result<()> {
+    if !clone::parent(made)?.is_some_and(|parent| origin.is(&parent)) {
+        return Err(Error::conflict(format!("{origin} was replaced while it was cloned"))
+            .help("run the command again"));
+    }
+    for (key, _) in made.metadata().list()? {
+        made.metadata().remove(&key)?;
+    }
+    if made.size_bytes()? != size_bytes {
+        made.resize(size_bytes)?;
+    }
+    Ok(())
 }
 
 /// Refuses an image that another client has open: both would write.
@@ -311,7 +388,8 @@ pub(crate) fn refuse_open_elsewhere(pool: &Pool, name: &str, found: Found) -> Re
 fn forget_earlier(image: &Image) -> Result<()> {
     let metadata = image.metadata().list()?;
     let keys = metadata.iter().map(|(key, _)| key).filter(|key| key.starts_with(OWN_METADATA_PREFIX));
-    keys.filter(|key| *key != MARK).try_for_each(|key| image.metadata().remove(key))
+    keys.filter(|key| *key != MARK && !rbd_held::is_note(key))
+        .try_for_each(|key| image.metadata().remove(key))
 }
 
 /// How image metadata begins that is librbd's configuration of the image.

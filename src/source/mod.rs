@@ -11,6 +11,7 @@ pub mod rbd;
 mod rbd_clone;
 pub mod rbd_compare;
 pub mod rbd_head;
+pub mod rbd_held;
 mod rbd_snapshots;
 mod rbd_taken;
 mod rbd_target;
@@ -19,6 +20,7 @@ pub mod states;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::source::rbd_held::BackedUp;
 pub use crate::units::{Content, Extent};
 use crate::volume::{Identity, ImageLayout, ObjectsBy, SnapshotPoint};
 
@@ -164,6 +166,16 @@ pub trait Head: Send + Sync {
 
     /// What it changed since a snapshot that it has.
     fn changed_since(&self, point: &SnapshotPoint) -> Result<Since>;
+
+    /// Its snapshots that cuttle made when it had restored a backup to it, with the ids of these in hexadecimal digits.
+    fn restored(&self) -> Result<Vec<(String, SnapshotPoint)>> {
+        Ok(Vec::new())
+    }
+
+    /// What it has of its own, where it is a clone of what holds this backup.
+    fn own(&self, _origin: BackedUp<'_>) -> Result<Option<Since>> {
+        Ok(None)
+    }
 }
 
 /// What a volume changed since one of its snapshots.

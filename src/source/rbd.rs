@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::rbd_head::RbdHead;
+pub use super::rbd_held::OWN_METADATA_PREFIX;
 use super::rbd_snapshots::OwnSnapshots;
 use super::rbd_taken::Taken;
 use super::rbd_target::{Target, is_own};
@@ -16,8 +17,6 @@ use crate::rbd::{
 };
 use crate::volume::{Identity, ImageLayout, Made, ObjectsBy, SnapshotPoint};
 
-/// Image metadata keys that begin so are cuttle's own, and belong to one image, not to its content.
-pub const OWN_METADATA_PREFIX: &str = "cuttle.";
 /// Image metadata key of an unfinished restore; its value is what is being restored.
 pub const MARK: &str = "cuttle.restore";
 /// Image metadata key of an unfinished restore that made the image, and so owes it the recorded metadata too.

@@ -43,18 +43,27 @@ pub(super) fn cloned_from(target: &Target, image: &Image) -> Result<Option<Clone
 }
 
 /// The snapshot that a clone hangs on, by ids: it may lie in the trash, the image too.
-fn open_parent(clone: &Target, from: &ClonedFrom) -> Result<End> {
-    let Identity::Rbd { pool, namespace, image: name, image_id: id, .. } = &from.image else {
-        return Err(Error::internal("a clone of what is no image"));
-    };
-    let pool = clone.pool.cluster().pool(pool, namespace)?;
-    let image = Image::open(&pool, OpenBy::Id { name, id }, Access::Snapshot(from.rbd_snap_id))?;
+pub(super) fn open_parent(clone: &Target, from: &ClonedFrom) -> Result<End> {
+    let image = open_image(clone, from, Access::Snapshot(from.rbd_snap_id))?;
     let snapshot = Snapshot {
         id: from.rbd_snap_id,
         name: "what it was cloned from".to_owned(),
         size_bytes: image.size_bytes()?,
     };
     Ok(End::at(Arc::new(image), snapshot))
+}
+
+/// The image that a clone hangs on, as it is now.
+pub(super) fn open_parent_head(clone: &Target, from: &ClonedFrom) -> Result<Image> {
+    open_image(clone, from, Access::ReadOnly)
+}
+
+fn open_image(clone: &Target, from: &ClonedFrom, access: Access) -> Result<Image> {
+    let Identity::Rbd { pool, namespace, image: name, image_id: id, .. } = &from.image else {
+        return Err(Error::internal("a clone of what is no image"));
+    };
+    let pool = clone.pool.cluster().pool(pool, namespace)?;
+    Image::open(&pool, OpenBy::Id { name, id }, access)
 }
 
 /// Refuses an image that its own key does not open alone.

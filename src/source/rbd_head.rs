@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::rbd_held::{self, BackedUp};
 use super::rbd_taken::told;
 use super::rbd_target::Target;
-use super::{Head, Since};
+use super::{ClonedFrom, Head, OriginPoint, Since, rbd_clone};
 use crate::error::{Error, Result};
 use crate::rbd::class::snap_context;
 use crate::rbd::diff::judge::{Between, History, Verdict};
@@ -46,6 +47,21 @@ impl RbdHead {
 
     fn snapshot(&self, point: &SnapshotPoint) -> Option<&Snapshot> {
         self.snapshots.iter().find(|s| s.id == point.rbd_snap_id && s.name == point.name)
+    }
+}
+
+impl RbdHead {
+    /// What holds a backup of the snapshot that this clone hangs on, if it does: what there was of its objects then.
+    fn hangs_on(&self, from: &ClonedFrom, of: BackedUp<'_>) -> Result<Option<OriginPoint>> {
+        let cloned_from = from.clone();
+        if of.identity.is_same(&from.image)
+            && let Some(point) = of.point.filter(|p| p.rbd_snap_id == from.rbd_snap_id && p.rbd_snap_id != 0)
+        {
+            return Ok(Some(OriginPoint { cloned_from, objects: point.objects.clone() }));
+        }
+        let mut noted = rbd_held::noted(&rbd_clone::open_parent_head(&self.target, from)?)?.into_iter();
+        let noted = noted.find(|(id, point)| id == of.snapshot_id && point.rbd_snap_id == from.rbd_snap_id);
+        Ok(noted.map(|(_, point)| OriginPoint { cloned_from, objects: point.objects }))
     }
 }
 
@@ -95,5 +111,31 @@ impl Head for RbdHead {
             return Ok(since);
         }
         compared(Between::Seen { before, after }).map(|(since, _)| since)
+    }
+
+    fn restored(&self) -> Result<Vec<(String, SnapshotPoint)>> {
+        rbd_held::noted(&self.image)
+    }
+
+    fn own(&self, origin: BackedUp<'_>) -> Result<Option<Since>> {
+        let Some(from) = rbd_clone::cloned_from(&self.target, &self.image)? else { return Ok(None) };
+        let Some(origin) = self.hangs_on(&from, origin)? else { return Ok(None) };
+        let parent = rbd_clone::open_parent(&self.target, &from)?;
+        let path = self.target.path();
+        let compare = || {
+            let newer = End::now(Arc::clone(&self.image));
+            Comparison::with_parent(&path, newer, &parent, &origin.objects)
+        };
+        let mut comparison = compare()?;
+        if let Some(distrust) = self.distrust.as_ref().filter(|_| *comparison.verdict() != Verdict::Fast) {
+            distrust()?;
+            comparison = compare()?;
+        }
+        Ok(Some(Since {
+            size_bytes: comparison.size_bytes(),
+            changes: comparison.changed()?,
+            remark: comparison.remark(),
+            check_command: Some(advice::check_map(&path, None)),
+        }))
     }
 }

@@ -3,6 +3,7 @@
 mod delta;
 mod diff;
 mod families;
+mod family_restore;
 mod hosts;
 mod image;
 mod instant;

@@ -26,6 +26,8 @@ fn target<'a>(layout: &'a ImageLayout, size_bytes: u64, mark: &'a str) -> Restor
         data_pool: None,
         image_config: true,
         leave: &[],
+        origin: None,
+        keep: None,
     }
 }
 

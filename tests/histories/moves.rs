@@ -201,6 +201,8 @@ impl World<'_> {
             data_pool: None,
             image_config: true,
             leave: &[],
+            origin: None,
+            keep: None,
         };
         let sink: Arc<dyn Sink> = Arc::new(RbdSink::open(cluster, &spec, &target)?);
         let mut options = RestoreOptions {

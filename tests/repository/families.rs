@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use cuttle::backup::BackupReport;
 use cuttle::cancel::Cancel;
-use cuttle::forget;
+use cuttle::forget::{self, Judged};
+use cuttle::plan::retention::Policy;
+use cuttle::plan::times::Times;
 use cuttle::progress::Silent;
 use cuttle::prune::{self, PruneOptions};
 use cuttle::repo::{InitOptions, Keeper};
@@ -20,6 +22,7 @@ async fn family() -> (Arc<object_store::memory::InMemory>, Keeper, Arc<MemoryVol
     let options_of = InitOptions { chunk_size_bytes: CHUNK, delta_depth_max: 7 };
     let project = default(&init_with(store(objects.clone()), options_of, true).await).await;
     let template = MemoryVolume::new(Numbers::new(5).bytes(20 * CHUNK as usize + 100));
+    template.snapshots_are_others();
     back_up(&project, &template, &options("template")).await.expect("backed up");
     let clone = template.clone_of(1);
     (objects, project, template, clone)
@@ -61,6 +64,30 @@ async fn a_clone_reads_and_stores_what_it_has_of_its_own() {
     let pruning = PruneOptions::default();
     prune::run(&project, pruning, Arc::new(Silent), Cancel::never()).await.expect("pruned");
     assert!(verify(&project, true).await.expect("verified").ok());
+}
+
+/// Whichever volumes the policy is for, and as long as the clone itself stays.
+#[tokio::test]
+async fn what_clones_hang_on_is_not_forgotten_by_a_policy() {
+    let (_, project, template, clone) = family().await;
+    of_clone(&project, &clone).await;
+    for _ in 0..2 {
+        template.edit(|content| content[0] ^= 1);
+        back_up(&project, &template, &options("template")).await.expect("backed up");
+    }
+    let fates = async |volumes: &[&str]| {
+        let volumes = volumes.iter().map(|v| v.parse().expect("a pattern")).collect();
+        let policy = Policy { last: 1, times: Times::Store, volumes, ..Policy::default() };
+        let report = forget::by_policy(&project, &policy, true, Cancel::never()).await.expect("looked at");
+        assert!(report.ok());
+        let told = |j: &Judged| format!("{} {:?} {}", j.name(), j.fate, j.reasons.join(", "));
+        report.snapshots.iter().map(told).collect::<Vec<_>>()
+    };
+    let of_template = ["template@1 Kept origin of clone@1", "template@2 Forgotten ", "template@3 Kept last"];
+    assert_eq!(fates(&["template"]).await, of_template);
+    assert_eq!(fates(&[]).await[1..], of_template);
+    forgotten(&project, "clone@1").await;
+    assert_eq!(fates(&[]).await[0], "template@1 Forgotten ");
 }
 
 /// What it inherits is looked at as well: a source that misses what a clone has of its own is found out.

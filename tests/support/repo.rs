@@ -227,6 +227,8 @@ struct Inner {
     hurt_base: Option<u64>,
     reads: u64,
     base_reads: u64,
+    /// Its snapshots count as made by others.
+    is_others: bool,
     /// A snapshot of another volume, and what it holds.
     cloned_from: Option<(ClonedFrom, Vec<u8>)>,
 }
@@ -284,6 +286,11 @@ impl MemoryVolume {
         self.inner().hurt_base = offset_bytes;
     }
 
+    /// From now on its snapshots count as made by others.
+    pub fn snapshots_are_others(&self) {
+        self.inner().is_others = true;
+    }
+
     pub fn become_another(&self) {
         self.inner().identity = "image-2".into();
     }
@@ -339,7 +346,7 @@ impl Volume for MemoryVolume {
         let point = SnapshotPoint {
             name: request.own_name.clone(),
             rbd_snap_id: inner.next_id,
-            own: true,
+            own: !inner.is_others,
             made: Some(Made {
                 others: inner.snapshots.iter().map(|(p, _)| p.rbd_snap_id).collect(),
                 replaces: inner.snapshots.last().map(|(p, _)| p.rbd_snap_id),

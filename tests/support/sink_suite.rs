@@ -40,7 +40,7 @@ fn volume(size_bytes: u64, seed: u64) -> Vec<u8> {
 
 fn existing(sink: &dyn Sink, size_bytes: u64) -> Option<Vec<u8>> {
     match sink.existing() {
-        Existing::Nothing => None,
+        Existing::Nothing | Existing::Backup(_) => None,
         Existing::Blank => Some(vec![0; size_bytes as usize]),
         Existing::Content(reader) => {
             assert_eq!(reader.size_bytes(), size_bytes);

@@ -57,33 +57,46 @@ pub async fn order(context: &Context<'_>, project: &Writer, jobs: &mut [Job]) ->
             None => None,
         });
     }
-    for (job, (level, origins)) in jobs.iter_mut().zip(ordered(&kin)) {
+    let names: Vec<String> = jobs.iter().map(|job| job.source.clone()).collect();
+    for (job, Place { level, origins, parent }) in jobs.iter_mut().zip(ordered(&kin)) {
         (job.level, job.origins) = (level, origins);
+        job.parent = parent.and_then(|at| names.get(at).cloned());
     }
     Ok(())
 }
 
-/// Pure: the level of each image, and which of its snapshots new clones hang on.
-fn ordered(kin: &[Option<Kin>]) -> Vec<(usize, Vec<u64>)> {
+/// When an image's turn is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Place {
+    level: usize,
+    /// Which of its snapshots new clones hang on.
+    origins: Vec<u64>,
+    /// Of a new clone: which of the images its parent is.
+    parent: Option<usize>,
+}
+
+/// Pure.
+fn ordered(kin: &[Option<Kin>]) -> Vec<Place> {
     let by_image: BTreeMap<_, usize> =
         kin.iter().enumerate().filter_map(|(at, kin)| Some((&kin.as_ref()?.image, at))).collect();
     let above = |at: usize| {
         let (image, id) = kin[at].as_ref()?.cloned_from.as_ref()?;
         Some((*by_image.get(image)?, *id))
     };
-    let mut out = vec![(0, Vec::new()); kin.len()];
+    let mut out = vec![Place::default(); kin.len()];
     for at in 0..kin.len() {
         let mut up = above(at);
         while let Some((parent, _)) = up
-            && out[at].0 < LEVELS_MAX
+            && out[at].level < LEVELS_MAX
         {
-            out[at].0 += 1;
+            out[at].level += 1;
             up = above(parent);
         }
-        if let (Some((parent, id)), Some(Kin { is_new: true, .. })) = (above(at), &kin[at])
-            && !out[parent].1.contains(&id)
-        {
-            out[parent].1.push(id);
+        if let (Some((parent, id)), Some(Kin { is_new: true, .. })) = (above(at), &kin[at]) {
+            out[at].parent = Some(parent);
+            if !out[parent].origins.contains(&id) {
+                out[parent].origins.push(id);
+            }
         }
     }
     out
@@ -108,6 +121,7 @@ pub async fn due(context: &Context<'_>, project: &Writer, job: &Job) -> Result<V
                 reached: Reached::Image(cluster.clone(), spec),
                 level: job.level,
                 origins: Vec::new(),
+                parent: None,
             });
         }
     }
@@ -146,12 +160,21 @@ mod tests {
             kin("template", None, false),
             kin("stranger", Some(("elsewhere", 1)), true),
         ];
-        let none = Vec::new;
-        let expected =
-            [(2, none()), (1, vec![7]), (0, none()), (1, none()), (1, none()), (0, vec![4]), (0, none())];
-        assert_eq!(ordered(&pool), expected);
+        let found = ordered(&pool);
+        let told: Vec<_> = found.iter().map(|p| (p.level, p.origins.as_slice(), p.parent)).collect();
+        let none: &[u64] = &[];
+        let expected = [
+            (2, none, Some(1)),
+            (1, &[7], Some(5)),
+            (0, none, None),
+            (1, none, Some(5)),
+            (1, none, None),
+            (0, &[4], None),
+            (0, none, None),
+        ];
+        assert_eq!(told, expected);
         // Nothing that a cluster says makes it go on for ever.
         let circle = [kin("a", Some(("b", 1)), false), kin("b", Some(("a", 1)), false)];
-        assert_eq!(ordered(&circle), [(LEVELS_MAX, none()), (LEVELS_MAX, none())]);
+        assert!(ordered(&circle).iter().all(|p| p.level == LEVELS_MAX && p.parent.is_none()));
     }
 }

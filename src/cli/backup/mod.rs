@@ -225,7 +225,17 @@ impl Night<'_> {
                 failed.get_or_insert(error.context(origin.source));
             }
         }
+        let before = done.len();
         self.one(job, done).await?;
+        let foresees = |report: &BackupReport| report.origin.is_some() || report.parent.is_some();
+        if let (true, Some(parent)) = (self.context.global.dry_run, &job.parent)
+            && !done.iter().skip(before).all(foresees)
+        {
+            self.context.ui.remark(&format!(
+                "{}: once {parent} is backed up, which comes before it, only what it has of its own is read",
+                job.volume
+            ));
+        }
         failed.map_or(Ok(()), Err)
     }
 

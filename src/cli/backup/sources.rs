@@ -23,6 +23,8 @@ pub struct Job {
     pub level: usize,
     /// Ids of snapshots that are backed up before the image itself, as clones in this run hang on them.
     pub origins: Vec<u64>,
+    /// Of a clone without a backup: what it was cloned from, which is backed up before it.
+    pub parent: Option<String>,
 }
 
 /// A source of one volume, with what it is reached by.
@@ -113,7 +115,14 @@ pub async fn resolve(
                 }
                 None => {
                     let (source_name, volume) = (source.to_string(), name.clone());
-                    jobs.push(Job { source: source_name, volume, reached, level: 0, origins: Vec::new() });
+                    jobs.push(Job {
+                        source: source_name,
+                        volume,
+                        reached,
+                        level: 0,
+                        origins: Vec::new(),
+                        parent: None,
+                    });
                     found.insert(name, source);
                 }
             }

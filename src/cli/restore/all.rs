@@ -1,5 +1,6 @@
 //! Every volume of a project at once: after the loss of a cluster.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,19 +8,23 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use cuttle::error::io_error;
 use cuttle::format::record::VolumeRecord;
+use cuttle::plan::family::{Order, Point};
 use cuttle::plan::placement::{self, Placed, Volume};
 use cuttle::plan::selection::Glob;
 use cuttle::plan::shard::Shard;
+use cuttle::rbd::RbdSpec;
 use cuttle::repo::Project;
 use cuttle::repo::history::SnapshotEntry;
 use cuttle::restore::INFLIGHT_BYTES_DEFAULT;
-use cuttle::sink::rbd::{RESTORED, TAGS};
+use cuttle::sink::rbd::{Keep, RESTORED, TAGS};
+use cuttle::units::VolumeNumber;
 use cuttle::{Error, ErrorKind, Result};
 
 use super::WORDS;
 use super::destination::Destination;
-use super::report::{Gathered, Restored, Told};
-use super::work::{How, Reached, Task, Work};
+use super::family::{self, Found as Basis};
+use super::report::{Gathered, Restored, Step, Told};
+use super::work::{Ground, How, Reached, Task, Work};
 use crate::cli::bar::Bar;
 use crate::cli::connect::{self, blocking};
 use crate::cli::failure::Failure;
@@ -76,8 +81,20 @@ pub async fn run(context: &Context<'_>, options: AllArgs, how: How) -> Result<Ex
     // A volume's name there may depend on what others there are, so all are placed, whoever restores them.
     let placed = placement::place(&volumes, to.naming());
     let is_ours = |name: &str| options.shard.is_none_or(|shard| shard.has(name));
-    let ours: Vec<_> =
-        found.snapshots.iter().zip(placed).filter(|(snapshot, _)| is_ours(&snapshot.volume_name)).collect();
+    let (orders, passed) = match how.flatten || matches!(to, Destination::Folder(_)) {
+        true => family::order(&project, &whole(&found.snapshots)).await?,
+        false => family::order(&project, &found.snapshots).await?,
+    };
+    let roots: BTreeMap<_, _> =
+        found.snapshots.iter().map(|s| (s.snapshot.volume, s.volume_name.as_str())).collect();
+    // A family stays together, on one host.
+    let root = |order: &Order, name| roots.get(&order.root).copied().unwrap_or(name);
+    let mut ours = Vec::new();
+    for ((snapshot, Placed { volume, name }), order) in found.snapshots.iter().zip(placed).zip(orders) {
+        if is_ours(root(&order, volume)) {
+            ours.push(Member { snapshot, order, reached: name.map(&reach) });
+        }
+    }
     let failed: Vec<_> = found.failed.into_iter().filter(|(name, _)| is_ours(name)).collect();
     let mut report = Gathered::new(context, to, ours.len() + failed.len());
     for name in found.without.iter().filter(|name| is_ours(name)) {
@@ -89,19 +106,30 @@ pub async fn run(context: &Context<'_>, options: AllArgs, how: How) -> Result<Ex
     let several = ours.len() > 1;
     let at_once = u64::from(options.jobs.max(1)).min(ours.len().max(1) as u64);
     let work = Work { context, project: &project, how: &how, inflight_bytes: INFLIGHT_BYTES_ALL / at_once };
-    let mut running = stream::iter(ours)
-        .map(|(snapshot, Placed { volume, name })| {
-            let task = name.map(|name| task(reach(name), snapshot));
-            async move {
+    let levels = ours.iter().map(|member| member.order.level + 1).max().unwrap_or(0);
+    let mut parents = BTreeMap::new();
+    for level in 0..levels {
+        let (now, later) = ours.into_iter().partition(|member| member.order.level == level);
+        ours = later;
+        let (now, before): (Vec<Member<'_>>, _) = (now, &parents);
+        let passed = &passed;
+        let mut running = stream::iter(now)
+            .map(|member| async move {
                 let began = Instant::now();
-                let shown = task.as_ref().map(|task| task.reached.to_string()).unwrap_or_default();
-                let fate = Fate::of(&context.cancel, async { restore(work, task?, several).await }).await;
-                (volume, shown, began.elapsed().as_secs_f64(), fate)
-            }
-        })
-        .buffer_unordered(options.jobs as usize);
-    while let Some((volume, target, seconds, fate)) = running.next().await {
-        report.add(Told { volume, target: &target, seconds }, &fate)?;
+                let (volume, number) = (&member.snapshot.volume_name, member.snapshot.snapshot.volume);
+                let shown = member.reached.as_ref().map(ToString::to_string).unwrap_or_default();
+                let family = Family { passed, parents: before };
+                let fate = Fate::of(&context.cancel, restore(work, member, family, several)).await;
+                (volume, number, shown, began.elapsed().as_secs_f64(), fate)
+            })
+            .buffer_unordered(options.jobs as usize);
+        let mut done = Vec::new();
+        while let Some((volume, number, target, seconds, fate)) = running.next().await {
+            done.push((number, Parent::of(&target, &fate)));
+            report.add(Told { volume, target: &target, seconds }, &fate)?;
+        }
+        drop(running);
+        parents.extend(done);
     }
     report.finish(project.repository().store().ledger(), started.elapsed())
 }
@@ -163,23 +191,120 @@ async fn find(project: &Project, patterns: &[Glob]) -> Result<Found> {
     Ok(found)
 }
 
-fn task(reached: Reached, snapshot: &SnapshotEntry) -> Task {
+/// A volume on its way.
+struct Member<'a> {
+    snapshot: &'a SnapshotEntry,
+    order: Order,
+    reached: Result<Reached>,
+}
+
+/// What became of a volume that clones may hang on.
+struct Parent {
+    spec: Option<RbdSpec>,
+    failed: bool,
+    /// Nothing was done, but it would be.
+    planned: bool,
+}
+
+impl Parent {
+    fn of(target: &str, fate: &Fate<Restored>) -> Self {
+        let (failed, planned) = match fate {
+            Fate::Done(Restored { report, .. }) => (false, report.as_ref().is_some_and(|r| r.dry_run)),
+            _ => (true, false),
+        };
+        Self { spec: target.parse().ok(), failed, planned }
+    }
+}
+
+/// What is known of those that were restored before.
+#[derive(Clone, Copy)]
+struct Family<'a> {
+    /// The snapshots that clones hang on.
+    passed: &'a BTreeMap<Point, SnapshotEntry>,
+    parents: &'a BTreeMap<VolumeNumber, Parent>,
+}
+
+impl Family<'_> {
+    /// What a volume's image is made of, which is `first` then.
+    async fn ground(
+        self,
+        work: &Work<'_>,
+        member: &Member<'_>,
+        reached: &Reached,
+        first: &SnapshotEntry,
+    ) -> Result<Basis> {
+        let origin = member
+            .order
+            .parent
+            .and_then(|point| Some((self.passed.get(&point)?, self.parents.get(&point.0)?)));
+        let Some((origin, parent)) = origin else { return family::ground(work, reached, first, None).await };
+        if parent.failed {
+            return Err(Error::conflict(format!(
+                "{}, which it was cloned from, was not restored",
+                origin.name()
+            ))
+            .help("run the command again once that can be restored, or restore this one whole: --flatten"));
+        }
+        let found = family::ground(work, reached, first, parent.spec.as_ref()).await?;
+        if found.whole_because.is_none() || !parent.planned {
+            return Ok(found);
+        }
+        let clone_of =
+            parent.spec.as_ref().map(|spec| format!("{}@{}", spec.path(), family::kept_name(origin)));
+        Ok(Basis {
+            ground: Ground::Planned(Box::new(origin.snapshot.clone())),
+            clone_of,
+            whole_because: None,
+        })
+    }
+
+    fn steps(self, member: &Member<'_>) -> Vec<SnapshotEntry> {
+        let wanted = member.snapshot;
+        let older =
+            member.order.steps.iter().filter_map(|step| self.passed.get(&(wanted.snapshot.volume, *step)));
+        let older = older.filter(|older| older.snapshot.sequence < wanted.snapshot.sequence);
+        older.chain([wanted]).cloned().collect()
+    }
+}
+
+/// The same without what they were cloned from.
+fn whole(snapshots: &[SnapshotEntry]) -> Vec<SnapshotEntry> {
+    let mut snapshots = snapshots.to_vec();
+    snapshots.iter_mut().for_each(|s| s.snapshot.origin = None);
+    snapshots
+}
+
+fn leave(snapshot: &SnapshotEntry) -> Vec<(&'static str, String)> {
     let mut leave = vec![(RESTORED, snapshot.snapshot_id.to_string())];
     if !snapshot.tags.is_empty() {
         leave.push((TAGS, snapshot.tags.join(",")));
     }
-    Task { reached, snapshot: snapshot.clone(), leave }
+    leave
 }
 
-async fn restore(work: Work<'_>, task: Task, several: bool) -> Result<Restored> {
-    let (snapshot, context) = (task.snapshot.clone(), work.context);
+async fn restore(
+    work: Work<'_>,
+    mut member: Member<'_>,
+    family: Family<'_>,
+    several: bool,
+) -> Result<Restored> {
+    let reached = std::mem::replace(&mut member.reached, Err(Error::internal("restored twice")))?;
+    let (snapshot, context) = (member.snapshot.clone(), work.context);
     let bar = Bar::new(context.ui, &snapshot.volume_name, WORDS, several);
+    let mut restored = Restored {
+        snapshot: snapshot.clone(),
+        report: None,
+        passed: Vec::new(),
+        rbd_snapshot: None,
+        clone_of: None,
+        whole_because: None,
+    };
     let done = async {
         // To overwrite means to be sure of the content; without it, what an earlier run finished is not touched again.
-        if !work.how.overwrite && work.is_restored(&task, bar.clone()).await? {
-            return Ok(None);
+        if !work.how.overwrite && work.is_restored(&reached, &snapshot, bar.clone()).await? {
+            return Ok(());
         }
-        if let (Reached::File(path), false) = (&task.reached, context.global.dry_run) {
+        if let (Reached::File(path), false) = (&reached, context.global.dry_run) {
             let folder = path.parent().unwrap_or(path).to_owned();
             let make = move || {
                 std::fs::create_dir_all(&folder)
@@ -187,9 +312,64 @@ async fn restore(work: Work<'_>, task: Task, several: bool) -> Result<Restored> 
             };
             blocking(context, make).await?;
         }
-        work.restore(task, Arc::clone(&bar)).await.map(|done| Some(done.report))
+        become_all(&work, &member, family, reached, &bar, &mut restored).await
     };
     let done = done.await;
     bar.done();
-    Ok(Restored { report: done?, snapshot })
+    done.map(|()| restored)
+}
+
+/// Makes the image what clones hang on, one after the other, with a snapshot of each, and in the end what is wanted. All along it is an
+/// unfinished restore of that.
+async fn become_all(
+    work: &Work<'_>,
+    member: &Member<'_>,
+    family: Family<'_>,
+    reached: Reached,
+    bar: &Arc<Bar>,
+    restored: &mut Restored,
+) -> Result<()> {
+    let (context, wanted) = (work.context, member.snapshot);
+    let steps = family.steps(member);
+    let first = steps.first().unwrap_or(wanted);
+    let found = family.ground(work, member, &reached, first).await?;
+    if let Some(why) = &found.whole_because {
+        context.ui.remark(&format!("{}: restored whole: {why}", wanted.volume_name));
+    }
+    let (mut ground, mut clone_of) = (found.ground, found.clone_of);
+    restored.whole_because = found.whole_because;
+    for step in steps {
+        let moves_on = step.snapshot.sequence < wanted.snapshot.sequence;
+        if moves_on && family::is_kept(work, &reached, &step).await? {
+            continue;
+        }
+        let name = (moves_on || member.order.keeps_last).then(|| family::kept_name(&step));
+        let mut task = Task::new(reached.again()?, step.clone(), ground);
+        task.ends_as = wanted.snapshot_id.to_string();
+        let snapshot_id = step.snapshot_id.to_string();
+        task.keep = name.clone().map(|name| Keep { name, snapshot_id, moves_on });
+        if !moves_on {
+            task.leave = leave(wanted);
+        }
+        let report = work.restore(task, Arc::clone(bar)).await?.report;
+        ground = match context.global.dry_run {
+            true => Ground::Planned(Box::new(step.snapshot.clone())),
+            false => Ground::AsItIs,
+        };
+        match name.clone().filter(|_| moves_on) {
+            Some(rbd_snapshot) => {
+                restored.passed.push(Step {
+                    snapshot: step,
+                    report,
+                    rbd_snapshot,
+                    clone_of: clone_of.take(),
+                });
+            }
+            None => {
+                (restored.report, restored.rbd_snapshot, restored.clone_of) =
+                    (Some(report), name, clone_of.take())
+            }
+        }
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod all;
 mod destination;
+mod family;
 mod report;
 mod work;
 
@@ -17,6 +18,7 @@ use super::place::{self, Target};
 use super::report::{Report, ledger_line, lines};
 use super::table::{Column, printable, table};
 use super::{Context, Exit, human, instant};
+use family::Found;
 pub use work::How;
 use work::{Done, Reached, Task, Work};
 
@@ -73,6 +75,10 @@ pub struct Args {
 #[derive(Serialize)]
 struct Summary<'a> {
     target: String,
+    /// The RBD snapshot that it was made a clone of.
+    clone_of: Option<String>,
+    /// Why a clone was restored whole.
+    whole_because: Option<String>,
     /// Why all of an image was read to find out what it holds.
     not_rewound_because: Option<String>,
     #[serde(flatten)]
@@ -97,14 +103,20 @@ async fn one(context: &Context<'_>, snapshot: &str, target: Target, how: How) ->
     let name = snapshot.name();
     let bar = Bar::new(context.ui, &name, WORDS, false);
     let work = Work { context, project: &project, how: &how, inflight_bytes: INFLIGHT_BYTES_DEFAULT };
-    let task = Task { reached, snapshot, leave: Vec::new() };
+    let Found { ground, clone_of, whole_because } = family::ground(&work, &reached, &snapshot, None).await?;
+    if let Some(why) = &whole_because {
+        context.ui.remark(&format!("{name}: restored whole: {why}"));
+    }
+    let task = Task::new(reached, snapshot, ground);
     let done = work.restore(task, bar.clone()).await;
     bar.done();
     let Done { mut report, not_rewound_because } = done?;
     // All that the command asked of the store, also to find the snapshot.
     report.ledger = project.repository().store().ledger();
     (report.requests, report.downloaded_bytes) = (report.ledger.requests(), report.ledger.downloaded_bytes);
-    let summary = Summary { target: target.to_string(), not_rewound_because, report: &report };
+    let target_name = target.to_string();
+    let summary =
+        Summary { target: target_name, clone_of, whole_because, not_rewound_because, report: &report };
     // Where standard output is the volume, nothing else goes there.
     match target == Target::Stdout && !report.dry_run {
         true => context.ui.report_aside(&summary)?,
@@ -118,6 +130,10 @@ impl Report for Summary<'_> {
         let Self { target, report, .. } = self;
         let (totals, size) = (&report.totals, human::size(report.size_bytes));
         let from = printable(&format!("{}@{}", report.volume, report.sequence));
+        let target = match &self.clone_of {
+            Some(parent) => format!("{target}, a clone of {}", printable(parent)),
+            None => target.clone(),
+        };
         let told = if report.dry_run {
             let row = |what: &str, amount: restore_plan::Amount| {
                 vec![what.to_owned(), human::count(amount.chunks), human::size(amount.bytes)]

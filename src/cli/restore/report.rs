@@ -21,6 +21,33 @@ pub struct Restored {
     pub snapshot: SnapshotEntry,
     /// Absent where an earlier run had restored it.
     pub report: Option<RestoreReport>,
+    /// What its image became before, so that clones can hang on it.
+    pub passed: Vec<Step>,
+    /// The RBD snapshot that was made of it in the end, for the same.
+    pub rbd_snapshot: Option<String>,
+    /// The RBD snapshot that it was made a clone of.
+    pub clone_of: Option<String>,
+    /// Why a clone was restored whole.
+    pub whole_because: Option<String>,
+}
+
+/// A snapshot that an image became on its way to another one.
+pub struct Step {
+    pub snapshot: SnapshotEntry,
+    pub report: RestoreReport,
+    pub rbd_snapshot: String,
+    pub clone_of: Option<String>,
+}
+
+/// What is told of one snapshot that was restored.
+struct Became<'a> {
+    /// It went on from there to another.
+    is_passed: bool,
+    snapshot: &'a SnapshotEntry,
+    report: Option<&'a RestoreReport>,
+    rbd_snapshot: Option<&'a str>,
+    clone_of: Option<&'a str>,
+    whole_because: Option<&'a str>,
 }
 
 /// Gathers what became of each volume, and tells it.
@@ -39,6 +66,10 @@ struct DoneLine<'a> {
     sequence: u32,
     snapshot_id: String,
     tags: &'a [String],
+    /// The RBD snapshot that was made of it, for clones to hang on.
+    rbd_snapshot: Option<&'a str>,
+    clone_of: Option<&'a str>,
+    whole_because: Option<&'a str>,
     size_bytes: u64,
     #[serde(flatten)]
     totals: Totals,
@@ -129,28 +160,58 @@ impl<'a> Gathered<'a> {
     }
 
     fn done(&mut self, told: Told<'_>, restored: &Restored) -> cuttle::Result<()> {
+        for Step { snapshot, report, rbd_snapshot, clone_of } in &restored.passed {
+            self.became(
+                Told { seconds: report.seconds, ..told },
+                &Became {
+                    is_passed: true,
+                    snapshot,
+                    report: Some(report),
+                    rbd_snapshot: Some(rbd_snapshot),
+                    clone_of: clone_of.as_deref(),
+                    whole_because: None,
+                },
+            )?;
+        }
+        self.summary.volumes_already_restored += u64::from(restored.report.is_none());
+        self.summary.size_bytes += restored.snapshot.snapshot.size_bytes;
+        self.became(
+            told,
+            &Became {
+                is_passed: false,
+                snapshot: &restored.snapshot,
+                report: restored.report.as_ref(),
+                rbd_snapshot: restored.rbd_snapshot.as_deref(),
+                clone_of: restored.clone_of.as_deref(),
+                whole_because: restored.whole_because.as_deref(),
+            },
+        )
+    }
+
+    fn became(&mut self, told: Told<'_>, became: &Became<'_>) -> cuttle::Result<()> {
         let Told { volume, target, seconds } = told;
-        let (entry, report) = (&restored.snapshot, restored.report.as_ref());
+        let &Became { is_passed, snapshot: entry, report, rbd_snapshot, clone_of, whole_because } = became;
         let (sequence, size_bytes) = (entry.snapshot.sequence.0, entry.snapshot.size_bytes);
         let (status, outcome) = match report {
+            _ if is_passed => ("passed", "passed"),
             None => ("already_restored", "already restored"),
             Some(report) if report.dry_run => ("planned", "would be restored"),
             Some(_) => ("restored", "restored"),
         };
         let totals = report.map(|r| r.totals).unwrap_or_default();
-        self.summary.volumes_already_restored += u64::from(report.is_none());
-        self.summary.size_bytes += size_bytes;
+        let at = rbd_snapshot.map(|name| format!("{target}@{name}")).unwrap_or_else(|| target.to_owned());
+        let outcome = clone_of.map_or_else(|| outcome.to_owned(), |of| format!("{outcome}, clone of {of}"));
         self.summary.totals += totals;
         self.summary.rows.push(vec![
             volume.to_owned(),
             sequence.to_string(),
-            target.to_owned(),
+            at,
             human::size(size_bytes),
             human::size(totals.fetch.bytes),
             human::size(totals.sealed_bytes),
             human::duration(seconds),
             entry.tags.join(","),
-            outcome.to_owned(),
+            outcome,
         ]);
         self.context.ui.report(&DoneLine {
             status,
@@ -159,6 +220,9 @@ impl<'a> Gathered<'a> {
             sequence,
             snapshot_id: entry.snapshot_id.to_string(),
             tags: &entry.tags,
+            rbd_snapshot,
+            clone_of,
+            whole_because,
             size_bytes,
             totals,
             target_read_bytes: report.map_or(0, |r| r.target_read_bytes),

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cuttle::format::record::Snapshot;
 use cuttle::progress::Progress;
 use cuttle::rbd::{Cluster, RbdSpec};
 use cuttle::repo::Project;
@@ -13,9 +14,10 @@ use cuttle::restore::rewind::{self, Rewind};
 use cuttle::restore::{self, RestoreOptions, RestoreReport};
 use cuttle::sink::pipe::PipeSink;
 use cuttle::sink::raw_file::RawFileSink;
-use cuttle::sink::rbd::{RbdSink, RestoreTarget};
+use cuttle::sink::rbd::{Keep, RbdSink, RestoreTarget};
 use cuttle::sink::{Existing, Sink};
 use cuttle::source::rbd_head::RbdHead;
+use cuttle::source::rbd_held::Held;
 use cuttle::{Error, Result};
 
 use crate::cli::Context;
@@ -38,6 +40,9 @@ pub struct How {
     /// Read all of the target again, and compare it with the snapshot, before the restore counts as done
     #[arg(long)]
     verify: bool,
+    /// Restore clones whole, and not as clones of what they were cloned from
+    #[arg(long)]
+    pub flatten: bool,
     /// Set the image's recorded configuration (`rbd config image`, metadata conf_…) on a new image
     #[arg(long, hide_short_help = true)]
     pub image_config: bool,
@@ -90,6 +95,7 @@ impl Work<'_> {
             Ok::<_, Error>(found.and_then(|found| found.map_err(|why| not_rewound_because = Some(why)).ok()))
         };
         let how = how.clone();
+        options.holds = task.holds();
         let report = match context.global.dry_run {
             true => {
                 let existing = blocking(context, move || task.preview(&how)).await?;
@@ -106,9 +112,14 @@ impl Work<'_> {
     }
 
     /// Whether an earlier run has restored this very snapshot to the target: an image says so, a file is read.
-    pub async fn is_restored(&self, task: &Task, bar: Arc<Bar>) -> Result<bool> {
-        let (context, snapshot) = (self.context, task.snapshot.clone());
-        match &task.reached {
+    pub async fn is_restored(
+        &self,
+        reached: &Reached,
+        snapshot: &SnapshotEntry,
+        bar: Arc<Bar>,
+    ) -> Result<bool> {
+        let context = self.context;
+        match reached {
             Reached::Image(cluster, spec) => {
                 let (cluster, spec, id) = (cluster.clone(), spec.clone(), snapshot.snapshot_id.to_string());
                 blocking(context, move || RbdSink::is_restored(&cluster, &spec, &id)).await
@@ -122,7 +133,7 @@ impl Work<'_> {
                 let existing =
                     blocking(context, move || RawFileSink::preview(&path, size_bytes, true)).await?;
                 let (project, cancel) = (self.project, context.cancel.clone());
-                let plan = restore::plan(project, &snapshot, existing, self.options(), bar, cancel).await?;
+                let plan = restore::plan(project, snapshot, existing, self.options(), bar, cancel).await?;
                 Ok(plan.totals.keep.bytes == size_bytes)
             }
             Reached::Stdout(_) => Ok(false),
@@ -191,6 +202,17 @@ impl Reached {
     }
 }
 
+impl Reached {
+    /// The same once more; standard output is written once.
+    pub fn again(&self) -> Result<Self> {
+        match self {
+            Self::Image(cluster, spec) => Ok(Self::Image(cluster.clone(), spec.clone())),
+            Self::File(path) => Ok(Self::File(path.clone())),
+            Self::Stdout(_) => Err(Error::internal("standard output for several snapshots")),
+        }
+    }
+}
+
 impl fmt::Display for Reached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -201,15 +223,44 @@ impl fmt::Display for Reached {
     }
 }
 
+/// What a target is, before anything of the snapshot is written to it.
+#[derive(Clone)]
+pub enum Ground {
+    /// What is there, or nothing.
+    AsItIs,
+    /// A new image is made a clone of this, which is that snapshot.
+    Clone(Box<Held>, Box<Snapshot>),
+    /// What this very run will have made by then, which holds that snapshot: only where nothing is done.
+    Planned(Box<Snapshot>),
+}
+
 /// A snapshot, and where it goes.
 pub struct Task {
     pub reached: Reached,
     pub snapshot: SnapshotEntry,
     /// What a finished restore leaves on an image, see [`RestoreTarget::leave`].
     pub leave: Vec<(&'static str, String)>,
+    pub ground: Ground,
+    /// The snapshot that the image ends as, in hexadecimal digits: by this a run knows its image again.
+    pub ends_as: String,
+    /// The RBD snapshot that is made of it when all is there.
+    pub keep: Option<Keep>,
 }
 
 impl Task {
+    /// A snapshot that is all the image becomes.
+    pub fn new(reached: Reached, snapshot: SnapshotEntry, ground: Ground) -> Self {
+        let ends_as = snapshot.snapshot_id.to_string();
+        Self { reached, snapshot, leave: Vec::new(), ground, ends_as, keep: None }
+    }
+
+    fn holds(&self) -> Option<Snapshot> {
+        match &self.ground {
+            Ground::AsItIs => None,
+            Ground::Clone(_, holds) | Ground::Planned(holds) => Some((**holds).clone()),
+        }
+    }
+
     fn size_bytes(&self) -> u64 {
         self.snapshot.snapshot.size_bytes
     }
@@ -218,7 +269,7 @@ impl Task {
         let size_bytes = self.size_bytes();
         Ok(match self.reached {
             Reached::Image(ref cluster, ref spec) => {
-                Arc::new(RbdSink::open(cluster, spec, &self.image(how, &self.mark()))?)
+                Arc::new(RbdSink::open(cluster, spec, &self.image(how))?)
             }
             Reached::File(path) => Arc::new(RawFileSink::open(&path, size_bytes, how.overwrite)?),
             Reached::Stdout(output) => Arc::new(PipeSink::new(output, size_bytes)),
@@ -227,26 +278,34 @@ impl Task {
 
     /// What opening it would find; changes nothing.
     fn preview(self, how: &How) -> Result<Existing> {
+        match (&self.reached, &self.ground) {
+            (_, Ground::Planned(_)) => return Ok(Existing::Backup(None)),
+            (Reached::Image(cluster, spec), Ground::Clone(..)) if RbdSink::is_absent(cluster, spec)? => {
+                return Ok(Existing::Backup(None));
+            }
+            _ => {}
+        }
         match &self.reached {
-            Reached::Image(cluster, spec) => RbdSink::preview(cluster, spec, &self.image(how, &self.mark())),
+            Reached::Image(cluster, spec) => RbdSink::preview(cluster, spec, &self.image(how)),
             Reached::File(path) => RawFileSink::preview(path, self.size_bytes(), how.overwrite),
             Reached::Stdout(_) => Ok(Existing::Nothing),
         }
     }
 
-    fn mark(&self) -> String {
-        self.snapshot.snapshot_id.to_string()
-    }
-
-    fn image<'a>(&'a self, how: &'a How, mark: &'a str) -> RestoreTarget<'a> {
+    fn image<'a>(&'a self, how: &'a How) -> RestoreTarget<'a> {
         RestoreTarget {
             size_bytes: self.size_bytes(),
             layout: &self.snapshot.snapshot.layout,
-            mark,
+            mark: &self.ends_as,
             overwrite: how.overwrite,
             data_pool: how.data_pool.as_deref(),
             image_config: how.image_config,
             leave: &self.leave,
+            origin: match &self.ground {
+                Ground::Clone(held, _) => Some(held),
+                _ => None,
+            },
+            keep: self.keep.clone(),
         }
     }
 }

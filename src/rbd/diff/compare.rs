@@ -12,7 +12,7 @@ use super::end::End;
 use super::extents::ExtentSet;
 use super::iterate::{DiffRange, Request, iterate};
 use super::judge::{BaseObjects, Facts, History, Verdict, Why, judge};
-use super::maps::Maps;
+use super::maps::{Maps, base_objects_of};
 use super::ranges::{Joining, joined, pieces};
 use crate::error::{Error, Result};
 use crate::rbd::{Image, Snapshot, clone, features, migration};
@@ -127,14 +127,11 @@ impl Comparison {
             this.verdict = Verdict::ReadAll(why);
             return Ok(this);
         }
-        let migrating = matches!(this.verdict, Verdict::ReadAll(_));
-        let cloned = clone::parent(&parent.image)?.is_some();
-        if migrating || cloned {
-            // A clone's snapshots gain objects by what is copied up.
+        if matches!(this.verdict, Verdict::ReadAll(_)) {
             return Ok(this);
         }
         let base = || parent.snapshot.as_ref().map(|s| s.name.clone()).unwrap_or_default();
-        match Maps::read(parent, Some(parent)).map(|maps| maps.base_objects(objects)) {
+        match base_objects_of(parent, objects) {
             Ok(BaseObjects::Same) => {}
             Ok(BaseObjects::Changed) => this.verdict = Verdict::ReadAll(Why::ObjectsChanged { base: base() }),
             Ok(BaseObjects::Unknown) => this.verdict = Verdict::ReadAll(Why::ObjectsUnknown { base: base() }),

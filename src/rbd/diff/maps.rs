@@ -4,6 +4,7 @@ use super::end::End;
 use super::judge::BaseObjects;
 use crate::error::Result;
 use crate::rbd::class::{self, ObjectMap};
+use crate::rbd::clone;
 use crate::volume::ObjectsBy;
 
 /// The maps by which librbd decides which objects of the two ends are there; `None` where it asks the objects.
@@ -33,6 +34,24 @@ impl Maps {
     pub(super) fn newer_objects(&self) -> ObjectsBy {
         self.newer.as_ref().map_or(ObjectsBy::Asking, |map| ObjectsBy::Map { digest: map.digest() })
     }
+}
+
+/// Whether a snapshot has the objects that a backup recorded of it. A clone's gain some by what is copied up, and show the same.
+pub(super) fn base_objects_of(end: &End, recorded: &ObjectsBy) -> Result<BaseObjects> {
+    match clone::parent(&end.image)?.is_some() {
+        true => Ok(BaseObjects::Same),
+        false => Ok(Maps::read(end, Some(end))?.base_objects(recorded)),
+    }
+}
+
+/// Whether a snapshot reads as it did when a backup recorded by what its objects were found.
+pub fn reads_as_recorded(end: &End, recorded: &ObjectsBy) -> Result<bool> {
+    base_objects_of(end, recorded).map(|objects| objects == BaseObjects::Same)
+}
+
+/// By what it is decided which objects a snapshot has.
+pub fn objects_of(end: &End) -> Result<ObjectsBy> {
+    Maps::read(end, None).map(|maps| maps.newer_objects())
 }
 
 #[cfg(test)]

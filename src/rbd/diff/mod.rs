@@ -13,3 +13,4 @@ mod ranges;
 pub use compare::Comparison;
 pub use end::End;
 pub use iterate::DiffRange;
+pub use maps::{objects_of, reads_as_recorded};
