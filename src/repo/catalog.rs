@@ -195,6 +195,15 @@ impl Volumes<'_> {
         self.confirm(catalog).await
     }
 
+    /// With one entry more. What nobody else looks at is not copied for it: a first night adds as many as it has volumes.
+    fn append(self, catalog: Arc<Catalog>, number: VolumeNumber, entry: Found<VolumeRecord>) -> Arc<Catalog> {
+        let mut catalog = catalog;
+        drop(self.kept().take_if(|kept| Arc::ptr_eq(kept, &catalog)));
+        Arc::make_mut(&mut catalog).add(number, entry);
+        self.keep(&catalog);
+        catalog
+    }
+
     async fn confirm(self, mut catalog: Catalog) -> Result<Catalog> {
         let mut foreign = 0;
         while let Some(next) = row::follows(catalog.last().0).map(VolumeNumber) {
@@ -272,8 +281,7 @@ impl Creating<Volumes<'_>> {
                     found => found,
                 },
             };
-            Arc::make_mut(&mut catalog).add(number, entry);
-            self.keep(&catalog);
+            catalog = self.append(catalog, number, entry);
         }
     }
 

@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 use crate::ALLOCATOR;
 use crate::support::Numbers;
 use crate::support::by_hand::{ByHand, get, names, put};
-use crate::support::repo::{CHUNK, MemoryVolume, back_up, in_memory, options, reopen, secret};
+use crate::support::repo::{
+    CHUNK, MemoryVolume, back_up, default, in_memory, init_with, options, reopen, secret, store,
+};
 use cuttle::cancel::Cancel;
-use cuttle::format::envelope::{HEADER_LEN_BYTES, checksum};
+use cuttle::codec::Place;
+use cuttle::format::envelope::{HEADER_LEN_BYTES, Header, checksum};
 use cuttle::format::gc::PartRef;
 use cuttle::format::names::ContentName;
 use cuttle::format::record::{EndRecord, Outcome};
 use cuttle::format::{ObjectName, Record};
 use cuttle::progress::Silent;
-use cuttle::repo::Keeper;
+use cuttle::repo::{InitOptions, Keeper};
 use cuttle::restore::{self, RestoreOptions};
 use cuttle::sink::pipe::PipeSink;
 use cuttle::units::{ChunkId, Generation, Sequence, VolumeNumber};
@@ -27,14 +30,14 @@ const MEMORY_BYTES_MAX: usize = 64 << 20;
 const C: usize = CHUNK as usize;
 
 /// What `cuttle snapshots`, `restore`, `verify --read-data` and the next `backup` make of a hurt repository.
-async fn everything(objects: Arc<InMemory>) -> Result<()> {
+async fn everything(objects: Arc<InMemory>, content: &[u8]) -> Result<()> {
     let project = reopen(objects).await?;
     let snapshot = project.volumes().snapshot("v").await?;
     let sink = Arc::new(PipeSink::new(std::io::sink(), snapshot.snapshot.size_bytes));
     let options = RestoreOptions { inflight_bytes: 32 << 20, ..RestoreOptions::default() };
     restore::run(&project, &snapshot, sink, options, Arc::new(Silent), Cancel::never()).await?;
     verified(&project).await?;
-    let volume = MemoryVolume::new(content());
+    let volume = MemoryVolume::new(content.to_vec());
     back_up(&project, &volume, &self::options("v")).await.map(drop)
 }
 
@@ -94,6 +97,7 @@ fn lies(record: &[u8], len_max: usize) -> impl Iterator<Item = (String, Vec<u8>)
 
 struct Lab {
     objects: Arc<InMemory>,
+    content: Vec<u8>,
     hand: ByHand,
     names: Vec<String>,
 }
@@ -103,10 +107,30 @@ impl Lab {
         let (objects, project) = in_memory().await;
         let volume = MemoryVolume::new(content());
         back_up(&project, &volume, &options("v")).await.expect("backed up");
+        Self::of(objects, content()).await
+    }
+
+    /// Two nights that change every chunk a little: deltas on deltas, in bundles.
+    async fn of_bundles() -> Self {
+        let objects = Arc::new(InMemory::new());
+        let made = InitOptions { chunk_size_bytes: CHUNK, delta_depth_max: 7 };
+        let project = default(&init_with(store(objects.clone()), made, true).await).await;
+        let volume = MemoryVolume::new(Numbers::new(1).bytes(6 * C));
+        for night in 0..3 {
+            volume.edit(|content| {
+                content.iter_mut().step_by(C / 2 + 1).take(8).for_each(|byte| *byte ^= night)
+            });
+            back_up(&project, &volume, &options("v")).await.expect("backed up");
+        }
+        let content = volume.content();
+        Self::of(objects, content).await
+    }
+
+    async fn of(objects: Arc<InMemory>, content: Vec<u8>) -> Self {
         let hand = ByHand::open(objects.clone(), &secret(), "default").await;
         hand.begin_round(1, &[ChunkId([1; 32])]).await;
         let names = names(&*objects, "").await;
-        Self { objects, hand, names }
+        Self { objects, content, hand, names }
     }
 
     /// Everything is tried on a repository in which one object was replaced.
@@ -114,7 +138,7 @@ impl Lab {
         let objects = Arc::new(self.objects.fork());
         put(&*objects, name, bytes).await;
         let (start, before) = (Instant::now(), ALLOCATOR.allocated());
-        let result = everything(objects).await;
+        let result = everything(objects, &self.content).await;
         let took = start.elapsed();
         assert!(took < TIME_MAX, "{name}, {what}: {took:?}");
         assert!(ALLOCATOR.allocated() < before + (8 << 20), "{name}, {what}: something stayed allocated");
@@ -147,7 +171,7 @@ impl Lab {
 async fn hostile_objects_end_in_an_error_at_once_and_in_little_memory() {
     let _alone = crate::ALONE.lock().await;
     let lab = Lab::new().await;
-    everything(Arc::new(lab.objects.fork())).await.expect("nothing is hurt yet");
+    everything(Arc::new(lab.objects.fork()), &lab.content).await.expect("nothing is hurt yet");
     let before = ALLOCATOR.allocated();
     ALLOCATOR.set_limit(before + MEMORY_BYTES_MAX).expect("a limit above what is in use");
     lengths_that_lie(&lab).await;
@@ -169,6 +193,59 @@ async fn lengths_that_lie(lab: &Lab) {
         }
         for cut in [0, 1, 87, 88, whole.len() - 1] {
             lab.try_with("cut", name, whole[..cut].to_vec(), true).await;
+        }
+    }
+}
+
+/// A bundle is its table, and pieces behind it.
+#[tokio::test]
+async fn bundles_that_lie_end_in_an_error_at_once_and_in_little_memory() {
+    let _alone = crate::ALONE.lock().await;
+    let lab = Lab::of_bundles().await;
+    everything(Arc::new(lab.objects.fork()), &lab.content).await.expect("nothing is hurt yet");
+    ALLOCATOR.set_limit(ALLOCATOR.allocated() + MEMORY_BYTES_MAX).expect("a limit above what is in use");
+    let bundles: Vec<ObjectName> = lab.names.iter().filter_map(|name| ObjectName::parse(name)).collect();
+    let bundles: Vec<_> = bundles.into_iter().filter(|name| matches!(name, ObjectName::Bundle(..))).collect();
+    assert!(!bundles.is_empty(), "no night made a bundle");
+    for bundle in &bundles {
+        let (name, whole) = (bundle.to_string(), get(&*lab.objects, &bundle.to_string()).await.to_vec());
+        let table =
+            Header::decode_prefix(&whole).expect("a table").body_len_bytes as usize + HEADER_LEN_BYTES;
+        // The table's header, the first piece's, and what is cut anywhere.
+        for at in [12, 16, table + 32 + 12, table + 32 + 16] {
+            let mut hurt = whole.clone();
+            hurt[at..at + 4].fill(0xff);
+            lab.try_with("a length of 2^32", &name, hurt, at > table).await;
+        }
+        for cut in [0, 1, 88, table, table + 31, table + 33] {
+            lab.try_with("cut", &name, whole[..cut].to_vec(), true).await;
+        }
+        for blocks in [1, 1 << 10] {
+            let frame = bomb(4 << 60, 0x50, blocks);
+            let table = with_body(&whole, &lab.hand.repository.repo_id, &name, u32::MAX, &frame);
+            lab.try_with("a table that is a bomb", &name, [table, whole.clone()].concat(), true).await;
+        }
+        // Counts, lengths and runs of a table, with the pieces behind it where it says that they are, and elsewhere.
+        let mut plain = Vec::new();
+        let max = bundle.object_type().plain_len_bytes_max();
+        let open = |place: Place<'_>| cuttle::codec::open(place, &whole[..table], None, max, &mut plain);
+        lab.hand.at(bundle, open).expect("a table");
+        // Each fifth: another lie at another place.
+        for (what, lie) in lies(&plain, max).step_by(5) {
+            let mut sealed = lab.sealed(bundle, &lie).await;
+            sealed.extend(&whole[table..]);
+            lab.try_with(&what, &name, sealed, false).await;
+        }
+    }
+    // Pages that say that pieces are at 2^32, or that long, or stand on themselves.
+    for name in &lab.names {
+        let parsed = ObjectName::parse(name).expect("ours");
+        if matches!(parsed, ObjectName::Page(..)) {
+            let page = lab.hand.plain(&parsed).await;
+            for (what, lie) in lies(&page, parsed.object_type().plain_len_bytes_max()).step_by(5) {
+                let sealed = lab.sealed(&parsed, &lie).await;
+                lab.try_with(&what, name, sealed, false).await;
+            }
         }
     }
 }
@@ -276,5 +353,5 @@ async fn names_that_lead_astray(lab: &Lab) {
     for name in names {
         put(&*objects, &name, vec![0xff; 300]).await;
     }
-    everything(objects).await.expect("other names are none of our business");
+    everything(objects, &lab.content).await.expect("other names are none of our business");
 }

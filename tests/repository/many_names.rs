@@ -119,6 +119,18 @@ impl Names {
     }
 }
 
+/// As stores list: a folder has no order, and who lists goes on behind the last name.
+fn in_order(
+    listed: BoxStream<'static, object_store::Result<ObjectMeta>>,
+) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+    let sorted = async move {
+        let mut all: Vec<_> = listed.collect().await;
+        all.sort_by(|a, b| a.as_ref().ok().map(|m| &m.location).cmp(&b.as_ref().ok().map(|m| &m.location)));
+        stream::iter(all)
+    };
+    stream::once(sorted).flatten().boxed()
+}
+
 fn is_of_chunks(prefix: Option<&Path>) -> bool {
     prefix.is_some_and(|prefix| prefix.as_ref().starts_with("projects/default/chunks"))
 }
@@ -156,7 +168,7 @@ impl ObjectStore for Names {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
         match prefix.filter(|_| is_of_chunks(prefix)) {
             Some(prefix) => self.list_chunks(prefix, None),
-            None => self.inner.list(prefix),
+            None => in_order(self.inner.list(prefix)),
         }
     }
 
@@ -167,7 +179,7 @@ impl ObjectStore for Names {
     ) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
         match prefix.filter(|_| is_of_chunks(prefix)) {
             Some(prefix) => self.list_chunks(prefix, Some(after)),
-            None => self.inner.list_with_offset(prefix, after),
+            None => in_order(self.inner.list_with_offset(prefix, after)),
         }
     }
 

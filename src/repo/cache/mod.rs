@@ -5,18 +5,23 @@
 //! ways have different objects under one name, all authentic. So a page, whose name says what it holds, is found by its
 //! name; a record only under the [`Stamp`] that the store's listing shows now. A hurt copy is dropped and fetched again.
 
+mod entries;
+
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
 use crate::format::ObjectName;
+use crate::format::names::volumes_prefix;
+use crate::repo::cache::entries::Entries;
 use crate::repo::scratch::Scratch;
 use crate::store::Stamp;
-use crate::units::hex;
+use crate::units::{ProjectName, hex};
 
 /// Bytes in front of a copy of a record: the stamp of what it is a copy of.
 const STAMP_LEN_BYTES: usize = 16;
@@ -25,13 +30,15 @@ const STAMP_LEN_BYTES: usize = 16;
 #[derive(Debug, Clone)]
 pub(crate) struct Cache {
     dir: Option<PathBuf>,
+    /// Read when the first is asked for; `None` where that failed.
+    entries: Arc<Mutex<HashMap<ProjectName, Option<Entries>>>>,
     warned: Arc<AtomicBool>,
 }
 
 impl Cache {
     /// Copies of this repository's objects below `dir`, which need not be there; `None` keeps none.
     pub(crate) fn new(dir: Option<&Path>, repo_id: &[u8; 16]) -> Self {
-        Self { dir: dir.map(|d| d.join(hex(repo_id))), warned: Arc::default() }
+        Self { dir: dir.map(|d| d.join(hex(repo_id))), entries: Arc::default(), warned: Arc::default() }
     }
 
     /// Where the copies are, for people.
@@ -58,11 +65,17 @@ impl Cache {
 
     /// The copy of just that object which the store shows under the name now.
     pub(super) fn record(&self, name: &ObjectName, stamp: &Stamp) -> Option<Bytes> {
+        if let ObjectName::Volume(project, number) = name {
+            return self.with_entries(project, |entries| Ok(entries.get(*number, stamp)))?;
+        }
         let bytes = Bytes::from(self.read(self.record_path(name)?, name)?);
         bytes.starts_with(&stamp.0).then(|| bytes.slice(STAMP_LEN_BYTES..))
     }
 
     pub(super) fn put_record(&self, name: &ObjectName, stamp: &Stamp, object: &[u8]) {
+        if let ObjectName::Volume(project, number) = name {
+            self.with_entries(project, |entries| entries.put(*number, stamp, object));
+        }
         if let Some(path) = self.record_path(name) {
             self.write(&path, &[&stamp.0, object]);
         }
@@ -70,14 +83,38 @@ impl Cache {
 
     /// Whether there is a copy of anything under the name, from whatever store: a hint for people.
     pub(crate) fn has(&self, name: &ObjectName) -> bool {
+        if let ObjectName::Volume(project, number) = name {
+            return self.with_entries(project, |entries| Ok(entries.has(*number))).unwrap_or(false);
+        }
         self.page_path(name).or_else(|| self.record_path(name)).is_some_and(|path| path.exists())
     }
 
     /// Drops the copy of a page or record, if there is one.
     pub(crate) fn remove(&self, name: &ObjectName) {
+        if let ObjectName::Volume(project, number) = name {
+            self.with_entries(project, |entries| {
+                entries.remove(*number);
+                Ok(())
+            });
+        }
         if let Some(path) = self.page_path(name).or_else(|| self.record_path(name)) {
             let _ = fs::remove_file(path);
         }
+    }
+
+    /// The copies of a project's catalog; `None` without a cache, and where it is of no use.
+    fn with_entries<T>(
+        &self,
+        project: &ProjectName,
+        with: impl FnOnce(&mut Entries) -> io::Result<T>,
+    ) -> Option<T> {
+        let path = self.dir.as_ref()?.join(volumes_prefix(project)).join("copies");
+        let mut all = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = all
+            .entry(project.clone())
+            .or_insert_with(|| Entries::read(&path).map_err(|e| self.warn(&e, &path)).ok())
+            .as_mut()?;
+        with(entries).map_err(|e| self.warn(&e, &path)).ok()
     }
 
     fn page_path(&self, name: &ObjectName) -> Option<PathBuf> {
@@ -87,7 +124,7 @@ impl Cache {
 
     /// Only what is written once, needed again and small is kept; secrets, chunks and what is deleted are not.
     fn record_path(&self, name: &ObjectName) -> Option<PathBuf> {
-        let kept = matches!(name, ObjectName::Volume(..) | ObjectName::End(..));
+        let kept = matches!(name, ObjectName::End(..));
         self.dir.as_ref().filter(|_| kept).map(|d| d.join(name.to_string()))
     }
 
