@@ -17,6 +17,13 @@ pub enum ObjectName {
     },
     /// The project record.
     Project(ProjectName),
+    /// The slot of a key that opens this project alone.
+    RoleKey {
+        /// Which it opens.
+        project: ProjectName,
+        /// Sixteen hex digits in the name.
+        slot: u64,
+    },
     /// The catalog entry of a volume.
     Volume(ProjectName, VolumeNumber),
     /// A backup registers.
@@ -122,6 +129,7 @@ impl ObjectName {
         let parts: Vec<&str> = rest.split('/').collect();
         match parts[..] {
             ["project"] => Some(Self::Project(project)),
+            ["keys", slot] => slot_number(slot).map(|slot| Self::RoleKey { project, slot }),
             ["volumes", n] => Some(Self::Volume(project, VolumeNumber(number(n)?))),
             ["log", n, entry] => log_entry(project, VolumeNumber(number(n)?), entry),
             ["chunks", g, xx, entry] => Some(Self::Chunk(project, content_name(g, xx, entry)?)),
@@ -153,6 +161,7 @@ impl fmt::Display for ObjectName {
             Self::Repository => f.write_str("repository"),
             Self::Key { slot } => write!(f, "keys/{slot:016x}"),
             Self::Project(p) => write!(f, "{}project", project_prefix(p)),
+            Self::RoleKey { project, slot } => write!(f, "{}{slot:016x}", role_keys_prefix(project)),
             Self::Volume(p, n) => write!(f, "{}{n:010}", volumes_prefix(p)),
             Self::Open(p, n, s) => write!(f, "{}{s:010}.open", log_prefix(p, *n)),
             Self::End(p, n, s) => write!(f, "{}{s:010}.end", log_prefix(p, *n)),
@@ -196,6 +205,11 @@ pub const PROJECTS_PREFIX: &str = "projects/";
 /// Below it all of a project is.
 pub(crate) fn project_prefix(project: &ProjectName) -> String {
     format!("projects/{project}/")
+}
+
+/// Below it the slots of keys that open this project alone are.
+pub(crate) fn role_keys_prefix(project: &ProjectName) -> String {
+    format!("projects/{project}/keys/")
 }
 
 /// Below it the catalog of a project is.

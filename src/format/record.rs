@@ -74,6 +74,7 @@ records! {
     super::gc::DoneRecord => GcDone,
     super::lost::LostRecord => Lost,
     super::bundle::BundleRecord => Bundle,
+    super::role::RoleSlotRecord => RoleKey,
 }
 
 /// §6.1

@@ -78,7 +78,9 @@ impl Run<'_> {
             ObjectName::Repository | ObjectName::Project(_) => {
                 other("nothing works without it; bring it back from a copy or a bucket version")
             }
-            ObjectName::Key { slot } => other(&format!("`cuttle key remove {slot:016x}` removes it")),
+            ObjectName::Key { slot } | ObjectName::RoleKey { slot, .. } => {
+                other(&format!("`cuttle key remove {slot:016x}` removes it"))
+            }
             ObjectName::Piece(..) => other("it is the name of no object"),
             ObjectName::Chunk(..) | ObjectName::Page(..) | ObjectName::Bundle(..) => {
                 other("`cuttle verify --repair` mends it")
