@@ -35,7 +35,8 @@ impl Joined {
         }
         let runs = SCRATCH.with_borrow_mut(|scratch| {
             let Scratch { decompressor, opened, patch, .. } = scratch;
-            let body = unseal(place, object, &header, opened)?;
+            let key = place.key.map(|key| key.of(&header.salt)).transpose()?;
+            let body = unseal(place, key, object, &header, opened)?;
             patch::runs(decompress_patch(decompressor, body, plain_len, patch)?, plain_len)
         })?;
         self.add(&runs);

@@ -407,7 +407,7 @@ fn zstd_defect(code: usize) -> Error {
 pub fn describe(object_type: ObjectType) -> &'static str {
     match object_type {
         ObjectType::Repository => "repository record",
-        ObjectType::Key => "key slot",
+        ObjectType::Key | ObjectType::RoleKey => "key slot",
         ObjectType::Project => "project record",
         ObjectType::Volume => "catalog entry",
         ObjectType::Open | ObjectType::End | ObjectType::Forget | ObjectType::Note => "log entry",
@@ -425,7 +425,6 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::format::names::ContentName;
-    use crate::keys::Secret;
     use crate::units::{Generation, ProjectName};
 
     pub(super) const REPO: [u8; 16] = [3; 16];
@@ -440,7 +439,7 @@ mod tests {
     }
 
     pub(super) fn key(byte: u8) -> SealingKey {
-        SealingKey::new(Secret::from_bytes([byte; 32]))
+        SealingKey::of_chunks(byte)
     }
 
     pub(super) fn sample(seed: u8) -> Vec<u8> {

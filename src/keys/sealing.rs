@@ -51,6 +51,14 @@ impl SealingKey {
         Ok(Self(Way::Public { public, private, mark }))
     }
 
+    /// To the public key of a private one, which is at hand: seals chunks and opens them.
+    #[cfg(test)]
+    pub(crate) fn of_chunks(byte: u8) -> Self {
+        let private = Secret::from_bytes([byte; 32]);
+        let public = kem::private_key(&private).and_then(|key| kem::public_key(&key)).expect("a key");
+        Self::public(public, Some(&private), Secret::from_bytes([9; 32])).expect("a key")
+    }
+
     /// How its objects are protected.
     pub fn sealing(&self) -> Sealing {
         match &self.0 {

@@ -12,6 +12,7 @@ use crate::format::gc::{BeginRecord, DoneRecord, SealRecord};
 use crate::format::lost::LostRecord;
 use crate::format::names::{gc_prefix, keys_prefix, role_keys_prefix, logs_prefix, lost_prefix};
 use crate::format::record::{KeySlotRecord, VolumeRecord};
+use crate::format::role::RoleSlotRecord;
 use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName};
 use crate::plan::shard::Shard;
 use crate::repo::log::LogEntry;

@@ -17,6 +17,7 @@ use cuttle::format::record::{
     BackupStats, EndRecord, ForgetRecord, KeySlotRecord, OpenRecord, Outcome, ProjectRecord,
     RepositoryRecord, Snapshot,
 };
+use cuttle::format::role::Role;
 use cuttle::format::roster::{self, RosterEntry};
 use cuttle::format::table::{self, TableEntry};
 use cuttle::format::{ObjectName, ObjectType, Record};
@@ -101,8 +102,14 @@ impl ByHand {
         let place = Place { repo_id: &repository.repo_id, name: &name, key: key.as_ref() };
         let record: ProjectRecord =
             codec::open_record(place, &get(&*objects, &name.to_string()).await).expect("a project");
-        let keys = ProjectKeys::derive(&record);
+        let keys = ProjectKeys::derive(&record).expect("keys");
         Self { objects, repository, project, master, keys }
+    }
+
+    /// As who has only the keys of a role.
+    pub fn of_role(self, role: Role) -> Self {
+        let keys = self.keys.of_role(role).expect("all of them");
+        Self { keys, master: None, ..self }
     }
 
     /// Calls `with` with the place of an object and the key that seals it.
@@ -113,10 +120,9 @@ impl ByHand {
         };
         let project_key = self.master.as_ref().map(|m| SealingKey::new(m.project_key()));
         let key = match name.object_type() {
-            ObjectType::Repository | ObjectType::Key => None,
+            ObjectType::Repository | ObjectType::Key | ObjectType::RoleKey => None,
             ObjectType::Project => project_key.as_ref(),
-            ObjectType::Chunk => Some(&self.keys.data),
-            _ => Some(&self.keys.metadata),
+            other => Some(self.keys.sealing(other)),
         };
         with(Place { repo_id, name, key: key.filter(|_| self.repository.encrypted) })
     }
