@@ -73,7 +73,11 @@ fn seal(key: &SealingKey, plain: &[u8]) -> Sealed {
         tools.compressor.set_parameter(CParameter::CompressionLevel(1)).expect("a level");
         let len = tools.compressor.compress2(&mut tools.compressed[..], plain).expect("compressed");
         let mut sealed = vec![0; len + 16];
-        let tag = key.of(&id.0).expect("a key").seal(b"", &tools.compressed[..len], &mut sealed[..len]).expect("sealed");
+        let tag = key
+            .of(&id.0)
+            .expect("a key")
+            .seal(b"", &tools.compressed[..len], &mut sealed[..len])
+            .expect("sealed");
         sealed[len..].copy_from_slice(&tag);
         Sealed { id, plain_len: plain.len(), body: sealed }
     })

@@ -122,12 +122,13 @@ async fn repository_in(context: &Context<'_>, store: Store, stdin_is_data: bool)
         (true, true) => Expected::Either,
     };
     let environment = machine::environment(context.global);
+    let project = project_name(context)?;
     let question = format!("Password for {}: ", store.url());
     for attempt in 1.. {
         // Asking waits for a person: the other threads go on meanwhile.
         let mut ask = || tokio::task::block_in_place(|| source.get(&question, stdin_is_data));
         let (store, environment) = (store.clone(), environment.clone());
-        match Repository::open_expected(store, environment, expected, &mut ask).await {
+        match Repository::open_expected(store, environment, expected, &project, &mut ask).await {
             Err(e) if e.kind() == ErrorKind::WrongKey && source.is_prompt() && attempt < PROMPTS_MAX => {
                 context.ui.line("That password opens no key of the repository. Try again.");
             }

@@ -53,8 +53,7 @@ pub(super) fn decapsulate(private: &PrivateKey, public: &[u8; 32], sent: &[u8; 3
 /// `None` where the other's key is one of the few with which nothing is secret.
 fn shared(own: &PrivateKey, other: &[u8; 32], sent: &[u8; 32], receiver: &[u8; 32]) -> Option<Secret> {
     agree(own, UnparsedPublicKey::new(&X25519, other), (), |dh| {
-        let extracted =
-            Salt::new(HKDF_SHA256, b"").extract(&[SUITE[0], SUITE[1], b"eae_prk", dh].concat());
+        let extracted = Salt::new(HKDF_SHA256, b"").extract(&[SUITE[0], SUITE[1], b"eae_prk", dh].concat());
         let length = 32u16.to_be_bytes();
         let info = [&length[..], SUITE[0], SUITE[1], b"shared_secret", sent, receiver];
         let mut out = [0; 32];
@@ -79,7 +78,8 @@ mod tests {
     fn the_vectors_of_the_rfc_hold() {
         let own = bytes("52c4a758a802cd8b936eceea314432798d5baf2d7e9235dc084ab1b9cfa2f736");
         let receiver = bytes("4612c550263fc8ad58375df3f557aac531d26850903e55a9f23f21d8534e8ac8");
-        let [own, receiver] = [own, receiver].map(|key| private_key(&Secret::from_bytes(key)).expect("a key"));
+        let [own, receiver] =
+            [own, receiver].map(|key| private_key(&Secret::from_bytes(key)).expect("a key"));
         let public = public_key(&receiver).expect("a key");
         assert_eq!(public, bytes("3948cfe0ad1ddb695d780e59077195da6c56506b027329794ab02bca80815c4d"));
         let (sent, secret) = encapsulate_with(&own, &public).expect("encapsulated");

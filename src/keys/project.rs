@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::wrap::Wrapped;
-use super::{Secret, SealingKey, Unlock, sealing};
+use super::{SealingKey, Secret, Unlock, sealing};
 use crate::error::{Error, Result};
 use crate::format::ObjectType;
 use crate::format::context;
@@ -140,8 +140,7 @@ impl ProjectKeys {
     /// Whether a slot was made by somebody who may decide in this project.
     pub fn have_made(&self, slot: &RoleSlotRecord, at: RoleSlotPlace<'_>) -> Result<bool> {
         let signature = [slot.signature.0, slot.signature.1].concat();
-        Ok(slot.project_id == *at.project_id
-            && self.authority.check(&slot.digest(at)?, &signature).is_ok())
+        Ok(slot.project_id == *at.project_id && self.authority.check(&slot.digest(at)?, &signature).is_ok())
     }
 
     /// Opens a slot. `None` when the secret is not the slot's; an error when it is, but the slot was moved or tampered with.
@@ -156,8 +155,9 @@ impl ProjectKeys {
         let keys = Self::of(std::array::from_fn(|at| Secret(parts[at])))?;
         match keys.have_made(slot, at)? {
             true => Ok(Some(keys)),
-            false => Err(Error::corrupt("the secret fits a key slot that was changed or moved")
-                .help("bring the slot back from a copy or a bucket version, or make another with `cuttle key add`")),
+            false => Err(Error::corrupt("the secret fits a key slot that was changed or moved").help(
+                "bring the slot back from a copy or a bucket version, or make another with `cuttle key add`",
+            )),
         }
     }
 }

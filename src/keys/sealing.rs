@@ -135,15 +135,13 @@ impl SealingKey {
                 attested.len() == SIGNATURE_LEN_BYTES
                     && UnparsedPublicKey::new(&ED25519, verifying).verify(&signed(digest), attested).is_ok()
             }
-            Way::Public { mark, .. } => {
-                verify_slices_are_equal(&made_mark(mark, digest), attested).is_ok()
-            }
+            Way::Public { mark, .. } => verify_slices_are_equal(&made_mark(mark, digest), attested).is_ok(),
         };
         match (holds, &self.0) {
             (true, _) => Ok(()),
-            (false, Way::Signed { .. }) => {
-                Err(damaged("it is not signed by whoever may decide this in its project: forged, moved or changed"))
-            }
+            (false, Way::Signed { .. }) => Err(damaged(
+                "it is not signed by whoever may decide this in its project: forged, moved or changed",
+            )),
             (false, _) => Err(damaged("it is not authentic: nobody of its project sealed it")),
         }
     }

@@ -4,8 +4,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::keys::{MasterKey, Unlock};
 use crate::format::role::Role;
+use crate::keys::{MasterKey, Unlock};
 use crate::repo::role_keys::RoleKeys;
 use crate::repo::{Keeper, Project, Repository, Writer, keys, remains};
 use crate::units::ProjectName;

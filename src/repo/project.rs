@@ -100,7 +100,11 @@ impl Project {
         Self::of_record(repository, name, record)
     }
 
-    fn of_record(repository: &Arc<Repository>, name: &ProjectName, mut record: ProjectRecord) -> Result<Self> {
+    fn of_record(
+        repository: &Arc<Repository>,
+        name: &ProjectName,
+        mut record: ProjectRecord,
+    ) -> Result<Self> {
         let keys = ProjectKeys::derive(&record);
         record.root.zeroize();
         Ok(Self::new(repository, name, record.project_id, Role::Admin, keys?))

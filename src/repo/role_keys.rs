@@ -76,9 +76,8 @@ async fn read(around: Around<'_>, project: &ProjectName, slot: u64) -> Result<Op
 }
 
 async fn all(around: Around<'_>, project: &ProjectName) -> Result<Vec<(u64, Read)>> {
-    let read = |slot| async move {
-        Ok::<_, Error>(read(around, project, slot).await?.map(|found| (slot, found)))
-    };
+    let read =
+        |slot| async move { Ok::<_, Error>(read(around, project, slot).await?.map(|found| (slot, found))) };
     stream::iter(names(around, project).await?.into_iter().map(read))
         .buffered(SLOTS_INFLIGHT_MAX)
         .try_filter_map(|found| async move { Ok(found) })
@@ -110,7 +109,8 @@ pub(super) async fn unlock(
     let mut swapped = None;
     let slots = all(around, project).await?;
     let good = slots.iter().filter(|(slot, _)| Some(*slot) != remembered);
-    for (slot, record) in good.filter_map(|(slot, found)| Some((slot, found.as_ref().ok()?))).take(KEY_SLOTS_MAX)
+    for (slot, record) in
+        good.filter_map(|(slot, found)| Some((slot, found.as_ref().ok()?))).take(KEY_SLOTS_MAX)
     {
         match member(*slot, record) {
             Ok(Some(member)) => {
@@ -151,7 +151,8 @@ impl RoleKeys<'_> {
             };
             slots.push(RoleKey { slot, record });
         }
-        slots.sort_by_key(|s| (s.record.is_err(), s.record.as_ref().map_or(0, |r| r.created_unix_ms), s.slot));
+        slots
+            .sort_by_key(|s| (s.record.is_err(), s.record.as_ref().map_or(0, |r| r.created_unix_ms), s.slot));
         Ok(slots)
     }
 

@@ -10,7 +10,7 @@ use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::{BeginRecord, DoneRecord, SealRecord};
 use crate::format::lost::LostRecord;
-use crate::format::names::{gc_prefix, keys_prefix, role_keys_prefix, logs_prefix, lost_prefix};
+use crate::format::names::{gc_prefix, keys_prefix, logs_prefix, lost_prefix, role_keys_prefix};
 use crate::format::record::{KeySlotRecord, VolumeRecord};
 use crate::format::role::RoleSlotRecord;
 use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName};
@@ -212,7 +212,9 @@ async fn key(audit: &Audit, name: &ObjectName, slot: u64) -> Looked<()> {
     looked(made).map(|found| match found {
         // Whether the repository's own key made it, only that key tells.
         Ok(Some(true) | None) => Ok(()),
-        Ok(Some(false)) => Err(Flaw::damaged(format!("it was not made with this repository's key{removed_by}"))),
+        Ok(Some(false)) => {
+            Err(Flaw::damaged(format!("it was not made with this repository's key{removed_by}")))
+        }
         Err(flaw) => Err(Flaw { message: flaw.message + &removed_by, ..flaw }),
     })
 }
