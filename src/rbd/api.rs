@@ -149,6 +149,7 @@ api! {
         fn rados_conf_get(Handle, *const c_char, *mut c_char, usize) -> c_int;
         fn rados_connect(Handle) -> c_int;
         fn rados_shutdown(Handle);
+        fn rados_get_min_compatible_client(Handle, *mut i8, *mut i8) -> c_int;
         fn rados_cluster_fsid(Handle, *mut c_char, usize) -> c_int;
         fn rados_pool_reverse_lookup(Handle, i64, *mut c_char, usize) -> c_int;
         fn rados_pool_list(Handle, *mut c_char, usize) -> c_int;

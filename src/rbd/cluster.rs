@@ -18,6 +18,8 @@ const MON_TIMEOUT_S: &str = "60";
 /// An answer of an OSD that takes longer is an error, unless the configuration sets a limit of its own. Long enough
 /// for a cluster that has lost a host to recover; without it a backup of a dead placement group would never end.
 const OSD_TIMEOUT_S: &str = "600";
+/// Ceph's number of the release that knows clones of unprotected snapshots.
+const RELEASE_MIMIC: i8 = 13;
 /// Longest list of pools taken.
 const POOL_LIST_LEN_MAX: usize = 16 << 20;
 
@@ -77,6 +79,22 @@ impl Cluster {
     /// The cluster's identity.
     pub fn fsid(&self) -> &str {
         &self.inner.fsid
+    }
+
+    /// Whether a clone can be made of a snapshot only once that is protected, as librbd decides it (`clone format 1`, in `CloneRequest`).
+    pub(super) fn protects_parents(&self) -> Result<bool> {
+        match &self.inner.get("rbd_default_clone_format")?[..] {
+            "1" => return Ok(true),
+            "2" => return Ok(false),
+            _ => {}
+        }
+        let (mut able, mut required) = (-1_i8, -1_i8);
+        // SAFETY: writes two numbers.
+        let code = unsafe {
+            (self.inner.api.rados_get_min_compatible_client)(self.inner.rados, &mut able, &mut required)
+        };
+        check(code, || "asking which clients the cluster lets in".to_owned())?;
+        Ok(able.max(required) < RELEASE_MIMIC)
     }
 
     /// Names of all pools.

@@ -2,9 +2,11 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
+use std::time::Instant;
 
 use super::advice;
 use super::api::{Api, Handle, ImageInfo};
+use super::closing::Closing;
 use super::errno::{self, ENOENT, c_string, check};
 use super::name;
 use super::pool::Pool;
@@ -17,6 +19,9 @@ pub struct Image {
     name: String,
     label: String,
     pool: Pool,
+    writes: bool,
+    /// When it was opened as it is; see [`Closing`].
+    since: Instant,
 }
 
 // SAFETY: librbd takes calls on one rbd_image_t from many threads, I/O and maintenance alike. The one call that would
@@ -27,12 +32,10 @@ unsafe impl Sync for Image {}
 
 impl Drop for Image {
     fn drop(&mut self) {
-        // SAFETY: opened by rbd_open*, closed once; no I/O is under way, as all of it is awaited by callers that
-        // borrow this; the pool is alive, as this holds it.
-        let code = unsafe { (self.api.rbd_close)(self.handle) };
-        if code < 0 {
-            tracing::warn!("closing {}: error {code}", self.label);
-        }
+        let label = std::mem::take(&mut self.label);
+        let (api, handle, since, pool) = (self.api, self.handle, self.since, self.pool.clone());
+        let closing = Closing { api, handle, label, since, pool };
+        if self.writes { closing.now() } else { closing.later() }
     }
 }
 
@@ -106,12 +109,14 @@ impl Image {
             );
         }
         check(code, || format!("opening image {label}"))?;
-        let mut opened = Self { api, handle, name: name.to_owned(), label, pool: pool.clone() };
+        let (name, pool, since) = (name.to_owned(), pool.clone(), Instant::now());
+        let mut opened = Self { api, handle, name, label, pool, writes: write, since };
         if let Access::Snapshot(snap_id) = access {
             // SAFETY: an open image that nobody else has yet.
             let code = unsafe { (api.rbd_snap_set_by_id)(opened.handle, snap_id) };
             opened.check(code, || format!("opening snapshot id {snap_id}"))?;
             opened.label = format!("{} at snapshot id {snap_id}", opened.label);
+            opened.since = Instant::now();
         }
         Ok(opened)
     }

@@ -6,6 +6,7 @@
 //! - An [`Image`] holds its [`Pool`], and a `Pool` its [`Cluster`], so nothing is closed while something in it is open.
 //! - A handle is set up (namespace, snapshot) before it is shared and never changed after; all other calls of librados
 //!   and librbd may be made from many threads at once.
+//! - A handle is closed some time after it was opened, for the sake of a thread of librbd's (`closing.rs`).
 //! - No panic of ours crosses a C frame.
 
 #![allow(unsafe_code)]
@@ -15,6 +16,7 @@ mod api;
 mod bits;
 pub mod class;
 pub mod clone;
+mod closing;
 mod cluster;
 mod config;
 mod create;
