@@ -73,7 +73,11 @@ fn seal(key: &SealingKey, plain: &[u8]) -> Sealed {
         tools.compressor.set_parameter(CParameter::CompressionLevel(1)).expect("a level");
         let len = tools.compressor.compress2(&mut tools.compressed[..], plain).expect("compressed");
         let mut sealed = vec![0; len + 16];
-        let tag = key.seal(&id.0, b"", &tools.compressed[..len], &mut sealed[..len]).expect("sealed");
+        let tag = key
+            .of(&id.0)
+            .expect("a key")
+            .seal(b"", &tools.compressed[..len], &mut sealed[..len])
+            .expect("sealed");
         sealed[len..].copy_from_slice(&tag);
         Sealed { id, plain_len: plain.len(), body: sealed }
     })
@@ -83,7 +87,7 @@ fn seal(key: &SealingKey, plain: &[u8]) -> Sealed {
 fn open(key: &SealingKey, sealed: &Sealed) {
     TOOLS.with_borrow_mut(|tools| {
         let compressed = &mut tools.compressed[..sealed.body.len() - 16];
-        key.open(&sealed.id.0, b"", &sealed.body, compressed).expect("opened");
+        key.of(&sealed.id.0).expect("a key").open(b"", &sealed.body, compressed).expect("opened");
         let plain = &mut tools.plain[..sealed.plain_len];
         let len = tools.decompressor.decompress(plain, compressed).expect("decompressed");
         assert!(len == sealed.plain_len && codec::identify(&[1; 32], plain) == sealed.id);

@@ -66,7 +66,8 @@
 //!
 //! # What each operation does to what is stored
 //!
-//! creates: only where nothing is. reads: gets or lists. replaces: puts over what is there. deletes: removes. The types say it too: who
+//! creates: only where nothing is. reads: gets or lists. replaces: puts over what is there. deletes: removes. asks: tries creates and deletes that change
+//! nothing ([`store::permitted`]). The types say it too: who
 //! reads is handed a `Project`, `backup` and `verify` a `Writer`, `forget`, `tag`, `protect`, `prune` and the repair a `Keeper`, keys and new projects
 //! take the `Admin` ([`repo::roles`]). None can be made from a lesser one.
 //!
@@ -78,6 +79,8 @@
 //! | `key remove` | deletes | – | – | – | – | – | – | – |
 //! | `backup` | reads | creates | creates | creates | reads | creates | deletes when full | – |
 //! | `snapshots` | reads | reads | reads | – | – | – | – | – |
+//! | `log` | reads | reads | reads | – | reads | – | – | – |
+//! | `whoami` | reads | – | asks | asks | asks | – | – | – |
 //! | `restore`, `export`, `diff`, `serve`, `mount` | reads | reads | reads | reads | – | – | – | – |
 //! | `verify` | reads | reads | reads | reads | reads | creates | – | – |
 //! | `verify --repair` | reads | reads | reads | replaces | reads | creates, deletes | – | creates |
@@ -108,6 +111,7 @@ pub mod instant;
 pub mod keys;
 pub mod mount;
 pub mod plan;
+pub mod policy;
 pub mod progress;
 pub mod prune;
 mod qcow2;

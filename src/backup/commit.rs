@@ -54,6 +54,7 @@ pub(super) async fn commit(
         parent: plan.parent,
         origin: ground.origin_of(who),
         full_read: plan.is_full_read(),
+        recalled_from: None,
         nights_since_full: plan.nights_since_full,
         sample_cursor: plan.sample_cursor,
         stats: done.stats,

@@ -60,6 +60,9 @@ pub(super) async fn fetch_joined(
     if let Some(told) = encoder.tables.joined(chain, plain_len).await? {
         return Ok(Some(told));
     }
+    if !project.opens_chunks() {
+        return Ok(None);
+    }
     let bodies = unless_damaged(project.content().get_chunk_objects(chain.joined()).await)?;
     let Some(bodies) = bodies else { return Ok(None) };
     let (project, chain) = (project.clone(), chain.clone());

@@ -22,6 +22,10 @@ const RATE_MIN_BYTES_PER_SECOND: u64 = 8 << 20;
 /// Whether what the parent holds may be fetched at all.
 pub(super) fn is_wanted(project: &Project, mode: DeltaMode) -> bool {
     let store = project.repository().store();
+    // A key that only seals has no base to stand on.
+    if !project.opens_chunks() {
+        return false;
+    }
     match mode {
         DeltaMode::Always => true,
         DeltaMode::Auto => store.is_local() || !store.is_download_limited(),

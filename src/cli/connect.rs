@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use cuttle::error::io_error;
+use cuttle::format::role::Role;
 use cuttle::rbd::{CephConfig, Cluster};
 use cuttle::repo::{Admin, AtPlace, Expected, Keeper, Project, Repository, Writer, default_project};
 use cuttle::store::{Limits, Store, StoreConfig};
@@ -90,7 +91,9 @@ pub async fn repository(context: &Context<'_>, stdin_is_data: bool) -> Result<Ad
 pub async fn other_project(context: &Context<'_>, address: &str) -> Result<Project> {
     let config = StoreConfig { url: absolute(address.to_owned())?, ..store_config(context)? };
     let name = project_name(context)?;
-    repository_in(context, open_store(context, &config)?, false).await?.project(&name).await
+    let project = repository_in(context, open_store(context, &config)?, false).await?.project(&name).await?;
+    project.demand(&[Role::Restore])?;
+    Ok(project)
 }
 
 /// Opens a store. Where even its folder is not there, it is said what this host saw in it.
@@ -122,12 +125,13 @@ async fn repository_in(context: &Context<'_>, store: Store, stdin_is_data: bool)
         (true, true) => Expected::Either,
     };
     let environment = machine::environment(context.global);
+    let project = project_name(context)?;
     let question = format!("Password for {}: ", store.url());
     for attempt in 1.. {
         // Asking waits for a person: the other threads go on meanwhile.
         let mut ask = || tokio::task::block_in_place(|| source.get(&question, stdin_is_data));
         let (store, environment) = (store.clone(), environment.clone());
-        match Repository::open_expected(store, environment, expected, &mut ask).await {
+        match Repository::open_expected(store, environment, expected, &project, &mut ask).await {
             Err(e) if e.kind() == ErrorKind::WrongKey && source.is_prompt() && attempt < PROMPTS_MAX => {
                 context.ui.line("That password opens no key of the repository. Try again.");
             }
@@ -155,7 +159,21 @@ pub async fn project(context: &Context<'_>, stdin_is_data: bool) -> Result<Proje
     repository(context, stdin_is_data).await?.project(&name).await
 }
 
-fn project_name(context: &Context<'_>) -> Result<ProjectName> {
+/// As [`project`], for whoever needs what chunks hold: said before anything is begun.
+pub async fn data(context: &Context<'_>) -> Result<Project> {
+    let project = project(context, false).await?;
+    project.demand(&[Role::Restore])?;
+    Ok(project)
+}
+
+/// Opens the project that is meant, to look for damage in it.
+pub async fn verifier(context: &Context<'_>) -> Result<Keeper> {
+    let name = project_name(context)?;
+    repository(context, false).await?.verifier(&name).await
+}
+
+/// The project that is meant.
+pub fn project_name(context: &Context<'_>) -> Result<ProjectName> {
     match (&context.global.repository.project, PROJECT.text()?) {
         (Some(name), _) => Ok(name.clone()),
         (None, Some(name)) => name.parse().map_err(|e: Error| e.context("CUTTLE_PROJECT")),

@@ -38,6 +38,7 @@ variables! {
     --
     PASSWORD = "CUTTLE_PASSWORD": "the password itself";
     SERVE_TOKEN = "CUTTLE_SERVE_TOKEN": "the token that readers of what cuttle serve serves must name, unless --token-file names a file";
+    KEEP_FORGOTTEN = "CUTTLE_KEEP_FORGOTTEN": "how long prunes of this host keep what was forgotten, such as 14d; prune --keep-forgotten goes before it";
     LOG = "CUTTLE_LOG": "what is logged, such as info or warn,cuttle::store=debug; goes before -v";
     CEPH_ARGS = "CEPH_ARGS": "options for Ceph, as its own programs take them; options of cuttle go before them";
     XDG_CACHE_HOME = "XDG_CACHE_HOME": "the folder of all caches; cuttle's is in it";

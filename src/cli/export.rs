@@ -115,7 +115,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     check(&args, format)?;
     // Refused before anyone types a password.
     let to = to(context, &args)?;
-    let project = connect::project(context, false).await?;
+    let project = connect::data(context).await?;
     let snapshot = project.volumes().snapshot(&args.snapshot).await?;
     let output = match to {
         To::Folder(folder) => return chain(context, &project, &snapshot, &args, &folder).await,

@@ -36,7 +36,7 @@ volume one snapshot at least, nor what a clone that stays was cloned from: witho
 anything goes that is not protected; what the next backup will miss is said. SNAPSHOT is VOLUME@latest, VOLUME@SEQ,
 VOLUME@SNAPNAME, or the first digits of an id.
 
-What only forgotten snapshots needed is freed by the next prune. A forgotten snapshot cannot be brought back.
+What only forgotten snapshots needed is freed by a prune, 14 days later at the earliest; until then `cuttle recall` brings them back.
 
 Examples:
   cuttle forget -n --keep-daily 7 --keep-weekly 4 --keep-monthly 12    what would go, and why the others stay

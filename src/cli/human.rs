@@ -119,6 +119,8 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let seconds: u64 = match unit {
+        // Nothing is nothing in any unit.
+        "" if number == "0" => 1,
         "s" => 1,
         "m" => 60,
         "h" => 3600,

@@ -81,7 +81,7 @@ pub async fn run(
         ));
     };
     let ceph = connect::ceph_config(context)?;
-    let project = connect::project(context, false).await?;
+    let project = connect::data(context).await?;
     let entry = project.volumes().snapshot(snapshot).await?;
     // Which of them an interrupted restore took along, its image knows.
     let older_max = if options.resume { usize::MAX } else { options.history.unwrap_or(0) as usize };

@@ -6,6 +6,7 @@
 mod backup;
 mod bar;
 mod completions;
+mod confirm;
 mod connect;
 mod diff;
 mod environment;
@@ -20,18 +21,22 @@ mod init;
 mod inspect;
 mod instant;
 mod key;
+mod log;
 mod logging;
 mod machine;
 mod mount;
 mod notes;
 mod place;
 mod plan;
+mod policy;
 mod producer;
 mod project;
 mod protect;
 mod prune;
+mod recall;
 mod report;
 mod restore;
+mod role;
 mod secret;
 mod serve;
 mod several;
@@ -43,6 +48,7 @@ mod tag;
 mod terminal;
 mod ui;
 mod verify;
+mod whoami;
 
 use std::io::ErrorKind as Io;
 
@@ -64,6 +70,8 @@ Examples:
   cuttle backup rbd:vms/web rbd:vms/db            back up two images; run it every night
   cuttle backup 'rbd:vms/*'                       all images of a pool
   cuttle snapshots                                what can be restored
+  cuttle log                                      what happened: backups, forgets, prunes
+  cuttle whoami                                   what this host's key and credentials can do
   cuttle restore vms/db rbd:vms/db-restored       the latest snapshot into a new image
   cuttle restore --all --to rbd:newpool           every volume, after the loss of a cluster
   cuttle export vms/db db.qcow2 --format qcow2    a disk image for anything but Ceph
@@ -104,6 +112,7 @@ enum Command {
     Init(init::Args),
     Backup(backup::Args),
     Snapshots(snapshots::Args),
+    Log(log::Args),
     Restore(restore::Args),
     Export(export::Args),
     Diff(diff::Args),
@@ -116,10 +125,13 @@ enum Command {
     Unprotect(protect::UnprotectArgs),
     Tag(tag::Args),
     Stats(stats::Args),
+    Recall(recall::Args),
     Prune(prune::Args),
     Mount(mount::Args),
     Key(key::Args),
     Project(project::Args),
+    Policy(policy::Args),
+    Whoami(whoami::Args),
     Completions(completions::Args),
 }
 
@@ -166,6 +178,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Init(args) => init::run(context, args).await,
         Command::Backup(args) => backup::run(context, args).await,
         Command::Snapshots(args) => snapshots::run(context, args).await,
+        Command::Log(args) => log::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,
         Command::Export(args) => export::run(context, args).await,
         Command::Diff(args) => diff::run(context, args).await,
@@ -178,10 +191,13 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<Exit> {
         Command::Unprotect(args) => protect::unprotect(context, args).await,
         Command::Tag(args) => tag::run(context, args).await,
         Command::Stats(args) => stats::run(context, args).await,
+        Command::Recall(args) => recall::run(context, args).await,
         Command::Prune(args) => prune::run(context, args).await,
         Command::Mount(args) => mount::run(context, args).await,
         Command::Key(args) => key::run(context, args).await,
         Command::Project(args) => project::run(context, args).await,
+        Command::Policy(args) => policy::run(context, &args),
+        Command::Whoami(args) => whoami::run(context, args).await,
         Command::Completions(args) => completions::run(context, &args),
     }
 }

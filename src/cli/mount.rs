@@ -52,7 +52,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         "mount",
         "it only reads, and shows what there is until it is told to end",
     )?;
-    let project = connect::project(context, false).await?;
+    let project = connect::data(context).await?;
     let current = Current::new(&project, args.memory.unwrap_or(MEMORY_BYTES_DEFAULT));
     let options = MountOptions { mountpoint: args.mountpoint, allow_other: args.allow_other };
     let shown = options.mountpoint.display().to_string();

@@ -13,16 +13,19 @@ use cuttle::units::{Sequence, VolumeNumber};
 use cuttle::{Error, Result};
 
 use super::bar::{Bar, Words};
+use super::environment::KEEP_FORGOTTEN;
 use super::failure::Failure;
 use super::report::{Report, ledger_line, lines};
 use super::table::{Column, table};
 use super::{Context, Exit, connect, human};
 
+/// Between forgetting and deleting somebody can notice.
+const KEEP_FORGOTTEN_DEFAULT: Duration = Duration::from_secs(14 * 24 * 3600);
 const WORDS: Words = Words { unit: "object", new: "deleted", known: "", zero: "" };
 
 const EXAMPLES: &str = "\
 It deletes chunks and manifest pages of one project that no snapshot needs, while backups, restores and other prunes
-go on. It may be stopped at any moment and run from any host; the next one goes on where it was. It needs credentials
+go on. What snapshots need that were forgotten less than 14 days ago stays, so that `cuttle recall` can bring them back. It may be stopped at any moment and run from any host; the next one goes on where it was. It needs credentials
 that may delete. What the store keeps locked is left, counted, and deleted by a later prune.
 
 A backup that was under way when it began is waited for. One that gave no sign of life for longer than the lease, by
@@ -36,6 +39,7 @@ Examples:
   cuttle prune -n                 what would be deleted, and what that would ask of the store
   cuttle prune                    delete it
   cuttle prune --no-wait          do not wait for backups under way; the next prune finishes the round
+  cuttle prune --keep-forgotten 0 also what only snapshots need that were forgotten just now: they cannot be recalled then
   cuttle prune --lease 3d         give silent backups three days";
 
 /// Delete what no snapshot needs any more
@@ -45,6 +49,9 @@ pub struct Args {
     /// Silence after which a backup under way is taken for dead: 90m, 24h, 3d [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = human::parse_duration)]
     lease: Option<Duration>,
+    /// How long forgotten snapshots can be recalled: nothing that they need is deleted before; 0 for not at all [default: 14d]
+    #[arg(long, value_name = "DURATION", value_parser = human::parse_duration)]
+    keep_forgotten: Option<Duration>,
     /// Do not wait for backups under way: leave the round for the next prune
     #[arg(long)]
     no_wait: bool,
@@ -72,6 +79,7 @@ pub async fn pruned(
         dry_run: context.global.dry_run,
         as_if_forgotten,
         lease: args.lease.unwrap_or(LEASE_DEFAULT),
+        keep_forgotten: keep_forgotten(args.keep_forgotten)?,
         wait: !args.no_wait,
         ..PruneOptions::default()
     };
@@ -98,6 +106,16 @@ pub async fn pruned(
     Ok(Exit::Failure)
 }
 
+/// How long what is forgotten is kept, by option or variable.
+fn keep_forgotten(given: Option<Duration>) -> Result<Duration> {
+    match (given, KEEP_FORGOTTEN.text()?) {
+        (Some(given), _) => Ok(given),
+        (None, Some(text)) => human::parse_duration(&text)
+            .map_err(|e| Error::invalid(format!("CUTTLE_KEEP_FORGOTTEN: {e}")).help("write 14d, 36h or 0")),
+        (None, None) => Ok(KEEP_FORGOTTEN_DEFAULT),
+    }
+}
+
 /// Something that snapshots need is gone. What nothing needs was deleted all the same.
 fn lost(report: &PruneReport) -> Error {
     let first = report.lost.iter().take(3).map(|l| format!("{} (needed by {})", l.object, l.snapshot));
@@ -122,8 +140,19 @@ impl Report for Summary<'_> {
             waiting(&report.waiting),
             format!("project {}: {}", report.project, found.join(", ")),
             if report.dry_run { would(report) } else { did(report) },
+            kept(report.kept_forgotten),
             ledger_line(&report.ledger),
         ])
+    }
+}
+
+fn kept(forgotten: u64) -> String {
+    match forgotten {
+        0 => String::new(),
+        n => format!(
+            "{} still kept: `cuttle recall` brings them back, and what only they need goes later",
+            human::counted(n, "forgotten snapshot")
+        ),
     }
 }
 

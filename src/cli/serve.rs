@@ -98,7 +98,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
     if matches!(access, Access::Token(_)) && tls.is_none() && !args.listen.ip().is_loopback() {
         context.ui.warn("without --tls-cert the token and the data can be read on the network");
     }
-    let project = connect::project(context, false).await?;
+    let project = connect::data(context).await?;
     let memory_bytes = args.memory.unwrap_or(MEMORY_BYTES_DEFAULT);
     let shelf = match &args.snapshot {
         None => Shelf::of_project(&project, memory_bytes).await?,

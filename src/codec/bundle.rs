@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Place, Sealed, seal_record};
+use super::{Place, Sealed, check_mark, seal_record};
 use crate::error::{Error, Result};
 use crate::format::bundle::{BundleRecord, DeltaParts};
 use crate::format::envelope::{damaged, scrub};
@@ -31,14 +31,16 @@ pub struct Bundle {
 }
 
 impl Piece {
-    /// One that lies in a bundle, as it is. Its checksum was held against its bytes and its name; whether it opens, nobody looked.
+    /// One that lies in a bundle, as it is. Its checksum and its mark were held against its bytes and its name; whether it opens,
+    /// nobody looked.
     pub fn stored(place: Place<'_>, id: ChunkId, bytes: Bytes, delta: Option<DeltaParts>) -> Result<Self> {
         let header = scrub(&bytes, place.repo_id, &place.name.to_string())?;
         let is_piece = matches!(place.name, ObjectName::Piece(_, named) if *named == id);
         if !is_piece || header.object_type != ObjectType::Chunk || header.sealing != place.sealing() {
             return Err(damaged(format!("{} is no sealed chunk", place.name)));
         }
-        Ok(Self { id, sealed: Sealed { name: place.name.clone(), bytes }, delta })
+        check_mark(place, &bytes)?;
+        Ok(Self { id, sealed: Sealed { name: place.name.clone(), bytes, secret: None }, delta })
     }
 
     /// Bytes that it takes in a bundle.
@@ -67,6 +69,7 @@ impl Bundle {
             bytes.extend_from_slice(piece.sealed.bytes());
         }
         debug_assert_eq!(place.name.object_type(), ObjectType::Bundle);
-        Ok(Self { sealed: Sealed { name: place.name.clone(), bytes: Bytes::from(bytes) }, offsets_bytes })
+        let sealed = Sealed { name: place.name.clone(), bytes: Bytes::from(bytes), secret: None };
+        Ok(Self { sealed, offsets_bytes })
     }
 }

@@ -35,7 +35,8 @@ impl Joined {
         }
         let runs = SCRATCH.with_borrow_mut(|scratch| {
             let Scratch { decompressor, opened, patch, .. } = scratch;
-            let body = unseal(place, object, &header, opened)?;
+            let key = place.key.map(|key| key.of(&header.salt)).transpose()?;
+            let body = unseal(place, key, object, &header, opened)?;
             patch::runs(decompress_patch(decompressor, body, plain_len, patch)?, plain_len)
         })?;
         self.add(&runs);
@@ -97,6 +98,7 @@ mod tests {
     use crate::codec::{identify, open, seal};
     use crate::error::ErrorKind;
     use crate::format::ObjectName;
+    use crate::format::envelope::HEADER_LEN_BYTES;
 
     /// A chunk on two nights, and the delta's name.
     fn two_nights() -> (Vec<u8>, Vec<u8>, ObjectName) {
@@ -129,7 +131,7 @@ mod tests {
             assert_eq!(differs, (960..1024).collect::<Vec<_>>(), "all of each unit that changed");
         }
         let mut hurt = sealed.bytes().to_vec();
-        *hurt.last_mut().expect("not empty") ^= 1;
+        hurt[HEADER_LEN_BYTES + 3] ^= 1;
         for (what, body, depth, len) in [
             ("a full object", &full.bytes()[..], 1, new.len()),
             ("another depth", sealed.bytes(), 2, new.len()),

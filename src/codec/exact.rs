@@ -114,7 +114,6 @@ mod tests {
     use crate::codec::{Joined, LEVEL_DEFAULT, identify, seal, seal_delta};
     use crate::format::ObjectName;
     use crate::format::names::ContentName;
-    use crate::keys::{SealingKey, Secret};
     use crate::units::{Generation, ProjectName};
 
     fn text(len: usize, seed: u32) -> Vec<u8> {
@@ -128,7 +127,7 @@ mod tests {
     fn with_place<T>(name: ContentName, with: impl FnOnce(Place<'_>) -> T) -> T {
         let project: ProjectName = "default".parse().expect("valid");
         let name = ObjectName::Chunk(project, name);
-        let key = SealingKey::new(Secret::from_bytes([1; 32]));
+        let key = crate::keys::tests::of_chunks(1);
         with(Place { repo_id: &[3; 16], name: &name, key: Some(&key) })
     }
 

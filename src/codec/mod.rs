@@ -14,10 +14,12 @@ use zeroize::{Zeroize, Zeroizing};
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx};
 
 use crate::error::{Error, Result};
-use crate::format::envelope::{Compression, HEADER_LEN_BYTES, Header, Parts, Sealing, aad, damaged};
+use crate::format::envelope::{
+    Compression, HEADER_LEN_BYTES, Header, Parts, Sealing, TAG_LEN_BYTES, aad, damaged,
+};
 use crate::format::names::ObjectName;
 use crate::format::{ObjectType, Record};
-use crate::keys::{SealingKey, random_array};
+use crate::keys::{ObjectKey, SealingKey, Secret, random_array};
 use crate::units::ChunkId;
 
 pub use bundle::{Bundle, Piece};
@@ -33,6 +35,8 @@ const WINDOW_LOG_MAX: u32 = 24;
 pub struct Sealed {
     name: ObjectName,
     bytes: Bytes,
+    /// The object's key: who sealed it may put it under another name, and need not be able to open what others sealed.
+    secret: Option<Secret>,
 }
 
 impl Sealed {
@@ -65,7 +69,7 @@ pub struct Place<'a> {
 
 impl Place<'_> {
     fn sealing(&self) -> Sealing {
-        if self.key.is_some() { Sealing::Aes256Gcm } else { Sealing::None }
+        self.key.map_or(Sealing::None, SealingKey::sealing)
     }
 }
 
@@ -132,7 +136,8 @@ pub fn rename(from: Place<'_>, object: &Sealed, to: Place<'_>) -> Result<Sealed>
     let header = Header::decode(&object.bytes, object.bytes.len() as u64)?;
     let plain_len = header.plain_len_bytes as usize;
     let mut opened = Vec::new();
-    let compressed = unseal(from, &object.bytes, &header, &mut opened)?;
+    let key = object.secret.as_ref().map(ObjectKey::again).transpose()?;
+    let compressed = unseal(from, key, &object.bytes, &header, &mut opened)?;
     finish(to, plain_len, header.compression, header.depth, compressed)
 }
 
@@ -204,7 +209,8 @@ pub fn open_onto(
     let plain_len = header.plain_len_bytes as usize;
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { decompressor, opened, patch, .. } = scratch;
-        let compressed = unseal(place, object, &header, opened)?;
+        let key = place.key.map(|key| key.of(&header.salt)).transpose()?;
+        let compressed = unseal(place, key, object, &header, opened)?;
         if header.compression == Compression::ZstdPatch {
             return patch::apply(
                 decompress_patch(decompressor, compressed, plain_len, patch)?,
@@ -217,24 +223,43 @@ pub fn open_onto(
     })
 }
 
-/// Authenticates an object of that header. What was compressed is in `opened`, or in the object itself where nothing is sealed.
+/// Whether somebody of its project sealed an object as the one of that name: what one can tell who cannot open it.
+///
+/// # Errors
+/// `Corrupt` where nobody did.
+pub(crate) fn check_mark(place: Place<'_>, object: &[u8]) -> Result<()> {
+    let header = Header::decode(object, object.len() as u64)?;
+    check_header(&header, &place, header.depth, place.name.object_type().plain_len_bytes_max())?;
+    let (parts, name) = (Parts::of(object, header.sealing)?, place.name.to_string());
+    match place.key {
+        Some(key) => key.check(&parts.digest(place.repo_id, &name), parts.attested),
+        None => parts.check(place.repo_id, &name),
+    }
+}
+
+/// Authenticates an object of that header with its key. What was compressed is in `opened`, or in the object itself where nothing is sealed.
 fn unseal<'a>(
     place: Place<'_>,
+    key: Option<ObjectKey>,
     object: &'a [u8],
     header: &Header,
     opened: &'a mut Vec<u8>,
 ) -> Result<&'a [u8]> {
-    let (parts, name) = (Parts::of(object)?, place.name.to_string());
-    let Some(key) = place.key else {
+    let (parts, name) = (Parts::of(object, header.sealing)?, place.name.to_string());
+    let (Some(key), Some(authority)) = (key, place.key) else {
         parts.check(place.repo_id, &name)?;
-        return Ok(parts.body);
+        return Ok(parts.sealed);
     };
-    let compressed_len = parts.body.len().saturating_sub(Sealing::Aes256Gcm.around_len_bytes());
+    // A mark is no news to who opens what it marks.
+    if header.sealing == Sealing::Signed {
+        authority.check(&parts.digest(place.repo_id, &name), parts.attested)?;
+    }
+    let compressed_len = parts.sealed.len().saturating_sub(TAG_LEN_BYTES);
     if opened.len() < compressed_len {
         set_len(opened, compressed_len);
     }
     let compressed = &mut opened[..compressed_len];
-    key.open(&header.salt, &aad(parts.bound, place.repo_id, &name), parts.body, compressed)?;
+    key.open(&aad(parts.bound, place.repo_id, &name), parts.sealed, compressed)?;
     Ok(compressed)
 }
 
@@ -280,28 +305,34 @@ fn finish(
     if too_long || HEADER_LEN_BYTES + body_len > object_type.object_len_bytes_max() {
         return Err(Error::internal(format!("a {object_type:?} of {plain_len} bytes is over its limit")));
     }
+    let (salt, key) = match place.key {
+        Some(key) => key.of_new().map(|(salt, key)| (salt, Some(key)))?,
+        None => (random_array()?, None),
+    };
     let header = Header {
         object_type,
         sealing,
         compression,
         plain_len_bytes: plain_len as u32,
         body_len_bytes: body_len as u32,
-        salt: random_array()?,
+        salt,
         depth,
     };
     let name = place.name.to_string();
-    let bytes = header.envelop(place.repo_id, &name, |bound, body| {
-        let (ciphertext, tag) = body.split_at_mut(compressed.len());
-        match place.key {
+    let fill = |bound: &[u8], sealed: &mut [u8]| {
+        let (ciphertext, tag) = sealed.split_at_mut(compressed.len());
+        match &key {
             None => ciphertext.copy_from_slice(compressed),
             Some(key) => {
-                let aad = aad(bound, place.repo_id, &name);
-                tag.copy_from_slice(&key.seal(&header.salt, &aad, compressed, ciphertext)?);
+                tag.copy_from_slice(&key.seal(&aad(bound, place.repo_id, &name), compressed, ciphertext)?);
             }
         }
         Ok(())
-    })?;
-    Ok(Sealed { name: place.name.clone(), bytes: Bytes::from(bytes) })
+    };
+    let attest = |digest: &[u8; 32], out: &mut [u8]| place.key.map_or(Ok(()), |key| key.attest(digest, out));
+    let bytes = header.envelop(place.repo_id, &name, fill, attest)?;
+    let secret = key.map(ObjectKey::into_secret);
+    Ok(Sealed { name: place.name.clone(), bytes: Bytes::from(bytes), secret })
 }
 
 /// Decompresses a patch that makes a plaintext of `plain_len` bytes into `memory`, which grows where it must.
@@ -376,7 +407,7 @@ fn zstd_defect(code: usize) -> Error {
 pub fn describe(object_type: ObjectType) -> &'static str {
     match object_type {
         ObjectType::Repository => "repository record",
-        ObjectType::Key => "key slot",
+        ObjectType::Key | ObjectType::RoleKey => "key slot",
         ObjectType::Project => "project record",
         ObjectType::Volume => "catalog entry",
         ObjectType::Open | ObjectType::End | ObjectType::Forget | ObjectType::Note => "log entry",
@@ -393,8 +424,8 @@ pub fn describe(object_type: ObjectType) -> &'static str {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+    use crate::format::envelope::MARK_LEN_BYTES;
     use crate::format::names::ContentName;
-    use crate::keys::Secret;
     use crate::units::{Generation, ProjectName};
 
     pub(super) const REPO: [u8; 16] = [3; 16];
@@ -409,7 +440,7 @@ mod tests {
     }
 
     pub(super) fn key(byte: u8) -> SealingKey {
-        SealingKey::new(Secret::from_bytes([byte; 32]))
+        crate::keys::tests::of_chunks(byte)
     }
 
     pub(super) fn sample(seed: u8) -> Vec<u8> {
@@ -446,9 +477,10 @@ mod tests {
             for at in 0..sealed.len() {
                 let mut hurt = sealed.clone();
                 hurt[at] ^= 1 << (at % 8);
-                // The checksum itself is not read where the AEAD speaks; a scrub finds it.
-                let in_checksum = (56..88).contains(&at) && key.is_some();
-                assert_eq!(opened(place, &hurt).is_ok(), in_checksum, "byte {at}");
+                // The checksum and the mark are not read where the AEAD speaks; a scrub finds it.
+                let unread = (56..88).contains(&at) || at >= sealed.len() - MARK_LEN_BYTES;
+                assert_eq!(opened(place, &hurt).is_ok(), unread && key.is_some(), "byte {at}");
+                assert!(check_mark(place, &hurt).is_err() || (56..88).contains(&at), "byte {at}");
                 let scrub = crate::format::envelope::scrub(&hurt, &REPO, &name.to_string());
                 assert!(scrub.is_err(), "scrub missed byte {at}");
             }

@@ -83,7 +83,9 @@ async fn damaged(project: &Keeper, catalog: &Catalog, spec: &str) -> Result<Opti
         number: entry.notes,
         note: Note::default(),
     };
-    if let Some((_, record)) = project.slot(volume.number, sequence).newest_note(entry.notes).await? {
+    if let Some((_, record)) =
+        project.slot(volume.number, sequence).newest_note(entry.notes, open.snapshot_id).await?
+    {
         noted.note = Note { protected: record.protected, tags: record.tags };
     }
     let (fate, reason) = match noted.note.protected {

@@ -5,6 +5,7 @@
 
 mod by_name;
 mod by_policy;
+mod recall;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use crate::store::Ledger;
 
 pub use by_name::by_name;
 pub use by_policy::by_policy;
+pub use recall::{Recalled, recall};
 
 /// Snapshots forgotten at once.
 const SNAPSHOTS_INFLIGHT_MAX: usize = 16;

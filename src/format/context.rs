@@ -17,13 +17,22 @@ pub(crate) const FINGERPRINT: &str = "cuttle v1 fingerprint";
 pub(crate) const PROJECT: &str = "cuttle v1 project";
 
 /// What a project's root is for.
-pub(crate) const CHUNK_ID: &str = "cuttle v1 chunk id";
 /// The key of the ids of chunks.
-pub(crate) const PAGE_ID: &str = "cuttle v1 page id";
+pub(crate) const CHUNK_ID: &str = "cuttle v1 chunk id";
 /// The key of the ids of pages and gc parts.
+pub(crate) const PAGE_ID: &str = "cuttle v1 page id";
+/// The private key that opens chunks and the pieces of bundles.
 pub(crate) const DATA: &str = "cuttle v1 data";
-/// The key that seals chunks and the pieces of bundles.
+/// The key that seals everything else.
 pub(crate) const METADATA: &str = "cuttle v1 metadata";
+/// The seed of the key that signs what is decided.
+pub(crate) const AUTHORITY: &str = "cuttle v1 authority";
+/// Of the metadata key: the key of the marks that show that one of the project sealed a chunk.
+pub(crate) const MARK: &str = "cuttle v1 mark";
+/// Before the digest of what is signed.
+pub(crate) const SIGNED: &[u8] = b"cuttle v1 signed";
+/// What the keys in a role's slot, and its signature, are bound to.
+pub(super) const ROLE_SLOT: &[u8] = b"cuttle v1 role slot";
 
 /// Nothing that is stored is derived with these.
 pub(crate) const INSTANT_TOKEN: &str = "cuttle v1 instant restore token";

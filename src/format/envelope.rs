@@ -12,8 +12,12 @@ use crate::units::CHUNK_SIZE_BYTES_MAX;
 pub const HEADER_LEN_BYTES: usize = 88;
 /// The part of the header that the checksum and the AEAD cover.
 pub const HEADER_BOUND_LEN_BYTES: usize = 56;
-/// Length of the AES-256-GCM tag at the end of a sealed body.
+/// Length of the AES-256-GCM tag of a sealed body.
 pub const TAG_LEN_BYTES: usize = 16;
+/// Length of the Ed25519 signature behind the tag of what is decided.
+pub const SIGNATURE_LEN_BYTES: usize = 64;
+/// Length of the mark behind the tag of a chunk.
+pub const MARK_LEN_BYTES: usize = 16;
 /// How much larger than its plaintext a body may be: the tag and, where a codec does not give up in time, some slack.
 const BODY_SLACK_BYTES: usize = 1024;
 
@@ -72,6 +76,8 @@ byte_enum! {
         Lost = 16,
         /// A bundle, of which this is the table (§4.1).
         Bundle = 17,
+        /// The slot of a key that opens one project (§6.11).
+        RoleKey = 18,
     }
 }
 
@@ -82,6 +88,10 @@ byte_enum! {
         None = 0,
         /// Encrypted and authenticated, with a tag of 16 bytes at the end.
         Aes256Gcm = 1,
+        /// The same, and behind the tag the signature of who may decide.
+        Signed = 2,
+        /// Encrypted to a public key, and behind the tag a mark that one of the project sealed it.
+        Public = 3,
     }
 }
 
@@ -106,6 +116,17 @@ impl ObjectType {
             Self::GcPart => GC_PART_LEN_BYTES_MAX,
             Self::Bundle => BUNDLE_TABLE_LEN_BYTES_MAX,
             _ => RECORD_LEN_BYTES_MAX,
+        }
+    }
+
+    /// How it is protected where anything is. What decides about the objects of others is signed, and chunks are sealed to whoever may
+    /// read them.
+    pub fn sealing(self) -> Sealing {
+        match self {
+            Self::Repository | Self::Key | Self::RoleKey => Sealing::None,
+            Self::Chunk => Sealing::Public,
+            Self::Forget | Self::Note | Self::GcBegin | Self::GcSeal | Self::GcDone => Sealing::Signed,
+            _ => Sealing::Aes256Gcm,
         }
     }
 
@@ -138,6 +159,7 @@ impl ObjectName {
             Self::GcDone(..) => ObjectType::GcDone,
             Self::GcPart(..) => ObjectType::GcPart,
             Self::Lost(..) => ObjectType::Lost,
+            Self::RoleKey { .. } => ObjectType::RoleKey,
         }
     }
 }
@@ -155,7 +177,7 @@ pub struct Header {
     pub plain_len_bytes: u32,
     /// Length of what follows the header, the tag included.
     pub body_len_bytes: u32,
-    /// Random, new for every seal.
+    /// New for every seal: random, or the key that was sent along to a public key.
     pub salt: [u8; 32],
     /// Objects below this one in its chain: 0 when it is full. Which they are only manifests say.
     pub depth: u8,
@@ -167,25 +189,44 @@ impl Sealing {
         match self {
             Self::None => 0,
             Self::Aes256Gcm => TAG_LEN_BYTES,
+            Self::Signed | Self::Public => TAG_LEN_BYTES + self.attested_len_bytes(),
+        }
+    }
+
+    /// What stands behind the tag, and shows who sealed it.
+    pub fn attested_len_bytes(self) -> usize {
+        match self {
+            Self::None | Self::Aes256Gcm => 0,
+            Self::Signed => SIGNATURE_LEN_BYTES,
+            Self::Public => MARK_LEN_BYTES,
         }
     }
 }
 
 impl Header {
-    /// The object of this header: `fill` writes its body, given what that is bound to.
+    /// The object of this header: `fill` writes its body, given what that is bound to; `attest` what shows who sealed it, given the
+    /// digest of all before that.
     pub fn envelop(
         &self,
         repo_id: &[u8; 16],
         object_name: &str,
         fill: impl FnOnce(&[u8], &mut [u8]) -> Result<()>,
+        attest: impl FnOnce(&[u8; 32], &mut [u8]) -> Result<()>,
     ) -> Result<Vec<u8>> {
         let bound = self.encode();
         let mut out = vec![0; HEADER_LEN_BYTES + self.body_len_bytes as usize];
         let (head, body) = out.split_at_mut(HEADER_LEN_BYTES);
-        fill(&bound, body)?;
+        let sealed_len = (body.len()).saturating_sub(self.sealing.attested_len_bytes());
+        let (sealed, attested) = body.split_at_mut(sealed_len);
+        fill(&bound, sealed)?;
+        let mut hasher = hasher(&bound, repo_id, object_name);
+        hasher.update(sealed);
+        if !attested.is_empty() {
+            attest(hasher.finalize().as_bytes(), attested)?;
+            hasher.update(attested);
+        }
         head[..HEADER_BOUND_LEN_BYTES].copy_from_slice(&bound);
-        let sum = checksum(&bound, repo_id, object_name, body);
-        head[HEADER_BOUND_LEN_BYTES..].copy_from_slice(&sum);
+        head[HEADER_BOUND_LEN_BYTES..].copy_from_slice(hasher.finalize().as_bytes());
         Ok(out)
     }
 
@@ -261,11 +302,14 @@ impl Header {
         if object_len_bytes > sealed_max as u64 {
             return Err(damaged(format!("{object_len_bytes} bytes, at most {sealed_max} for its type")));
         }
-        if self.sealing == Sealing::Aes256Gcm && (self.body_len_bytes as usize) < TAG_LEN_BYTES {
+        if (self.body_len_bytes as usize) < self.sealing.around_len_bytes() {
             return Err(damaged(format!(
                 "sealed body of {} bytes has no room for a tag",
                 self.body_len_bytes
             )));
+        }
+        if ![Sealing::None, self.object_type.sealing()].contains(&self.sealing) {
+            return Err(damaged(format!("sealed by {:?}, which no {:?} is", self.sealing, self.object_type)));
         }
         let is_patch = self.compression == Compression::ZstdPatch;
         let may_be_delta =
@@ -279,13 +323,16 @@ impl Header {
 
 /// The checksum of an object: over its bound header, where it belongs, and its body (§4).
 pub fn checksum(bound: &[u8], repo_id: &[u8; 16], object_name: &str, body: &[u8]) -> [u8; 32] {
+    *hasher(bound, repo_id, object_name).update(body).finalize().as_bytes()
+}
+
+fn hasher(bound: &[u8], repo_id: &[u8; 16], object_name: &str) -> blake3::Hasher {
     let mut hasher = blake3::Hasher::new();
     hasher.update(bound);
     hasher.update(repo_id);
     hasher.update(&(object_name.len() as u32).to_le_bytes());
     hasher.update(object_name.as_bytes());
-    hasher.update(body);
-    *hasher.finalize().as_bytes()
+    hasher
 }
 
 /// What the AEAD of a sealed body covers besides it (§4).
@@ -299,32 +346,43 @@ pub(crate) struct Parts<'a> {
     /// What checksum and AEAD cover of the header.
     pub(crate) bound: &'a [u8],
     checksum: &'a [u8],
-    /// All behind the header, the tag included.
-    pub(crate) body: &'a [u8],
+    /// All behind the header but what shows who sealed it; the tag included.
+    pub(crate) sealed: &'a [u8],
+    /// What shows who sealed it.
+    pub(crate) attested: &'a [u8],
 }
 
 impl<'a> Parts<'a> {
-    /// Cuts an object behind its header; nothing in it is checked but its length.
-    pub(crate) fn of(object: &'a [u8]) -> Result<Self> {
+    /// Cuts an object of that sealing; nothing in it is checked but its length.
+    pub(crate) fn of(object: &'a [u8], sealing: Sealing) -> Result<Self> {
         let parts = object.split_at_checked(HEADER_LEN_BYTES);
         let (head, body) = parts.ok_or_else(|| damaged("it is shorter than a header"))?;
         let (bound, checksum) = head.split_at(HEADER_BOUND_LEN_BYTES);
-        Ok(Self { bound, checksum, body })
+        let sealed_len = body.len().checked_sub(sealing.attested_len_bytes());
+        let sealed_len = sealed_len.ok_or_else(|| damaged("it is shorter than what it is sealed with"))?;
+        let (sealed, attested) = body.split_at(sealed_len);
+        Ok(Self { bound, checksum, sealed, attested })
     }
 
     /// Holds the object against its checksum.
     pub(crate) fn check(&self, repo_id: &[u8; 16], object_name: &str) -> Result<()> {
-        match self.checksum == checksum(self.bound, repo_id, object_name, self.body) {
+        let mut hasher = hasher(self.bound, repo_id, object_name);
+        match *self.checksum == *hasher.update(self.sealed).update(self.attested).finalize().as_bytes() {
             true => Ok(()),
             false => Err(damaged("its checksum does not match its bytes and name")),
         }
+    }
+
+    /// What shows who sealed it is over this.
+    pub(crate) fn digest(&self, repo_id: &[u8; 16], object_name: &str) -> [u8; 32] {
+        *hasher(self.bound, repo_id, object_name).update(self.sealed).finalize().as_bytes()
     }
 }
 
 /// Checks an object as far as that is possible without keys: header, size, place and checksum.
 pub fn scrub(object: &[u8], repo_id: &[u8; 16], object_name: &str) -> Result<Header> {
     let header = Header::decode(object, object.len() as u64)?;
-    Parts::of(object)?.check(repo_id, object_name)?;
+    Parts::of(object, header.sealing)?.check(repo_id, object_name)?;
     Ok(header)
 }
 
@@ -339,7 +397,7 @@ mod tests {
     fn header() -> Header {
         Header {
             object_type: ObjectType::Chunk,
-            sealing: Sealing::Aes256Gcm,
+            sealing: Sealing::Public,
             compression: Compression::Zstd,
             plain_len_bytes: 4096,
             body_len_bytes: 100,
@@ -369,11 +427,12 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         type Edit = fn(&mut Vec<u8>);
-        let edits: [(&str, Edit); 11] = [
+        let edits: [(&str, Edit); 12] = [
             ("magic", |o| o[0] = b'C'),
             ("version", |o| o[7] = 2),
             ("type", |o| o[8] = 200),
-            ("sealing", |o| o[9] = 2),
+            ("sealing", |o| o[9] = 4),
+            ("another type's sealing", |o| o[9] = 2),
             ("compression", |o| o[10] = 3),
             ("a depth without a patch", |o| o[11] = 1),
             ("plain length", |o| o[15] = 0x7f),

@@ -28,6 +28,8 @@ pub struct SealRecord {
     pub live_index: Vec<PartRef>,
     /// Parts of the table of what the round deletes.
     pub deleted: Vec<PartRef>,
+    /// It repeats the roster of another seal, as nobody could decide its round: nothing is recalled or kept by it.
+    pub copied: bool,
 }
 
 /// A round is over.

@@ -12,6 +12,7 @@ pub mod names;
 pub mod page;
 pub mod patch;
 pub mod record;
+pub mod role;
 pub mod roster;
 pub mod table;
 pub mod volume;

@@ -17,6 +17,13 @@ pub enum ObjectName {
     },
     /// The project record.
     Project(ProjectName),
+    /// The slot of a key that opens this project alone.
+    RoleKey {
+        /// Which it opens.
+        project: ProjectName,
+        /// Sixteen hex digits in the name.
+        slot: u64,
+    },
     /// The catalog entry of a volume.
     Volume(ProjectName, VolumeNumber),
     /// A backup registers.
@@ -122,8 +129,10 @@ impl ObjectName {
         let parts: Vec<&str> = rest.split('/').collect();
         match parts[..] {
             ["project"] => Some(Self::Project(project)),
+            ["keys", slot] => slot_number(slot).map(|slot| Self::RoleKey { project, slot }),
             ["volumes", n] => Some(Self::Volume(project, VolumeNumber(number(n)?))),
             ["log", n, entry] => log_entry(project, VolumeNumber(number(n)?), entry),
+            ["retention", n, entry] => retention_entry(project, VolumeNumber(number(n)?), entry),
             ["chunks", g, xx, entry] => Some(Self::Chunk(project, content_name(g, xx, entry)?)),
             ["pages", g, xx, entry] => Some(Self::Page(project, content_name(g, xx, entry)?)),
             ["bundles", g, xx, entry] => {
@@ -153,11 +162,12 @@ impl fmt::Display for ObjectName {
             Self::Repository => f.write_str("repository"),
             Self::Key { slot } => write!(f, "keys/{slot:016x}"),
             Self::Project(p) => write!(f, "{}project", project_prefix(p)),
+            Self::RoleKey { project, slot } => write!(f, "{}{slot:016x}", role_keys_prefix(project)),
             Self::Volume(p, n) => write!(f, "{}{n:010}", volumes_prefix(p)),
             Self::Open(p, n, s) => write!(f, "{}{s:010}.open", log_prefix(p, *n)),
             Self::End(p, n, s) => write!(f, "{}{s:010}.end", log_prefix(p, *n)),
-            Self::Forget(p, n, s) => write!(f, "{}{s:010}.forget", log_prefix(p, *n)),
-            Self::Note(p, n, s, k) => write!(f, "{}{s:010}.note.{k:010}", log_prefix(p, *n)),
+            Self::Forget(p, n, s) => write!(f, "{}{s:010}.forget", retention_of_prefix(p, *n)),
+            Self::Note(p, n, s, k) => write!(f, "{}{s:010}.note.{k:010}", retention_of_prefix(p, *n)),
             Self::Alive(p, n, s, k) => write!(f, "{}{s:010}.alive.{k:010}", log_prefix(p, *n)),
             Self::Chunk(p, c) => write!(f, "{}{c}", content_prefix(p, ContentKind::Chunk)),
             Self::Page(p, c) => write!(f, "{}{c}", content_prefix(p, ContentKind::Page)),
@@ -198,6 +208,11 @@ pub(crate) fn project_prefix(project: &ProjectName) -> String {
     format!("projects/{project}/")
 }
 
+/// Below it the slots of keys that open this project alone are.
+pub(crate) fn role_keys_prefix(project: &ProjectName) -> String {
+    format!("projects/{project}/keys/")
+}
+
 /// Below it the catalog of a project is.
 pub(crate) fn volumes_prefix(project: &ProjectName) -> String {
     format!("projects/{project}/volumes/")
@@ -211,6 +226,16 @@ pub fn logs_prefix(project: &ProjectName) -> String {
 /// Below it the log of one volume is.
 pub(crate) fn log_prefix(project: &ProjectName, volume: VolumeNumber) -> String {
     format!("projects/{project}/log/{volume:010}/")
+}
+
+/// Below it what the keeper says of snapshots is, apart from what hosts create.
+pub(crate) fn retention_prefix(project: &ProjectName) -> String {
+    format!("projects/{project}/retention/")
+}
+
+/// Below it what he says of those of one volume is.
+pub(crate) fn retention_of_prefix(project: &ProjectName, volume: VolumeNumber) -> String {
+    format!("projects/{project}/retention/{volume:010}/")
 }
 
 /// Below it the rounds and the parts of their tables are.
@@ -300,16 +325,22 @@ fn log_entry(project: ProjectName, volume: VolumeNumber, entry: &str) -> Option<
     match kind {
         "open" => Some(ObjectName::Open(project, volume, sequence)),
         "end" => Some(ObjectName::End(project, volume, sequence)),
+        _ => match kind.split_once('.')? {
+            ("alive", k) => Some(ObjectName::Alive(project, volume, sequence, number(k)?)),
+            _ => None,
+        },
+    }
+}
+
+fn retention_entry(project: ProjectName, volume: VolumeNumber, entry: &str) -> Option<ObjectName> {
+    let (sequence, kind) = entry.split_once('.')?;
+    let sequence = Sequence(number(sequence)?);
+    match kind {
         "forget" => Some(ObjectName::Forget(project, volume, sequence)),
-        _ => {
-            let (kind, k) = kind.split_once('.')?;
-            let k = number(k)?;
-            match kind {
-                "note" => Some(ObjectName::Note(project, volume, sequence, k)),
-                "alive" => Some(ObjectName::Alive(project, volume, sequence, k)),
-                _ => None,
-            }
-        }
+        _ => match kind.split_once('.')? {
+            ("note", k) => Some(ObjectName::Note(project, volume, sequence, number(k)?)),
+            _ => None,
+        },
     }
 }
 
@@ -407,8 +438,8 @@ mod tests {
                 "projects/default/volumes/0000000007".into(),
                 "projects/default/log/0000000007/4294967295.open".into(),
                 "projects/default/log/0000000007/4294967295.end".into(),
-                "projects/default/log/0000000007/4294967295.forget".into(),
-                "projects/default/log/0000000007/4294967295.note.0000000003".into(),
+                "projects/default/retention/0000000007/4294967295.forget".into(),
+                "projects/default/retention/0000000007/4294967295.note.0000000003".into(),
                 "projects/default/log/0000000007/4294967295.alive.0000000004".into(),
                 format!("projects/default/chunks/0000000012/ab/{id}"),
                 format!("projects/default/chunks/0000000012/ab/{id}.0000beef"),

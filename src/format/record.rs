@@ -249,6 +249,8 @@ pub struct Snapshot {
     pub parent: Option<Sequence>,
     /// The snapshot of another volume that its image was cloned from, and that it was first compared with.
     pub origin: Option<SnapshotOrigin>,
+    /// The forgotten snapshot of its volume that it has the content of; `None` for one that was read.
+    pub recalled_from: Option<Sequence>,
     /// Whether all of the volume was read, not only reported changes.
     pub full_read: bool,
     /// Backups since the last that read everything; 0 where this one did.
@@ -326,6 +328,8 @@ pub struct ForgetRecord {
 /// §6.8
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoteRecord {
+    /// Equal to that of `.open`.
+    pub snapshot_id: SnapshotId,
     /// Whether it may not be forgotten.
     pub protected: bool,
     /// All that the snapshot has from now on, instead of those before.

@@ -12,7 +12,7 @@ pub const VOLUMES_PER_PART_MAX: usize = 512;
 /// Most plaintext of a part that a writer makes, unless a single volume takes more.
 const PART_LEN_BYTES_GOAL: usize = 4 << 20;
 
-/// A volume's log when a round was sealed. Up to the high water, what is in neither list is over for good, whatever stands
+/// A volume's log when a round was sealed. Up to the high water, what is in no list is over for good, whatever stands
 /// under its names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RosterEntry {
@@ -24,17 +24,20 @@ pub struct RosterEntry {
     pub live: Vec<Sequence>,
     /// Sequences without an outcome, ascending.
     pub unfinished: Vec<Sequence>,
+    /// Sequences of snapshots that were forgotten not long ago, ascending: nothing that they need was deleted.
+    pub kept: Vec<Sequence>,
 }
 
 impl RosterEntry {
     /// Whether a sequence was over, and no live snapshot: so it stays.
     pub fn is_past(&self, sequence: Sequence) -> bool {
         let listed = |list: &[Sequence]| list.binary_search(&sequence).is_ok();
-        sequence <= self.high_water && !listed(&self.live) && !listed(&self.unfinished)
+        let is_listed = [&self.live, &self.unfinished, &self.kept].into_iter().any(|list| listed(list));
+        sequence <= self.high_water && !is_listed
     }
 
     fn len_bytes(&self) -> usize {
-        4 + 4 + 8 + 8 + 4 * (self.live.len() + self.unfinished.len())
+        4 + 4 + 8 + 8 + 8 + 4 * (self.live.len() + self.unfinished.len() + self.kept.len())
     }
 
     fn is_in_order(&self) -> bool {
@@ -43,7 +46,7 @@ impl RosterEntry {
                 && list.first().is_none_or(|s| *s > Sequence(0))
                 && list.last().is_none_or(|s| *s <= self.high_water)
         };
-        ascends(&self.live) && ascends(&self.unfinished)
+        ascends(&self.live) && ascends(&self.unfinished) && ascends(&self.kept)
     }
 }
 
@@ -112,7 +115,7 @@ mod tests {
     fn entry(volume: u32, high_water: u32, live: &[u32]) -> RosterEntry {
         let live = live.iter().copied().map(Sequence).collect();
         let (volume, high_water) = (VolumeNumber(volume), Sequence(high_water));
-        RosterEntry { volume, high_water, live, unfinished: Vec::new() }
+        RosterEntry { volume, high_water, live, unfinished: Vec::new(), kept: Vec::new() }
     }
 
     #[test]

@@ -80,7 +80,7 @@ mod tests {
     fn entry(volume: u32, high_water: u32, live: &[u32]) -> RosterEntry {
         let live = live.iter().copied().map(Sequence).collect();
         let (volume, high_water) = (VolumeNumber(volume), Sequence(high_water));
-        RosterEntry { volume, high_water, live, unfinished: Vec::new() }
+        RosterEntry { volume, high_water, live, unfinished: Vec::new(), kept: Vec::new() }
     }
 
     fn volumes<const N: usize>(states: [VolumeState; N]) -> BTreeMap<VolumeNumber, VolumeState> {

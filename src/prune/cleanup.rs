@@ -35,14 +35,17 @@ impl CleanUp<'_> {
     pub(super) async fn run(self, survey: &Survey, roster: &[RosterEntry]) -> Result<u64> {
         let cx = self.cx;
         cx.progress.phase("cleaning up", None);
-        let (mut ends, mut names) = (Vec::new(), self.superfluous_of_rounds().await?);
+        let mut gone = Superfluous { names: self.superfluous_of_rounds().await?, ..Superfluous::default() };
         for (volume, roster) in survey.volumes.iter().zip(roster) {
             cx.cancel.check()?;
-            superfluous_records(cx, volume, roster, &mut ends, &mut names).await?;
+            superfluous_records(cx, volume, roster, &mut gone).await?;
         }
+        let Superfluous { ends, opens, names } = gone;
         let (store, mut gone) = (cx.project.store(), 0);
-        // First the outcomes: else what is left, to whoever looks meanwhile, is a snapshot that nobody forgot.
-        for some in ends.chunks(DELETES_MAX).chain(names.chunks(DELETES_MAX)) {
+        // First the outcomes, then the registrations: else what is left, to whoever looks meanwhile, is a snapshot that nobody forgot.
+        let in_order =
+            ends.chunks(DELETES_MAX).chain(opens.chunks(DELETES_MAX)).chain(names.chunks(DELETES_MAX));
+        for some in in_order {
             cx.cancel.check()?;
             let keys: Vec<String> = some.iter().map(ObjectName::to_string).collect();
             let deleted = store.delete_all_unless_refused(&keys).await?;
@@ -77,12 +80,19 @@ impl CleanUp<'_> {
     }
 }
 
+/// What goes, in the order in which it does.
+#[derive(Default)]
+struct Superfluous {
+    ends: Vec<ObjectName>,
+    opens: Vec<ObjectName>,
+    names: Vec<ObjectName>,
+}
+
 async fn superfluous_records(
     cx: &Context,
     volume: &Surveyed,
     roster: &RosterEntry,
-    ends: &mut Vec<ObjectName>,
-    names: &mut Vec<ObjectName>,
+    Superfluous { ends, opens, names }: &mut Superfluous,
 ) -> Result<()> {
     let (log, project, number) = (&volume.log, cx.project.name(), roster.volume);
     let alive = |sequence: Sequence| {
@@ -108,8 +118,12 @@ async fn superfluous_records(
     for (&sequence, entry) in &log.over {
         let slot = cx.project.slot(number, sequence);
         names.extend(alive(sequence).chain(notes(sequence)));
-        names.extend(entry.forgotten.then(|| slot.forget_name()));
-        names.extend(entry.opened_unix_ms.map(|_| slot.open_name()));
+        // While there is a registration, an outcome that a listing lacks, or a late create brings back, would look like a snapshot that nobody forgot.
+        let open = slot.open_name();
+        let is_registered = entry.opened_unix_ms.is_none()
+            && cx.project.repository().store().head(&open.to_string()).await?.is_some();
+        names.extend((entry.forgotten && !is_registered).then(|| slot.forget_name()));
+        opens.extend(entry.opened_unix_ms.map(|_| open));
         ended.push((sequence, entry));
     }
     let ended = ended.into_iter().filter(|(_, entry)| entry.ended_unix_ms.is_some());

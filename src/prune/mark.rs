@@ -189,8 +189,10 @@ impl Marker {
     pub(super) async fn cover(&mut self, project: &Project, survey: &Survey, cancel: &Cancel) -> Result<()> {
         let mut wanted = Vec::new();
         for volume in &survey.volumes {
-            for (age, (sequence, entry)) in volume.log.candidates().enumerate() {
-                let at = (volume.record.number, sequence);
+            let number = volume.record.number;
+            let kept = volume.log.forgotten().filter(|(s, _)| survey.kept.contains(&(number, *s)));
+            for (age, (sequence, entry)) in volume.log.candidates().chain(kept).enumerate() {
+                let at = (number, sequence);
                 if self.left_out.contains(&at) {
                     self.covered.insert(at, false);
                 } else if !self.covered.contains_key(&at) {
@@ -210,7 +212,7 @@ impl Marker {
                     let at = (volume.number, *sequence);
                     // A listing may not show yet that it was forgotten long ago. To keep what it needs would do no harm,
                     // but the live index must not name what an earlier round has deleted.
-                    let is_proven = only_looks || sealed.contains(&at);
+                    let is_proven = only_looks || sealed.contains(&at) || survey.kept.contains(&at);
                     let forgotten = !is_proven && project.slot(at.0, at.1).is_forgotten().await?;
                     match forgotten {
                         true => Ok((at, None)),
@@ -248,7 +250,10 @@ impl Marker {
             live.retain(|s| self.is_live(number, *s));
             live.sort_unstable();
             let unfinished = volume.log.unfinished().collect();
-            RosterEntry { volume: number, high_water: volume.log.last(), live, unfinished }
+            let kept = volume.log.forgotten().map(|(s, _)| s);
+            let kept =
+                kept.filter(|s| survey.kept.contains(&(number, *s)) && self.is_live(number, *s)).collect();
+            RosterEntry { volume: number, high_water: volume.log.last(), live, unfinished, kept }
         };
         survey.volumes.iter().map(entry).collect()
     }

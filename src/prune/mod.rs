@@ -81,6 +81,8 @@ pub struct PruneOptions {
     pub as_if_forgotten: Vec<(VolumeNumber, Sequence)>,
     /// Time without a sign of life after which a session is ended as aborted, by the store's clock.
     pub lease: Duration,
+    /// What was forgotten less long ago than this, by the store's clock, is kept: it can be recalled.
+    pub keep_forgotten: Duration,
     /// Wait for sessions under way. Otherwise the round is left open for the next prune to finish.
     pub wait: bool,
     /// How time passes while sessions are waited for.
@@ -99,6 +101,7 @@ impl Default for PruneOptions {
             dry_run: false,
             as_if_forgotten: Vec::new(),
             lease: LEASE_DEFAULT,
+            keep_forgotten: Duration::ZERO,
             wait: true,
             pause: Arc::new(RealTime),
             marks_max: MARKS_MAX,
@@ -250,7 +253,10 @@ impl Prune {
 
     /// Looks what a prune would do.
     async fn dry_run(&mut self) -> Result<()> {
-        self.marker.only_look(&self.cx.options.as_if_forgotten);
+        // What is forgotten just now is kept for a while.
+        let left_out = &self.cx.options.as_if_forgotten[..];
+        let is_kept = !self.cx.options.keep_forgotten.is_zero();
+        self.marker.only_look(if is_kept { &[] } else { left_out });
         loop {
             let rounds = self.cx.project.rounds().newest().await?;
             self.report.round_open = !matches!(rounds.stage, Stage::Over { .. });

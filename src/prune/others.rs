@@ -8,7 +8,7 @@ use crate::format::ObjectName;
 use crate::format::gc::{BeginRecord, Condemned, DoneRecord, SealRecord};
 use crate::format::roster::RosterEntry;
 use crate::prune::round::{Outcome, check_roster};
-use crate::prune::survey::Survey;
+use crate::prune::survey::{Survey, Surveyed};
 use crate::prune::{Context, Prune};
 use crate::repo::found::Found;
 use crate::units::{Generation, Sequence};
@@ -19,10 +19,19 @@ impl Prune {
     pub(super) async fn judge(
         &mut self,
         begin: &BeginRecord,
-        survey: &Survey,
+        survey: &mut Survey,
         seal: &SealRecord,
     ) -> Result<Vec<RosterEntry>> {
         let round = seal.generation;
+        let sealed = self.cx.project.rounds().roster_said(round, &seal.roster).all(&self.cx.project).await?;
+        // How long what is forgotten is kept, whoever made the seal decided: but what it does not call over is marked, as it can be recalled by it.
+        let said = |number| sealed.iter().find(|said| said.volume == number);
+        let recallable = |volume: &Surveyed| {
+            let number = volume.record.number;
+            let forgotten = volume.log.forgotten().map(|(s, _)| (number, s));
+            forgotten.filter(|(_, s)| said(number).is_none_or(|said| !said.is_past(*s))).collect::<Vec<_>>()
+        };
+        survey.kept = survey.volumes.iter().flat_map(recallable).collect();
         let condemned = match seal.deleted.is_empty() {
             true => Condemned::default(),
             false => self.cx.project.rounds().condemned_by(begin).await?,
@@ -58,9 +67,18 @@ impl Prune {
         }
         let roster = self.marker.roster(survey);
         check_roster(&self.cx, &self.known, survey, &roster).await?;
-        let sealed = self.cx.project.rounds().roster_said(round, &seal.roster).all(&self.cx.project).await?;
+        for known in self.known.roster() {
+            // What is over stays so: of that, something was deleted perhaps.
+            let back = |s: &&Sequence| known.is_past(**s);
+            let named =
+                said(known.volume).map(|said| said.live.iter().chain(&said.unfinished).chain(&said.kept));
+            if let Some(sequence) = named.into_iter().flatten().find(back) {
+                let open = self.cx.project.slot(known.volume, *sequence).open_name();
+                return Err(differs(&self.cx, round, &open, "was over before, and is named again"));
+            }
+        }
         for now in &roster {
-            let said = sealed.iter().find(|said| said.volume == now.volume);
+            let said = said(now.volume);
             let wrong = |s: &&Sequence| said.is_some_and(|said| said.is_past(**s));
             if let Some(sequence) = now.live.iter().chain(&now.unfinished).find(wrong) {
                 let open = self.cx.project.slot(now.volume, *sequence).open_name();
@@ -101,6 +119,7 @@ impl Prune {
                 roster: self.cx.project.parts(generation).put_roster(&roster).await?,
                 live_index: Vec::new(),
                 deleted: Vec::new(),
+                copied: true,
             };
             let sealed = match self.cx.project.rounds().look_seal(generation).await? {
                 Found::Absent => self.cx.project.rounds().seal(nothing).await?.map(|(seal, _)| seal),

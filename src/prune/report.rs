@@ -61,6 +61,8 @@ pub struct PruneReport {
     pub deleted_bundles: Counted,
     /// Small objects deleted beside: outcomes and notes of forgotten snapshots, signs of life, tables of older rounds.
     pub deleted_records: u64,
+    /// Forgotten snapshots that are kept, and can be recalled.
+    pub kept_forgotten: u64,
     /// What crashes left beside the repository's objects: probes, staging files of a local store.
     pub swept: Counted,
     /// What the store refused to delete.

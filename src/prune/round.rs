@@ -197,8 +197,8 @@ impl Prune {
             return Ok(Decided::Never);
         };
         // Whoever made it: what is deleted is answered for here. What is looked at now is no older than the seal.
-        let Some(survey) = self.settle(round).await? else { return Ok(Decided::Waiting) };
-        let roster = self.judge(&begun.begin, &survey, &seal).await?;
+        let Some(mut survey) = self.settle(round).await? else { return Ok(Decided::Waiting) };
+        let roster = self.judge(&begun.begin, &mut survey, &seal).await?;
         Ok(Decided::Sealed(seal, survey, roster))
     }
 
@@ -266,7 +266,7 @@ impl Prune {
         };
         let parts = self.cx.project.parts(generation).put_roster(&roster).await?;
         self.cx.cancel.check()?;
-        let seal = SealRecord { generation, roster: parts, live_index, deleted };
+        let seal = SealRecord { generation, roster: parts, live_index, deleted, copied: false };
         let sealed = self.cx.project.rounds().seal(seal).await?;
         if let Some((_, true)) = sealed {
             self.marker.decided(generation);

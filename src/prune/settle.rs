@@ -61,7 +61,7 @@ impl Settling<'_> {
     /// `None` when there is something to wait for and that is not wanted.
     pub(super) async fn settle(mut self) -> Result<Option<Survey>> {
         loop {
-            let survey = survey(self.cx, self.known).await?;
+            let survey = survey(self.cx, self.known, self.round).await?;
             self.report.volumes = survey.volumes.len() as u64;
             let pending = self.pending(&survey).await?;
             if pending.is_empty() {

@@ -47,8 +47,9 @@ impl Prune {
     /// Walks all manifests and looks what of the generations up to `newest` they do not reference. No proof yet: sessions
     /// under way may need it.
     pub(super) async fn candidates(&mut self, newest: Generation) -> Result<Found> {
-        let survey = survey(&self.cx, &self.known).await?;
+        let survey = survey(&self.cx, &self.known, Generation(newest.0.saturating_add(1))).await?;
         self.report.volumes = survey.volumes.len() as u64;
+        self.report.kept_forgotten = survey.kept.len() as u64;
         let below = Generation(newest.0.saturating_add(1));
         let mut all = Found { dead_bytes: Some(0), ..Found::default() };
         let mut unlisted = HashSet::new();

@@ -4,7 +4,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::format::role::Role;
 use crate::keys::{MasterKey, Unlock};
+use crate::repo::role_keys::RoleKeys;
 use crate::repo::{Keeper, Project, Repository, Writer, keys, remains};
 use crate::units::ProjectName;
 
@@ -32,6 +34,9 @@ impl Admin {
     /// # Errors
     /// `Conflict` where there is one of this name, or anything of one.
     pub async fn create_project(&self, name: &ProjectName) -> Result<Keeper> {
+        if self.repository.member().is_some() {
+            self.master_key()?;
+        }
         Project::create(&self.repository, name).await.map(Keeper::of)
     }
 
@@ -42,12 +47,66 @@ impl Admin {
 
     /// Opens a project for whoever makes something new in it.
     pub async fn writer(&self, name: &ProjectName) -> Result<Writer> {
-        Project::open(&self.repository, name).await.map(Writer::of)
+        let project = Project::open(&self.repository, name).await?;
+        project.demand(&[Role::Backup])?;
+        Ok(Writer::of(project))
     }
 
     /// Opens a project for whoever may do all in it.
     pub async fn keeper(&self, name: &ProjectName) -> Result<Keeper> {
+        let project = Project::open(&self.repository, name).await?;
+        project.demand(&[Role::Keeper])?;
+        Ok(Keeper::of(project))
+    }
+
+    /// Opens a project for whoever verifies it, with any key. What that is not for, fails where it is tried.
+    pub async fn verifier(&self, name: &ProjectName) -> Result<Keeper> {
         Project::open(&self.repository, name).await.map(Keeper::of)
+    }
+
+    /// Adds a way to open one project, as one of its roles; returns the slot's name.
+    ///
+    /// # Errors
+    /// `Conflict` where the secret opens the repository or the project already; `WrongKey` for who is not its admin.
+    pub async fn add_role_key(
+        &self,
+        project: &Project,
+        role: Role,
+        unlock: &Unlock,
+        label: &str,
+    ) -> Result<u64> {
+        self.check_new_role_key(project, role, unlock).await?;
+        self.role_slots(project).put(role, unlock, label).await
+    }
+
+    /// Refuses what [`add_role_key`](Self::add_role_key) would; changes nothing.
+    pub async fn check_new_role_key(&self, project: &Project, role: Role, unlock: &Unlock) -> Result<()> {
+        project.demand(&[])?;
+        if let Some(master) = self.repository.master() {
+            keys::refuse_known(self.around_keys(), master, unlock).await?;
+        }
+        self.role_slots(project).check_new(role, unlock).await
+    }
+
+    /// Removes the slot of a role.
+    pub async fn remove_role_key(&self, project: &Project, slot: u64) -> Result<()> {
+        project.demand(&[])?;
+        self.role_slots(project).remove(slot).await
+    }
+
+    /// Refuses what [`remove_role_key`](Self::remove_role_key) would; changes nothing.
+    pub async fn check_role_key_removal(&self, project: &Project, slot: u64) -> Result<()> {
+        project.demand(&[])?;
+        self.role_slots(project).check_removal(slot).await
+    }
+
+    fn role_slots<'a>(&'a self, project: &'a Project) -> RoleKeys<'a> {
+        RoleKeys { around: self.around_keys(), project }
+    }
+
+    /// Whether the key at hand opens every project.
+    pub fn has_master(&self) -> bool {
+        self.repository.master().is_some()
     }
 
     /// Adds a way to open the repository; returns the slot's name.
@@ -77,9 +136,11 @@ impl Admin {
     }
 
     fn master_key(&self) -> Result<&MasterKey> {
-        self.repository.master().ok_or_else(|| {
-            Error::unsupported("this repository is not encrypted: it has no keys")
-                .help("make an encrypted one with `cuttle init` and back up into it")
+        self.repository.master().ok_or_else(|| match self.repository.member() {
+            Some((project, ..)) => Error::wrong_key(format!("this key opens project {project} alone"))
+                .help("use a key of the repository itself"),
+            None => Error::unsupported("this repository is not encrypted: it has no keys")
+                .help("make an encrypted one with `cuttle init` and back up into it"),
         })
     }
 }

@@ -159,7 +159,7 @@ impl<'a> History<'a> {
             notes: entry.notes,
         };
         let mut opened = 0;
-        if let Some((k, note)) = self.slot(sequence).newest_note(entry.notes).await? {
+        if let Some((k, note)) = self.slot(sequence).newest_note(entry.notes, end.snapshot_id).await? {
             (opened, out.protected, out.tags) = (k, note.protected, note.tags);
         }
         self.project.log(self.volume.number).recall(&out, opened)?;

@@ -7,7 +7,7 @@
 //!   session, after its registration, and never answered from here: the next number's `begin` must not be there.
 //! - **What a round condemns** never changes once it was read, and matters only to sessions of the round's own generation, which they
 //!   confirmed. A round that is over meanwhile deletes nothing any more: then what is kept says too much, which costs uploads.
-//! - **What is over** is so for ever. The seal that a session must go by follows from its generation alone: later ones are not cleaned
+//! - **What is over** is so for ever; but what is not over is recalled only together with what the same reading says is condemned. The seal that a session must go by follows from its generation alone: later ones are not cleaned
 //!   up by before the session is over.
 //! - **What is lost** decides what is stored again, never what is deleted: a record too many costs uploads, and what the newest record
 //!   would have said is found by whoever looks next (§8.6).
@@ -43,6 +43,9 @@ pub(super) struct Read {
     condemned: Arc<Condemned>,
     lost: Arc<Lost>,
     pub(super) roster: Arc<Roster>,
+    /// The seal by which forgotten snapshots are recalled, as far as it opens: that of this generation, or where its round is under way, of the one
+    /// before. Where another was sealed last, one between may have given up what that keeps. `None`: by none.
+    pub(super) recalls_by: Option<Generation>,
 }
 
 impl Read {
@@ -71,7 +74,14 @@ impl Kept {
         project.rosters().keep(&roster);
         let condemned = Arc::new(project.rounds().condemned(rounds).await?);
         let lost = Arc::new(project.lost_records().read().await?);
-        let read = Read { at, generation, condemned, lost, roster };
+        let recalls_by = match &rounds.stage {
+            Stage::Over { last_seal } => Some(*last_seal).filter(|seal| *seal == generation),
+            Stage::Begun(begin) => {
+                Some(begin.last_seal).filter(|seal| seal.0.saturating_add(1) == generation.0)
+            }
+            Stage::Unreadable(_) => None,
+        };
+        let read = Read { at, generation, condemned, lost, roster, recalls_by };
         if let Stage::Unreadable(why) = &rounds.stage {
             let name = project.rounds().begin_name(generation);
             tracing::warn!(

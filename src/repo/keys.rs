@@ -15,9 +15,9 @@ use crate::repo::{Environment, Memory};
 use crate::store::{Created, Store};
 
 /// Names that are looked at; whoever plants more is not followed.
-const LISTED_MAX: usize = 1_024;
+pub(super) const LISTED_MAX: usize = 1_024;
 /// Slots read at once.
-const SLOTS_INFLIGHT_MAX: usize = 16;
+pub(super) const SLOTS_INFLIGHT_MAX: usize = 16;
 
 /// The repository around the slots.
 #[derive(Clone, Copy)]

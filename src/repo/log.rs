@@ -11,6 +11,7 @@ use crate::format::record::{EndRecord, OpenRecord};
 use crate::format::roster::RosterEntry;
 use crate::repo::Project;
 use crate::repo::found::Found;
+use crate::repo::retained::Retained;
 use crate::repo::row;
 use crate::repo::slot::Slot;
 use crate::store::{ObjectInfo, Stamp};
@@ -32,6 +33,8 @@ pub struct LogEntry {
     pub end_stamp: Option<Stamp>,
     /// There is a `.forget`; in a confirmed log: one that opens, and is of this sequence.
     pub forgotten: bool,
+    /// When its `.forget` was stored; `None` also where that is not known.
+    pub forgotten_unix_ms: Option<u64>,
     /// Where the numbers of its notes end; 0 for none.
     pub notes: u32,
 }
@@ -77,6 +80,12 @@ impl VolumeLog {
         self.entries.last_key_value().map_or(Sequence(0), |(s, _)| *s).max(self.high_water())
     }
 
+    /// The highest sequence that was registered, as far as is known.
+    pub(crate) fn last_registered(&self) -> Sequence {
+        let registered = self.entries.iter().rev().find(|(_, entry)| entry.opened_unix_ms.is_some());
+        registered.map_or(Sequence(0), |(s, _)| *s).max(self.high_water())
+    }
+
     /// Up to here, what the seal does not name is over.
     fn high_water(&self) -> Sequence {
         self.known.as_ref().map_or(Sequence(0), |known| known.high_water)
@@ -107,6 +116,12 @@ impl VolumeLog {
         self.entries.iter().rev().filter(live).map(|(s, e)| (*s, e))
     }
 
+    /// Sequences with an outcome that are forgotten, and not over by a seal. Some may turn out aborted.
+    pub(crate) fn forgotten(&self) -> impl Iterator<Item = (Sequence, &LogEntry)> {
+        let forgotten = |(_, e): &(&Sequence, &LogEntry)| e.ended_unix_ms.is_some() && e.forgotten;
+        self.entries.iter().filter(forgotten).map(|(s, e)| (*s, e))
+    }
+
     /// Sequences begun that have no outcome yet. One that is forgotten is over: prune may have removed its outcome.
     pub fn unfinished(&self) -> impl Iterator<Item = Sequence> {
         let open = |(_, e): &(&Sequence, &LogEntry)| e.ended_unix_ms.is_none() && !e.forgotten;
@@ -121,16 +136,19 @@ impl VolumeLog {
                 let entry = self.entries.entry(s).or_default();
                 (entry.ended_unix_ms, entry.end_stamp) = (modified, Some(info.stamp));
             }
-            ObjectName::Forget(_, _, s) => self.entries.entry(s).or_default().forgotten = true,
-            ObjectName::Note(_, _, s, k) => {
-                self.notes.entry(s).or_default().insert(k);
-                self.entries.entry(s).or_default();
-            }
             ObjectName::Alive(_, _, s, k) => {
                 self.signs.entry(s).or_default().insert(k, info.modified_unix_ms);
                 self.entries.entry(s).or_default();
             }
             _ => {}
+        }
+    }
+
+    fn retained(&mut self, sequence: Sequence, k: u32, at_unix_ms: Option<u64>) {
+        let entry = self.entries.entry(sequence).or_default();
+        match k {
+            0 => (entry.forgotten, entry.forgotten_unix_ms) = (true, at_unix_ms),
+            k => drop(self.notes.entry(sequence).or_default().insert(k)),
         }
     }
 }
@@ -167,17 +185,16 @@ impl<'a> Log<'a> {
     /// As a listing and a seal show it, whatever this client saw before, and with numbers that no row leads to.
     pub(crate) async fn listed_by(self, known: Option<RosterEntry>) -> Result<VolumeLog> {
         let mut log = VolumeLog::default();
-        for info in &self
-            .project
-            .repository()
-            .store()
-            .list(&log_prefix(self.project.name(), self.volume), None)
-            .await?
-        {
+        let (store, prefix) =
+            (self.project.repository().store(), log_prefix(self.project.name(), self.volume));
+        let retained = Retained { project: self.project };
+        let (listed, retained) = futures::try_join!(store.list(&prefix, None), retained.of(self.volume))?;
+        for info in &listed {
             if let Some(name) = ObjectName::parse(&info.key) {
                 log.listed(name, info);
             }
         }
+        retained.into_iter().for_each(|((sequence, k), at)| log.retained(sequence, k, at));
         for (sequence, notes) in &log.notes {
             if let Some(entry) = log.entries.get_mut(sequence) {
                 // What no row leads to is no note.

@@ -7,6 +7,7 @@ pub(crate) mod bundles;
 mod cache;
 pub mod catalog;
 pub mod content;
+pub mod events;
 mod find;
 pub mod forbidden;
 pub(crate) mod found;
@@ -25,6 +26,8 @@ pub mod project;
 mod recall;
 mod remains;
 pub mod reserve;
+mod retained;
+mod role_keys;
 pub mod roles;
 pub(crate) mod roster;
 pub(crate) mod rounds;
@@ -44,9 +47,11 @@ use crate::codec::{self, LEVEL_DEFAULT, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::names::PROJECTS_PREFIX;
 use crate::format::record::{KeySlotRecord, OpenRecord, RepositoryRecord};
+use crate::format::role::Role;
 use crate::format::{ObjectName, ObjectType};
 use crate::keys::{MasterKey, SlotPlace, Unlock, random_array};
 use crate::repo::found::Foreign;
+use crate::repo::role_keys::{Access, Member, RoleKeys};
 use crate::store::{Created, Reader, Store};
 use crate::units::{ProjectName, check_chunk_size};
 
@@ -55,6 +60,7 @@ pub(crate) use cache::Cache;
 pub use keys::KeySlot;
 pub use memory::{AtPlace, Memory};
 pub use project::Project;
+pub use role_keys::RoleKey;
 pub use roles::{Creating, Keeper, Keeping, Writer};
 pub(crate) use stored::Listed;
 
@@ -111,8 +117,7 @@ pub struct Repository {
     pub(crate) record: RepositoryRecord,
     /// The repository object's bytes, which every key slot is bound to.
     object: Vec<u8>,
-    /// `None` where nothing is encrypted.
-    master: Option<MasterKey>,
+    access: Access,
     pub(crate) environment: Environment,
     pub(crate) cache: Cache,
     pub(crate) memory: Memory,
@@ -161,12 +166,12 @@ impl Repository {
         let sealed = codec::seal_record(Place { repo_id: &[0; 16], name: &name, key: None }, &record)?;
         // The slot comes first: a repository that exists can be opened. Until the repository object is there, nothing is.
         let around = keys::Around { store: &store, record: &record, object: sealed.bytes() };
-        let (master, slot) = match unlock {
-            None => (None, None),
+        let (access, slot) = match unlock {
+            None => (Access::Open, None),
             Some(unlock) => {
                 let master = MasterKey::random()?;
                 let slot = keys::put_slot(around, &master, unlock, &environment, "init").await?;
-                (Some(master), Some(slot))
+                (Access::Master(master), Some(slot))
             }
         };
         match store.create(&name.to_string(), sealed.bytes().clone()).await? {
@@ -185,7 +190,7 @@ impl Repository {
         let memory = Memory::begin(at, &record, &cache);
         let object = sealed.bytes().to_vec();
         let foreign = Foreign::default();
-        let repository = Self { store, record, object, master, environment, cache, memory, foreign };
+        let repository = Self { store, record, object, access, environment, cache, memory, foreign };
         repository.remember();
         let admin = Admin::of(repository);
         admin.create_project(&default_project()).await?;
@@ -211,15 +216,17 @@ impl Repository {
     /// Opens a repository, encrypted or not. Wrong secrets, an unknown version, and a repository that went back in time are
     /// errors.
     pub async fn open(store: Store, environment: Environment, ask: &mut AskSecret<'_>) -> Result<Admin> {
-        Self::open_expected(store, environment, Expected::Either, ask).await
+        Self::open_expected(store, environment, Expected::Either, &default_project(), ask).await
     }
 
     /// As [`open`](Self::open), for whoever expects it to be encrypted or not. One that is not as expected is refused before
-    /// anything of it is believed or remembered, and anybody is asked: it may have been put in another's place.
+    /// anything of it is believed or remembered, and anybody is asked: it may have been put in another's place. A secret that
+    /// does not open the repository may open that project.
     pub async fn open_expected(
         store: Store,
         environment: Environment,
         expected: Expected,
+        project: &ProjectName,
         ask: &mut AskSecret<'_>,
     ) -> Result<Admin> {
         let at = AtPlace::read(&environment, store.place())?;
@@ -251,16 +258,16 @@ impl Repository {
                  If it was made so, say --insecure-no-encryption once: this host remembers it",
             ));
         }
-        let master = match record.encrypted {
-            false => None,
+        let access = match record.encrypted {
+            false => Access::Open,
             true => {
                 let unlock = ask()?;
                 let around = keys::Around { store: &store, record: &record, object: &object };
-                Some(keys::unlock(around, &unlock, &memory).await?)
+                open_with(around, &unlock, &memory, project).await?
             }
         };
         let foreign = Foreign::default();
-        let repository = Self { store, record, object, master, environment, cache, memory, foreign };
+        let repository = Self { store, record, object, access, environment, cache, memory, foreign };
         repository.remember();
         Ok(Admin::of(repository))
     }
@@ -292,10 +299,30 @@ impl Repository {
         keys::list(self.around_keys(), self.master()).await
     }
 
-    /// Whether a slot was made with this repository's key.
-    pub(crate) fn has_made(&self, slot: u64, record: &KeySlotRecord) -> Result<bool> {
+    /// Slots of a project's roles: those that count first, oldest first, then those that do not.
+    pub async fn role_keys(&self, project: &Project) -> Result<Vec<RoleKey>> {
+        RoleKeys { around: self.around_keys(), project }.list().await
+    }
+
+    /// Whether a slot was made with this repository's key; `None` for who has not that key.
+    pub(crate) fn has_made(&self, slot: u64, record: &KeySlotRecord) -> Result<Option<bool>> {
         let at = SlotPlace { slot, repository: &self.object };
-        self.master.as_ref().map_or(Ok(false), |master| master.has_made(record, at))
+        self.master().map(|master| master.has_made(record, at)).transpose()
+    }
+
+    /// What the key at hand is for, and which it is, where it opens one project alone.
+    pub fn member(&self) -> Option<(&ProjectName, Role, u64)> {
+        match &self.access {
+            Access::Member(member) => Some((&member.project, member.role, member.slot)),
+            Access::Open | Access::Master(_) => None,
+        }
+    }
+
+    fn member_of(&self) -> Option<&Arc<Member>> {
+        match &self.access {
+            Access::Member(member) => Some(member),
+            Access::Open | Access::Master(_) => None,
+        }
     }
 
     fn around_keys(&self) -> keys::Around<'_> {
@@ -303,11 +330,36 @@ impl Repository {
     }
 
     pub(crate) fn master(&self) -> Option<&MasterKey> {
-        self.master.as_ref()
+        match &self.access {
+            Access::Master(master) => Some(master),
+            Access::Open | Access::Member(_) => None,
+        }
     }
 
     fn remember(&self) {
-        self.memory.saw_repository(&self.record, self.master.as_ref().map(MasterKey::fingerprint));
+        self.memory.saw_repository(&self.record, self.master().map(MasterKey::fingerprint));
+    }
+}
+
+async fn open_with(
+    around: keys::Around<'_>,
+    unlock: &Unlock,
+    memory: &Memory,
+    project: &ProjectName,
+) -> Result<Access> {
+    match keys::unlock(around, unlock, memory).await {
+        Ok(master) => Ok(Access::Master(master)),
+        Err(e) if e.kind() == ErrorKind::WrongKey => {
+            match role_keys::unlock(around, project, unlock, memory).await? {
+                Some(member) => Ok(Access::Member(Arc::new(member))),
+                None => {
+                    let help = e.help_text().unwrap_or_default().to_owned();
+                    let help = format!("{help}; a key of one project needs --project: {project} was tried");
+                    Err(e.help(help))
+                }
+            }
+        }
+        Err(e) => Err(e),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::repo::history::SnapshotEntry;
 use crate::repo::memory::SeenSnapshot;
 use crate::repo::project::missing;
 use crate::repo::reserve::Reserve;
+use crate::repo::retained::Retained;
 use crate::repo::row;
 use crate::repo::slot::Slot;
 use crate::repo::{Keeping, Project};
@@ -89,7 +90,8 @@ impl<'a> Notes<'a> {
         let (mut foreign, mut opened) = (0, None);
         while let Some(number) = row::follows(noted.number) {
             let name = self.slot(noted).note_name(number);
-            match self.project.look::<NoteRecord>(&name).await? {
+            let belongs = |note: &NoteRecord| self.slot(noted).belongs(note, noted.snapshot_id);
+            match self.project.look_bound(&name, belongs).await? {
                 Found::Absent => return Ok(opened),
                 Found::Opens(NoteRecord { protected, tags, .. }) => {
                     (noted.note, opened) = (Note { protected, tags }, Some(number));
@@ -106,6 +108,10 @@ impl<'a> Notes<'a> {
 
     fn reserve(self) -> Reserve<'a> {
         Reserve { project: self.project }
+    }
+
+    fn retained(self) -> Retained<'a> {
+        Retained { project: self.project }
     }
 
     fn slot(self, noted: &Noted) -> Slot<'a> {
@@ -129,12 +135,15 @@ impl Keeping<Notes<'_>> {
             if changed {
                 let name = self.slot(noted).note_name(newest.number.saturating_add(1));
                 let record = NoteRecord {
+                    snapshot_id: noted.snapshot_id,
                     protected: note.protected,
                     tags: note.tags.clone(),
                     host: environment.host.clone(),
                     at_unix_ms: environment.clock.now_unix_ms(),
                 };
-                if let Created::Exists { .. } = self.project.create_record(&name, &record).await? {
+                let created = self.project.create_record(&name, &record).await?;
+                self.retained().made(&name);
+                if let Created::Exists { .. } = created {
                     continue;
                 }
             }
@@ -171,7 +180,9 @@ impl Keeping<Notes<'_>> {
             at_unix_ms: environment.clock.now_unix_ms(),
         };
         let name = self.slot(noted).forget_name();
-        if let Created::Exists { .. } = self.reserve().create_record(&name, &record).await? {
+        let created = self.reserve().create_record(&name, &record).await?;
+        self.retained().made(&name);
+        if let Created::Exists { .. } = created {
             return match self.slot(noted).forget_of().await? {
                 Found::Opens(_) => Ok(Forgotten::Already),
                 Found::Absent => Err(missing(&name)),

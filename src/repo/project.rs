@@ -8,17 +8,20 @@ use zeroize::Zeroize;
 use crate::codec::{self, Place, Sealed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::{ProjectRecord, VolumeRecord, check_project};
+use crate::format::role::{Role, RoleSlotPlace, RoleSlotRecord};
 use crate::format::{ObjectName, ObjectType, Record};
 use crate::keys::{ProjectKeys, SealingKey, random_array};
 use crate::repo::Repository;
 use crate::repo::catalog::{Catalog, Volumes};
 use crate::repo::content::Content;
+use crate::repo::events::Events;
 use crate::repo::found::Found;
 use crate::repo::history::History;
 use crate::repo::log::Log;
 use crate::repo::lost::LostRecords;
 use crate::repo::parts::Parts;
 use crate::repo::remains::{exists, refuse_project};
+use crate::repo::retained;
 use crate::repo::roster::{Known as KnownRoster, Rosters};
 use crate::repo::rounds::Rounds;
 use crate::repo::slot::Slot;
@@ -34,11 +37,15 @@ pub struct Project {
 struct Inner {
     repository: Arc<Repository>,
     name: ProjectName,
+    id: [u8; 16],
+    role: Role,
     keys: ProjectKeys,
     /// The catalog as this process read it last; see [`Volumes`].
     catalog: Mutex<Option<Arc<Catalog>>>,
     /// What this process goes by where it reads logs; see [`Rosters`].
     known_roster: Mutex<KnownRoster>,
+    /// What it knows of forgets and notes; see [`Retained`](retained::Retained).
+    known_retained: retained::Shared,
 }
 
 impl Project {
@@ -57,13 +64,21 @@ impl Project {
         match repository.store.create(&object_name.to_string(), sealed.bytes().clone()).await? {
             Created::New => {
                 repository.memory.saw_project(name, &record.project_id)?;
-                Ok(Self::new(repository, name, record))
+                Self::of_record(repository, name, record)
             }
             Created::Exists { .. } => Err(exists(name)),
         }
     }
 
     pub(super) async fn open(repository: &Arc<Repository>, name: &ProjectName) -> Result<Self> {
+        if let Some(member) = repository.member_of() {
+            if member.project != *name {
+                return Err(Error::wrong_key(format!("this key opens project {} alone", member.project))
+                    .help(format!("say `--project {}`, or use another key", member.project)));
+            }
+            repository.memory.saw_project(name, &member.project_id)?;
+            return Ok(Self::new(repository, name, member.project_id, member.role, member.keys.clone()));
+        }
         let object_name = ObjectName::Project(name.clone());
         let max = ObjectType::Project.object_len_bytes_max() as u64;
         let object = repository.store.get(&object_name.to_string(), max).await?.ok_or_else(|| {
@@ -86,20 +101,80 @@ impl Project {
         })?;
         check_project(&record, name)?;
         repository.memory.saw_project(name, &record.project_id)?;
-        Ok(Self::new(repository, name, record))
+        Self::of_record(repository, name, record)
     }
 
-    fn new(repository: &Arc<Repository>, name: &ProjectName, mut record: ProjectRecord) -> Self {
+    fn of_record(
+        repository: &Arc<Repository>,
+        name: &ProjectName,
+        mut record: ProjectRecord,
+    ) -> Result<Self> {
         let keys = ProjectKeys::derive(&record);
         record.root.zeroize();
+        Ok(Self::new(repository, name, record.project_id, Role::Admin, keys?))
+    }
+
+    fn new(
+        repository: &Arc<Repository>,
+        name: &ProjectName,
+        id: [u8; 16],
+        role: Role,
+        keys: ProjectKeys,
+    ) -> Self {
         let (repository, name) = (Arc::clone(repository), name.clone());
-        let (catalog, known_roster) = (Mutex::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { repository, name, keys, catalog, known_roster }) }
+        let (catalog, known_roster, known_retained) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self {
+            inner: Arc::new(Inner {
+                repository,
+                name,
+                id,
+                role,
+                keys,
+                catalog,
+                known_roster,
+                known_retained,
+            }),
+        }
     }
 
     /// Its name, unique in the repository.
     pub fn name(&self) -> &ProjectName {
         &self.inner.name
+    }
+
+    /// Random, in its record.
+    pub(crate) fn id(&self) -> &[u8; 16] {
+        &self.inner.id
+    }
+
+    /// What the key at hand is for. Without encryption everybody is its admin.
+    pub fn role(&self) -> Role {
+        self.inner.role
+    }
+
+    /// Whether the key at hand opens chunks.
+    pub(crate) fn opens_chunks(&self) -> bool {
+        !self.repository().record.encrypted || self.keys().open_chunks()
+    }
+
+    /// Refuses what the key at hand is not for.
+    ///
+    /// # Errors
+    /// `WrongKey`.
+    pub fn demand(&self, roles: &[Role]) -> Result<()> {
+        let role = self.role();
+        if role == Role::Admin || roles.contains(&role) {
+            return Ok(());
+        }
+        let wanted: Vec<&str> = roles.iter().chain([&Role::Admin]).map(|role| role.name()).collect();
+        Err(Error::wrong_key(format!("this is a key of the role {role}, which may not do that"))
+            .help(format!("use a key of the role {}: `cuttle key list` shows them", wanted.join(" or "))))
+    }
+
+    /// Whether the slot of a role was made by who may decide here.
+    pub(crate) fn has_made(&self, slot: u64, record: &RoleSlotRecord) -> Result<bool> {
+        let (project, project_id, repository) = (self.name(), self.id(), &self.repository().object);
+        self.keys().have_made(record, RoleSlotPlace { slot, project, project_id, repository })
     }
 
     /// The repository that it is in.
@@ -109,6 +184,15 @@ impl Project {
 
     pub(super) fn catalog(&self) -> &Mutex<Option<Arc<Catalog>>> {
         &self.inner.catalog
+    }
+
+    /// Forgets what was listed of forgets and notes: who decides by them looks again.
+    pub(crate) fn look_again(&self) {
+        retained::Retained { project: self }.look_again();
+    }
+
+    pub(super) fn known_retained(&self) -> &retained::Shared {
+        &self.inner.known_retained
     }
 
     pub(super) fn known_roster(&self) -> &Mutex<KnownRoster> {
@@ -137,11 +221,8 @@ impl Project {
     pub(crate) fn place<'a>(&'a self, name: &'a ObjectName) -> Place<'a> {
         let record = &self.repository().record;
         let keys = self.keys();
-        let key = match name.object_type() {
-            ObjectType::Chunk => &keys.data,
-            _ => &keys.metadata,
-        };
-        Place { repo_id: &record.repo_id, name, key: record.encrypted.then_some(key) }
+        let key = record.encrypted.then(|| keys.sealing(name.object_type()));
+        Place { repo_id: &record.repo_id, name, key }
     }
 
     /// Uploads a sealed object unless something is there already.
@@ -241,6 +322,11 @@ impl Project {
     /// What happened to a volume, sequence by sequence.
     pub fn log(&self, volume: VolumeNumber) -> Log<'_> {
         Log { project: self, volume }
+    }
+
+    /// What happened, newest first.
+    pub fn events(&self) -> Events<'_> {
+        Events { project: self }
     }
 
     /// The records of one sequence.

@@ -212,7 +212,7 @@ impl Rounds<'_> {
         self.project.look_bound(&name, |seal: &SealRecord| is_of(seal.generation, generation)).await
     }
 
-    async fn look_done(self, generation: Generation) -> Result<Found<DoneRecord>> {
+    pub(super) async fn look_done(self, generation: Generation) -> Result<Found<DoneRecord>> {
         let name = ObjectName::GcDone(self.project.name().clone(), generation);
         let of = |done: &DoneRecord| {
             is_of(done.generation, generation)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ObjectName;
 use crate::format::record::{EndRecord, OpenRecord, Outcome, Snapshot, VolumeRecord};
+use crate::format::roster::RosterEntry;
 use crate::keys::random_array;
 use crate::plan::lease::Signs;
 use crate::repo::forbidden::Forbidden;
@@ -46,6 +47,8 @@ pub struct Session {
     pub log: VolumeLog,
     /// What is over for good, by the seal that its generation leads to.
     pub(super) roster: Arc<Roster>,
+    /// See [`Read::recalls_by`].
+    recalls_by: Option<Generation>,
 }
 
 /// What became of a commit.
@@ -75,6 +78,12 @@ pub struct Rival {
     pub process: u32,
     /// Since its registration, by the store's clock.
     pub for_how_long: Duration,
+}
+
+/// Nobody can tell what is still whole of what was forgotten.
+fn unknown(why: &str) -> Error {
+    Error::conflict(format!("nothing can be recalled now: the last seal of a prune {why}"))
+        .help("copies of the bucket and its older versions may have what was forgotten: docs/roles.md, \"Undo deletions\"")
 }
 
 impl Session {
@@ -131,6 +140,12 @@ impl Session {
             program: PROGRAM.to_owned(),
             started_unix_ms: environment.clock.now_unix_ms(),
         };
+        // Where something else stands under a number that nobody registered, it cannot be used. It is registered all the same: whoever confirms where a log
+        // ends asks for the next registration alone, and must come to ours.
+        let taken = log.entries.range(log.last_registered()..).map(|(s, _)| *s);
+        for sequence in taken.filter(|s| *s > log.last_registered()) {
+            Self::pass_by(project, volume, sequence, &record).await?;
+        }
         let mut sequence = log.last();
         for _ in 0..SEQUENCES_AHEAD_MAX {
             sequence = Sequence(sequence.0.checked_add(1).ok_or_else(|| {
@@ -151,6 +166,7 @@ impl Session {
                     forbidden: read.forbidden(),
                     log,
                     roster: Arc::clone(&read.roster),
+                    recalls_by: read.recalls_by,
                 });
             }
         }
@@ -160,6 +176,27 @@ impl Session {
             volume.name
         ))
         .help("the store's listing is far behind; try again later"))
+    }
+
+    /// Registers a number under which something stands, by the id of the outcome that stands there; and ends it, where nothing says how.
+    async fn pass_by(
+        project: &Writer,
+        volume: &VolumeRecord,
+        sequence: Sequence,
+        record: &OpenRecord,
+    ) -> Result<()> {
+        let slot = project.slot(volume.number, sequence);
+        let end = project.look::<EndRecord>(&slot.end_name()).await?;
+        let snapshot_id = match end.opened() {
+            Some(end) => end.snapshot_id,
+            None => SnapshotId(random_array()?),
+        };
+        let passed = OpenRecord { snapshot_id, ..record.clone() };
+        if let Created::New = project.create_record(&slot.open_name(), &passed).await? {
+            let why = "something else stood under its number";
+            slot.end_as_aborted(snapshot_id, why.to_owned()).await?;
+        }
+        Ok(())
     }
 
     /// The newest live snapshot of the volume, confirmed live now, that is after the registration (step 4).
@@ -190,6 +227,44 @@ impl Session {
             .help("bring the objects back from a copy or a bucket version; see `cuttle verify`"));
         }
         Ok(Some(found))
+    }
+
+    /// What the last seal says of the volume, and no other.
+    async fn last_said(&self) -> Result<Option<RosterEntry>> {
+        let seal = self.recalls_by.ok_or_else(|| unknown("was not the last round's"))?;
+        if seal == Generation(0) {
+            return Ok(None);
+        }
+        let rounds = self.project.rounds();
+        match rounds.look_seal(seal).await? {
+            Found::Opens(said) if said.copied => Err(unknown("repeats what another seal said")),
+            Found::Opens(said) => {
+                rounds.roster_said(seal, &said.roster).entry(&self.project, self.volume.number).await
+            }
+            Found::Absent => Err(unknown("is gone")),
+            Found::Foreign(why) => Err(unknown(&format!("does not open: {why}"))),
+        }
+    }
+
+    /// Sequences that are forgotten, and that the seal which the session goes by does not call over.
+    pub fn all_forgotten(&self) -> impl Iterator<Item = Sequence> {
+        self.log.forgotten().map(|(s, _)| s).filter(|s| *s < self.sequence)
+    }
+
+    /// A forgotten snapshot from before the registration, of which no round that was sealed has deleted anything: the last seal keeps it, or it is newer than that. It goes by
+    /// no other, as for who builds on what lives: one between, that does not open any more, may have given it up. What the round under way may delete,
+    /// [`forbidden`](Self::forbidden) says.
+    ///
+    /// # Errors
+    /// `Conflict` where the last seal does not open, or repeats what another said.
+    pub async fn forgotten(&self, sequence: Sequence) -> Result<Option<SnapshotEntry>> {
+        let entry = self.log.entries.get(&sequence).filter(|_| self.all_forgotten().any(|s| s == sequence));
+        let Some(entry) = entry else { return Ok(None) };
+        if self.last_said().await?.is_some_and(|said| said.is_past(sequence)) {
+            return Ok(None);
+        }
+        let found = self.project.history(&self.volume).outcome(sequence, entry).await?;
+        Ok(found.filter(|found| found.snapshot.generation <= self.generation))
     }
 
     /// A live session of the volume that registered before this one. Of any number that register at once, all but one have such

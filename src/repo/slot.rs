@@ -70,15 +70,7 @@ impl Slot<'_> {
         let name = self.forget_name();
         let found = self.project.look::<ForgetRecord>(&name).await?;
         let Found::Opens(forget) = &found else { return Ok(found) };
-        let open = self.project.look::<OpenRecord>(&self.open_name()).await?;
-        let of = match open.opened() {
-            Some(open) => Some(open.snapshot_id),
-            None => {
-                let end = self.project.look::<EndRecord>(&self.end_name()).await?;
-                end.opened().map(|end| end.snapshot_id)
-            }
-        };
-        match of {
+        match self.snapshot_id().await? {
             Some(of) if of != forget.snapshot_id => {
                 let why = format!("it is of snapshot {}, its sequence of {of}", forget.snapshot_id);
                 self.project.repository().foreign.tell(&name, &why);
@@ -86,6 +78,15 @@ impl Slot<'_> {
             }
             _ => Ok(found),
         }
+    }
+
+    /// The snapshot that the sequence is of: as its registration says, and where that does not open, its outcome.
+    pub(super) async fn snapshot_id(self) -> Result<Option<SnapshotId>> {
+        if let Some(open) = self.project.look::<OpenRecord>(&self.open_name()).await?.opened() {
+            return Ok(Some(open.snapshot_id));
+        }
+        let end = self.project.look::<EndRecord>(&self.end_name()).await?;
+        Ok(end.opened().map(|end| end.snapshot_id))
     }
 
     /// Whether a sequence is forgotten by now, whatever a listing said.
@@ -99,11 +100,14 @@ impl Slot<'_> {
     }
 
     /// The newest note that opens, of those up to a number, and its number.
-    pub(crate) async fn newest_note(self, last: u32) -> Result<Option<(u32, NoteRecord)>> {
+    pub(crate) async fn newest_note(self, last: u32, of: SnapshotId) -> Result<Option<(u32, NoteRecord)>> {
         for k in (1..=last).rev().take(row::FOREIGN_MAX as usize) {
             let name = self.note_name(k);
             match self.project.read_known_record(&name).await {
-                Ok(note) => return Ok(Some((k, note))),
+                Ok(note) => match self.belongs(&note, of) {
+                    Ok(()) => return Ok(Some((k, note))),
+                    Err(why) => self.project.repository().foreign.tell(&name, &why),
+                },
                 Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
                     self.project.repository().foreign.tell(&name, &e.to_string());
                 }
@@ -111,6 +115,14 @@ impl Slot<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a note is of the snapshot that its sequence is of.
+    pub(super) fn belongs(self, note: &NoteRecord, of: SnapshotId) -> std::result::Result<(), String> {
+        match note.snapshot_id == of {
+            true => Ok(()),
+            false => Err(format!("it is of snapshot {}, its sequence of {of}", note.snapshot_id)),
+        }
     }
 
     /// Whether this host saw a snapshot live under a number.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::cancel;
 use crate::error::{Error, ErrorKind};
+use crate::format::envelope::MARK_LEN_BYTES;
 use crate::format::names::ContentName;
 use crate::format::page::{ObjectRef, PageRef};
 use crate::progress::Silent;
@@ -363,8 +364,15 @@ async fn damaged_chunk_objects_stop_the_restore_and_never_reach_the_target() {
                 0 => hurt.truncate(numbers.below(whole.len())),
                 1 if start == 0 => hurt.extend(numbers.text(1 + round % 40)),
                 2 => hurt = bench.get(&names[(round + 1) % names.len()]).await,
-                // Not in the checksum, which is not needed where there is a key: see `verify`.
-                _ => hurt[start + (checksum_end + numbers.below(len - 32)) % len] ^= 1 << numbers.below(8),
+                _ => {
+                    // Neither in the checksum nor in the mark, which are not needed where there is a key: see `verify`.
+                    let mark = if encrypted { MARK_LEN_BYTES } else { 0 };
+                    let mut at = numbers.below(len - mark);
+                    while (checksum_end - 32..checksum_end).contains(&at) {
+                        at = numbers.below(len - mark);
+                    }
+                    hurt[start + at] ^= 1 << numbers.below(8);
+                }
             }
             bench.put(name, hurt).await;
             let sink = Arc::new(MemorySink::blank(data.len()));
@@ -402,10 +410,10 @@ async fn ten_thousand_flips_in_chunks_are_all_found() {
             hurt[at] ^= 1 << numbers.below(8);
             let mut all = bodies.clone();
             all[which].sealed = hurt.into();
-            // The checksum itself is not looked at where there is a stronger one.
+            // The checksum and the mark are not looked at where there is a stronger one.
             let found = open(&all, &mut plain).is_err();
-            let in_checksum = (56..88).contains(&at);
-            assert!(found || (encrypted && in_checksum), "byte {at} of object {which}");
+            let unread = (56..88).contains(&at) || at >= bodies[which].sealed.len() - MARK_LEN_BYTES;
+            assert!(found || (encrypted && unread), "byte {at} of object {which}");
         }
     }
 }

@@ -25,6 +25,7 @@ mod list;
 mod location;
 mod open;
 mod options;
+pub mod permitted;
 mod place;
 mod providers;
 mod read;

@@ -29,7 +29,7 @@ const PROBE_RACERS: usize = 8;
 const PROBE_ROUNDS: usize = 4;
 
 /// The credentials are good, but do not permit this.
-const FORBIDDEN: u16 = 403;
+pub(super) const FORBIDDEN: u16 = 403;
 
 /// How a create ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,7 +222,12 @@ impl Store {
     }
 }
 
-async fn put(shared: &Shared, path: &Path, bytes: &Bytes, mode: PutMode) -> Attempt<Option<Stamp>> {
+pub(super) async fn put(
+    shared: &Shared,
+    path: &Path,
+    bytes: &Bytes,
+    mode: PutMode,
+) -> Attempt<Option<Stamp>> {
     let size_bytes = bytes.len() as u64;
     shared.upload.pass(size_bytes).await;
     let attempt = async {

@@ -10,8 +10,9 @@ use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gc::{BeginRecord, DoneRecord, SealRecord};
 use crate::format::lost::LostRecord;
-use crate::format::names::{gc_prefix, keys_prefix, logs_prefix, lost_prefix};
+use crate::format::names::{gc_prefix, keys_prefix, logs_prefix, lost_prefix, role_keys_prefix};
 use crate::format::record::{KeySlotRecord, VolumeRecord};
+use crate::format::role::RoleSlotRecord;
 use crate::format::{GC_PART_LEN_BYTES_MAX, ObjectName};
 use crate::plan::shard::Shard;
 use crate::repo::log::LogEntry;
@@ -144,7 +145,9 @@ async fn common(audit: &Audit) -> Result<Vec<Finding>> {
     let project = audit.project.name();
     let store = audit.project.repository().store();
     let mut names = vec![ObjectName::Repository, ObjectName::Project(project.clone())];
-    for prefix in [keys_prefix().to_owned(), gc_prefix(project), lost_prefix(project)] {
+    for prefix in
+        [keys_prefix().to_owned(), role_keys_prefix(project), gc_prefix(project), lost_prefix(project)]
+    {
         let listed = store.list(&prefix, None).await?;
         names.extend(listed.iter().filter_map(|info| ObjectName::parse(&info.key)));
     }
@@ -167,6 +170,7 @@ async fn common_object(audit: &Audit, name: &ObjectName) -> Looked<()> {
             }
         }
         ObjectName::Key { slot } => key(audit, name, *slot).await,
+        ObjectName::RoleKey { slot, .. } => role_key(audit, name, *slot).await,
         ObjectName::GcBegin(..) => Ok(audit.record::<BeginRecord>(name).await?.map(drop)),
         ObjectName::GcSeal(..) => Ok(audit.record::<SealRecord>(name).await?.map(drop)),
         // A prune removes the ends of rounds before its own.
@@ -206,8 +210,32 @@ async fn key(audit: &Audit, name: &ObjectName, slot: u64) -> Looked<()> {
     let made = opened.and_then(|record| audit.project.repository().has_made(slot, &record));
     let removed_by = format!("; `cuttle key remove {slot:016x}` removes it");
     looked(made).map(|found| match found {
+        // Whether the repository's own key made it, only that key tells.
+        Ok(Some(true) | None) => Ok(()),
+        Ok(Some(false)) => {
+            Err(Flaw::damaged(format!("it was not made with this repository's key{removed_by}")))
+        }
+        Err(flaw) => Err(Flaw { message: flaw.message + &removed_by, ..flaw }),
+    })
+}
+
+/// The slot of a role: it must be signed by who may decide in the project.
+async fn role_key(audit: &Audit, name: &ObjectName, slot: u64) -> Looked<()> {
+    let found = audit.object(name, name.object_type().object_len_bytes_max() as u64).await?;
+    let bytes = match found {
+        Ok(bytes) => bytes,
+        // Removed since it was listed.
+        Err(flaw) if flaw.problem == Problem::Missing => return Ok(Ok(())),
+        Err(flaw) => return Ok(Err(flaw)),
+    };
+    let place = codec::Place { key: None, ..audit.project.place(name) };
+    let opened = check_object(&audit.project, name, &bytes);
+    let opened = opened.and_then(|()| codec::open_record::<RoleSlotRecord>(place, &bytes));
+    let made = opened.and_then(|record| audit.project.has_made(slot, &record));
+    let removed_by = format!("; `cuttle key remove {slot:016x}` removes it");
+    looked(made).map(|found| match found {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Flaw::damaged(format!("it was not made with this repository's key{removed_by}"))),
+        Ok(false) => Err(Flaw::damaged(format!("it was not signed in its project{removed_by}"))),
         Err(flaw) => Err(Flaw { message: flaw.message + &removed_by, ..flaw }),
     })
 }

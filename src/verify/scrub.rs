@@ -377,10 +377,9 @@ fn resume(record: &RepositoryRecord, project: &ProjectName, bundle: &[u8], from:
 }
 
 fn check(record: &RepositoryRecord, name: &ObjectName, object: &[u8]) -> Result<()> {
-    let open = matches!(name, ObjectName::Repository | ObjectName::Key { .. });
     let repo_id = if *name == ObjectName::Repository { &[0; 16] } else { &record.repo_id };
     let header = scrub_object(object, repo_id, &name.to_string())?;
-    let sealing = if record.encrypted && !open { Sealing::Aes256Gcm } else { Sealing::None };
+    let sealing = if record.encrypted { name.object_type().sealing() } else { Sealing::None };
     let too_long =
         header.object_type == ObjectType::Chunk && header.plain_len_bytes > record.chunk_size_bytes;
     if header.object_type != name.object_type() || header.sealing != sealing || too_long {

@@ -70,6 +70,8 @@ impl Bench {
             ("HOME", dir("home")),
             ("XDG_CACHE_HOME", dir("cache")),
             ("XDG_STATE_HOME", dir("state")),
+            // What is forgotten goes with the next prune, as most tests are about what else does.
+            ("CUTTLE_KEEP_FORGOTTEN", "0".into()),
         ]
     }
 
@@ -133,6 +135,13 @@ impl Bench {
         out.retain(|name| name.contains("/chunks/") && !name.contains('#'));
         out
     }
+}
+
+/// A command by another key than the repository's own.
+pub fn by(bench: &Bench, key: &str, args: &[&str]) -> Command {
+    let mut command = bench.cuttle(args);
+    command.env("CUTTLE_KEY_FILE", bench.path(key));
+    command
 }
 
 /// Runs a command that must succeed; its standard output.

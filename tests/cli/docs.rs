@@ -480,6 +480,9 @@ fn all_told() -> Vec<(&'static str, Vec<&'static str>, Vec<Value>)> {
     run("backup", &["backup", "-n", "disk.raw", "--volume", "vms/db"]);
     run("backup", &["backup", "disk.raw", "nothing.raw"]);
     run("snapshots", &["snapshots"]);
+    run("log", &["log"]);
+    run("whoami", &["whoami"]);
+    run("whoami", &["whoami", "-n"]);
     run("diff", &["diff", "vms/db"]);
     run("restore", &["restore", "vms/db", "back.raw", "--verify"]);
     run("restore", &["restore", "-n", "vms/db", "another.raw"]);
@@ -498,6 +501,8 @@ fn all_told() -> Vec<(&'static str, Vec<&'static str>, Vec<Value>)> {
     run("stats", &["stats", "--snapshots"]);
     run("protect, unprotect, tag", &["protect", "vms/db@2"]);
     run("forget", &["forget", "vms/db@1"]);
+    run("recall", &["recall", "-n", "vms/db@1"]);
+    run("recall", &["recall", "vms/db@1"]);
     run("prune", &["prune", "-n"]);
     run("prune", &["prune"]);
     run("key, project", &["key", "list"]);
@@ -509,6 +514,7 @@ fn all_told() -> Vec<(&'static str, Vec<&'static str>, Vec<Value>)> {
     run("key, project", &["project", "create", "-n", "tenant-a"]);
     run("key, project", &["project", "create", "tenant-a"]);
     run("key, project", &["project", "list"]);
+    run("key, project", &["policy", "--role", "keeper", "--for", "rgw", "-r", "s3://bucket/ceph"]);
     fs::remove_file(&bench.chunks()[0]).expect("lose a chunk");
     run("verify", &["verify", "-n"]);
     run("verify", &["verify"]);
@@ -516,7 +522,8 @@ fn all_told() -> Vec<(&'static str, Vec<&'static str>, Vec<Value>)> {
     bench.write("disk.raw", b"another");
     run("verify", &["verify", "--repair"]);
     run("prune", &["prune"]);
-    let planted = "projects/default/log/0000000001/0000000002.forget";
+    let planted = "projects/default/retention/0000000001/0000000002.forget";
+    fs::create_dir_all(bench.path("repo/projects/default/retention/0000000001")).expect("a folder");
     bench.write(&format!("repo/{planted}"), b"planted");
     run("verify", &["verify", "--quarantine", planted, "-n"]);
     out

@@ -2,10 +2,11 @@
 
 use crate::bench::{Bench, ok};
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 22] = [
     "init",
     "backup",
     "snapshots",
+    "log",
     "restore",
     "export",
     "diff",
@@ -22,6 +23,7 @@ const COMMANDS: [&str; 20] = [
     "stats",
     "key",
     "project",
+    "whoami",
     "completions",
 ];
 

@@ -147,9 +147,12 @@ async fn image(project: &Keeper, hand: &ByHand, note: &mut Note<'_>) -> Arc<Memo
     let open: OpenRecord = hand.record(&ObjectName::Open(p.clone(), n, Sequence(2))).await;
     let forget = ForgetRecord { snapshot_id: open.snapshot_id, host: "golden".into(), at_unix_ms: 1 };
     hand.put_record(&ObjectName::Forget(p.clone(), n, Sequence(2)), &forget).await;
+    let open: OpenRecord = hand.record(&ObjectName::Open(p.clone(), n, Sequence(4))).await;
+    let snapshot_id = open.snapshot_id;
     for (k, protected) in [(1, false), (2, true)] {
         let tags = vec!["golden".into(), format!("note {k}")];
-        let record = NoteRecord { protected, tags, host: "golden".into(), at_unix_ms: u64::from(k) };
+        let at_unix_ms = u64::from(k);
+        let record = NoteRecord { snapshot_id, protected, tags, host: "golden".into(), at_unix_ms };
         hand.put_record(&ObjectName::Note(p.clone(), n, Sequence(4), k), &record).await;
     }
     volume
@@ -217,6 +220,7 @@ async fn round(hand: &ByHand) {
         high_water: Sequence(high_water),
         live: live.iter().copied().map(Sequence).collect(),
         unfinished: Vec::new(),
+        kept: (volume == 1).then_some(Sequence(2)).into_iter().collect(),
     };
     let said = [live(1, 4, &[1, 4]), live(2, 2, &[1, 2]), live(3, 1, &[1]), live(4, 2, &[1, 2])];
     let live_index = live_index(hand).await;

@@ -249,6 +249,8 @@ impl<'a> Reader<'a> {
                 let (volume, high_water) = (fields.u32(), fields.u32());
                 let live = (0..fields.u64()).map(|_| fields.u32()).collect();
                 assert_eq!(fields.u64(), 0, "unfinished");
+                let kept: Vec<u32> = (0..fields.u64()).map(|_| fields.u32()).collect();
+                assert_eq!(kept, if volume == 1 { vec![2] } else { vec![] });
                 roster.push((volume, high_water, live));
             }
             fields.end();
@@ -283,8 +285,9 @@ impl<'a> Reader<'a> {
         let (_host, _machine, _process) = (fields.string(), fields.string(), fields.u32());
         let (_program, _started) = (fields.string(), fields.u64());
         fields.end();
-        if self.exists(&name("forget")) {
-            let forget = self.plain(&name("forget"), None);
+        let forget = format!("retention/{n:010}/{s:010}.forget");
+        if self.exists(&forget) {
+            let forget = self.plain(&forget, None);
             assert_eq!(Fields(&forget).take(16), snapshot_id);
         }
         let end = self.plain(&name("end"), None);
@@ -306,12 +309,13 @@ impl<'a> Reader<'a> {
         assert!(fields.strings().len() <= 1);
         let _parent = fields.option(Fields::u32);
         let _origin = fields.option(|f| (f.u32(), f.u32(), f.take(16), f.string(), f.u64()));
+        let _recalled_from = fields.option(Fields::u32);
         let _full = fields.bool();
         let (_nights, _cursor) = (fields.u32(), fields.u64());
         let _stats = [(); 8].map(|()| fields.u64());
         let root = fields.bytes();
         fields.end();
-        let state = if self.exists(&name("forget")) { "forgotten" } else { "live" };
+        let state = if self.exists(&forget) { "forgotten" } else { "live" };
         (state, self.content(&root, size_bytes))
     }
 

@@ -22,6 +22,7 @@ mod raw_source;
 mod reading;
 mod repair;
 mod restore;
+mod roles;
 mod sinks;
 mod streams;
 #[path = "../support/mod.rs"]

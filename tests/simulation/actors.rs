@@ -58,6 +58,13 @@ pub enum Task {
     },
     Prune {
         wait: bool,
+        /// How long what is forgotten is kept.
+        keep: Duration,
+    },
+    /// Recalls a snapshot, forgotten or not, there or not.
+    Recall {
+        volume: Arc<SimVolume>,
+        sequence: u32,
     },
 }
 
@@ -68,7 +75,14 @@ impl Task {
                 format!("backup {}{}", volume.name(), if *full { " full" } else { "" })
             }
             Self::Forget { which } => format!("forget {which}"),
-            Self::Prune { wait } => format!("prune{}", if *wait { "" } else { ", not waiting" }),
+            Self::Prune { wait, keep } => {
+                format!(
+                    "prune, keeps {} h{}",
+                    keep.as_secs() / 3600,
+                    if *wait { "" } else { ", not waiting" }
+                )
+            }
+            Self::Recall { volume, sequence } => format!("recall {}@{sequence}", volume.name()),
             Self::Verify { read_data } => format!("verify{}", if *read_data { " data" } else { "" }),
         }
     }
@@ -203,9 +217,21 @@ impl Process {
                 let damage = report.damage.iter().find(|d| d.problem != Problem::Unreadable);
                 Ok(Done::Verified { damage: damage.map(|d| format!("{d:?}")) })
             }
-            Task::Prune { wait } => {
+            Task::Recall { volume, sequence } => {
+                let spec = format!("{}@{sequence}", volume.name());
+                match forget::recall(&project, &spec, false, self.cancel.clone()).await {
+                    Ok(recalled) => {
+                        let number = self.sim.lock().number_of(volume.name());
+                        let sequence = recalled.sequence.ok_or_else(|| Error::internal("no sequence"))?;
+                        Ok(Done::Committed((number, sequence.0)))
+                    }
+                    Err(e) if e.kind() == ErrorKind::NotFound => Ok(Done::Forgot(None)),
+                    Err(e) => Err(e),
+                }
+            }
+            Task::Prune { wait, keep } => {
                 let pause = Arc::new(Nap(client));
-                let options = PruneOptions { wait, pause, ..PruneOptions::default() };
+                let options = PruneOptions { wait, pause, keep_forgotten: keep, ..PruneOptions::default() };
                 let report = prune::run(&project, options, progress, self.cancel.clone()).await?;
                 Ok(Done::Pruned(Box::new(report)))
             }

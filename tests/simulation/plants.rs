@@ -53,7 +53,8 @@ fn log(objects: &Objects, dice: &mut Dice) -> String {
     let last = (1..).take_while(open).last().unwrap_or(0);
     let number = (last + dice.pick(&[0, 1, 2, 1000])).saturating_sub(dice.pick(&[0, 0, 1, 2])).max(1);
     let kind = dice.pick(&["open", "end", "forget", "forget", "note.0000000001", "alive.0000000001"]);
-    format!("{log}/{number:010}.{kind}")
+    let place = if matches!(kind, "forget" | "note.0000000001") { "retention" } else { "log" };
+    format!("{PROJECT}/{place}/{volume:010}/{number:010}.{kind}")
 }
 
 fn content(objects: &Objects, name: &str, dice: &mut Dice) -> Bytes {

@@ -400,7 +400,7 @@ impl World {
 
     fn start(&mut self) {
         let volume = Arc::clone(&self.volumes[self.dice.below(self.volumes.len())]);
-        let task = match self.dice.weighted(&[6, 4, 1, 5]) {
+        let task = match self.dice.weighted(&[6, 4, 1, 5, 3]) {
             0 => {
                 for _ in 0..self.dice.below(3) {
                     volume.edit(&mut self.dice);
@@ -408,7 +408,11 @@ impl World {
                 Task::Backup { volume, full: self.dice.one_in(8) }
             }
             1 => Task::Forget { which: self.dice.below(64) },
-            3 => Task::Prune { wait: !self.dice.one_in(4) },
+            3 => {
+                let keep = self.dice.pick(&[Duration::ZERO, Duration::ZERO, DAY, 14 * DAY]);
+                Task::Prune { wait: !self.dice.one_in(4), keep }
+            }
+            4 => Task::Recall { volume, sequence: 1 + self.dice.below(8) as u32 },
             _ => Task::Verify { read_data: self.dice.one_in(2) },
         };
         let host = self.dice.below(self.skews_ms.len());
@@ -494,11 +498,11 @@ impl World {
         tokio::time::advance(LEASE_DEFAULT + DAY / 24).await;
         if self.planted > 0 && self.weather.plants == Plants::Anything {
             // Prunes may stop at what was planted, and backups of a volume whose number was taken go on under another.
-            self.alone(Task::Prune { wait: true }).await?;
+            self.alone(Task::Prune { wait: true, keep: Duration::ZERO }).await?;
             return self.alone(Task::Verify { read_data: true }).await;
         }
         for _ in 0..2 {
-            self.alone(Task::Prune { wait: true }).await?;
+            self.alone(Task::Prune { wait: true, keep: Duration::ZERO }).await?;
             let report = self.pruned.take().ok_or("a prune failed though nothing went wrong")?;
             if report.rounds_finished > u64::from(2 + self.planted) || report.round_open {
                 return Err(format!("a prune did not come to an end in two rounds: {report:?}"));

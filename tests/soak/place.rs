@@ -74,6 +74,7 @@ impl Place {
             ("HOME", dir(host)),
             ("XDG_CACHE_HOME", dir(&format!("{host}/cache"))),
             ("XDG_STATE_HOME", dir(&format!("{host}/state"))),
+            ("CUTTLE_KEEP_FORGOTTEN", "0".to_owned()),
             ("CUTTLE_REPOSITORY", self.store.url.clone()),
             ("CUTTLE_KEY_FILE", dir("key")),
         ] {

@@ -12,13 +12,13 @@ use crate::support::repo::{
     CHUNK, MemoryVolume, back_up, default, hasty, init_on, latest, options, read_back, reopen, verify,
 };
 use bytes::Bytes;
+use cuttle::ErrorKind;
 use cuttle::cancel::Cancel;
 use cuttle::progress::Silent;
 use cuttle::repo::Keeper;
 use cuttle::store::{Created, Store};
 use cuttle::verify::VerifyOptions;
 use cuttle::verify::repair::{self, RepairOptions, Source, Sources};
-use cuttle::{ErrorKind, Result};
 use object_store::memory::InMemory;
 
 const C: usize = CHUNK as usize;
@@ -107,60 +107,6 @@ async fn a_repair_by_who_may_only_add_brings_back_what_is_missing_and_no_more() 
     assert_eq!((&report.mended[0].object, &report.left[0].object), (&chunks[1], &chunks[0]));
     assert!(report.left[0].why.contains("403"), "{}", report.left[0].why);
     assert_eq!(get(&*memory, &chunks[0]).await, "rotten");
-}
-
-/// The bucket policy that docs/roles.md gives, for a bucket and RGW's users.
-fn documented_policy(bucket: &str, is_rgw: bool) -> String {
-    let page = include_str!("../../docs/roles.md");
-    let (_, rest) = page.split_once("```json\n").expect("a policy");
-    let (policy, _) = rest.split_once("```").expect("its end");
-    let mut policy: serde_json::Value = serde_json::from_str(policy).expect("JSON");
-    if is_rgw {
-        // As the page says: RGW does not know the condition.
-        for statement in policy["Statement"].as_array_mut().expect("a list") {
-            statement.as_object_mut().expect("a statement").remove("Condition");
-        }
-    }
-    let policy = policy.to_string().replace("BUCKET", bucket);
-    ["backup-host", "pruner", "restorer"].iter().fold(policy, |policy, user| {
-        policy
-            .replace(&format!("arn:aws:iam::111122223333:user/{user}"), &format!("arn:aws:iam:::user/{user}"))
-    })
-}
-
-#[tokio::test]
-async fn rgw_gives_each_role_what_the_docs_say_and_no_more() {
-    let Some(owner) = S3::on_rgw() else { return };
-    let bucket = fresh("roles");
-    owner.create_bucket(&bucket).await;
-    let answer =
-        owner.request("PUT", &format!("{bucket}?policy="), &[], &documented_policy(&bucket, true)).await;
-    assert!(answer.status().is_success(), "{}", answer.status());
-    let store = |key: &str, secret: &str| {
-        Store::open(&S3::new(&owner.endpoint, key, secret).config(&bucket, "ceph")).expect("a store")
-    };
-    let (host, pruner, restorer) =
-        (store("AKHOST", "SKHOST"), store("AKPRUNE", "SKPRUNE"), store("AKRESTORE", "SKRESTORE"));
-    let open = async |store: &Store| {
-        let mut secret = || Ok(crate::support::repo::secret());
-        let environment = crate::support::repo::environment();
-        let opened = cuttle::repo::Repository::open(store.clone(), environment, &mut secret).await;
-        default(&opened.expect("opened")).await
-    };
-    init_on(pruner.clone(), CHUNK, true).await;
-    let project = open(&host).await;
-    nights(&project, "v", 2).await;
-    let forgotten = ["v@1".to_owned()];
-    cuttle::forget::by_name(&project, &forgotten, false, Cancel::never()).await.expect("forgotten");
-    assert!(verified(&open(&restorer).await).await);
-    let kind = |result: Result<()>| result.expect_err("refused").kind();
-    for store in [&host, &restorer] {
-        assert_eq!(kind(store.delete("repository").await), ErrorKind::Denied);
-    }
-    assert_eq!(kind(restorer.create("new", Bytes::new()).await.map(drop)), ErrorKind::Denied);
-    assert_eq!(pruner.create("new", Bytes::from_static(b"new")).await.expect("created"), Created::New);
-    pruner.delete("new").await.expect("deleted");
-    assert!(verified(&project).await);
 }
 
 #[tokio::test]

@@ -4,5 +4,6 @@ mod append_only;
 mod conformance;
 mod faults;
 mod http;
+mod roles;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,6 @@
 //! Buckets on the test servers, and the configurations that open them.
 
+use aws_lc_rs::hmac;
 use bytes::Bytes;
 use cuttle::store::{Limits, StoreConfig};
 use object_store::aws::{AwsAuthorizer, AwsCredential};
@@ -38,6 +39,60 @@ impl S3 {
     /// moto; absent, the test is skipped.
     pub fn on_moto() -> Option<Self> {
         Some(Self::new(&super::server("CUTTLE_TEST_MOTO")?, "any", "any"))
+    }
+
+    /// Another moto, which can be told to look at who asks; absent, the test is skipped.
+    pub fn on_moto_with_iam() -> Option<Self> {
+        Some(Self::new(&super::server("CUTTLE_TEST_MOTO_IAM")?, "any", "any"))
+    }
+
+    /// A user of moto's with this policy.
+    pub async fn iam_user(&self, user: &str, policy: &str) -> Self {
+        self.iam(&[("Action", "CreateUser"), ("UserName", user)]).await;
+        let made = self.iam(&[("Action", "CreateAccessKey"), ("UserName", user)]).await;
+        let put = [
+            ("Action", "PutUserPolicy"),
+            ("UserName", user),
+            ("PolicyName", "cuttle"),
+            ("PolicyDocument", policy),
+        ];
+        self.iam(&put).await;
+        let field = |tag: &str| {
+            let (_, rest) = made.split_once(&format!("<{tag}>")).expect("a key");
+            rest.split_once("</").expect("its end").0.to_owned()
+        };
+        Self::new(&self.endpoint, &field("AccessKeyId"), &field("SecretAccessKey"))
+    }
+
+    async fn iam(&self, form: &[(&str, &str)]) -> String {
+        let form = form.iter().chain([&("Version", "2010-05-08")]);
+        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        let credential =
+            AwsCredential { key_id: self.key_id.clone(), secret_key: self.secret.clone(), token: None };
+        let mut request = http::Request::builder()
+            .method("POST")
+            .uri(format!("{}/", self.endpoint))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("content-length", body.len().to_string())
+            .body(HttpRequestBody::from(Bytes::from(body)))
+            .expect("a request");
+        AwsAuthorizer::new(&credential, "iam", "us-east-1").try_authorize(&mut request, None).expect("sign");
+        let answer = send(request).await;
+        let status = answer.status();
+        let text =
+            String::from_utf8_lossy(&answer.into_body().bytes().await.expect("an answer")).into_owned();
+        assert!(status.is_success(), "{status}: {text}");
+        text
+    }
+
+    /// After so many requests moto refuses what no policy allows.
+    pub async fn enforce_iam_after(&self, requests: u32) {
+        let body = requests.to_string();
+        let uri = format!("{}/moto-api/reset-auth", self.endpoint);
+        let request =
+            http::Request::builder().method("POST").uri(uri).header("content-length", body.len().to_string());
+        let request = request.body(HttpRequestBody::from(Bytes::from(body))).expect("a request");
+        assert!(send(request).await.status().is_success());
     }
 
     /// The environment variables with which an operator would name it.
@@ -149,6 +204,48 @@ pub fn azurite_config(endpoint: &str, container: &str, prefix: &str) -> StoreCon
         limits: quick(),
         ..StoreConfig::default()
     }
+}
+
+/// The same by a SAS of the container with these permissions (its version 2020-12-06, "Create a service SAS").
+pub fn azurite_sas_config(endpoint: &str, container: &str, prefix: &str, permissions: &str) -> StoreConfig {
+    let (version, expiry) = ("2020-12-06", "2040-01-01T00:00:00Z");
+    let resource = format!("/blob/{AZURITE_ACCOUNT}/{container}");
+    let fields = [permissions, "", expiry, &resource, "", "", "", version, "c", "", "", "", "", "", "", ""];
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &base64_decoded(AZURITE_KEY));
+    let signature = base64(hmac::sign(&key, fields.join("\n").as_bytes()).as_ref());
+    let token = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs([
+            ("sv", version),
+            ("sr", "c"),
+            ("sp", permissions),
+            ("se", expiry),
+            ("sig", &signature),
+        ])
+        .finish();
+    let mut config = azurite_config(endpoint, container, prefix);
+    config.environment.push(("AZURE_STORAGE_SAS_TOKEN".to_owned(), token));
+    config
+}
+
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+fn base64(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for three in bytes.chunks(3) {
+        let word = three.iter().fold(0, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        for at in 0..4 {
+            let digit = BASE64[(word >> (18 - 6 * at) & 63) as usize];
+            out.push(if at <= three.len() { digit.into() } else { '=' });
+        }
+    }
+    out
+}
+
+fn base64_decoded(text: &str) -> Vec<u8> {
+    let digits = text.bytes().filter_map(|byte| BASE64.iter().position(|digit| *digit == byte));
+    let digits: Vec<u32> = digits.map(|digit| digit as u32).collect();
+    let word = |four: &[u32]| four.iter().fold(0, |word, digit| word << 6 | digit) << (6 * (4 - four.len()));
+    digits.chunks(4).flat_map(|four| word(four).to_be_bytes()[1..four.len()].to_vec()).collect()
 }
 
 /// Makes a container on Azurite; one that is there already is as good.

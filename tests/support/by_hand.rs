@@ -17,6 +17,7 @@ use cuttle::format::record::{
     BackupStats, EndRecord, ForgetRecord, KeySlotRecord, OpenRecord, Outcome, ProjectRecord,
     RepositoryRecord, Snapshot,
 };
+use cuttle::format::role::Role;
 use cuttle::format::roster::{self, RosterEntry};
 use cuttle::format::table::{self, TableEntry};
 use cuttle::format::{ObjectName, ObjectType, Record};
@@ -78,6 +79,7 @@ pub fn snapshot(volume: VolumeNumber, sequence: Sequence, geometry: Geometry, ro
         parent: None,
         origin: None,
         full_read: true,
+        recalled_from: None,
         nights_since_full: 0,
         sample_cursor: 0,
         stats: BackupStats::default(),
@@ -101,8 +103,14 @@ impl ByHand {
         let place = Place { repo_id: &repository.repo_id, name: &name, key: key.as_ref() };
         let record: ProjectRecord =
             codec::open_record(place, &get(&*objects, &name.to_string()).await).expect("a project");
-        let keys = ProjectKeys::derive(&record);
+        let keys = ProjectKeys::derive(&record).expect("keys");
         Self { objects, repository, project, master, keys }
+    }
+
+    /// As who has only the keys of a role.
+    pub fn of_role(self, role: Role) -> Self {
+        let keys = self.keys.of_role(role).expect("all of them");
+        Self { keys, master: None, ..self }
     }
 
     /// Calls `with` with the place of an object and the key that seals it.
@@ -113,10 +121,9 @@ impl ByHand {
         };
         let project_key = self.master.as_ref().map(|m| SealingKey::new(m.project_key()));
         let key = match name.object_type() {
-            ObjectType::Repository | ObjectType::Key => None,
+            ObjectType::Repository | ObjectType::Key | ObjectType::RoleKey => None,
             ObjectType::Project => project_key.as_ref(),
-            ObjectType::Chunk => Some(&self.keys.data),
-            _ => Some(&self.keys.metadata),
+            other => Some(self.keys.sealing(other)),
         };
         with(Place { repo_id, name, key: key.filter(|_| self.repository.encrypted) })
     }
@@ -267,7 +274,8 @@ impl ByHand {
             roster.extend(entries.last().map(|last| RosterPart { last_volume: last.volume, part }));
         }
         let seal = ObjectName::GcSeal(self.project.clone(), generation);
-        self.put_record(&seal, &SealRecord { generation, roster, live_index, deleted }).await;
+        let record = SealRecord { generation, roster, live_index, deleted, copied: false };
+        self.put_record(&seal, &record).await;
     }
 
     /// Puts a part of a table, whatever it says.
@@ -289,7 +297,7 @@ impl ByHand {
     /// Live snapshots as the objects show them: volume, sequence and what was committed.
     pub async fn live(&self) -> Vec<Snapshot> {
         let mut live = Vec::new();
-        let all = names(&*self.objects, &format!("projects/{}/log/", self.project)).await;
+        let all = names(&*self.objects, &format!("projects/{}/", self.project)).await;
         for name in &all {
             let Some(end @ ObjectName::End(..)) = ObjectName::parse(name) else { continue };
             let ObjectName::End(p, n, s) = end.clone() else { continue };

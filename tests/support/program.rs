@@ -62,6 +62,8 @@ impl Cuttle {
         let mut set = |name: &str, value: String| variables.push((name.to_owned(), value));
         set("CUTTLE_REPOSITORY", repository);
         set("CUTTLE_KEY_FILE", key.display().to_string());
+        // What is forgotten goes with the next prune, as most tests are about what else does.
+        set("CUTTLE_KEEP_FORGOTTEN", "0".to_owned());
         set("HOME", home.path().display().to_string());
         set("PATH", std::env::var("PATH").unwrap_or_default());
         let this = Self { home, variables };

@@ -38,8 +38,20 @@ impl Drop for Server {
     }
 }
 
-/// S3 with object lock, tags and storage classes. Accepts any credentials.
+/// S3 with object lock, tags and storage classes. Accepts any credentials, until a test asks for more.
 pub fn moto(root: &Path) -> Result<Server> {
+    moto_as("moto", root)
+}
+
+/// The same apart from it, for the test that makes it look at who asks.
+pub fn moto_with_iam(root: &Path) -> Result<Server> {
+    moto_as("moto-iam", root)
+}
+
+fn moto_as(name: &str, root: &Path) -> Result<Server> {
+    // Two of them are one installation.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let installing = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let home = install(root, MOTO, |home| {
         let venv = || run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(home));
         if venv().is_err() {
@@ -49,11 +61,12 @@ pub fn moto(root: &Path) -> Result<Server> {
         let pip = home.join("bin/pip");
         run(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check", MOTO]))
     })?;
+    drop(installing);
     on_free_ports(0, |port| {
         // Not by the script's first line, which names the folder that it was installed in.
         let mut command = Command::new(home.join("bin/python3"));
         command.arg(home.join("bin/moto_server")).args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-        start("moto", root, command, port)
+        start(name, root, command, port)
     })
 }
 

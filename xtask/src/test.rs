@@ -88,6 +88,7 @@ fn start_all(root: &Path) -> (Running, Vec<anyhow::Error>) {
         let ceph = scope.spawn(|| start_clusters(root, installed));
         let servers = [
             ("CUTTLE_TEST_MOTO", scope.spawn(|| servers::moto(root))),
+            ("CUTTLE_TEST_MOTO_IAM", scope.spawn(|| servers::moto_with_iam(root))),
             ("CUTTLE_TEST_AZURITE", scope.spawn(|| servers::azurite(root))),
             ("CUTTLE_TEST_S3RVER", scope.spawn(|| servers::s3rver(root))),
         ];

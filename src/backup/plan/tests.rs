@@ -45,6 +45,7 @@ fn parent(identity: Identity, nights_since_full: u32, point: Option<SnapshotPoin
         parent: None,
         origin: None,
         full_read: true,
+        recalled_from: None,
         nights_since_full,
         sample_cursor: 3,
         stats: BackupStats::default(),

@@ -73,7 +73,7 @@ pub async fn run(context: &Context<'_>, options: AllArgs, how: How) -> Result<Ex
     let limit = &mut global.repository.limit_download;
     *limit = options.max_bandwidth.into_iter().chain(*limit).min();
     let context = &Context { global: &global, ui: context.ui, cancel: context.cancel.clone() };
-    let project = connect::project(context, false).await?;
+    let project = connect::data(context).await?;
     let reach = reach(context, to).await?;
     let found = find(&project, &options.volumes).await?;
     let volumes: Vec<Volume<'_>> =

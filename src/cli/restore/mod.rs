@@ -98,7 +98,7 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
 async fn one(context: &Context<'_>, snapshot: &str, target: Target, how: How) -> Result<Exit> {
     // Refused before anyone types a password.
     let reached = Reached::from(context, target.clone()).await?;
-    let project = connect::project(context, false).await?;
+    let project = connect::data(context).await?;
     let snapshot = project.volumes().snapshot(snapshot).await?;
     let name = snapshot.name();
     let bar = Bar::new(context.ui, &name, WORDS, false);

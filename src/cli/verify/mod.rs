@@ -7,6 +7,7 @@ use std::error::Error as _;
 use std::sync::Arc;
 
 use cuttle::backup::own_prefix;
+use cuttle::format::role::Role;
 use cuttle::plan::shard::Shard;
 use cuttle::progress::Progress;
 use cuttle::repo::Project;
@@ -41,7 +42,7 @@ Examples:
   cuttle verify -n                            the same as without options, and nothing that is lost is remembered
   cuttle verify --read-data --repair -n       what could be mended, and from where
   cuttle verify --read-data --repair          mend it; needs a right to overwrite, which backup hosts should not have
-  cuttle verify --quarantine projects/default/log/0000000001/0000000003.forget -n
+  cuttle verify --quarantine projects/default/retention/0000000001/0000000003.forget -n
                                               what is known of an object that does not open
 
 It goes on after damage, reports all that is hurt, and then ends with exit code 1. Chunks and pages that are lost are
@@ -112,7 +113,15 @@ pub async fn run(context: &Context<'_>, args: Args) -> Result<Exit> {
         return Err(Error::invalid(format!("--against compares one SNAPSHOT, {found} are named"))
             .help("for example: cuttle verify vms/db --against rbd:vms/db"));
     }
-    let project = connect::keeper(context).await.map_err(tell_of_no_key)?;
+    let project = connect::verifier(context).await.map_err(tell_of_no_key)?;
+    if args.repair {
+        // It reads what chunks hold, and puts something in their place.
+        project.demand(&[])?;
+    } else if args.quarantine.is_some() {
+        project.demand(&[Role::Keeper])?;
+    } else if args.read_data || args.against.is_some() {
+        project.demand(&[Role::Restore])?;
+    }
     if let Some(name) = &args.quarantine {
         let aside = verify::repair::put_aside(&project, name, context.global.dry_run).await?;
         return report::put_aside(context, &aside);

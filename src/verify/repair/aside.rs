@@ -78,7 +78,9 @@ impl Run<'_> {
             ObjectName::Repository | ObjectName::Project(_) => {
                 other("nothing works without it; bring it back from a copy or a bucket version")
             }
-            ObjectName::Key { slot } => other(&format!("`cuttle key remove {slot:016x}` removes it")),
+            ObjectName::Key { slot } | ObjectName::RoleKey { slot, .. } => {
+                other(&format!("`cuttle key remove {slot:016x}` removes it"))
+            }
             ObjectName::Piece(..) => other("it is the name of no object"),
             ObjectName::Chunk(..) | ObjectName::Page(..) | ObjectName::Bundle(..) => {
                 other("`cuttle verify --repair` mends it")
@@ -255,7 +257,8 @@ impl Run<'_> {
             },
         };
         let roster = self.project.parts(g).put_roster(&roster).await?;
-        let nothing = SealRecord { generation: g, roster, live_index: Vec::new(), deleted: Vec::new() };
+        let nothing =
+            SealRecord { generation: g, roster, live_index: Vec::new(), deleted: Vec::new(), copied: true };
         self.put(&name, &nothing, "the round deletes nothing, and says what the one before said").await
     }
 

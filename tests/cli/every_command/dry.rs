@@ -11,13 +11,14 @@ use super::run::{Place, Trouble, World};
 use super::{commands, each_row};
 
 /// Commands that only read: `-n` makes no difference.
-const READ: [&str; 7] = ["snapshots", "diff", "inspect", "stats", "key-list", "project-list", "completions"];
+const READ: [&str; 9] =
+    ["snapshots", "log", "diff", "inspect", "stats", "key-list", "project-list", "policy", "completions"];
 /// Those that do not end by themselves, and refuse it.
 const ENDLESS: [&str; 2] = ["serve", "mount"];
-/// Those that need a cluster: tests/ceph has them.
-const ELSEWHERE: [&str; 1] = ["import-diff"];
+/// Those that need a cluster, which tests/ceph has, and what was forgotten and is kept, which recall.rs has.
+const ELSEWHERE: [&str; 2] = ["import-diff", "recall"];
 /// All others: what they say is held against what they then do. A % is a key's id.
-const PLANNED: [(&str, &str); 29] = [
+const PLANNED: [(&str, &str); 30] = [
     ("init", "init -r new --chunk-size 32KiB"),
     ("init", "init -r deep/new --delta-depth 3"),
     ("init", "init -r mnt"),
@@ -47,6 +48,8 @@ const PLANNED: [(&str, &str); 29] = [
     ("key-add", "key add --new-key-file key2 --label night"),
     ("key-remove", "key remove %"),
     ("project-create", "project create tenant"),
+    // Which tries nothing then, and tells of the key alone.
+    ("whoami", "whoami"),
 ];
 /// What a run has of its own: that something was done, how long it took, what it asked of the store and read of the target,
 /// which it may have made longer.

@@ -2,6 +2,7 @@
 
 use crate::pruner;
 use crate::rules::Rules;
+use crate::seals;
 use crate::session;
 use crate::world::{Name, Phase, Pruner, SLOTS_MAX, Stage, Task, World, names_text};
 
@@ -33,11 +34,43 @@ pub fn check(world: &World, rules: &Rules) -> Option<Violation> {
             return Some(format!("acknowledged snapshot {} is not live, and nobody forgot it", slot + 1));
         }
     }
+    let stopped = world.pruners.iter().position(|p| p.task == Task::Stopped);
+    if let Some(at) = stopped.filter(|_| !seals::is_forged(rules)) {
+        return Some(format!("pruner {} stops at an honest seal", at + 1));
+    }
     // A pruner stops its round when this is not so: without damage it must never have to.
     let roster = if world.stage == Stage::Begun { &world.before } else { &world.round };
     for (slot, s) in world.slots.iter().enumerate() {
         if roster.live & (1 << slot) != 0 && !s.looks_live() && !s.forget {
             return Some(format!("snapshot {} of the last roster is neither live nor forgotten", slot + 1));
+        }
+    }
+    None
+}
+
+/// What a session might recall now is all there, and what the last seal keeps has its records.
+pub fn check_window(world: &World) -> Option<Violation> {
+    let (seal, condemned) = match world.stage {
+        Stage::Done => (&world.round, 0),
+        Stage::Begun => (&world.before, world.round.condemned),
+        Stage::Sealed => (&world.round, world.round.condemned),
+    };
+    let kept = if seal.foreign { 0 } else { seal.kept };
+    for (slot, s) in world.slots.iter().enumerate() {
+        if kept & 1 << slot != 0 && !s.looks_forgotten() {
+            return Some(format!("kept snapshot {} has not all its records", slot + 1));
+        }
+        let needed = world.closure(s.reference);
+        let missing = needed & !world.exists & !world.lost.bit();
+        // It would be refused while something of it is condemned; but what the last seal keeps is not.
+        let roster = world.known_roster();
+        let offered = roster.past() & 1 << slot == 0 && !roster.foreign && needed & condemned == 0;
+        if s.looks_forgotten() && (offered || kept & 1 << slot != 0) && missing != 0 {
+            return Some(format!(
+                "forgotten snapshot {} may be recalled, but {} is missing",
+                slot + 1,
+                names_text(missing)
+            ));
         }
     }
     None

@@ -14,6 +14,8 @@
 //!    way lands before or never. Tried from one state in eight, chosen by its fingerprint.
 //! 5. A snapshot whose session had read what is recorded as lost references nothing of it, closures included. What was lost
 //!    below the protocol is left out of law 1, until it is there again.
+//! 6. What a session might recall now is all there, and what the last seal keeps has its records. Looked at where the quiet end is tried.
+//! 7. No pruner takes an honest seal for a forged one.
 //!
 //! # What is modelled
 //!
@@ -30,15 +32,30 @@
 //!   and again, and a late commit brings an `.end` back. Readers, sessions and the final mark go by a roster: sessions by that of the last seal when they looked
 //!   again. A number whose records are all gone may be registered anew by whoever does not know better. `Broken::AgesByOwnSeal`, `Broken::AgesAborted`,
 //!   `Broken::RegistersBelowHighWater`, `Broken::ParentWithoutRoster`, `Broken::MarksWithoutRoster`.
+//! - **The undo window** (where `window` says so): a roster also has forgotten snapshots that it *keeps*. The final mark, and the advisory walk,
+//!   choose of every forgotten snapshot whether it is kept: windows differ, and clocks do. What is kept is marked as what is live, and its `.end`
+//!   stays. Only what the last roster does not say is over may be kept, so that whatever one roster lets go of is over for good. A session may
+//!   *recall*, that is take references from a forgotten snapshot, if the roster that it read does not say that it is over and nothing of it is
+//!   condemned; it does not ask for `.forget`. `Broken::KeptNotMarked`, `Broken::KeptCleaned`, `Broken::KeepsAgain`, `Broken::RecallsUnkept`,
+//!   `Broken::RecallsCondemned`.
+//! - **The roster of the very last seal.** For parents an older roster does as well: it only says less. For recalling and keeping, less is too
+//!   little: between the two seals chunks may be gone. So roster and condemned set must be of one reading (`Broken::RecallsByOlderRoster`;
+//!   `Broken::KnowsTheRoundUnderWay`); and where the last seal turned foreign (where `foreign` says so), or is a copy of a roster from before a
+//!   foreign one, nothing is recalled or kept by it: `Broken::RecallsAcrossForeign`, `Broken::KeepsAcrossForeign`, `Broken::CopyTrusted`. A window is
+//!   shut by that for what was forgotten before the next seal.
+//! - **Found seals beside a window.** Whoever finds a seal marks anew what is live, and every forgotten snapshot that the seal does not call over,
+//!   whatever his own window: `Broken::ComparesEarlierMarks`, `Broken::ComparesOwnWindow`, `Broken::RecallableUncompared`. And its roster must call
+//!   over what the one before did: `Broken::FormerRosterUncompared`. Then no honest seal differs (`Broken::ComparesHonestSeals`) and no forged one
+//!   does harm (`Broken::SealForgedInWindow`).
 //! - **Rounds.** `begin` with its condemned set, `seal` with roster, high water, live index and deletes, `done`. The next begins
 //!   only when the last is done. Any pruner finishes what another began, joins what it finds begun, and carries out the seal that it finds. Where a seal
 //!   may be forged it marks again and stops if the two differ: `Broken::SealForged`; without, `Broken::SealObeyed`.
 //! - **Planted names** are what they do to whoever believes them: `Broken::DoneByName`, `Broken::ForgetByName`. Whoever opens them first
 //!   sees nothing.
 //! - **The final mark** reads one sequence after the other, in every order, while snapshots are committed and forgotten.
-//! - **Clean-up** deletes committed `.end` of sequences that had an outcome when the final mark read them and that the roster does
-//!   not show live. By `.forget` instead, whatever the roster says, it is as safe: `Broken::CleansForgotten`. By the roster up to the
-//!   last sequence, without asking for `.forget`, it loses what was under way: `Broken::HighWaterIsLast`.
+//! - **Clean-up** deletes committed `.end` of sequences that had an outcome when the final mark read them and that the roster does not show live or
+//!   kept. By `.forget` instead, whatever the roster says, nothing is lost either: `Broken::CleansForgotten`; but it may take what could be recalled.
+//!   By the roster up to the last sequence, without asking for `.forget`, it loses what was under way: `Broken::HighWaterIsLast`.
 //! - **Requests.** A create or DELETE of a chunk, a commit, an abort and a DELETE of `.end` that was sent once may land at any later
 //!   time, any number of times, or never. An actor may stop at every step for ever: it just is not chosen again.
 //!
@@ -46,6 +63,9 @@
 //!
 //! - **Clocks.** Every lease may run out at any time, every session give up at any time: an abort may be under way from the
 //!   registration on. Signs of life only make that rarer.
+//! - **Ages of `.forget`.** Each mark keeps any set of what it may, so whatever time passes between two of them is covered, and a time that runs
+//!   backwards.
+//! - **Recalls are sessions.** Every session may recall, also beside what else it references, and make deltas on that: more than `recall` does.
 //! - **The advisory walk and its listing.** A round may condemn any set of names below its generation: whatever a walk of any
 //!   age found, with short or stale listings, exact or by a part of the id. Its marks are followed where `advisory` says so: a walk
 //!   marks any live snapshots it likes. They count in the seal, for the index and against deleting.
@@ -80,6 +100,7 @@ mod laws;
 mod pruner;
 mod rules;
 mod scenarios;
+mod seals;
 mod search;
 mod session;
 mod step;
@@ -95,7 +116,7 @@ use scenarios::Scenario;
 const HELP: &str = "\
 cargo xtask model [--full] [--states N] [--only TEXT]
 cargo xtask model --broken [NAME]
-  --full          also the long searches, more than 10^8 states: some minutes and 2 GiB
+  --full          also the long searches, more than 4 * 10^8 states: a quarter of an hour and 4 GiB
   --states N      stops each search after N states
   --only TEXT     only the searches with TEXT in their names
   --broken NAME   breaks a rule and prints the shortest way to the loss; without NAME, all of them in short

@@ -1,6 +1,7 @@
 //! A pruner, round after round (repo-format.md §8.2).
 
 use crate::rules::{Broken, Rules};
+use crate::seals;
 use crate::step::{Next, Step};
 use crate::world::{
     End, FULLS, GENERATIONS_MAX, Name, Names, Pruner, Round, SLOTS_MAX, Slots, Stage, Task, World,
@@ -23,6 +24,7 @@ pub fn steps(world: &World, at: usize, next: &mut Next<'_>) {
             next.push(Step::Delete { pruner: at }, then);
         }
         Task::Finishing => finish(world, at, next),
+        Task::Stopped => {}
     }
 }
 
@@ -55,7 +57,9 @@ fn start(world: &World, at: usize, next: &mut Next<'_>) {
 /// what too little stays. What it marked was live since the last round was done.
 fn advisory(world: &World, at: usize, next: &mut Next<'_>) {
     let marks = world.pruners[at].marks;
-    for (slot, s) in world.slots.iter().enumerate().filter(|(_, s)| s.looks_live()) {
+    let walked = |slot: &usize| world.slots[*slot].looks_live() || may_keep(world, *slot, next.rules);
+    for slot in (0..SLOTS_MAX).filter(walked) {
+        let s = &world.slots[slot];
         let more = marks | world.closure(s.reference);
         if more != marks {
             let mut then = *world;
@@ -114,7 +118,7 @@ fn condemnable(world: &World, round: u8, rules: &Rules) -> Names {
     known & deletable(world, round, rules)
 }
 
-fn deletable(world: &World, round: u8, rules: &Rules) -> Names {
+pub fn deletable(world: &World, round: u8, rules: &Rules) -> Names {
     world.older(if rules.is(Broken::DeletesOwnGeneration) { round + 1 } else { round })
 }
 
@@ -175,6 +179,10 @@ fn mark(world: &World, at: usize, next: &mut Next<'_>) {
         let mut then = *world;
         mark_slot(&mut then, at, slot, next.rules);
         next.push(Step::Mark { pruner: at, slot }, then);
+        if may_keep(world, slot, next.rules) {
+            then.pruners[at].kept |= 1 << slot;
+            next.push(Step::Keep { pruner: at, slot }, then);
+        }
         if next.rules.is(Broken::ForgetByName) && world.slots[slot].looks_live() {
             let mut then = *world;
             then.pruners[at].todo &= !(1 << slot);
@@ -187,13 +195,16 @@ fn mark(world: &World, at: usize, next: &mut Next<'_>) {
     let mut then = *world;
     if is_newest(world, at) && world.stage == Stage::Begun {
         seal(&mut then, at, next.rules);
+        seals::mark_anew(&mut then, next.rules);
         next.push(Step::Seal { pruner: at }, then);
         return;
     }
-    // Another's seal stands, and what it says is deleted: an honest one says nothing that is marked here. So only where one
-    // may be forged is it looked whether it does.
-    if next.rules.is(Broken::SealForged) && is_newest(world, at) && world.round.deleted & pruner.marks != 0 {
+    // Another's seal stands, and what it says is deleted.
+    if seals::are_compared(next.rules) && is_newest(world, at) && seals::differs(world, at, next.rules) {
         then.pruners[at] = idle(world, at, next.rules);
+        if !seals::is_forged(next.rules) {
+            then.pruners[at].task = Task::Stopped;
+        }
         next.push(Step::Differs { pruner: at }, then);
         return;
     }
@@ -206,17 +217,6 @@ fn mark(world: &World, at: usize, next: &mut Next<'_>) {
     }
     then.pruners[at].task = Task::Deleting;
     next.push(Step::FindSeal { pruner: at }, then);
-}
-
-/// Whoever has the keys and may create, and no more, may be first with a seal.
-pub fn forge(world: &World, next: &mut Next<'_>) {
-    let forges = matches!(next.rules.broken, Some(Broken::SealForged | Broken::SealObeyed));
-    if forges && world.stage == Stage::Begun {
-        let mut then = *world;
-        then.round.deleted = world.round.condemned & deletable(world, world.generation, next.rules);
-        then.stage = Stage::Sealed;
-        next.push(Step::ForgeSeal, then);
-    }
 }
 
 pub fn mark_slot(world: &mut World, at: usize, slot: usize, rules: &Rules) {
@@ -239,7 +239,22 @@ pub fn mark_slot(world: &mut World, at: usize, slot: usize, rules: &Rules) {
     }
 }
 
+/// Whether a forgotten snapshot may be within a pruner's window. How long that is, is each pruner's own choice, snapshot by snapshot;
+/// but what the last seal says is over was not marked there, so that its objects may be gone.
+fn may_keep(world: &World, slot: usize, rules: &Rules) -> bool {
+    let roster = world.known_roster();
+    let over = roster.past() & 1 << slot != 0 && !rules.is(Broken::KeepsAgain);
+    // What that seal called over nobody knows any more.
+    let unknown = roster.foreign && !rules.is(Broken::KeepsAcrossForeign);
+    rules.window && world.slots[slot].looks_forgotten() && !over && !unknown
+}
+
 pub fn seal(world: &mut World, at: usize, rules: &Rules) {
+    // What it keeps is marked as what is live, but only here: had another been first with a seal, that would tell what to keep.
+    let kept = world.pruners[at].kept;
+    for slot in (0..SLOTS_MAX).filter(|slot| kept & 1 << slot != 0 && !rules.is(Broken::KeptNotMarked)) {
+        world.pruners[at].marks |= world.closure(world.slots[slot].reference);
+    }
     let pruner = world.pruners[at];
     let condemned = match rules.broken {
         Some(Broken::DeletesUncondemned) => world.exists,
@@ -247,8 +262,8 @@ pub fn seal(world: &mut World, at: usize, rules: &Rules) {
     };
     world.round.deleted = condemned & deletable(world, pruner.round, rules) & !pruner.marks;
     world.round.index = (pruner.marks | pruner.advisory) & FULLS;
-    world.round.live = pruner.live;
-    // Had an outcome when they were read: what is not live now never will be.
+    (world.round.live, world.round.kept) = (pruner.live, pruner.kept);
+    // Had an outcome when they were read: what is neither live nor kept now never will be.
     world.round.settled = pruner.settled;
     world.stage = Stage::Sealed;
     world.pruners[at].task = Task::Deleting;
@@ -278,7 +293,8 @@ fn cleans(world: &World, slot: usize, rules: &Rules) -> bool {
     let takes = match rules.broken {
         Some(Broken::CleansAboveHighWater) => not_live,
         Some(Broken::CleansForgotten) => s.forget,
-        _ => not_live && world.round.settled & (1 << slot) != 0,
+        Some(Broken::KeptCleaned) => not_live && world.round.settled & (1 << slot) != 0,
+        _ => world.round.past() & (1 << slot) != 0,
     };
     let kind = s.end == End::Committed || (s.end == End::Aborted && rules.is(Broken::CleansAborted));
     takes && kind && !s.end_delete
@@ -328,10 +344,15 @@ pub fn tidy(world: &mut World, at: usize, rules: &Rules) {
         // What is dead stays dead: it makes no difference when it is read.
         for slot in (0..SLOTS_MAX).filter(|i| pruner.todo & (1 << i) != 0) {
             let s = &world.slots[slot];
-            if s.is_settled() && s.forget | (s.end == End::Aborted) && !rules.is(Broken::CleansForget) {
+            let dead = s.is_settled() && s.forget | (s.end == End::Aborted);
+            // But a pruner has the choice to keep it.
+            if dead && !may_keep(world, slot, rules) && !rules.is(Broken::CleansForget) {
                 mark_slot(world, at, slot, rules);
             }
         }
+    }
+    if pruner.task == Task::Stopped {
+        return;
     }
     let over = pruner.round < world.generation || world.stage == Stage::Done;
     let under_way = !matches!(pruner.task, Task::Idle | Task::Advisory);
@@ -349,9 +370,10 @@ pub fn tidy(world: &mut World, at: usize, rules: &Rules) {
         pruner.task = Task::Settling;
     }
     let sealed = pruner.round == world.generation && world.stage == Stage::Sealed;
-    let marks_again = rules.is(Broken::SealForged) && matches!(pruner.task, Task::Settling | Task::Marking);
+    let marks_again = seals::are_compared(rules) && matches!(pruner.task, Task::Settling | Task::Marking);
     if sealed && under_way && !goes_on && !marks_again {
         (pruner.todo, pruner.live, pruner.settled, pruner.advisory) = (0, 0, 0, 0);
+        pruner.kept = 0;
         let own_seal = matches!(pruner.task, Task::Deleting | Task::Finishing);
         match rules.broken {
             Some(Broken::MarksAcrossRounds) => {}
@@ -373,16 +395,21 @@ pub fn tidy_rounds(world: &mut World, rules: &Rules) {
     if !own_deletes {
         world.before.condemned = 0;
     }
-    let needless = if rules.ages { world.stage == Stage::Done } else { world.stage != Stage::Begun };
+    let needless = match rules.broken {
+        Some(Broken::RecallsByOlderRoster | Broken::KnowsTheRoundUnderWay) => false,
+        _ if rules.foreign => false,
+        _ if rules.reads_rosters() => world.stage == Stage::Done,
+        _ => world.stage != Stage::Begun,
+    };
     if needless {
-        (world.before.live, world.before.settled) = (0, 0);
+        (world.before.live, world.before.kept, world.before.settled) = (0, 0, 0);
     }
     if world.stage != Stage::Begun && !rules.is(Broken::IndexOfOlderSeal) {
         world.before.index = 0;
     }
     if world.stage == Stage::Done {
         world.round.deleted = 0;
-        if !own_deletes {
+        if !own_deletes && !rules.is(Broken::KnowsTheRoundUnderWay) {
             world.round.condemned = 0;
         }
     }

@@ -18,6 +18,10 @@ pub struct Rules {
     pub bundles: bool,
     /// Whether a round deletes all records of what was over when the round before was sealed, `.forget` and `.open` too.
     pub ages: bool,
+    /// Whether there is an undo window: rosters keep forgotten snapshots for a while, and sessions recall them.
+    pub window: bool,
+    /// Whether a seal may turn foreign after it was carried out, so that only the roster of the seal before is left.
+    pub foreign: bool,
     /// Whether one object may be lost, below the protocol.
     pub loss: bool,
     /// Whether marks of the advisory walk are followed; without, only those of the final mark.
@@ -43,6 +47,11 @@ impl Rules {
             world.sent = world.exists;
         }
         world
+    }
+
+    /// Whether sessions and pruners go by what the last roster says is over.
+    pub fn reads_rosters(&self) -> bool {
+        self.ages || self.window
     }
 
     pub fn is(&self, broken: Broken) -> bool {
@@ -144,6 +153,34 @@ pub enum Broken {
     ParentWithoutRoster,
     /// So it is for the final mark.
     MarksWithoutRoster,
+    // The undo window.
+    /// A session recalls what has an `.end` and a `.forget`, whether or not a roster keeps it.
+    RecallsUnkept,
+    /// A session recalls what is condemned: a roster kept it, but the round under way need not.
+    RecallsCondemned,
+    /// A session recalls by the roster of the seal before the last, though the round that has the last seal is over and nothing counts as
+    /// condemned. For parents that would do: an older roster only says less. For recalling, less is too little.
+    RecallsByOlderRoster,
+    /// A session recalls by the roster that is left when the last seal turned foreign.
+    RecallsAcrossForeign,
+    /// A pruner keeps by it.
+    KeepsAcrossForeign,
+    /// A seal that was put in the place of a foreign one, with the roster before that, counts as one that a final mark made.
+    CopyTrusted,
+    /// A pruner with a longer window keeps again what the last seal says is over.
+    KeepsAgain,
+    /// A seal keeps what the final mark left out.
+    KeptNotMarked,
+    /// Clean-up deletes the `.end` of what the roster keeps.
+    KeptCleaned,
+    /// A pruner that finds a seal demands that it keeps what is in its own window.
+    ComparesOwnWindow,
+    /// A pruner holds a seal that it finds against what it marked before.
+    ComparesEarlierMarks,
+    /// A pruner that finds a forged seal does not ask whether that deletes what its roster lets be recalled.
+    RecallableUncompared,
+    /// Nor whether its roster opens again what the one before said is over.
+    FormerRosterUncompared,
     // Changes that look dangerous and are not: the search must find nothing.
     /// A delta found in a bundle of the own generation is referenced though the session may not reference its base by itself: whoever made
     /// it could, in the same generation, beside the same round.
@@ -158,4 +195,11 @@ pub enum Broken {
     MarksAfterOwnSeal,
     /// A seal may be forged, but each pruner marks again, and stops where the two differ.
     SealForged,
+    /// So it is beside an undo window.
+    SealForgedInWindow,
+    /// A session goes by the roster and the condemned set that it read while the round was under way, though that is over: the two belong
+    /// together.
+    KnowsTheRoundUnderWay,
+    /// Each pruner marks again where all seals are honest, with a window of its own: none ever stops.
+    ComparesHonestSeals,
 }

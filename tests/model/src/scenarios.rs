@@ -19,6 +19,8 @@ const SMALL: Rules = Rules {
     deltas: false,
     bundles: false,
     ages: false,
+    window: false,
+    foreign: false,
     loss: false,
     advisory: false,
     quiet: false,
@@ -28,7 +30,7 @@ const SMALL: Rules = Rules {
 const SOUND: Rules = Rules { quiet: true, ..SMALL };
 
 /// Complete searches that every test run makes.
-pub const IN_TESTS: [Scenario; 8] = [
+pub const IN_TESTS: [Scenario; 12] = [
     Scenario {
         name: "two sessions with deltas, two pruners",
         rules: Rules { slots: 3, pruners: 2, deltas: true, ..SOUND },
@@ -65,10 +67,75 @@ pub const IN_TESTS: [Scenario; 8] = [
         rules: Rules { pruners: 2, rounds: 3, ages: true, ..SOUND },
         states_min: 1_700_000,
     },
+    Scenario {
+        name: "three rounds, two sessions, an undo window",
+        rules: Rules { slots: 3, rounds: 3, window: true, ..SOUND },
+        states_min: 4_500_000,
+    },
+    Scenario {
+        name: "three rounds, one session with deltas, two pruners with advisory marks, an undo window",
+        rules: Rules { pruners: 2, rounds: 3, deltas: true, advisory: true, window: true, ..SOUND },
+        states_min: 1_500_000,
+    },
+    Scenario {
+        name: "three rounds, one session, two pruners, logs that age, an undo window",
+        rules: Rules { pruners: 2, rounds: 3, ages: true, window: true, ..SOUND },
+        states_min: 2_000_000,
+    },
+    Scenario {
+        name: "three rounds, one session with deltas, two pruners, an undo window, seals that turn foreign",
+        rules: Rules { pruners: 2, rounds: 3, deltas: true, window: true, foreign: true, ..SOUND },
+        states_min: 2_300_000,
+    },
 ];
 
 /// Searches by command.
-pub const BY_COMMAND: [Scenario; 8] = [
+pub const BY_COMMAND: [Scenario; 17] = [
+    Scenario {
+        name: "two sessions with deltas, an undo window",
+        rules: Rules { slots: 3, deltas: true, window: true, ..SOUND },
+        states_min: 16_900_000,
+    },
+    Scenario {
+        name: "two sessions with bundles, an undo window",
+        rules: Rules { slots: 3, deltas: true, bundles: true, window: true, ..SOUND },
+        states_min: 43_000_000,
+    },
+    Scenario {
+        name: "a loss, two sessions with deltas, an undo window",
+        rules: Rules { slots: 3, rounds: 1, deltas: true, loss: true, window: true, ..SOUND },
+        states_min: 2_400_000,
+    },
+    Scenario {
+        name: "a loss, two sessions, an undo window",
+        rules: Rules { slots: 3, rounds: 2, loss: true, window: true, ..SOUND },
+        states_min: 6_800_000,
+    },
+    Scenario {
+        name: "three rounds, two sessions, an undo window, seals that turn foreign",
+        rules: Rules { slots: 3, rounds: 3, window: true, foreign: true, ..SOUND },
+        states_min: 18_000_000,
+    },
+    Scenario {
+        name: "three rounds, two sessions, two pruners, an undo window",
+        rules: Rules { slots: 3, pruners: 2, rounds: 3, window: true, ..SOUND },
+        states_min: 25_000_000,
+    },
+    Scenario {
+        name: "three sessions, an undo window",
+        rules: Rules { slots: 4, window: true, ..SOUND },
+        states_min: 49_000_000,
+    },
+    Scenario {
+        name: "three rounds, two sessions, logs that age, an undo window",
+        rules: Rules { slots: 3, rounds: 3, ages: true, window: true, ..SOUND },
+        states_min: 72_000_000,
+    },
+    Scenario {
+        name: "two sessions with deltas, two pruners, an undo window",
+        rules: Rules { slots: 3, pruners: 2, deltas: true, window: true, ..SOUND },
+        states_min: 76_000_000,
+    },
     Scenario {
         name: "three rounds, two sessions, logs that age",
         rules: Rules { slots: 3, rounds: 3, ages: true, ..SOUND },
@@ -121,6 +188,7 @@ pub struct Variant {
 
 const MISSING: &str = "missing";
 const LOST: &str = "acknowledged snapshot";
+const KEPT: &str = "has not all its records";
 const KNOWN: &str = "references what it knew to be lost";
 
 /// Every broken rule, and the changes that must be found safe.
@@ -133,6 +201,8 @@ pub fn variants() -> Vec<Variant> {
     let safe =
         |broken, rules| Variant { broken, rules: Rules { broken: Some(broken), ..rules }, finds: None };
     let aged = Rules { ages: true, rounds: 3, ..SMALL };
+    let window = Rules { window: true, ..SMALL };
+    let two_windows = Rules { pruners: 2, rounds: 3, ..window };
     let (three, two_pruners) = (Rules { slots: 3, ..SMALL }, Rules { pruners: 2, ..SMALL });
     vec![
         dangerous(Broken::NoSecondLook, MISSING, SMALL),
@@ -173,11 +243,27 @@ pub fn variants() -> Vec<Variant> {
         dangerous(Broken::RegistersBelowHighWater, LOST, aged),
         dangerous(Broken::ParentWithoutRoster, MISSING, aged),
         dangerous(Broken::MarksWithoutRoster, MISSING, aged),
+        dangerous(Broken::RecallsUnkept, MISSING, window),
+        dangerous(Broken::RecallsCondemned, MISSING, window),
+        dangerous(Broken::RecallsByOlderRoster, MISSING, window),
+        dangerous(Broken::RecallsAcrossForeign, MISSING, Rules { foreign: true, ..window }),
+        dangerous(Broken::KeepsAcrossForeign, MISSING, Rules { foreign: true, ..window }),
+        dangerous(Broken::KeepsAgain, MISSING, window),
+        dangerous(Broken::KeptNotMarked, MISSING, window),
+        dangerous(Broken::CopyTrusted, MISSING, Rules { foreign: true, ..window }),
+        dangerous(Broken::ComparesOwnWindow, "stops at an honest seal", two_windows),
+        dangerous(Broken::ComparesEarlierMarks, "stops at an honest seal", two_windows),
+        dangerous(Broken::RecallableUncompared, MISSING, two_windows),
+        dangerous(Broken::FormerRosterUncompared, MISSING, two_windows),
+        dangerous(Broken::KeptCleaned, KEPT, Rules { quiet: true, ..window }),
         safe(Broken::FoundDeltaUnchecked, Rules { deltas: true, bundles: true, ..three }),
         safe(Broken::CleansForgotten, Rules { pruners: 2, ..three }),
         safe(Broken::DoneAfterDeletes, Rules { pruners: 2, ..three }),
         safe(Broken::CondemnedUntilSeal, Rules { pruners: 2, ..three }),
         safe(Broken::MarksAfterOwnSeal, Rules { pruners: 2, advisory: true, ..three }),
         safe(Broken::SealForged, Rules { pruners: 2, ..three }),
+        safe(Broken::SealForgedInWindow, two_windows),
+        safe(Broken::KnowsTheRoundUnderWay, Rules { slots: 3, ..window }),
+        safe(Broken::ComparesHonestSeals, two_windows),
     ]
 }

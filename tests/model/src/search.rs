@@ -103,7 +103,8 @@ pub fn search_for(
 
 fn broken(world: &World, print: u64, rules: &Rules) -> Option<Violation> {
     let quiet = |landed| laws::check_quiet(world, rules, landed);
-    match laws::check(world, rules) {
+    let window = || if rules.window && rules.quiet { laws::check_window(world) } else { None };
+    match laws::check(world, rules).or_else(window) {
         None if rules.quiet && print.is_multiple_of(QUIET_ONE_IN) => quiet(false).or_else(|| quiet(true)),
         found => found,
     }

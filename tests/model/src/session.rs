@@ -52,18 +52,25 @@ fn confirm(world: &World, slot: usize, next: &mut Next<'_>) {
         return;
     }
     let under_way = match world.stage {
-        Stage::Done => false,
+        Stage::Done => next.rules.is(Broken::KnowsTheRoundUnderWay),
         Stage::Begun => true,
         Stage::Sealed => !next.rules.is(Broken::CondemnedUntilSeal),
     };
-    let past = if next.rules.ages { world.known_past() } else { 0 };
+    let past = match next.rules.broken {
+        Some(Broken::RecallsByOlderRoster | Broken::KnowsTheRoundUnderWay) => world.before.past(),
+        _ if next.rules.reads_rosters() => world.known_past(),
+        _ => 0,
+    };
     if past & 1 << slot != 0 && !next.rules.is(Broken::RegistersBelowHighWater) {
         // It gives up.
         return;
     }
     let mut then = *world;
     then.slots[slot].phase = Phase::Working;
-    then.slots[slot].past = past;
+    // A seal that nobody can read any more may have called over whatever was forgotten.
+    let unknown = world.known_roster().foreign && !next.rules.is(Broken::RecallsAcrossForeign);
+    debug_assert!(!(unknown && next.rules.ages), "the two are not told apart");
+    then.slots[slot].past = if unknown { (1 << SLOTS_MAX) - 1 } else { past };
     then.slots[slot].condemned = if current && under_way { world.round.condemned } else { 0 };
     then.slots[slot].knows_loss = world.recorded;
     next.push(Step::Confirm { slot }, then);
@@ -87,8 +94,16 @@ fn work(world: &World, slot: usize, next: &mut Next<'_>) {
         }
         return;
     }
-    for name in refs(sources(world, slot, next.rules)) {
-        reference(world, slot, name, next);
+    let sources = sources(world, slot, next.rules);
+    let recalled = recalled(world, slot, next.rules);
+    for name in refs(sources | recalled) {
+        if sources & name.ref_bit() == 0 {
+            let mut then = *world;
+            (then.slots[slot].phase, then.slots[slot].reference) = (Phase::Committing, name);
+            next.push(Step::Recall { slot, name }, then);
+        } else {
+            reference(world, slot, name, next);
+        }
         if next.rules.deltas {
             let mut then = *world;
             then.slots[slot].base = name;
@@ -153,6 +168,31 @@ fn sources(world: &World, slot: usize, rules: &Rules) -> Refs {
     allowed
 }
 
+/// What forgotten snapshots reference, as far as the session may recall them: the roster that it read does not say that they are
+/// over, and nothing of it is condemned. Whether `.forget` came before or after does not matter.
+fn recalled(world: &World, slot: usize, rules: &Rules) -> Refs {
+    if !rules.window {
+        return 0;
+    }
+    let mut allowed = 0;
+    for (at, other) in world.slots.iter().enumerate().filter(|(_, other)| other.looks_forgotten()) {
+        let past = world.slots[slot].past & 1 << at != 0 && !rules.is(Broken::RecallsUnkept);
+        let condemned = !is_allowed(world, slot, other.reference, rules);
+        if !past && (!condemned || rules.is(Broken::RecallsCondemned)) {
+            allowed |= other.reference.ref_bit();
+        }
+    }
+    allowed
+}
+
+/// Whether anybody may still recall or keep a forgotten snapshot: what one roster says is over is over in all that follow.
+fn may_be_recalled(world: &World, slot: usize, rules: &Rules) -> bool {
+    let knows_not = |s: &Slot| s.phase == Phase::Working && s.past & 1 << slot == 0;
+    let open = world.known_past() & 1 << slot == 0 || world.slots.iter().any(knows_not);
+    // A broken rule may make more of it.
+    rules.window && (rules.broken.is_some() || open && world.slots[slot].looks_forgotten())
+}
+
 /// What lies in bundles of the own generation, whoever made them: a delta only where what it stands on may be referenced by
 /// itself.
 fn found_in_bundles(world: &World, slot: usize, allowed: Refs, rules: &Rules) -> Refs {
@@ -206,6 +246,7 @@ pub fn tidy(world: &mut World, slot: usize, rules: &Rules) {
     let sent = world.sent & own_name(world, slot, rules).bit() != 0;
     let delta_exists = world.exists & Name::delta(slot).bit() != 0;
     let generation = world.generation;
+    let may_be_recalled = may_be_recalled(world, slot, rules);
     let session = &mut world.slots[slot];
     if !matches!(session.phase, Phase::Working) {
         session.past = 0;
@@ -233,8 +274,9 @@ pub fn tidy(world: &mut World, slot: usize, rules: &Rules) {
             session.generation = 0;
         }
     }
-    let keeps_reference =
-        rules.ages || matches!(rules.broken, Some(Broken::CachedParent | Broken::CleansForget));
+    let keeps_reference = rules.ages
+        || may_be_recalled
+        || matches!(rules.broken, Some(Broken::CachedParent | Broken::CleansForget));
     if session.forget && !keeps_reference {
         session.reference = Name::NONE;
         session.knows_loss = false;

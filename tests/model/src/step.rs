@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::rules::{Reduction, Rules};
 use crate::world::{Name, Names, SLOTS_MAX, World, names_text};
-use crate::{pruner, session, store};
+use crate::{pruner, seals, session, store};
 
 /// Slots and pruners count from 0 here and from 1 in what people read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +16,7 @@ pub enum Step {
     Send { slot: usize },
     MakeDelta { slot: usize, base: Name },
     Reference { slot: usize, name: Name },
+    Recall { slot: usize, name: Name },
     Forget { slot: usize },
     PutLands { name: Name },
     DeleteLands { name: Name },
@@ -34,8 +35,11 @@ pub enum Step {
     GiveUpOn { pruner: usize, slot: usize },
     Settled { pruner: usize, unseen: Option<usize> },
     Mark { pruner: usize, slot: usize },
+    Keep { pruner: usize, slot: usize },
     MarkPlanted { pruner: usize, slot: usize },
     ForgeSeal,
+    LoseSeal,
+    CopyRoster,
     Differs { pruner: usize },
     Seal { pruner: usize },
     FindSeal { pruner: usize },
@@ -65,7 +69,7 @@ pub fn next(world: &World, rules: &Rules, out: &mut Vec<(Step, World)>) {
         store::log_steps(world, slot, &mut next);
     }
     store::chunk_steps(world, &mut next);
-    pruner::forge(world, &mut next);
+    seals::steps(world, &mut next);
     for pruner in 0..rules.pruners {
         pruner::steps(world, pruner, &mut next);
     }
@@ -116,6 +120,14 @@ impl fmt::Display for Step {
             Self::Reference { slot, name } => {
                 write!(f, "session {}: references {}; sends its commit", slot + 1, name.text())
             }
+            Self::Recall { slot, name } => {
+                write!(
+                    f,
+                    "session {}: recalls {}, of a forgotten snapshot; sends its commit",
+                    slot + 1,
+                    name.text()
+                )
+            }
             Self::Forget { slot } => write!(f, "operator: forgets snapshot {}", slot + 1),
             Self::PutLands { name } => write!(f, "store: {} is created", name.text()),
             Self::DeleteLands { name } => write!(f, "store: {} is deleted", name.text()),
@@ -147,6 +159,14 @@ impl fmt::Display for Step {
                 write!(f, "pruner {}: older sessions are settled, {} is not listed", pruner + 1, slot + 1)
             }
             Self::Mark { pruner, slot } => write!(f, "pruner {}: marks sequence {}", pruner + 1, slot + 1),
+            Self::Keep { pruner, slot } => {
+                write!(
+                    f,
+                    "pruner {}: marks sequence {}, which is forgotten, and keeps it",
+                    pruner + 1,
+                    slot + 1
+                )
+            }
             Self::MarkPlanted { pruner, slot } => {
                 write!(
                     f,
@@ -156,8 +176,12 @@ impl fmt::Display for Step {
                 )
             }
             Self::ForgeSeal => write!(f, "somebody: forges a seal that deletes all that is condemned"),
+            Self::LoseSeal => write!(f, "store: the last seal no longer opens; its round ends without"),
+            Self::CopyRoster => {
+                write!(f, "somebody: ends the round by a seal with the roster of the seal before")
+            }
             Self::Differs { pruner } => {
-                write!(f, "pruner {}: needs what the seal deletes, and stops", pruner + 1)
+                write!(f, "pruner {}: finds that the seal differs, and stops", pruner + 1)
             }
             Self::Seal { pruner } => write!(f, "pruner {}: seals the round", pruner + 1),
             Self::FindSeal { pruner } => write!(f, "pruner {}: finds the round sealed", pruner + 1),

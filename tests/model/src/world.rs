@@ -145,7 +145,7 @@ pub struct Slot {
     /// DELETEs of `.open` and `.forget` were sent; they may land at any time, again and again. In a broken variant: a PUT of
     /// `.end` that overwrites.
     pub other_sent: bool,
-    /// What the roster that the session read says is over.
+    /// What the roster that the session read says is over: neither a parent nor to be recalled.
     pub past: Slots,
     /// The session read the record of what was lost.
     pub knows_loss: bool,
@@ -168,8 +168,12 @@ pub struct Round {
     pub deleted: Names,
     pub index: Names,
     pub live: Slots,
-    /// The slots at or below their volume's high water: of these, only `live` counts. As each slot may be of a volume of
-    /// its own, any set of them may be.
+    /// Forgotten snapshots that may still be recalled.
+    pub kept: Slots,
+    /// Its seal no longer opens, or is a copy: the roster is that of the seal before one that does not open.
+    pub foreign: bool,
+    /// The slots at or below their volume's high water: of these, only `live` and `kept` count. As each slot may be of a
+    /// volume of its own, any set of them may be.
     pub settled: Slots,
 }
 
@@ -188,6 +192,8 @@ pub enum Task {
     Deleting,
     /// About to write that the round is done.
     Finishing,
+    /// Found that a seal differs from what it marked, where none is forged: that must not be.
+    Stopped,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
@@ -200,6 +206,8 @@ pub struct Pruner {
     /// Slots still to be read.
     pub todo: Slots,
     pub live: Slots,
+    /// Forgotten snapshots that this pruner's window still has.
+    pub kept: Slots,
     /// Slots that had an outcome when they were read.
     pub settled: Slots,
 }
@@ -236,6 +244,11 @@ impl Slot {
     /// As its records alone say.
     pub fn looks_live(&self) -> bool {
         self.end == End::Committed && !self.forget
+    }
+
+    /// Committed and forgotten, and its manifest can still be read.
+    pub fn looks_forgotten(&self) -> bool {
+        self.end == End::Committed && self.forget
     }
 
     /// A sequence with `.forget` and without `.end` is forgotten, not unfinished.
@@ -282,9 +295,14 @@ impl World {
         if self.stage == Stage::Begun { self.before.past() } else { self.round.past() }
     }
 
-    /// What was over by the last seal when the newest round began: whoever works in that round goes by this.
+    /// The roster of the last seal when the newest round began: whoever works in that round goes by this.
+    pub fn known_roster(&self) -> &Round {
+        if self.stage == Stage::Done { &self.round } else { &self.before }
+    }
+
+    /// What is over by that roster.
     pub fn known_past(&self) -> Slots {
-        if self.stage == Stage::Done { self.round.past() } else { self.before.past() }
+        self.known_roster().past()
     }
 
     /// Whether a sequence counts as a live snapshot.
@@ -300,6 +318,7 @@ impl World {
     pub fn words(&self) -> [u64; 5] {
         let [a, b, c, d] = self.slots.map(|s| s.bits());
         let [p, q] = self.pruners.map(|p| p.bits());
+        let [p_kept, q_kept] = self.pruners.map(|p| u64::from(p.kept));
         let store = [self.exists, self.sent, self.deletes, self.generation | (self.stage as u8) << 4];
         [
             a | b << 32,
@@ -308,7 +327,11 @@ impl World {
             p | u64::from(u32::from_le_bytes(store)) << 32,
             q | u64::from(self.lost.0) << 32
                 | u64::from(self.had_loss) << 36
-                | u64::from(self.recorded) << 37,
+                | u64::from(self.recorded) << 37
+                | p_kept << 38
+                | q_kept << 42
+                | u64::from(self.round.foreign) << 46
+                | u64::from(self.before.foreign) << 47,
         ]
     }
 }
@@ -333,10 +356,10 @@ impl Slot {
 impl Round {
     /// What its roster says is over.
     pub fn past(&self) -> Slots {
-        self.settled & !self.live
+        self.settled & !self.live & !self.kept
     }
 
-    /// 32 bits.
+    /// 32 bits, without `foreign`.
     fn bits(&self) -> u64 {
         // Only full chunks are in an index.
         debug_assert!(self.index & !FULLS == 0);
@@ -345,11 +368,12 @@ impl Round {
             | u64::from(self.index) << 16
             | u64::from(self.live) << 20
             | u64::from(self.settled) << 24
+            | u64::from(self.kept) << 28
     }
 }
 
 impl Pruner {
-    /// At most 32 bits. Only a pruner that keeps what it saw apart has two sets of marks.
+    /// At most 32 bits, without `kept`. Only a pruner that keeps what it saw apart has two sets of marks.
     fn bits(&self) -> u64 {
         debug_assert!(self.advisory & !FULLS == 0);
         (self.task as u64)

@@ -10,5 +10,6 @@ mod planted;
 mod quiet;
 mod refusals;
 mod sessions;
+mod undo;
 
-mod world;
+pub(crate) mod world;

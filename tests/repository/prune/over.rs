@@ -14,12 +14,16 @@ use crate::support::fault_store::{OpKind, held};
 use crate::support::repo::{back_up, environment, options, verify};
 
 const LOG: &str = "projects/default/log/0000000001/";
+const RETENTION: &str = "projects/default/retention/0000000001/";
 
 /// What is left of a sequence of the first volume.
 async fn left(world: &World, sequence: u32) -> Vec<String> {
-    let all = names(&*world.objects, LOG).await;
-    let of = all.iter().filter_map(|name| name.strip_prefix(&format!("{LOG}{sequence:010}.")));
-    of.map(str::to_owned).collect()
+    let mut left = Vec::new();
+    for place in [RETENTION, LOG] {
+        let (all, begins) = (names(&*world.objects, place).await, format!("{place}{sequence:010}."));
+        left.extend(all.iter().filter_map(|name| name.strip_prefix(&begins)).map(str::to_owned));
+    }
+    left
 }
 
 /// A world of which the first snapshot of the first volume was forgotten, and its records cleaned away; and these records.
@@ -112,6 +116,7 @@ async fn a_round_that_calls_over_what_nobody_forgot_deletes_nothing() {
         high_water: Sequence(high_water),
         live: Vec::new(),
         unfinished: Vec::new(),
+        kept: Vec::new(),
     };
     hand.put_seal(Generation(1), Vec::new(), Vec::new(), &[entry(1, 3), entry(2, 2)]).await;
     hand.end_round(1).await;

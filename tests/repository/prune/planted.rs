@@ -24,6 +24,12 @@ use crate::support::repo::{MemoryVolume, back_up, environment, options, verify};
 const GC: &str = "projects/default/gc/";
 const LOG: &str = "projects/default/log/0000000001/";
 
+/// The name of a log's object, by where its kind lies.
+fn said(name: &str) -> String {
+    let of_keeper = name.contains(".forget") || name.contains(".note");
+    if of_keeper { format!("projects/default/retention/0000000001/{name}") } else { format!("{LOG}{name}") }
+}
+
 /// What is planted: nothing at all, something, and the object of another round, which opens only under its own name.
 async fn junk(world: &World, which: usize, like: &str) -> Vec<u8> {
     let all = names(&*world.objects, GC).await;
@@ -215,7 +221,9 @@ async fn a_planted_end_or_forget_is_no_outcome() {
             done = &mut backup => panic!("it ended at a closed gate: {done:?}"),
             () = commit.reached() => {}
         }
-        put(&*world.objects, &format!("projects/default/log/0000000003/0000000001.{kind}"), Vec::new()).await;
+        let place = if kind == "end" { "log" } else { "retention" };
+        put(&*world.objects, &format!("projects/default/{place}/0000000003/0000000001.{kind}"), Vec::new())
+            .await;
         for sequence in 1..=3 {
             world.forget("pool/a", sequence).await;
         }
@@ -232,6 +240,34 @@ async fn a_planted_end_or_forget_is_no_outcome() {
     }
 }
 
+/// A number that has no `.open` but something else is passed over by who registers. Whoever confirms where a log ends, and is shown less than there is,
+/// must still come to what lies behind it: a prune that did not would delete what the newest snapshots need.
+#[tokio::test]
+async fn what_is_behind_a_planted_number_is_seen_whatever_a_listing_lacks() {
+    for planted in ["0000000004.end", "0000000004.alive.0000000001", "0000000004.end 0000000005.end"] {
+        let mut world = World::usual().await;
+        for name in planted.split(' ') {
+            put(&*world.objects, &format!("{LOG}{name}"), Vec::new()).await;
+        }
+        world.edit("pool/a");
+        world.back_up("pool/a").await;
+        for sequence in 1..=3 {
+            world.forget("pool/a", sequence).await;
+        }
+        let faults = world.faults();
+        faults.hide_from_listings(|name| name.starts_with(LOG) && name[LOG.len()..] > *"0000000003");
+        let project = connect(Arc::new(faults), environment()).await.expect("opened");
+        let before = world.by_hand().await.contents().await;
+        // Nobody can tell what a foreign `.end` was: so nothing is deleted, or nothing that is needed.
+        let pruned = prune_on(&project, world.options()).await;
+        assert!(pruned.is_err() || planted.contains("alive"), "{planted}: {pruned:?}");
+        if pruned.is_err() {
+            assert_eq!(world.by_hand().await.contents().await, before, "{planted}");
+        }
+        world.check(planted).await;
+    }
+}
+
 /// Numbers that no row leads to stop nobody, however large, and take no memory; a number in the row is passed over.
 #[tokio::test]
 async fn planted_numbers_stop_nobody() {
@@ -245,7 +281,7 @@ async fn planted_numbers_stop_nobody() {
         "0000000003.note.0000000001",
         "0000000004.open",
     ] {
-        put(&*world.objects, &format!("{LOG}{name}"), Vec::new()).await;
+        put(&*world.objects, &said(name), Vec::new()).await;
     }
     let memory = tempfile::tempdir().expect("a directory");
     let here = || cuttle::repo::Environment { memory_dir: Some(memory.path().to_owned()), ..environment() };
@@ -416,7 +452,7 @@ async fn what_stops_a_prune_can_be_put_aside() {
     let mut base = World::usual().await;
     base.forget("pool/b", 1).await;
     base.prune().await;
-    let log = |name: &str| format!("{LOG}{name}");
+    let log = said;
     let cases: [Case; 5] = [
         ("a .forget", &[("0000000003.forget", true)], None),
         ("an outcome", &[("0000000004.open", true), ("0000000004.end", true)], None),

@@ -31,7 +31,8 @@ async fn what_only_forgotten_snapshots_needed_goes_and_nothing_else() {
     world.check("after one prune").await;
     // Outcomes of what was forgotten are gone, their registrations and that they were forgotten stay.
     let log = names(&*world.objects, "projects/default/log/0000000001/0000000001").await;
-    let kinds: Vec<&str> = log.iter().map(|n| n.rsplit('.').next().unwrap_or("")).collect();
+    let said = names(&*world.objects, "projects/default/retention/0000000001/0000000001").await;
+    let kinds: Vec<&str> = said.iter().chain(&log).map(|n| n.rsplit('.').next().unwrap_or("")).collect();
     assert_eq!(kinds, ["forget", "open"]);
 }
 

@@ -246,7 +246,7 @@ async fn what_is_half_deleted_and_seems_live_is_offered_to_nobody() {
     let faults = world.faults();
     let locked = |key: &str| key.contains("/pages/") || key.ends_with(".end");
     faults.fail_always_for(move |op| op.kind == OpKind::Delete && locked(&op.key), Fault::Status(403));
-    faults.hide_from_listings(|name| name == "projects/default/log/0000000003/0000000001.forget");
+    faults.hide_from_listings(|name| name == "projects/default/retention/0000000003/0000000001.forget");
     let project = connect(Arc::new(faults), environment()).await.expect("opened");
     assert!(prune_on(&project, world.options()).await.expect("pruned").deleted_chunks.objects >= 40);
     world.forget("pool/b", 1).await;

@@ -37,6 +37,7 @@ fn name(object_type: ObjectType) -> ObjectName {
         ObjectType::GcPart => ObjectName::GcPart(p, g, content.id),
         ObjectType::Lost => ObjectName::Lost(p, 1),
         ObjectType::Bundle => ObjectName::Bundle(p, content),
+        ObjectType::RoleKey => ObjectName::RoleKey { project: p, slot: 1 },
     }
 }
 
@@ -47,7 +48,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let bound = &head[..HEADER_BOUND_LEN_BYTES];
     let sum = checksum(bound, &REPO_ID, &name.to_string(), body);
     let object = [bound, &sum, body].concat();
-    let key = (header.sealing == Sealing::Aes256Gcm).then_some(SealingKey);
+    let key = (header.sealing != Sealing::None).then_some(SealingKey(header.sealing));
     let place = Place { repo_id: &REPO_ID, name: &name, key: key.as_ref() };
     let base_plain: Vec<u8> = (0..4096u32).map(|i| (i * i / 7) as u8).collect();
     let base = (header.depth > 0).then_some(Base { depth: header.depth, plain: &base_plain });
